@@ -1,0 +1,1 @@
+"""The method: networks, keypoints, tiles, losses, teacher, and the training loop that joins them with `tools`."""

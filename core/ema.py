@@ -1,0 +1,26 @@
+"""The teacher: an exponential moving average of the student."""
+
+import copy
+
+import torch
+from torch import nn
+
+
+def make_teacher(student: nn.Module) -> nn.Module:
+    """A copy of the student that no gradient reaches. It stays in train mode: its tiles use batch statistics."""
+    return copy.deepcopy(student).requires_grad_(False).train()
+
+
+@torch.no_grad()
+def update_teacher(teacher: nn.Module, student: nn.Module, iteration: int, alpha_ema: float) -> None:
+    """Move the teacher's parameters towards the student's, in place; buffers stay the teacher's own.
+
+    Args:
+        teacher, student: networks of the same parameters.
+        iteration: t, counted from 0; the weight of the past is min(1 − 1/(t+1), alpha_ema), so the first step copies.
+        alpha_ema: the weight of the past in the long run.
+    """
+    past = min(1 - 1 / (iteration + 1), alpha_ema)
+    teacher_parameters = list(teacher.parameters())
+    torch._foreach_mul_(teacher_parameters, past)
+    torch._foreach_add_(teacher_parameters, list(student.parameters()), alpha=1 - past)

@@ -1,0 +1,74 @@
+"""Class-specific instances: every class looks at the feature map through its own class activation map."""
+
+import torch
+from torch import nn
+
+from core.batch_norm import follow
+
+
+class ClassSpecificInstances(nn.Module):
+    """One batch normalisation and one 1×1 convolution per class on `x · cam_v`, then global average pooling.
+
+    Literally, `logit_v = mean_hw(conv_v(BN_v(x · cam_v)))` needs V copies of the feature map. Convolution and mean
+    are linear, so the logit needs only the mean of `x · cam_v` and, for the batch variance, of its square: two
+    matrix products (DESIGN of the method: "closed form"). The result is the same up to float32 rounding.
+
+    Parameters and buffers are stacked over classes: `weight` (the convolutions), `bn_weight`, `bn_bias`,
+    `running_mean`, `running_var`, each `[V, D]`.
+    """
+
+    def __init__(self, channels: int, num_classes: int, momentum: float = 0.1, eps: float = 1e-5):
+        super().__init__()
+        self.momentum = momentum
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(num_classes, channels))
+        self.bn_weight = nn.Parameter(torch.ones(num_classes, channels))
+        self.bn_bias = nn.Parameter(torch.zeros(num_classes, channels))
+        self.register_buffer("running_mean", torch.zeros(num_classes, channels))
+        self.register_buffer("running_var", torch.ones(num_classes, channels))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+        nn.init.kaiming_normal_(self.weight)
+
+    def forward(self, x: torch.Tensor, cams: torch.Tensor, crops: int = 1, replicas: int = 1) -> torch.Tensor:
+        """Class logits of each image.
+
+        Args:
+            x: feature maps `[B, D, h, w]`.
+            cams: class activation maps in 0…1 `[B, V, h, w]`; the gradient flows through them too.
+            crops, replicas: B = crops · replicas · m; each run of m images has batch statistics of its own
+                (see `core.batch_norm.GroupedBatchNorm2d`).
+
+        Returns:
+            logits `[B, V]`, float32.
+        """
+        # s2 − mean² cancels, so this part stays in float32 whatever the precision around it.
+        with torch.autocast(x.device.type, enabled=False):
+            pixels = x.float().permute(0, 2, 3, 1).flatten(1, 2)  # [B, hw, D], a view in channels-last memory
+            maps = cams.float().flatten(2)  # [B, V, hw]
+            mean_per_image = maps @ pixels / pixels.shape[1]  # [B, V, D]
+            mean, var = self._statistics(mean_per_image, pixels, maps, crops, replicas)
+            scale = self.weight * self.bn_weight * torch.rsqrt(var + self.eps)  # [groups, V, D]
+            centred = mean_per_image.unflatten(0, (len(mean), -1)) - mean[:, None]
+            logits = (centred * scale[:, None]).sum(-1).flatten(0, 1)
+            return logits + (self.weight * self.bn_bias).sum(-1)
+
+    def _statistics(
+        self, mean_per_image: torch.Tensor, pixels: torch.Tensor, maps: torch.Tensor, crops: int, replicas: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and biased variance of `x · cam_v` over each group's images and pixels, both `[groups, V, D]`."""
+        if not self.training:
+            return self.running_mean[None], self.running_var[None]
+        groups = crops * replicas
+        mean = mean_per_image.unflatten(0, (groups, -1)).mean(1)
+        squares = pixels.square().unflatten(0, (groups, -1)).flatten(1, 2)  # [groups, m·hw, D]
+        weights = maps.square().unflatten(0, (groups, -1)).transpose(1, 2).flatten(2)  # [groups, V, m·hw]
+        count = squares.shape[1]
+        var = (weights @ squares / count - mean.square()).clamp_min(0)
+        self._follow(mean.detach()[::replicas], var.detach()[::replicas], count)
+        return mean, var
+
+    def _follow(self, means: torch.Tensor, variances: torch.Tensor, count: int) -> None:
+        """Move the running statistics crop after crop; the running variance is the unbiased one."""
+        self.num_batches_tracked += len(means)
+        follow(self.running_mean, means, self.momentum)
+        follow(self.running_var, variances * (count / max(count - 1, 1)), self.momentum)

@@ -1,0 +1,73 @@
+"""The losses of the paper, and the schedule of the reconstruction weight.
+
+Every mean over crops is 0 when a batch has no crop at all (no image with a label).
+"""
+
+import torch
+import torch.nn.functional as F
+
+RECONSTRUCTION_LOSSES = ("L1_Loss", "L2_Loss")
+
+
+def class_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Multi-label soft margin loss, mean over classes and images.
+
+    Args:
+        logits: `[N, V]`.
+        targets: multi-hot `[N, V]`.
+
+    Returns:
+        a scalar; 0 for N = 0.
+    """
+    # The sigmoid form of the multi-label soft margin, element by element.
+    elements = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
+    return elements.mean(1).sum() / max(len(elements), 1)
+
+
+def p_class_loss(merged: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Class loss of the merged maps after global average pooling.
+
+    Args:
+        merged: `[crops, V, n, n]`.
+        targets: `[crops, V]`: the image's labels for Max, one-hot of the crop's class otherwise.
+
+    Returns:
+        a scalar, mean over crops. With a teacher it carries no gradient: it is a monitor.
+    """
+    return class_loss(merged.float().mean(dim=(-2, -1)), targets)
+
+
+def reconstruction_loss(
+    features: torch.Tensor, merged: torch.Tensor, targets: torch.Tensor, kind: str = "L1_Loss"
+) -> torch.Tensor:
+    """Distance between the whole image's maps and the merged ones, on the target classes (`re_loss`).
+
+    Args:
+        features: `[crops, V, n, n]`, the maps of each crop's image.
+        merged: `[crops, V, n, n]`.
+        targets: `[crops, V]`; other classes count as 0 in the mean over all V.
+        kind: "L1_Loss" or "L2_Loss".
+
+    Returns:
+        a scalar, mean over crops, classes and cells.
+    """
+    if kind not in RECONSTRUCTION_LOSSES:
+        raise ValueError(f"unknown re_loss '{kind}': choose one of {', '.join(RECONSTRUCTION_LOSSES)}")
+    difference = features.float() - merged.float()
+    distance = difference.abs() if kind == "L1_Loss" else difference.square()
+    per_crop = (distance * targets[:, :, None, None]).mean(dim=(1, 2, 3))
+    return per_crop.sum() / max(len(per_crop), 1)
+
+
+def ramp(alpha_re: float, alpha_schedule_re: float, iteration: int, max_iteration: int) -> float:
+    """Weight of the reconstruction loss: rises linearly to `alpha_re` over the share `alpha_schedule_re` of training.
+
+    Args:
+        alpha_re: the final weight.
+        alpha_schedule_re: share of `max_iteration` after which it is reached; 0 means at once.
+        iteration, max_iteration: t and T.
+    """
+    rise = max_iteration * alpha_schedule_re
+    if rise <= 0:
+        return alpha_re
+    return min(alpha_re * iteration / rise, alpha_re)

@@ -1,0 +1,155 @@
+"""The classifier: a backbone of output stride 16, a CAM branch and class-specific instances (paper, section 2)."""
+
+import difflib
+
+import torch
+import torchvision
+from torch import nn
+
+from core.batch_norm import group_batch_norms, set_groups
+from core.cam import make_cam
+from core.instances import ClassSpecificInstances
+
+ARCHITECTURES = (
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnext50_32x4d",
+    "wide_resnet50_2",
+)
+TIMM_PREFIX = "timm/"
+
+
+class Classifier(nn.Module):
+    """Multi-label classifier whose logits come from class-specific instances.
+
+    Args:
+        architecture: one of `ARCHITECTURES`, or "timm/NAME" for a model of the optional timm.
+        num_classes: V.
+
+    Raises:
+        ValueError: unknown architecture (the choices are named).
+        ImportError: "timm/NAME" without timm.
+
+    Example:
+        >>> network = Classifier("resnet18", num_classes=20)
+        >>> logits, features = network(torch.zeros(2, 3, 64, 64))
+        >>> logits.shape, features.shape
+        (torch.Size([2, 20]), torch.Size([2, 20, 4, 4]))
+    """
+
+    def __init__(self, architecture: str, num_classes: int):
+        super().__init__()
+        backbone, channels, self.output_stride = build_backbone(architecture)
+        self.backbone = group_batch_norms(backbone)
+        self.classifier = nn.Conv2d(channels, num_classes, kernel_size=1, bias=False)
+        self.instances = ClassSpecificInstances(channels, num_classes)
+        self.replicas = 1
+        nn.init.kaiming_normal_(self.classifier.weight)
+        self.to(memory_format=torch.channels_last)
+
+    @property
+    def num_classes(self) -> int:
+        """V."""
+        return self.classifier.out_channels
+
+    def forward(self, images: torch.Tensor, features_only: bool = False) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """Logits and features of images, or of crops' tiles.
+
+        In train mode ordinary images share their batch statistics; of tiles only the four of one crop do, and the
+        running statistics move crop after crop.
+
+        Args:
+            images: `[B, 3, h, w]`, or tiles `[crops, 4, 3, h, w]`; h and w divisible by the output stride.
+            features_only: leave out the class-specific instances (logits None, their running statistics at rest).
+
+        Returns:
+            logits `[B, V]` and features of the CAM branch `[B, V, h/16, w/16]`; for tiles `[crops, 4, V]` and
+            `[crops, 4, V, h/16, w/16]`.
+        """
+        if images.dim() == 4:
+            return self._forward(images, 1, features_only)
+        if len(images) == 0:
+            return self._no_crops(images, features_only)
+        crops, tiles = images.shape[:2]
+        logits, features = self._forward(images.flatten(0, 1), crops, features_only)
+        logits = None if features_only else logits.unflatten(0, (crops, tiles))
+        return logits, features.unflatten(0, (crops, tiles))
+
+    def _forward(self, images: torch.Tensor, crops: int, features_only: bool):
+        set_groups(self.backbone, crops, self.replicas)
+        x = self.backbone(images.contiguous(memory_format=torch.channels_last))
+        features = self.classifier(x)
+        if features_only:
+            return None, features
+        return self.instances(x, make_cam(features.float()), crops, self.replicas), features
+
+    def _no_crops(self, tiles: torch.Tensor, features_only: bool):
+        """Empty results for a batch without labels, which no convolution need see."""
+        height, width = (side // self.output_stride for side in tiles.shape[-2:])
+        features = tiles.new_zeros(0, tiles.shape[1], self.num_classes, height, width)
+        return None if features_only else features.sum((-2, -1)), features
+
+
+def build_backbone(architecture: str) -> tuple[nn.Module, int, int]:
+    """Untrained backbone, its number of output channels D, and its output stride (16 where the network allows).
+
+    The backbone takes images `[B, 3, h, w]` and gives the last feature map `[B, D, h/16, w/16]`; its parameters
+    have torchvision's (timm's) names.
+    """
+    if architecture.startswith(TIMM_PREFIX):
+        return _timm_backbone(architecture.removeprefix(TIMM_PREFIX))
+    if architecture not in ARCHITECTURES:
+        choices = ", ".join(ARCHITECTURES)
+        raise ValueError(f"unknown architecture '{architecture}': choose one of {choices}, or timm/NAME")
+    backbone = ResNetFeatures(architecture)
+    return backbone, backbone.channels, 16
+
+
+class ResNetFeatures(nn.Module):
+    """torchvision's ResNet up to `layer4`, whose stride is set to 1 without dilation: output stride 16."""
+
+    def __init__(self, architecture: str):
+        super().__init__()
+        resnet = torchvision.models.get_model(architecture, weights=None)
+        self.channels = resnet.fc.in_features
+        for name, layer in resnet.named_children():
+            if name not in ("avgpool", "fc"):
+                self.add_module(name, layer)
+        for layer in self.layer4.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.stride = (1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.children():
+            x = layer(x)
+        return x
+
+
+class TimmFeatures(nn.Module):
+    """The last feature map of a timm model; `model` is timm's feature extractor."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.model(x)[-1]
+
+
+def _timm_backbone(name: str) -> tuple[nn.Module, int, int]:
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError(f"architecture timm/{name} needs timm: pip install timm") from error
+    if not timm.is_model(name):
+        near = ", ".join(difflib.get_close_matches(name, timm.list_models())) or "see timm.list_models()"
+        raise ValueError(f"timm knows no model '{name}' (near it: {near})")
+    try:
+        model = timm.create_model(name, features_only=True, output_stride=16, out_indices=(-1,))
+    except (AssertionError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"timm/{name} cannot give feature maps of output stride 16: {error}") from error
+    info = model.feature_info
+    return TimmFeatures(model), info.channels()[-1], info.reduction()[-1]

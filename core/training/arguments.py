@@ -1,0 +1,130 @@
+"""Arguments of the training scripts. Names are the official code's; new ones follow their style."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from core.keypoints import TOPK, TOPK_RADIUS
+from core.losses import RECONSTRUCTION_LOSSES
+from core.networks import ARCHITECTURES
+from core.optimiser import MOMENTUM
+from tools.errors import UserError
+
+DATA = Path(__file__).resolve().parents[2] / "data"
+PRECISIONS = ("off", "bf16", "fp16")
+
+
+def parse_arguments(description: str, argv: list[str] | None = None) -> argparse.Namespace:
+    """Read and check the arguments of a training script.
+
+    Args:
+        description: the script's docstring, shown by --help.
+        argv: the words of the command line; None takes the process's.
+
+    Raises:
+        UserError: an argument that no run could use.
+    """
+    parser = argparse.ArgumentParser(
+        description=description.strip(),
+        formatter_class=_HelpWithDefaults,
+        allow_abbrev=False,
+    )
+    for add_group in (_data, _network, _method, _optimisation, _run):
+        add_group(parser)
+    args = parser.parse_args(argv)
+    args.tag = args.tag or Path(sys.argv[0]).stem
+    _check(args)
+    return args
+
+
+def _data(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("data")
+    group.add_argument("--data_dir", required=True, help="VOC devkit folder: JPEGImages, Annotations, ImageSets")
+    group.add_argument("--train_split", default="train_aug", help="list in data/, or of the devkit as Main/train")
+    group.add_argument("--val_split", default="val", help="list in data/, or of the devkit as Main/val")
+    group.add_argument("--class_file", default=str(DATA / "VOC_2012.json"), help="JSON file with class_names")
+    group.add_argument("--image_size", type=int, default=512, help="crop side in pixels, divisible by 32")
+    group.add_argument("--min_image_size", type=int, default=320, help="shortest longer side after resizing, pixels")
+    group.add_argument("--max_image_size", type=int, default=640, help="longest longer side after resizing, pixels")
+    group.add_argument("--augment", default="", help="colorjitter, randaugment, or both with a comma")
+    group.add_argument("--num_workers", type=int, default=4, help="loader processes; no influence on results")
+
+
+def _network(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("network")
+    group.add_argument("--architecture", default="resnet50", help=f"{', '.join(ARCHITECTURES)} or timm/NAME")
+    group.add_argument(
+        "--weights",
+        default="imagenet",
+        help="imagenet (downloaded once), none, or a file: a backbone's, our checkpoint or the official code's",
+    )
+
+
+def _method(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("method")
+    group.add_argument("--re_loss", default="L1_Loss", choices=RECONSTRUCTION_LOSSES, help="reconstruction loss")
+    group.add_argument("--alpha_re", type=float, default=3.0, help="final weight of the reconstruction loss")
+    group.add_argument("--alpha_schedule_re", type=float, default=0.05, help="share of training until alpha_re")
+    group.add_argument("--alpha_p", type=float, default=0.5, help="weight of the puzzle classification loss")
+    group.add_argument("--alpha_ema", type=float, default=0.99, help="weight of the teacher's past (not Max)")
+    group.add_argument("--topk", type=int, default=TOPK, help="local maxima per keypoint (cTopk, cTopk-w)")
+    group.add_argument(
+        "--topk_radius", type=float, default=TOPK_RADIUS, help="pixels at image size 512; 0 for no radius (cTopk)"
+    )
+
+
+def _optimisation(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("optimisation")
+    group.add_argument("--batch_size", type=int, default=32, help="images per step")
+    group.add_argument("--max_epoch", type=int, default=15, help="epochs")
+    group.add_argument("--warmup_epoch", type=int, default=0, help="epochs of linear warm-up")
+    group.add_argument("--lr", type=float, default=0.1, help="learning rate of backbone weights; head ten times")
+    group.add_argument("--wd", type=float, default=1e-4, help="weight decay of weights")
+    group.add_argument("--momentum", type=float, default=MOMENTUM, help="the official code's, by its slip; not 0.9")
+    group.add_argument("--nesterov", type=_boolean, default=True, help="Nesterov momentum, True or False")
+    group.add_argument("--amp", default="off", choices=PRECISIONS, help="mixed precision; off is the official code's")
+
+
+def _run(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("run and output")
+    group.add_argument("--tag", default="", help="name of the run's files in experiments/; default: the script's name")
+    group.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    group.add_argument("--print_ratio", type=float, default=0.1, help="share of an epoch between two log lines")
+    group.add_argument("--tensorboard", action="store_true", help="also write TensorBoard curves")
+
+
+class _HelpWithDefaults(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the docstring's lines and appends defaults."""
+
+
+def _boolean(word: str) -> bool:
+    if word.lower() in ("true", "1", "yes"):
+        return True
+    if word.lower() in ("false", "0", "no"):
+        return False
+    raise argparse.ArgumentTypeError(f"'{word}' is neither True nor False")
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse values that no run could use, each in one line."""
+    positive = ("image_size", "min_image_size", "max_image_size", "batch_size", "max_epoch", "topk", "lr", "print_ratio")
+    not_negative = ("num_workers", "warmup_epoch", "wd", "alpha_re", "alpha_schedule_re", "alpha_p", "topk_radius", "seed")
+    for name in positive:
+        if not 0 < getattr(args, name) < float("inf"):
+            raise UserError(f"--{name} {getattr(args, name)}: must be above 0")
+    for name in not_negative:
+        if not 0 <= getattr(args, name) < float("inf"):
+            raise UserError(f"--{name} {getattr(args, name)}: must be 0 or more")
+    for name in ("momentum", "alpha_ema"):
+        if not 0 <= getattr(args, name) < 1:
+            raise UserError(f"--{name} {getattr(args, name)}: must be in 0…1, 1 excluded")
+    if args.image_size % 32:
+        near = max(32, round(args.image_size / 32) * 32)
+        raise UserError(f"--image_size {args.image_size} is not divisible by 32 (tiles of half size at stride 16): try {near}")
+    if args.min_image_size > args.max_image_size:
+        raise UserError(f"--min_image_size {args.min_image_size} exceeds --max_image_size {args.max_image_size}")
+    if args.warmup_epoch >= args.max_epoch:
+        raise UserError(f"--warmup_epoch {args.warmup_epoch} leaves nothing of --max_epoch {args.max_epoch}")
+    if Path(args.tag).name != args.tag or args.tag.startswith("."):
+        raise UserError(f"--tag '{args.tag}' must be a plain file name without folders")

@@ -1,0 +1,40 @@
+"""Scores of a network on a labelled split."""
+
+from contextlib import AbstractContextManager
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+PRECISION_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(device: torch.device, amp: str) -> AbstractContextManager:
+    """The context in which the network computes in `amp` ("off", "bf16" or "fp16") precision."""
+    return torch.autocast(device.type, dtype=PRECISION_TYPES.get(amp, torch.bfloat16), enabled=amp != "off")
+
+
+@torch.no_grad()
+def predict(network: nn.Module, loader: DataLoader, device: torch.device, amp: str = "off") -> tuple[np.ndarray, np.ndarray]:
+    """Scores and labels of every image, in the loader's order; the network is left in the mode it was in.
+
+    Args:
+        network: a `Classifier`.
+        loader: batches of images `[B, 3, S, S]`, labels `[B, V]` and indices.
+
+    Returns:
+        scores (sigmoids of the logits) and labels, both float32 `[N, V]`.
+    """
+    training = network.training
+    network.eval()
+    scores, labels = [], []
+    for images, batch_labels, _ in tqdm(loader, desc="evaluation", unit="batch", leave=False):
+        images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
+        with autocast(device, amp):
+            logits, _ = network(images)
+        scores.append(torch.sigmoid(logits.float()))
+        labels.append(batch_labels)
+    network.train(training)
+    return torch.cat(scores).cpu().numpy(), torch.cat(labels).numpy()

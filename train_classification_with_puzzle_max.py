@@ -1,0 +1,50 @@
+"""Max: the strongest response of any present class cuts the image, and the student itself looks at the tiles.
+
+Paper: Object-Aware Self-Supervised Multi-Label Learning (ICIP 2022), section 2, maximum strategy.
+"""
+
+import torch
+
+from core.cam import make_cam
+from core.keypoints import max_keypoints
+from core.losses import class_loss, p_class_loss, reconstruction_loss
+from core.puzzle import cut_tiles, merge_tiles
+from core.training import Crops, Options, Step, main
+
+
+def training_step(
+    student: torch.nn.Module,
+    teacher: None,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    crops: Crops,
+    options: Options,
+) -> Step:
+    """Losses of Max on one batch.
+
+    Args:
+        student: a `Classifier` in train mode; there is no teacher.
+        images: `[B, 3, S, S]`; labels: multi-hot `[B, V]`.
+        crops: not used: Max has one crop per image, whatever its classes.
+        options: weights of the losses.
+    """
+    logits, features = student(images)  # [B, V], [B, V, n, n]
+
+    cams = make_cam(features.detach())  # [B, V, n, n]
+    keypoints = max_keypoints(cams, labels, images.shape[-1])  # [B, 2]
+    every_image = torch.arange(len(images), device=images.device)
+    tiles = cut_tiles(images, every_image, keypoints)  # [B, 4, 3, S/2, S/2]
+
+    # The tiles' logits are not used, but the running statistics behind them move with every crop.
+    _, tile_features = student(tiles)  # [B, 4, V, n/2, n/2]
+    merged = merge_tiles(tile_features, keypoints, images.shape[-1])  # [B, V, n, n]
+
+    classification = class_loss(logits, labels)
+    puzzle = p_class_loss(merged, labels)
+    reconstruction = reconstruction_loss(features, merged, labels, options.re_loss)
+    loss = classification + options.alpha_p * puzzle + options.alpha_re * reconstruction
+    return Step(loss, classification, puzzle, reconstruction, keypoints)
+
+
+if __name__ == "__main__":
+    main(training_step, __doc__, with_teacher=False)
