@@ -98,7 +98,9 @@ def _load(module: torch.nn.Module, state_dict: StateDict) -> None:
         if name in state_dict and state_dict[name].shape != own[name].shape
     ]
     problems = [
-        _few(kind, names) for kind, names in (("missing", missing), ("extra", extra), ("of another shape", other)) if names
+        _few(kind, names)
+        for kind, names in (("missing", missing), ("extra", extra), ("of another shape", other))
+        if names
     ]
     if problems:
         raise ValueError("the weights do not fit this network: " + "; ".join(problems))

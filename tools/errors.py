@@ -1,17 +1,29 @@
-"""Errors that are the user's to mend: one line on the screen, no traceback."""
+"""Errors that are the user's to mend: one line on the screen, no traceback, exit status 2."""
 
 import sys
 from collections.abc import Callable
 
+_IN_TRACEBACK = "UserError: "
+
 
 class UserError(Exception):
-    """Something the user can put right; its text says what and how."""
+    """Something the user can put right. Its text is one line: what is wrong, where, and what to do."""
+
+    def __str__(self) -> str:
+        # A loader process hands its error on inside the text of a traceback; the last line is the error's own.
+        text = super().__str__().strip()
+        if _IN_TRACEBACK in text:
+            text = text.rsplit(_IN_TRACEBACK, 1)[1]
+        return " ".join(text.split())
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Run `main`; a `UserError` ends the program with `error: <message>` on stderr and exit status 2."""
+    """Run a program: a `UserError` ends it with one line on stderr and status 2, Ctrl-C with one line and 130."""
     try:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

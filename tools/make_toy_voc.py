@@ -170,7 +170,7 @@ def _place_object(
     """
     height, width = canvas.shape[:2]
     difficult = bool(objects) and rng.random() < SMALL_SHARE
-    size = rng.uniform(SMALLEST, SMALL) if difficult else rng.uniform(SMALL, LARGE)
+    size = rng.uniform(SMALLEST, SMALL) if difficult else SMALL + (LARGE - SMALL) * math.sqrt(rng.random())
     sprite = _turned(draw_object(class_index, round(size * max(height, width)), rng), rng)
     area = int(_covered(sprite).sum())
     for attempt in range(TRIES):
@@ -200,7 +200,7 @@ def _covered(layer: np.ndarray) -> np.ndarray:
 def _turned(sprite: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The object facing left or right, turned a little and made narrower or flatter, on a canvas that holds it all."""
     side = len(sprite)
-    stretch = rng.uniform(0.8, 1.0, 2) * (rng.choice([-1, 1]), 1)
+    stretch = rng.uniform(0.85, 1.1, 2) * (rng.choice([-1, 1]), 1)
     angle = np.deg2rad(rng.normal(0, 8))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * stretch
     room = SCALE * round(1.4 * side / SCALE)

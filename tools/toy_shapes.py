@@ -13,7 +13,7 @@ import numpy as np
 
 _DARK = np.array([38, 34, 46], np.float32)
 _LIGHT = np.array([244, 242, 232], np.float32)
-_GOLDEN = 0.618034  # this fraction of the colour circle from class to class keeps any number of hues apart
+_HUES = (0.0, 0.075, 0.145, 0.34, 0.5, 0.6, 0.76, 0.89)  # red to pink, as far apart as the eye sees them
 _FILL = 0.94  # of the side is drawn on, which leaves room for round line ends and the rim
 _SHIFT = 4  # OpenCV takes sub-pixel coordinates as integers with this many bits of fraction
 
@@ -100,8 +100,8 @@ _SHAPES: tuple[tuple[_Part, ...], ...] = (
     ),
     (  # car
         _poly("body", (2, 52), (20, 47), (34, 24), (70, 24), (84, 47), (98, 54), (98, 72), (2, 72)),
-        _poly("light", (28, 46), (38, 31), (50, 31), (50, 46)),
-        _poly("light", (55, 46), (55, 31), (67, 31), (76, 46)),
+        _poly("dark", (28, 46), (38, 31), (50, 31), (50, 46)),
+        _poly("dark", (55, 46), (55, 31), (67, 31), (76, 46)),
         _rect("accent", 2, 58, 98, 64),
         _oval("dark", 24, 72, 13),
         _oval("dark", 76, 72, 13),
@@ -231,36 +231,31 @@ _SHAPES: tuple[tuple[_Part, ...], ...] = (
     ),
 )
 
-# Seven textures and twenty shapes: the same pair comes back only after 140 classes.
 _WAVES: tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], ...] = (
-    lambda x, y: _sine(7 * y),
-    lambda x, y: _sine(7 * x),
-    lambda x, y: _sine(5 * (x + y)),
-    lambda x, y: _sine(6 * x) * _sine(6 * y),
-    lambda x, y: _sine(8 * np.hypot(x - 0.5, y - 0.5)),
-    lambda x, y: _sine(7 * x) + _sine(7 * y) - 0.9,
-    lambda x, y: _sine(6 * y + 0.35 * _sine(5 * x)),
+    lambda x, y: _sine(5 * y),
+    lambda x, y: _sine(5 * x),
+    lambda x, y: _sine(4 * (x + y)),
+    lambda x, y: _sine(4 * x) * _sine(4 * y),
+    lambda x, y: _sine(6 * np.hypot(x - 0.5, y - 0.5)),
+    lambda x, y: _sine(6 * x) + _sine(6 * y) - 0.9,
+    lambda x, y: _sine(5 * y + 0.35 * _sine(4 * x)),
 )
 
 
 def class_colours(index: int) -> dict[str, np.ndarray]:
     """The colour scheme of class `index`: RGB in 0…255 for the paints body, pattern, accent, dark and light."""
-    hue = index * _GOLDEN
-    bright = index % 2 == 1
-    return {
-        "body": _rgb(hue, 0.78, 0.94 if bright else 0.66),
-        "pattern": _rgb(hue - 0.05, 0.9, 0.58) if bright else _rgb(hue + 0.05, 0.5, 0.98),
-        "accent": _rgb(hue + (0.5, 0.3, 0.7)[index % 3], 0.75, 0.92),
-        "dark": _DARK,
-        "light": _LIGHT,
-    }
+    hue = _HUES[index % 8]
+    accent = _rgb(_HUES[(index + 3 + index % 3) % 8], 0.8, 0.95)
+    # Eight hues and three kinds of pattern: the same pair comes back only after 24 classes.
+    pattern = (_LIGHT, _rgb(hue, 0.9, 0.35), accent)[index % 3]
+    return {"body": _rgb(hue, 0.85, 0.92), "pattern": pattern, "accent": accent, "dark": _DARK, "light": _LIGHT}
 
 
 def class_texture(index: int, side: int) -> np.ndarray:
     """The texture of class `index`: `[side, side]`, 0 where the body colour shows and 1 where the pattern does."""
     ticks = np.arange(side, dtype=np.float32) / side
     wave = _WAVES[index % len(_WAVES)](ticks[None, :], ticks[:, None])
-    return np.broadcast_to(np.clip(0.5 + 3 * wave, 0, 1), (side, side))
+    return np.broadcast_to(np.clip(3 * wave, 0, 1), (side, side))
 
 
 def draw_object(index: int, side: int, rng: np.random.Generator) -> np.ndarray:

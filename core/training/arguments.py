@@ -58,6 +58,9 @@ def _network(parser: argparse.ArgumentParser) -> None:
         default="imagenet",
         help="imagenet (downloaded once), none, or a file: a backbone's, our checkpoint or the official code's",
     )
+    group.add_argument(
+        "--channels_last", type=_boolean, default=True, help="memory layout; False is the official code's, slower"
+    )
 
 
 def _method(parser: argparse.ArgumentParser) -> None:
@@ -108,8 +111,26 @@ def _boolean(word: str) -> bool:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse values that no run could use, each in one line."""
-    positive = ("image_size", "min_image_size", "max_image_size", "batch_size", "max_epoch", "topk", "lr", "print_ratio")
-    not_negative = ("num_workers", "warmup_epoch", "wd", "alpha_re", "alpha_schedule_re", "alpha_p", "topk_radius", "seed")
+    positive = (
+        "image_size",
+        "min_image_size",
+        "max_image_size",
+        "batch_size",
+        "max_epoch",
+        "topk",
+        "lr",
+        "print_ratio",
+    )
+    not_negative = (
+        "num_workers",
+        "warmup_epoch",
+        "wd",
+        "alpha_re",
+        "alpha_schedule_re",
+        "alpha_p",
+        "topk_radius",
+        "seed",
+    )
     for name in positive:
         if not 0 < getattr(args, name) < float("inf"):
             raise UserError(f"--{name} {getattr(args, name)}: must be above 0")
@@ -121,7 +142,9 @@ def _check(args: argparse.Namespace) -> None:
             raise UserError(f"--{name} {getattr(args, name)}: must be in 0…1, 1 excluded")
     if args.image_size % 32:
         near = max(32, round(args.image_size / 32) * 32)
-        raise UserError(f"--image_size {args.image_size} is not divisible by 32 (tiles of half size at stride 16): try {near}")
+        raise UserError(
+            f"--image_size {args.image_size} is not divisible by 32 (tiles of half size at stride 16): try {near}"
+        )
     if args.min_image_size > args.max_image_size:
         raise UserError(f"--min_image_size {args.min_image_size} exceeds --max_image_size {args.max_image_size}")
     if args.warmup_epoch >= args.max_epoch:

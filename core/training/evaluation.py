@@ -4,9 +4,10 @@ from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
-from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
+
+from core.networks import Classifier
 
 PRECISION_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -17,7 +18,9 @@ def autocast(device: torch.device, amp: str) -> AbstractContextManager:
 
 
 @torch.no_grad()
-def predict(network: nn.Module, loader: DataLoader, device: torch.device, amp: str = "off") -> tuple[np.ndarray, np.ndarray]:
+def predict(
+    network: Classifier, loader: DataLoader, device: torch.device, amp: str = "off"
+) -> tuple[np.ndarray, np.ndarray]:
     """Scores and labels of every image, in the loader's order; the network is left in the mode it was in.
 
     Args:
@@ -31,7 +34,7 @@ def predict(network: nn.Module, loader: DataLoader, device: torch.device, amp: s
     network.eval()
     scores, labels = [], []
     for images, batch_labels, _ in tqdm(loader, desc="evaluation", unit="batch", leave=False):
-        images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
+        images = images.to(device, non_blocking=True, memory_format=network.memory_format)
         with autocast(device, amp):
             logits, _ = network(images)
         scores.append(torch.sigmoid(logits.float()))

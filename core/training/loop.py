@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -52,7 +51,7 @@ def train(args: argparse.Namespace, training_step: TrainingStep, with_teacher: b
     class_names = read_class_names(args.class_file)
     train_loader, val_loader = make_loaders(args, class_names)
     torch.manual_seed(args.seed)
-    network = make_network(args.architecture, args.weights, len(class_names)).to(device)
+    network = make_network(args.architecture, args.weights, len(class_names), args.channels_last).to(device)
     trainer = Trainer(network, training_step, args, len(train_loader), with_teacher)
     log = RunLog(EXPERIMENTS, args.tag, args.tensorboard)
     log.line(_summary(args, device, train_loader, val_loader))
@@ -120,7 +119,7 @@ class Trainer:
         args = self.args
         options = Options(args.alpha_p, self.alpha_re, args.re_loss, args.topk, args.topk_radius)
         crops = Crops.of(labels).to(self.device)
-        images = images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
+        images = images.to(self.device, non_blocking=True, memory_format=self.student.memory_format)
         labels = labels.to(self.device, non_blocking=True)
         with autocast(self.device, args.amp):
             step = self.training_step(self.student, self.teacher, images, labels, crops, options)
@@ -186,7 +185,7 @@ def make_loaders(args: argparse.Namespace, class_names: list[str]) -> tuple[Data
     )
 
 
-def make_network(architecture: str, weights: str, num_classes: int) -> Classifier:
+def make_network(architecture: str, weights: str, num_classes: int, channels_last: bool = True) -> Classifier:
     """A classifier with its first weights.
 
     Args:
@@ -196,7 +195,7 @@ def make_network(architecture: str, weights: str, num_classes: int) -> Classifie
         UserError: unknown architecture, weights that cannot be had, or that do not fit.
     """
     try:
-        network = Classifier(architecture, num_classes)
+        network = Classifier(architecture, num_classes, channels_last)
     except (ValueError, ImportError) as error:
         raise UserError(str(error)) from error
     if weights == "none":
@@ -225,7 +224,9 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _save(name: str, network: Classifier, args: argparse.Namespace, class_names: list[str], iteration: int, mean: float):
+def _save(
+    name: str, network: Classifier, args: argparse.Namespace, class_names: list[str], iteration: int, mean: float
+):
     description = {
         "architecture": args.architecture,
         "class_names": class_names,
