@@ -46,9 +46,7 @@ def cmax_keypoints(cams: torch.Tensor, image_size: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def ctopk_keypoints(
-    cams: torch.Tensor, image_size: int, k: int = TOPK, radius: float = TOPK_RADIUS
-) -> torch.Tensor:
+def ctopk_keypoints(cams: torch.Tensor, image_size: int, k: int = TOPK, radius: float = TOPK_RADIUS) -> torch.Tensor:
     """cTopk: the mean of the k strongest local maxima, of those nearer to the arg-max than the radius.
 
     The official code compares a row with a column in its radius test; here the distance is Euclidean.
@@ -83,11 +81,19 @@ def ctopk_w_keypoints(cams: torch.Tensor, image_size: int, k: int = TOPK) -> tor
     Returns:
         `[crops, 2]` int64, (row, column) in pixels: Σ int(coordinate · value / Σ values).
     """
-    coordinates, values, taken = local_maxima(_resize(cams, image_size), k)
-    values = (values * taken)[..., None]
-    total = values.sum(1, keepdim=True).double().clamp_min(torch.finfo(torch.float64).tiny)
-    # Double precision, as NumPy multiplies integer coordinates with float32 responses.
-    return _or_centre((coordinates * values.double() / total).long().sum(1), image_size)
+    coordinates, values, taken = strongest_peaks(cams, image_size, k)
+    # Double precision, so that a single peak, or equal ones, lose nothing to truncation.
+    values = (values.double() * taken)[..., None]
+    total = values.sum(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    return _or_centre((coordinates * values / total).long().sum(1), image_size)
+
+
+@torch.no_grad()
+def strongest_peaks(
+    cams: torch.Tensor, image_size: int, k: int = TOPK
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The local maxima that cTopk and cTopk-w start from: `local_maxima` of maps `[crops, n, n]` at image size."""
+    return local_maxima(_resize(cams, image_size), k)
 
 
 def local_maxima(maps: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -124,8 +130,8 @@ def local_maxima(maps: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor
 
 def _resize(cams: torch.Tensor, image_size: int) -> torch.Tensor:
     """Maps `[crops, n, n]` → `[crops, S, S]`, bilinear with half-pixel centres, float32."""
-    maps = cams.float().contiguous()[None]
-    return F.interpolate(maps, size=(image_size, image_size), mode="bilinear", align_corners=False)[0]
+    maps = cams.float().contiguous()[:, None]
+    return F.interpolate(maps, size=(image_size, image_size), mode="bilinear", align_corners=False)[:, 0]
 
 
 def _argmax(maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -97,11 +97,8 @@ def _load(module: torch.nn.Module, state_dict: StateDict) -> None:
         for name in own
         if name in state_dict and state_dict[name].shape != own[name].shape
     ]
-    problems = [
-        _few(kind, names)
-        for kind, names in (("missing", missing), ("extra", extra), ("of another shape", other))
-        if names
-    ]
+    kinds = {"missing": missing, "extra": extra, "of another shape": other}
+    problems = [_few(kind, names) for kind, names in kinds.items() if names]
     if problems:
         raise ValueError("the weights do not fit this network: " + "; ".join(problems))
     module.load_state_dict(state_dict, strict=False)

@@ -12,12 +12,14 @@ the official code as the golden numbers pin them. Where the text leaves a readin
   even where that arg-max would itself be replaced by the centre. No peak left gives the centre, not the arg-max.
 - Weighted top-k: the weights are normalised over the k strongest alone; each term is truncated before the sum.
 - A keypoint with a row or a column of 0 is replaced whole by the centre, in all four strategies, Max and cMax included.
+- Max: the maximum over the present classes is taken at feature resolution, and that one map is resized (not the
+  reverse; only the whole steps tell these apart, not the keypoints of units.npz).
 - Teacher: the average after the step of iteration t = 0 has weight 1 - 1/(0 + 1) = 0, so it equals the student then.
 
-The golden numbers do not tell apart, and the text decides: strict radius; in Max the class maximum after resizing; the
-weighted mean in float64 as (coordinate * value) / sum (float32 in this order can lose a pixel with a single peak).
+The golden numbers do not tell apart, and the text decides: strict radius; the weighted mean in float64 as
+(coordinate * value) / sum (float32 in this order can lose a pixel with a single peak).
 
-Symbols: B images, V classes, D channels, S image side (pixels), n feature map side (cells), P peaks.
+Symbols: B images, V classes, D channels, S image side (pixels), n feature map side (cells), P peaks or maps.
 """
 
 import copy
@@ -177,9 +179,9 @@ def scaled_to(size: int, distance: float) -> float:
 
 
 def resize_cam(cam: Tensor, size: int) -> np.ndarray:
-    """cam [B,V,n,n] -> responses [B,V,S,S], bilinear with half-pixel centres, on the host without gradient."""
-    responses = F.interpolate(cam.detach().float(), size=(size, size), mode="bilinear", align_corners=False)
-    return responses.cpu().numpy()
+    """Maps [P,n,n] -> responses [P,S,S], bilinear with half-pixel centres, on the host without gradient."""
+    maps = cam.detach().float()[None]
+    return F.interpolate(maps, size=(size, size), mode="bilinear", align_corners=False)[0].cpu().numpy()
 
 
 def strongest_pixel(response: np.ndarray) -> Keypoint:
@@ -213,14 +215,13 @@ def strongest_maxima(response: np.ndarray, k: int, radius: float) -> np.ndarray:
     return peaks[distances < scaled_to(response.shape[0], radius)]
 
 
-def max_keypoint(responses: np.ndarray, label: np.ndarray) -> Keypoint:
-    """Max: arg-max over the present classes. responses [V,S,S], label [V] -> (row, column)."""
-    response = (responses * label[:, None, None]).max(axis=0)
-    return centre_if_on_edge(strongest_pixel(response), response)
+def strongest_class(cam: Tensor, label: Tensor) -> Tensor:
+    """Max: the map [1,n,n] of the maximum over the present classes, at feature resolution. cam [V,n,n], label [V]."""
+    return (cam * label[:, None, None]).amax(dim=0, keepdim=True)
 
 
-def cmax_keypoint(response: np.ndarray) -> Keypoint:
-    """cMax: arg-max of one class's response [S,S] -> (row, column)."""
+def max_keypoint(response: np.ndarray) -> Keypoint:
+    """Max and cMax: arg-max of response [S,S], of `strongest_class` in Max, of one class in cMax -> (row, column)."""
     return centre_if_on_edge(strongest_pixel(response), response)
 
 
@@ -246,7 +247,7 @@ def ctopk_w_keypoint(response: np.ndarray, k: int = 5, radius: float = 0) -> Key
 def class_keypoint(strategy: str, response: np.ndarray, hyper: Hyper) -> Keypoint:
     """Keypoint (row, column) of one class's response [S,S] in the strategies with one keypoint per class."""
     if strategy == "cMax":
-        return cmax_keypoint(response)
+        return max_keypoint(response)
     if strategy == "cTopk":
         return ctopk_keypoint(response, hyper.topk, hyper.topk_radius)
     if strategy == "cTopk_w":
@@ -258,18 +259,19 @@ def find_crops(strategy: str, features: Tensor, labels: Tensor, size: int, hyper
     """The crops of a batch, image by image and class by class. features [B,V,n,n], labels [B,V] multi-hot, size S."""
     crops = []
     for image, (cam, label) in enumerate(zip(make_cam(features.detach()), labels, strict=True)):
-        responses = resize_cam(cam[None], size)[0]
-        crops += crops_of_image(strategy, image, responses, label, hyper)
+        crops += crops_of_image(strategy, image, cam, label, size, hyper)
     return crops
 
 
-def crops_of_image(strategy: str, image: int, responses: np.ndarray, label: Tensor, hyper: Hyper) -> list[Crop]:
-    """The crops of image number `image`: responses [V,S,S], label [V]. One for Max, else one per present class."""
+def crops_of_image(strategy: str, image: int, cam: Tensor, label: Tensor, size: int, hyper: Hyper) -> list[Crop]:
+    """The crops of image number `image`: cam [V,n,n], label [V], size S. One for Max, else one per present class."""
     if strategy == "max":
-        return [Crop(image, None, max_keypoint(responses, label.cpu().numpy()), label)]
+        return [Crop(image, None, max_keypoint(resize_cam(strongest_class(cam, label), size)[0]), label)]
     one_hot = torch.eye(len(label), device=label.device)
     classes = label.nonzero()[:, 0].tolist()
-    return [Crop(image, v, class_keypoint(strategy, responses[v], hyper), one_hot[v]) for v in classes]
+    responses = resize_cam(cam[classes], size) if classes else []
+    keypoints = [class_keypoint(strategy, response, hyper) for response in responses]
+    return [Crop(image, v, keypoint, one_hot[v]) for v, keypoint in zip(classes, keypoints, strict=True)]
 
 
 # -------------------------------------------------------------------------------------------------- tiles and merge

@@ -12,6 +12,7 @@ from golden import fill
 from core.networks import Classifier
 from core.training.arguments import parse_arguments
 from core.training.loop import Trainer
+from core.training.step import Step
 from core.weights import load_weights
 
 SCRIPTS = {
@@ -89,22 +90,27 @@ def check_tensors(network: Classifier, expected: dict[str, list[float]], skip: s
         assert float(value.sum()) == pytest.approx(total, abs=1e-3 * norm), name
 
 
+def iterate_and_keep_logits(trainer: Trainer, images: torch.Tensor, labels: torch.Tensor) -> tuple[Step, torch.Tensor]:
+    """One iteration, and the logits of its first forward pass (in Max the tiles follow)."""
+    passes = []
+    hook = trainer.student.register_forward_hook(lambda module, inputs, output: passes.append(output[0].detach()))
+    step = trainer.iterate(images, labels)
+    hook.remove()
+    return step, passes[0]
+
+
 def check_case(strategy: str, case: dict, replicas: int) -> None:
     trainer = make_trainer(strategy, case, replicas)
     for expected in case["steps"]:
-        images, labels = map(
-            torch.from_numpy, fill.batch(f"{case['batch_key']}{expected['iteration']}", case["batch_size"])
-        )
+        batch_key = f"{case['batch_key']}{expected['iteration']}"
+        images, labels = map(torch.from_numpy, fill.batch(batch_key, case["batch_size"]))
         assert [group["lr"] for group in trainer.optimiser.param_groups] == pytest.approx(expected["learning_rates"])
         assert trainer.alpha_re == pytest.approx(expected["alpha_re"])
-        logits = []
-        hook = trainer.student.register_forward_hook(lambda module, inputs, output: logits.append(output[0].detach()))
-        step = trainer.iterate(images, labels)
-        hook.remove()
+        step, logits = iterate_and_keep_logits(trainer, images, labels)
         assert step.keypoints.tolist() == one_list(expected["keypoints"])
         for name in ("loss", "class_loss", "p_class_loss", "re_loss"):
             assert float(getattr(step, name)) == pytest.approx(expected[name], rel=1e-4), name
-        assert np.abs(logits[0].numpy() - np.array(expected["logits"])).max() < 1e-4
+        assert np.abs(logits.numpy() - np.array(expected["logits"])).max() < 1e-4
         assert gradient_norms(trainer) == pytest.approx(expected["grad_norm_per_group"], rel=2e-3)
     check_tensors(trainer.student, case["parameters_after"])
     check_tensors(trainer.student, case["buffers_after"])

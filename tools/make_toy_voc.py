@@ -11,6 +11,7 @@ is never placed where it, or one already drawn, would show less than `MIN_VISIBL
 import argparse
 import colorsys
 import math
+import re
 import shutil
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
@@ -35,6 +36,8 @@ VOID = 255  # the mask's value where two objects touch
 VOID_COLOUR = (224, 224, 192)
 SCALE = 2  # scenes are drawn larger and shrunk, which smooths every edge
 FOLDERS = ("JPEGImages", "Annotations", "ImageSets", "SegmentationClass")
+CLASS_FILE = Path(__file__).resolve().parents[1] / "data" / "VOC_2012.json"
+CLASS_NAME = r"[^/\\\s\x00-\x1f]+( [^/\\\s\x00-\x1f]+)*"  # words: a name is part of its lists' file names
 RECORD = "toy_voc.json"
 RECORD_FORMAT = 1  # raise it when the same arguments draw other images
 
@@ -102,7 +105,7 @@ def draw_scene(index: int, seed: int, image_size: int, classes: int) -> tuple[np
     for number in range(1 + rng.choice(len(OBJECT_COUNTS), p=OBJECT_COUNTS)):
         class_index = int(rng.integers(classes)) if number else index % classes
         canvas = _place_object(canvas, objects, class_index, rng)
-    noise = rng.normal(0, rng.uniform(0, 4), (height, width, 1))
+    noise = rng.normal(0, rng.uniform(0, 3), (height, width, 1))
     image = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA) + noise
     return image.clip(0, 255).round().astype(np.uint8), objects
 
@@ -124,7 +127,7 @@ def _background(height: int, width: int, rng: np.random.Generator) -> np.ndarray
     if rng.random() < 0.6:
         horizon = int(height * rng.uniform(0.4, 0.8))
         canvas[horizon:] = _gradient(height - horizon, width, rng)
-    clouds = rng.normal(0, 1, (*rng.integers(3, 9, 2), 1)) * rng.uniform(-14, 14, 3)
+    clouds = rng.normal(0, 1, (*rng.integers(3, 9, 2), 1)) * rng.uniform(-10, 10, 3)
     canvas += cv2.resize(clouds.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
     clutter = canvas.copy()
     for _ in range(rng.integers(4, 14)):
@@ -139,7 +142,7 @@ def _gradient(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 def _dull_colour(rng: np.random.Generator) -> np.ndarray:
     """A light or dark colour mixed with grey: colour at full strength belongs to the objects."""
-    return 255 * np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.05, 0.4), rng.uniform(0.45, 0.95)))
+    return 255 * np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.05, 0.32), rng.uniform(0.45, 0.95)))
 
 
 def _distractor(canvas: np.ndarray, rng: np.random.Generator) -> None:
@@ -294,19 +297,20 @@ def read_classes(path: Path) -> tuple[list[str], list[list[int]]]:
         UserError: the file cannot be read, or its names or colours cannot be used.
     """
     content = read_json(path)
-    names = content.get("class_names") if isinstance(content, dict) else None
+    content = content if isinstance(content, dict) else {}
+    names, colours = content.get("class_names"), content.get("color_dict")
     if not isinstance(names, list) or not 0 < len(names) < VOID or len(set(map(str, names))) < len(names):
         raise UserError(f"{path}: class_names must list 1 to {VOID - 1} different names")
     for name in names:
-        # A class name is part of its lists' file names.
-        if not isinstance(name, str) or not name.isprintable() or not name.strip() or set(name) & set("/\\"):
-            raise UserError(f"{path}: {name!r} in class_names cannot be part of a file name")
-    colours = content.get("color_dict")
-    colours = [colours.get(name) if isinstance(colours, dict) else None for name in names]
-    for name, colour in zip(names, colours, strict=True):
-        if not (isinstance(colour, list) and len(colour) == 3 and all(value in range(256) for value in colour)):
-            raise UserError(f"{path}: color_dict needs three numbers in 0...255 for {name}")
-    return names, colours
+        if not isinstance(name, str) or not re.fullmatch(CLASS_NAME, name):
+            raise UserError(f"{path}: the class name {name!r} cannot be part of a file name: take letters and digits")
+        if not isinstance(colours, dict) or not _is_colour(colours.get(name)):
+            raise UserError(f"{path}: color_dict needs three whole numbers from 0 to 255 for {name}")
+    return names, [colours[name] for name in names]
+
+
+def _is_colour(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(number in range(256) for number in value)
 
 
 def check(toy: ToySet) -> None:
@@ -341,17 +345,19 @@ def prepare_folder(toy: ToySet, out: Path, overwrite: bool) -> bool:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return True
     if not (out / RECORD).is_file():
-        raise UserError(f"{out} is not empty and holds no toy data set: choose another folder")
+        raise UserError(f"{out} is there already and is no toy data set: choose another folder")
     found, wanted = read_json(out / RECORD), _record(toy, complete=True)
     if found == wanted and not overwrite:
         return False
     # An interrupted run left the same arguments but no complete set: that one is drawn anew without asking.
+    found = found if isinstance(found, dict) else {}
     differing = [key for key in wanted if key != "complete" and found.get(key) != wanted[key]]
     if differing and not overwrite:
         changes = ", ".join(differing)
         raise UserError(f"{out} holds a toy set with other {changes}: choose another folder or add --overwrite")
     for folder in FOLDERS:
-        shutil.rmtree(out / folder, ignore_errors=True)
+        if (out / folder).exists():
+            shutil.rmtree(out / folder)
     return True
 
 
@@ -370,8 +376,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--class_file",
         type=Path,
-        default=Path("data/VOC_2012.json"),
-        help="JSON file with class_names and color_dict (default: %(default)s)",
+        default=CLASS_FILE,
+        help="JSON file with class_names and color_dict (default: data/VOC_2012.json)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the toy set that --out already holds")
     return parser.parse_args()

@@ -26,16 +26,16 @@ class RunLog:
         self._text_path = root / "logs" / f"{tag}.txt"
         self._history_path = root / "data" / f"{tag}.json"
         self._writer = _summary_writer(root / "tensorboards" / tag) if tensorboard else None
-        try:
-            self._text_path.parent.mkdir(parents=True, exist_ok=True)
-            self._text = open(self._text_path, "a", encoding="utf-8", buffering=1)
-        except OSError as error:
-            raise UserError(f"cannot write {self._text_path} ({error.strerror}): choose another folder") from error
 
     def line(self, text: str) -> None:
         """One line on the screen, above any progress bar, and in the log file."""
         tqdm.write(text)
-        self._text.write(text + "\n")
+        try:
+            self._text_path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self._text_path, "a", encoding="utf-8") as file:
+                file.write(text + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {self._text_path} ({error.strerror}): free it or go elsewhere") from error
 
     def record(self, kind: str, iteration: int, values: dict[str, Any]) -> None:
         """Add a row to the history file and its numbers to TensorBoard.
@@ -53,8 +53,7 @@ class RunLog:
                     self._writer.add_scalar(f"{kind}/{name}", value, iteration)
 
     def close(self) -> None:
-        """Flush everything."""
-        self._text.close()
+        """Let TensorBoard finish its file."""
         if self._writer:
             self._writer.close()
 

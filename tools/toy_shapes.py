@@ -13,7 +13,7 @@ import numpy as np
 
 _DARK = np.array([38, 34, 46], np.float32)
 _LIGHT = np.array([244, 242, 232], np.float32)
-_HUES = (0.0, 0.075, 0.145, 0.34, 0.5, 0.6, 0.76, 0.89)  # red to pink, as far apart as the eye sees them
+_HUES = (0.0, 0.065, 0.14, 0.24, 0.35, 0.46, 0.55, 0.65, 0.77, 0.89)  # red to pink, as far apart as the eye sees them
 _FILL = 0.94  # of the side is drawn on, which leaves room for round line ends and the rim
 _SHIFT = 4  # OpenCV takes sub-pixel coordinates as integers with this many bits of fraction
 
@@ -61,11 +61,11 @@ _SHAPES: tuple[tuple[_Part, ...], ...] = (
         _oval("dark", 50, 14, 5, 7),
     ),
     (  # bicycle
-        _ring("accent", 23, 66, 19, 8),
-        _ring("accent", 77, 66, 19, 8),
-        _line("body", 8, (23, 66), (38, 38), (68, 36), (48, 68), (23, 66)),
-        _line("body", 8, (34, 28), (48, 68)),
-        _line("body", 8, (77, 66), (66, 24)),
+        _ring("accent", 24, 66, 18, 11),
+        _ring("accent", 76, 66, 18, 11),
+        _line("body", 11, (24, 66), (38, 40), (68, 38), (48, 68), (24, 66)),
+        _line("body", 11, (34, 28), (48, 68)),
+        _line("body", 11, (76, 66), (66, 24)),
         _line("dark", 7, (60, 20), (78, 20)),
         _line("dark", 8, (26, 28), (44, 28)),
     ),
@@ -99,14 +99,14 @@ _SHAPES: tuple[tuple[_Part, ...], ...] = (
         _oval("dark", 75, 82, 12),
     ),
     (  # car
-        _poly("body", (2, 52), (20, 47), (34, 24), (70, 24), (84, 47), (98, 54), (98, 72), (2, 72)),
-        _poly("dark", (28, 46), (38, 31), (50, 31), (50, 46)),
-        _poly("dark", (55, 46), (55, 31), (67, 31), (76, 46)),
+        _poly("body", (2, 50), (20, 45), (34, 22), (70, 22), (84, 45), (98, 52), (98, 76), (2, 76)),
+        _poly("light", (30, 44), (39, 31), (49, 31), (49, 44)),
+        _poly("light", (55, 44), (55, 31), (66, 31), (74, 44)),
         _rect("accent", 2, 58, 98, 64),
-        _oval("dark", 24, 72, 13),
-        _oval("dark", 76, 72, 13),
-        _oval("light", 24, 72, 5),
-        _oval("light", 76, 72, 5),
+        _oval("dark", 24, 76, 13),
+        _oval("dark", 76, 76, 13),
+        _oval("light", 24, 76, 5),
+        _oval("light", 76, 76, 5),
     ),
     (  # cat
         _poly("body", (10, 50), (12, 4), (46, 24)),
@@ -122,10 +122,10 @@ _SHAPES: tuple[tuple[_Part, ...], ...] = (
         _line("dark", 3, (40, 84), (50, 79), (60, 84)),
     ),
     (  # chair
-        _line("accent", 7, (26, 56), (22, 97)),
-        _line("accent", 7, (74, 56), (80, 97)),
-        _poly("body", (16, 3), (32, 3), (36, 56), (22, 56)),
-        _rect("body", 20, 50, 84, 64),
+        _line("accent", 8, (26, 56), (22, 96)),
+        _line("accent", 8, (76, 56), (82, 96)),
+        _poly("body", (10, 3), (34, 3), (40, 56), (20, 56)),
+        _rect("body", 18, 48, 88, 68),
         _line("accent", 5, (24, 78), (76, 78)),
     ),
     (  # cow
@@ -170,7 +170,7 @@ _SHAPES: tuple[tuple[_Part, ...], ...] = (
         _oval("dark", 78, 70, 20),
         _oval("accent", 22, 70, 9),
         _oval("accent", 78, 70, 9),
-        _poly("body", (6, 40), (36, 48), (48, 34), (70, 36), (76, 52), (62, 78), (34, 78), (30, 56)),
+        _poly("body", (2, 34), (36, 44), (48, 28), (74, 30), (82, 50), (66, 84), (34, 84), (28, 58), (6, 54)),
         _line("accent", 6, (78, 70), (66, 26)),
         _line("dark", 6, (56, 18), (70, 28)),
         _line("light", 6, (20, 84), (56, 82)),
@@ -186,7 +186,7 @@ _SHAPES: tuple[tuple[_Part, ...], ...] = (
     ),
     (  # potted plant
         *(
-            _poly("accent", (50, 70), (x - 8, y + 14), (x, y), (x + 8, y + 14))
+            _poly("accent", (50, 70), (x - 9, y + 16), (x, y), (x + 9, y + 16))
             for x, y in ((14, 34), (32, 12), (50, 2), (68, 12), (86, 34))
         ),
         _poly("body", (26, 62), (74, 62), (66, 98), (34, 98)),
@@ -244,18 +244,22 @@ _WAVES: tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], ...] = (
 
 def class_colours(index: int) -> dict[str, np.ndarray]:
     """The colour scheme of class `index`: RGB in 0…255 for the paints body, pattern, accent, dark and light."""
-    hue = _HUES[index % 8]
-    accent = _rgb(_HUES[(index + 3 + index % 3) % 8], 0.8, 0.95)
-    # Eight hues and three kinds of pattern: the same pair comes back only after 24 classes.
-    pattern = (_LIGHT, _rgb(hue, 0.9, 0.35), accent)[index % 3]
-    return {"body": _rgb(hue, 0.85, 0.92), "pattern": pattern, "accent": accent, "dark": _DARK, "light": _LIGHT}
+    hue = _HUES[index % 10]
+    dark = index // 10 % 2 == 0
+    return {
+        "body": _rgb(hue, 0.9, 0.92),
+        "pattern": _rgb(hue, 0.9, 0.3) if dark else _rgb(hue, 0.12, 1.0),
+        "accent": _rgb(_HUES[(index + 3 + index // 10 % 5) % 10], 0.8, 0.95),
+        "dark": _DARK,
+        "light": _LIGHT,
+    }
 
 
 def class_texture(index: int, side: int) -> np.ndarray:
     """The texture of class `index`: `[side, side]`, 0 where the body colour shows and 1 where the pattern does."""
     ticks = np.arange(side, dtype=np.float32) / side
     wave = _WAVES[index % len(_WAVES)](ticks[None, :], ticks[:, None])
-    return np.broadcast_to(np.clip(3 * wave, 0, 1), (side, side))
+    return np.broadcast_to(np.clip(0.5 + 3 * wave, 0, 1), (side, side))
 
 
 def draw_object(index: int, side: int, rng: np.random.Generator) -> np.ndarray:

@@ -214,8 +214,8 @@ class VOCClassification(Dataset):
             if missing:
                 first = ", ".join(missing[:3])
                 raise UserError(
-                    f"{self.data_dir / folder} lacks {len(missing):,} of the {len(self.ids):,} files of split '{split}' "
-                    f"(first: {first}): give the complete VOC2012 folder as --data_dir, or a split that it holds"
+                    f"{self.data_dir / folder} lacks {len(missing):,} of the {len(self.ids):,} files of split "
+                    f"'{split}' (first: {first}): give the complete VOC2012 folder as --data_dir, or another split"
                 )
 
 

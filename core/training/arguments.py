@@ -2,7 +2,9 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from core.keypoints import TOPK, TOPK_RADIUS
 from core.losses import RECONSTRUCTION_LOSSES
@@ -111,43 +113,32 @@ def _boolean(word: str) -> bool:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse values that no run could use, each in one line."""
-    positive = (
-        "image_size",
-        "min_image_size",
-        "max_image_size",
-        "batch_size",
-        "max_epoch",
-        "topk",
-        "lr",
-        "print_ratio",
-    )
-    not_negative = (
-        "num_workers",
-        "warmup_epoch",
-        "wd",
-        "alpha_re",
-        "alpha_schedule_re",
-        "alpha_p",
-        "topk_radius",
-        "seed",
-    )
-    for name in positive:
-        if not 0 < getattr(args, name) < float("inf"):
-            raise UserError(f"--{name} {getattr(args, name)}: must be above 0")
-    for name in not_negative:
-        if not 0 <= getattr(args, name) < float("inf"):
-            raise UserError(f"--{name} {getattr(args, name)}: must be 0 or more")
-    for name in ("momentum", "alpha_ema"):
-        if not 0 <= getattr(args, name) < 1:
-            raise UserError(f"--{name} {getattr(args, name)}: must be in 0…1, 1 excluded")
-    if args.image_size % 32:
-        near = max(32, round(args.image_size / 32) * 32)
-        raise UserError(
-            f"--image_size {args.image_size} is not divisible by 32 (tiles of half size at stride 16): try {near}"
-        )
+    above_0 = ["image_size", "min_image_size", "max_image_size", "batch_size", "max_epoch", "topk", "lr", "print_ratio"]
+    from_0 = ["num_workers", "warmup_epoch", "wd", "alpha_re", "alpha_schedule_re", "alpha_p", "topk_radius", "seed"]
+    _require(args, above_0, lambda value: 0 < value < float("inf"), "must be above 0")
+    _require(args, from_0, lambda value: 0 <= value < float("inf"), "must be 0 or more")
+    _require(args, ["momentum", "alpha_ema"], lambda value: 0 <= value < 1, "must be at least 0 and below 1")
+    _require(args, ["tag"], lambda tag: Path(tag).name == tag and tag[0] not in ".-", "must be a plain file name")
+    check_image_size(args.image_size)
     if args.min_image_size > args.max_image_size:
         raise UserError(f"--min_image_size {args.min_image_size} exceeds --max_image_size {args.max_image_size}")
     if args.warmup_epoch >= args.max_epoch:
         raise UserError(f"--warmup_epoch {args.warmup_epoch} leaves nothing of --max_epoch {args.max_epoch}")
-    if Path(args.tag).name != args.tag or args.tag.startswith("."):
-        raise UserError(f"--tag '{args.tag}' must be a plain file name without folders")
+
+
+def check_image_size(image_size: int) -> None:
+    """Refuse an image size whose tiles do not fit the feature cells.
+
+    Raises:
+        UserError: not divisible by 32; a size that is, is named.
+    """
+    if image_size % 32 or image_size < 32:
+        near = max(32, round(image_size / 32) * 32)
+        raise UserError(f"--image_size {image_size} is not divisible by 32 (half-size tiles at stride 16): try {near}")
+
+
+def _require(args: argparse.Namespace, names: list[str], holds: Callable[[Any], bool], demand: str) -> None:
+    for name in names:
+        value = getattr(args, name)
+        if not holds(value):
+            raise UserError(f"--{name} {value}: {demand}")

@@ -3,7 +3,6 @@
 import argparse
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader
@@ -15,17 +14,16 @@ from core.networks import Classifier
 from core.optimiser import make_optimiser, poly_schedule
 from core.training.arguments import parse_arguments
 from core.training.evaluation import autocast, predict
+from core.training.setup import EXPERIMENTS, choose_device, make_network
 from core.training.step import Crops, Options, Step
-from core.weights import load_weights
 from tools.augmentation import evaluation_transform, training_transform
 from tools.average_precision import average_precisions, mean_average_precision
-from tools.checkpoints import imagenet_state_dict, read_state_dict, save_checkpoint
-from tools.errors import UserError, run_main
+from tools.checkpoints import save_checkpoint
+from tools.errors import run_main
 from tools.loader import evaluation_loader, training_loader
 from tools.run_log import RunLog
 from tools.voc import VOCClassification, read_class_names
 
-EXPERIMENTS = Path("experiments")
 LOSSES = ("loss", "class_loss", "p_class_loss", "re_loss")
 TrainingStep = Callable[..., Step]
 
@@ -185,45 +183,6 @@ def make_loaders(args: argparse.Namespace, class_names: list[str]) -> tuple[Data
     )
 
 
-def make_network(architecture: str, weights: str, num_classes: int, channels_last: bool = True) -> Classifier:
-    """A classifier with its first weights.
-
-    Args:
-        weights: "imagenet", "none" or a file.
-
-    Raises:
-        UserError: unknown architecture, weights that cannot be had, or that do not fit.
-    """
-    try:
-        network = Classifier(architecture, num_classes, channels_last)
-    except (ValueError, ImportError) as error:
-        raise UserError(str(error)) from error
-    if weights == "none":
-        return network
-    state_dict = imagenet_state_dict(architecture) if weights == "imagenet" else read_state_dict(Path(weights))
-    try:
-        load_weights(network, state_dict)
-    except ValueError as error:
-        raise UserError(f"--weights {weights}: {error} of {num_classes} classes, {architecture}") from error
-    return network
-
-
-def choose_device(name: str) -> torch.device:
-    """The device that is asked for; "auto" is a GPU where there is one.
-
-    Raises:
-        UserError: no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name} is not to be had here ({str(error).splitlines()[0]}): try cpu") from error
-    return device
-
-
 def _save(
     name: str, network: Classifier, args: argparse.Namespace, class_names: list[str], iteration: int, mean: float
 ):
@@ -241,11 +200,13 @@ def _save(
 def _summary(args: argparse.Namespace, device: torch.device, train_loader: DataLoader, val_loader: DataLoader) -> str:
     given = ", ".join(f"{name}={value}" for name, value in sorted(vars(args).items()))
     return (
-        f"[i] {given}\n[i] {len(train_loader.dataset):,} training images, {len(val_loader.dataset):,} validation images, "
+        f"[i] {given}\n"
+        f"[i] {len(train_loader.dataset):,} training images, {len(val_loader.dataset):,} validation images, "
         f"{len(train_loader):,} iterations an epoch, on {device}"
     )
 
 
 def _line(iteration: int, row: dict[str, float], speed: float) -> str:
     losses = ", ".join(f"{name}={row[name]:.4f}" for name in LOSSES)
-    return f"[i] iteration={iteration:,}, lr={row['lr']:.5f}, alpha_re={row['alpha_re']:.2f}, {losses}, {speed:.1f} images/s"
+    weights = f"lr={row['lr']:.5f}, alpha_re={row['alpha_re']:.2f}"
+    return f"[i] iteration={iteration:,}, {weights}, {losses}, {speed:.1f} images/s"
