@@ -44,13 +44,14 @@ def training_transform(image_size: int, min_image_size: int, max_image_size: int
             *_normalisation(),
             # Both sides are padded by what is missing, so the crop leaves the image at a uniform offset.
             v2.RandomCrop(image_size, pad_if_needed=True, fill=0),
+            v2.ToPureTensor(),
         ]
     )
 
 
 def evaluation_transform(image_size: int) -> v2.Compose:
     """Normalisation and the top-left crop, padded with 0; no resizing (official code). Gives float32 `[3, S, S]`."""
-    return v2.Compose([*_normalisation(), TopLeftCrop(image_size)])
+    return v2.Compose([*_normalisation(), TopLeftCrop(image_size), v2.ToPureTensor()])
 
 
 def denormalise(images: torch.Tensor) -> torch.Tensor:
@@ -87,4 +88,4 @@ class TopLeftCrop(nn.Module):
         self.size = size
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return F.crop(image, 0, 0, self.size, self.size).as_subclass(torch.Tensor)
+        return F.crop(image, 0, 0, self.size, self.size)

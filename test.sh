@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Installs what the tests need, checks the style and runs the tests. Arguments go to pytest: bash test.sh -m slow
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+. ./install.sh requirements-test.txt
+ruff check .
+exec python -m pytest "$@"
