@@ -1,0 +1,223 @@
+"""The scripts as a user runs them: whole runs on toy images, and one clear line for whatever is wrong."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.models import resnet18
+
+from core.networks import Classifier
+from core.weights import load_weights
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = {
+    "Max": "train_classification_with_puzzle_max.py",
+    "cMax": "train_classification_with_puzzle_cMax_ema.py",
+    "cTopk": "train_classification_with_puzzle_cTopk_ema.py",
+    "cTopk_w": "train_classification_with_puzzle_cTopk_w_ema.py",
+}
+SMALL = (
+    *("--architecture", "resnet18", "--weights", "none", "--num_workers", "0", "--batch_size", "16"),
+    *("--image_size", "32", "--min_image_size", "32", "--max_image_size", "48"),
+    *("--train_split", "Main/train", "--val_split", "Main/val"),
+)
+
+
+def run(folder: Path, script: str, *words: object, **environment: str) -> subprocess.CompletedProcess:
+    """A script, typed in `folder`."""
+    command = [sys.executable, str(ROOT / script), *map(str, words)]
+    clean = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "PYTHONPATH": "", **environment}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=560, env=clean)
+
+
+def refused(folder: Path, script: str, *words: object, **environment: str) -> str:
+    """The one line of a run that has to end with status 2 and no traceback."""
+    result = run(folder, script, *words, **environment)
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "toy"
+    command = [sys.executable, "-m", "tools.make_toy_voc", "--out", folder, "--images", "100", "--seed", "1"]
+    subprocess.run([*map(str, command), "--image_size", "64"], cwd=ROOT, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(toy, tmp_path_factory) -> Path:
+    """A folder in which every strategy has been trained for two short epochs."""
+    folder = tmp_path_factory.mktemp("runs")
+    for tag, script in SCRIPTS.items():
+        extra = ["--tensorboard", "--augment", "colorjitter"] if tag == "cMax" else []
+        result = run(folder, script, *SMALL, "--data_dir", toy, "--tag", tag, "--max_epoch", 2, "--lr", 0.01, *extra)
+        assert result.returncode == 0, result.stderr
+    return folder
+
+
+@pytest.mark.parametrize("tag", SCRIPTS)
+def test_a_run_leaves_log_history_and_checkpoints(trained, tag):
+    log = (trained / f"experiments/logs/{tag}.txt").read_text()
+    for word in ("loss=", "class_loss=", "p_class_loss=", "re_loss=", "alpha_re=", "lr=", "mAP="):
+        assert word in log
+    history = json.loads((trained / f"experiments/data/{tag}.json").read_text())
+    assert [row["epoch"] for row in history["validation"]] == [1, 2]
+    assert {"loss", "class_loss", "p_class_loss", "re_loss", "alpha_re", "lr", "iteration"} <= set(history["train"][0])
+    assert len(history["validation"][0]["average_precision"]) == 20
+    for name in (tag, f"best_{tag}", f"last_{tag}"):
+        path = trained / f"experiments/models/{name}.pth"
+        state_dict = torch.load(path, weights_only=True)
+        assert load_weights(Classifier("resnet18", 20), state_dict) == "checkpoint"
+        description = json.loads(path.with_suffix(".json").read_text())
+        assert description["architecture"] == "resnet18" and len(description["class_names"]) == 20
+    best = json.loads((trained / f"experiments/models/best_{tag}.json").read_text())["mAP"]
+    assert best == max(row["mAP"] for row in history["validation"])
+
+
+def test_tensorboard_curves_are_written_when_asked_for(trained):
+    assert list((trained / "experiments/tensorboards/cMax").glob("events*"))
+    assert not (trained / "experiments/tensorboards/Max").exists()
+
+
+def test_the_same_command_gives_the_same_weights_with_any_number_of_workers(trained, toy, tmp_path):
+    words = [*SMALL, "--num_workers", 2, "--data_dir", toy, "--tag", "cTopk", "--max_epoch", 2, "--lr", 0.01]
+    assert run(tmp_path, SCRIPTS["cTopk"], *words).returncode == 0
+    first, second = (
+        torch.load(folder / "experiments/models/last_cTopk.pth", weights_only=True) for folder in (trained, tmp_path)
+    )
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_evaluation_repeats_the_run_s_own_figure(trained, toy):
+    words = ["--tag", "cTopk_w", "--data_dir", toy, "--split", "Main/val", "--num_workers", 0]
+    result = run(trained, "evaluate_classification.py", *words)
+    assert result.returncode == 0, result.stderr
+    best = json.loads((trained / "experiments/models/best_cTopk_w.json").read_text())["mAP"]
+    written = json.loads((trained / "experiments/evaluation/best_cTopk_w_Main_val.json").read_text())
+    assert written["mAP"] == pytest.approx(best, abs=1e-3)
+    assert f"{best:.2f}" in re.search(r"mean \(mAP\).*", result.stdout)[0]
+
+
+def test_the_keypoint_picture_is_drawn(trained, toy):
+    import cv2
+
+    words = ["--tag", "cTopk_w", "--data_dir", toy, "--split", "Main/val", "--count", 2, "--out", "sheet.png"]
+    result = run(trained, "inference_classification.py", *words)
+    assert result.returncode == 0, result.stderr
+    assert cv2.imread(str(trained / "sheet.png")).shape[1] > 4 * 256
+
+
+def test_training_goes_on_from_every_kind_of_weights(trained, toy, tmp_path):
+    backbone = tmp_path / "backbone.pth"
+    torch.save(resnet18().state_dict(), backbone)
+    for weights in (backbone, trained / "experiments/models/best_Max.pth"):
+        words = [*SMALL, "--weights", weights, "--data_dir", toy, "--tag", "again", "--max_epoch", 1]
+        assert run(tmp_path, SCRIPTS["cMax"], *words).returncode == 0
+
+
+def small_with(**changes: object) -> list:
+    """The words of a small run with some arguments changed."""
+    words = list(SMALL)
+    for name, value in changes.items():
+        if f"--{name}" in words:
+            place = words.index(f"--{name}")
+            del words[place : place + 2]
+        words += [f"--{name}", value]
+    return words
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"data_dir": "nowhere"}, "no folder nowhere"),
+        ({"train_split": "nope"}, "unknown split 'nope'"),
+        ({"image_size": 100}, "not divisible by 32"),
+        ({"batch_size": 1000}, "--batch_size 1000 exceeds"),
+        ({"architecture": "vgg16"}, "choose one of resnet18, resnet34, resnet50"),
+        ({"architecture": "timm/nothing_like_it"}, "timm knows no model"),
+        ({"weights": "nothing.pth"}, "no weights file"),
+        ({"augment": "blur"}, "unknown 'blur'"),
+        ({"class_file": "nothing.json"}, "nothing.json"),
+        ({"lr": -1}, "--lr -1.0: must be above 0"),
+        ({"alpha_ema": 2}, "--alpha_ema 2.0"),
+        ({"tag": "a/b"}, "--tag a/b"),
+        ({"min_image_size": 90}, "exceeds --max_image_size"),
+        ({"warmup_epoch": 15}, "--warmup_epoch 15"),
+        ({"device": "cuda:7"}, "--device cuda:7"),
+        ({"device": "toaster"}, "--device toaster"),
+    ],
+)
+def test_wrong_arguments_get_one_line(toy, tmp_path, monkeypatch, capsys, changes, said):
+    from core.training.loop import main
+    from train_classification_with_puzzle_cMax_ema import training_step
+
+    monkeypatch.chdir(tmp_path)
+    words = ["train.py", *map(str, small_with(**{"data_dir": toy, **changes}))]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as stop:
+        main(training_step, "A test.")
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.startswith("error:") and error.count("\n") == 1 and said in error
+    assert not (tmp_path / "experiments").exists()
+
+
+def test_weights_that_do_not_fit_say_what_is_missing_and_extra(toy, tmp_path):
+    wrong = tmp_path / "wrong.pth"
+    state_dict = resnet18().state_dict()
+    state_dict["layer1.7.weight"] = state_dict.pop("layer1.0.conv1.weight")
+    torch.save(state_dict, wrong)
+    line = refused(tmp_path, SCRIPTS["Max"], *small_with(weights=wrong, data_dir=toy))
+    assert "1 missing (layer1.0.conv1.weight)" in line and "1 extra (layer1.7.weight)" in line
+    wrong.write_bytes(wrong.read_bytes()[:1000])
+    assert "truncated or no PyTorch file" in refused(tmp_path, SCRIPTS["Max"], *small_with(weights=wrong, data_dir=toy))
+
+
+def test_no_download_names_both_ways_out(toy, tmp_path):
+    proxy = {"HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    words = small_with(weights="imagenet", data_dir=toy)
+    line = refused(tmp_path, SCRIPTS["Max"], *words, TORCH_HOME=str(tmp_path), **proxy)
+    assert "--weights FILE" in line and "--weights none" in line
+
+
+@pytest.mark.parametrize("script", SCRIPTS.values())
+def test_the_readme_command_stops_at_once_where_images_are_missing(script, toy, tmp_path):
+    """The README's command, word for word, on a folder without VOC's images."""
+    readme = (ROOT / "README.md").read_text()
+    command = re.search(rf"^python3 {re.escape(script)} (.*) --data_dir \$your_dir$", readme, re.MULTILINE)
+    line = refused(tmp_path, script, *command[1].split(), "--data_dir", toy)
+    assert "lacks 10,582 of the 10,582" in line and "2007_000032, 2007_000039, 2007_000063" in line
+    assert str(toy / "JPEGImages") in line and "--data_dir" in line
+
+
+def test_the_checkpoint_of_no_run_is_named(toy, tmp_path):
+    line = refused(tmp_path, "evaluate_classification.py", "--tag", "nobody", "--data_dir", toy)
+    assert "experiments/models/best_nobody.pth" in line
+    line = refused(tmp_path, "inference_classification.py", "--tag", "nobody", "--data_dir", toy)
+    assert "experiments/models/best_nobody.pth" in line
+
+
+def test_an_unwritable_folder_is_named(toy, tmp_path):
+    (tmp_path / "experiments").write_text("a file where a folder should be")
+    assert "experiments/logs" in refused(tmp_path, SCRIPTS["cMax"], *small_with(data_dir=toy, tag="x", max_epoch=1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tag", SCRIPTS)
+def test_real_images_raise_the_average_precision_above_the_untrained_head(tag, voc_sample, imagenet_weights, tmp_path):
+    words = f"""--architecture timm/tf_efficientnet_lite0 --weights {imagenet_weights} --data_dir {voc_sample}
+        --train_split Main/train --val_split Main/val --image_size 160 --min_image_size 140 --max_image_size 220
+        --batch_size 16 --lr 0.01 --momentum 0.9 --max_epoch 1 --num_workers 0 --tag {tag}"""
+    result = run(tmp_path, SCRIPTS[tag], *words.split())
+    assert result.returncode == 0, result.stderr
+    best = json.loads((tmp_path / f"experiments/models/best_{tag}.json").read_text())
+    assert best["mAP"] > 15  # chance is about 8
