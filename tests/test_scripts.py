@@ -57,7 +57,7 @@ def trained(toy, tmp_path_factory) -> Path:
     """A folder in which every strategy has been trained for two short epochs."""
     folder = tmp_path_factory.mktemp("runs")
     for tag, script in SCRIPTS.items():
-        extra = ["--tensorboard", "--augment", "colorjitter"] if tag == "cMax" else []
+        extra = {"cMax": ["--tensorboard", "--augment", "colorjitter"], "Max": ["--amp", "bf16"]}.get(tag, [])
         result = run(folder, script, *SMALL, "--data_dir", toy, "--tag", tag, "--max_epoch", 2, "--lr", 0.01, *extra)
         assert result.returncode == 0, result.stderr
     return folder
@@ -209,6 +209,11 @@ def test_the_checkpoint_of_no_run_is_named(toy, tmp_path):
 def test_an_unwritable_folder_is_named(toy, tmp_path):
     (tmp_path / "experiments").write_text("a file where a folder should be")
     assert "experiments/logs" in refused(tmp_path, SCRIPTS["cMax"], *small_with(data_dir=toy, tag="x", max_epoch=1))
+
+
+def test_a_loss_that_is_no_number_stops_the_run_in_one_line(toy, tmp_path):
+    words = small_with(data_dir=toy, tag="x", max_epoch=2, lr=1e30, momentum=0.9)
+    assert "the loss is not finite at iteration" in refused(tmp_path, SCRIPTS["cMax"], *words)
 
 
 @pytest.mark.slow

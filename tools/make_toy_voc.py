@@ -184,7 +184,8 @@ def _place_object(
             for item in objects:
                 item.visible &= ~covered
             objects.append(ToyObject(class_index, difficult, area, bool(covered.sum() < 0.95 * area), covered))
-            return canvas + layer[..., 3:] / np.float32(255) * (layer[..., :3] - canvas)
+            opacity = layer[..., 3] / np.float32(255)
+            return cv2.blendLinear(layer[..., :3].astype(np.float32), canvas, opacity, 1 - opacity)
     return canvas
 
 

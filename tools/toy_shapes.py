@@ -13,7 +13,7 @@ import numpy as np
 
 _DARK = np.array([38, 34, 46], np.float32)
 _LIGHT = np.array([244, 242, 232], np.float32)
-_HUES = (0.0, 0.065, 0.14, 0.24, 0.35, 0.46, 0.55, 0.65, 0.77, 0.89)  # red to pink, as far apart as the eye sees them
+_HUES = (0.0, 0.065, 0.14, 0.24, 0.35, 0.46, 0.55, 0.65, 0.77, 0.89)  # red to pink, in steps that look alike
 _FILL = 0.94  # of the side is drawn on, which leaves room for round line ends and the rim
 _SHIFT = 4  # OpenCV takes sub-pixel coordinates as integers with this many bits of fraction
 
@@ -244,12 +244,15 @@ _WAVES: tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], ...] = (
 
 def class_colours(index: int) -> dict[str, np.ndarray]:
     """The colour scheme of class `index`: RGB in 0…255 for the paints body, pattern, accent, dark and light."""
-    hue = _HUES[index % 10]
+    # Ten hues, each with a dark and with a light pattern, tell twenty classes apart; when the shapes come round again
+    # the hues have moved on by three.
+    step = index + 3 * (index // len(_SHAPES))
+    hue = _HUES[step % 10]
     dark = index // 10 % 2 == 0
     return {
         "body": _rgb(hue, 0.9, 0.92),
         "pattern": _rgb(hue, 0.9, 0.3) if dark else _rgb(hue, 0.12, 1.0),
-        "accent": _rgb(_HUES[(index + 3 + index // 10 % 5) % 10], 0.8, 0.95),
+        "accent": _rgb(_HUES[(step + 3 + index // 10 % 5) % 10], 0.8, 0.95),
         "dark": _DARK,
         "light": _LIGHT,
     }
@@ -259,7 +262,7 @@ def class_texture(index: int, side: int) -> np.ndarray:
     """The texture of class `index`: `[side, side]`, 0 where the body colour shows and 1 where the pattern does."""
     ticks = np.arange(side, dtype=np.float32) / side
     wave = _WAVES[index % len(_WAVES)](ticks[None, :], ticks[:, None])
-    return np.broadcast_to(np.clip(0.5 + 3 * wave, 0, 1), (side, side))
+    return np.clip(0.5 + 3 * wave + np.zeros((side, side), np.float32), 0, 1)
 
 
 def draw_object(index: int, side: int, rng: np.random.Generator) -> np.ndarray:
@@ -273,20 +276,25 @@ def draw_object(index: int, side: int, rng: np.random.Generator) -> np.ndarray:
     Returns:
         `[side, side, 4]` uint8, RGB and opacity.
     """
-    colours = class_colours(index)
-    texture = class_texture(index, side)[..., None]
-    colours["body"] = colours["body"] * (1 - texture) + colours["pattern"] * texture
-    colour = np.full((side, side, 3), _DARK, np.float32)
-    opacity = np.zeros((side, side, 1), np.float32)
+    paints = {name: _flat(colour, side) for name, colour in class_colours(index).items()}
+    texture = class_texture(index, side)
+    paints["body"] = cv2.blendLinear(paints["pattern"], paints["body"], texture, 1 - texture)
+    picture = paints["dark"].copy()
+    picture[..., 3] = 0
     for part in _SHAPES[index % len(_SHAPES)]:
         cover = _cover(part, side)
-        colour += cover * (colours[part.paint] - colour)
-        opacity = np.maximum(opacity, cover)
+        picture = cv2.blendLinear(paints[part.paint], picture, cover, 1 - cover)
     # Light falls from above, and a thin dark rim keeps an object apart from whatever lies behind it.
     tone = rng.uniform(0.85, 1.1) * rng.uniform(0.94, 1.06, 3)
-    colour *= (np.linspace(1.12, 0.8, side)[:, None, None] * tone).astype(np.float32)
-    rim = cv2.dilate(opacity, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3)))
-    return np.concatenate([colour.clip(0, 255), 255 * rim.reshape(side, side, 1)], 2).round().astype(np.uint8)
+    light = np.linspace(1.12, 0.8, side)[:, None, None] * tone
+    picture[..., :3] = (picture[..., :3] * light.astype(np.float32)).clip(0, 255)
+    picture[..., 3] = cv2.dilate(picture[..., 3], cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3)))
+    return picture
+
+
+def _flat(colour: np.ndarray, side: int) -> np.ndarray:
+    """A sheet of one colour, opaque: `[side, side, 4]` uint8."""
+    return np.full((side, side, 4), (*colour.round(), 255), np.uint8)
 
 
 def _sine(turns: np.ndarray) -> np.ndarray:
@@ -298,7 +306,7 @@ def _rgb(hue: float, saturation: float, value: float) -> np.ndarray:
 
 
 def _cover(part: _Part, side: int) -> np.ndarray:
-    """How much of each pixel the part covers: `[side, side, 1]` in 0…1."""
+    """How much of each pixel the part covers: `[side, side]` in 0…1."""
     cover = np.zeros((side, side), np.uint8)
     points = (part.points - 50) * _FILL + 50
     points = np.round((points * side / 100 - 0.5) * 2**_SHIFT).astype(np.int32)
@@ -307,4 +315,4 @@ def _cover(part: _Part, side: int) -> np.ndarray:
         cv2.polylines(cover, [points], False, 255, thickness, cv2.LINE_AA, _SHIFT)
     else:
         cv2.fillPoly(cover, [points], 255, cv2.LINE_AA, _SHIFT)
-    return cover[..., None] / np.float32(255)
+    return cover / np.float32(255)

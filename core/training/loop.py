@@ -1,6 +1,7 @@
 """Training, the same for every strategy: only the step is the strategy's own."""
 
 import argparse
+import math
 import time
 from collections.abc import Callable
 
@@ -19,7 +20,7 @@ from core.training.step import Crops, Options, Step
 from tools.augmentation import evaluation_transform, training_transform
 from tools.average_precision import average_precisions, mean_average_precision
 from tools.checkpoints import save_checkpoint
-from tools.errors import run_main
+from tools.errors import UserError, run_main
 from tools.loader import evaluation_loader, training_loader
 from tools.run_log import RunLog
 from tools.voc import VOCClassification, read_class_names
@@ -57,9 +58,9 @@ def train(args: argparse.Namespace, training_step: TrainingStep, with_teacher: b
     for epoch in range(args.max_epoch):
         train_epoch(trainer, train_loader, epoch, log)
         mean = validate(network, val_loader, class_names, trainer, epoch, log)
-        names = [args.tag, f"best_{args.tag}"] if mean > best else [args.tag]
-        best = max(best, mean)
-        for name in names:
+        improved = not mean <= best
+        best = mean if improved else best
+        for name in [args.tag, f"best_{args.tag}"] if improved else [args.tag]:
             _save(name, network, args, class_names, trainer.iteration, mean)
     _save(f"last_{args.tag}", network, args, class_names, trainer.iteration, mean)
     log.line(f"[i] best mAP={best:.2f}, in {EXPERIMENTS / 'models'}/best_{args.tag}.pth")
@@ -147,12 +148,23 @@ def train_epoch(trainer: Trainer, loader: DataLoader, epoch: int, log: RunLog) -
             if position % interval == 0 or position == len(loader):
                 # The only place where the loop waits for the device.
                 means = torch.stack(losses).mean(0).tolist()
+                _require_finite(means, trainer)
                 speed = len(losses) * loader.batch_size / (time.perf_counter() - started)
                 row = {"epoch": epoch + 1, "lr": lr, "alpha_re": alpha_re, **dict(zip(LOSSES, means))}
                 bar.set_postfix(loss=f"{means[0]:.4f}", lr=f"{lr:.2g}")
                 log.line(_line(trainer.iteration, row, speed))
                 log.record("train", trainer.iteration, {**row, "images_per_second": round(speed, 2)})
                 losses, started = [], time.perf_counter()
+
+
+def _require_finite(means: list[float], trainer: Trainer) -> None:
+    """Stop a run whose loss is no number any more: nothing after it would mean anything."""
+    if not all(map(math.isfinite, means)):
+        parts = ", ".join(f"{name}={value:.3g}" for name, value in zip(LOSSES, means))
+        raise UserError(
+            f"the loss is not finite at iteration {trainer.iteration} ({parts}; lr={trainer.lr:.3g}): "
+            "try a lower --lr or a --warmup_epoch; the checkpoints of earlier epochs are intact"
+        )
 
 
 def validate(
