@@ -30,7 +30,7 @@ SMALL = (
 def run(folder: Path, script: str, *words: object, **environment: str) -> subprocess.CompletedProcess:
     """A script, typed in `folder`."""
     command = [sys.executable, str(ROOT / script), *map(str, words)]
-    clean = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "PYTHONPATH": "", **environment}
+    clean = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "HOME": str(folder), "PYTHONPATH": "", **environment}
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=560, env=clean)
 
 

@@ -11,7 +11,7 @@ import torch
 import torchvision
 
 from tools.errors import UserError
-from tools.files import read_json, replace_file, write_json
+from tools.files import read_json, reason, replace_file, write_json
 
 StateDict = dict[str, torch.Tensor]
 
@@ -42,7 +42,7 @@ def read_state_dict(path: Path) -> StateDict:
     except pickle.UnpicklingError as error:
         raise UserError(f"{path} is no file of plain tensors that PyTorch can read safely, or is damaged") from error
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is truncated or no PyTorch file: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} is truncated or no PyTorch file: {reason(error)}") from error
     for wrapper in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
@@ -64,8 +64,7 @@ def imagenet_state_dict(architecture: str) -> StateDict:
         weights = torchvision.models.get_model_weights(architecture).IMAGENET1K_V1
         return weights.get_state_dict(progress=True, check_hash=True)
     except (URLError, OSError, RuntimeError, LookupError) as error:
-        reason = str(getattr(error, "reason", error)).splitlines()[0]
-        raise UserError(f"ImageNet weights of {architecture} could not be had ({reason}): {ways_out}") from error
+        raise UserError(f"ImageNet weights of {architecture} could not be had ({reason(error)}): {ways_out}") from error
 
 
 def _timm_state_dict(name: str) -> StateDict:

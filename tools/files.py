@@ -28,7 +28,7 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         # torch.save reports a full disk as a RuntimeError of its archive writer.
-        raise UserError(f"cannot write {path} ({_reason(error)}): free some space or choose another folder") from error
+        raise UserError(f"cannot write {path} ({reason(error)}): free some space or choose another folder") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -48,8 +48,10 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"cannot read {path} as JSON: {_reason(error)}") from error
+        raise UserError(f"cannot read {path} as JSON: {reason(error)}") from error
 
 
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error).splitlines()[0]
+def reason(error: Exception) -> str:
+    """Why, in one line."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text.splitlines()[0]
