@@ -16,7 +16,7 @@ esac
 . ./install.sh requirements.txt
 
 toy=toy_voc
-python -m tools.make_toy_voc --out "$toy" --images 900 --val_share 0.2 --seed 0
+python -m tools.make_toy_voc --out "$toy" --images 800 --seed 0
 
 for strategy in $strategies; do
     case $strategy in
@@ -27,7 +27,7 @@ for strategy in $strategies; do
     echo "== $strategy: training"
     python "$script" --architecture resnet18 --weights none --data_dir "$toy" --train_split Main/train \
         --val_split Main/val --image_size 96 --min_image_size 80 --max_image_size 120 --num_workers 0 \
-        --batch_size 8 --lr 0.02 --momentum 0.9 --max_epoch "${QUICKSTART_EPOCHS:-10}" --tag "$tag"
+        --batch_size 8 --lr 0.05 --momentum 0.9 --alpha_re 1 --max_epoch "${QUICKSTART_EPOCHS:-10}" --tag "$tag"
     echo "== $strategy: evaluation"
     python evaluate_classification.py --tag "$tag" --data_dir "$toy" --split Main/val --num_workers 0
     python inference_classification.py --tag "$tag" --data_dir "$toy" --split Main/val
