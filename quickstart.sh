@@ -16,7 +16,7 @@ esac
 . ./install.sh requirements.txt
 
 toy=toy_voc
-python -m tools.make_toy_voc --out "$toy" --images 800 --seed 0
+python -m tools.make_toy_voc --out "$toy" --images 800 --image_size 96 --seed 0
 
 for strategy in $strategies; do
     case $strategy in
