@@ -38,9 +38,7 @@ def parameter_groups(network: nn.Module, lr: float, wd: float) -> list[dict]:
     ]
 
 
-def make_optimiser(
-    network: nn.Module, lr: float, wd: float, momentum: float = MOMENTUM, nesterov: bool = True
-) -> SGD:
+def make_optimiser(network: nn.Module, lr: float, wd: float, momentum: float = MOMENTUM, nesterov: bool = True) -> SGD:
     """SGD over `parameter_groups`. Without momentum there is nothing for Nesterov to look ahead with."""
     return SGD(parameter_groups(network, lr, wd), lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0)
 
