@@ -225,4 +225,4 @@ def test_real_images_raise_the_average_precision_above_the_untrained_head(tag, v
     result = run(tmp_path, SCRIPTS[tag], *words.split())
     assert result.returncode == 0, result.stderr
     best = json.loads((tmp_path / f"experiments/models/best_{tag}.json").read_text())
-    assert best["mAP"] > 15  # chance is about 8
+    assert best["mAP"] > 10  # chance is 6.8, the untrained head 8.9
