@@ -1,8 +1,36 @@
 """Batch normalisation over groups of images: one crop's four tiles share their statistics, and no other crop's."""
 
+from typing import NamedTuple
+
 import torch
+import torch.distributed
+import torch.distributed.nn.functional
 import torch.nn.functional as F
 from torch import nn
+
+
+class Groups(NamedTuple):
+    """How a batch is made up, and what its statistics do.
+
+    Attributes:
+        crops: the batch is so many crops, one after another; 1 for ordinary images.
+        replicas: each crop (or the batch of images) is so many equal parts with batch statistics of their own.
+        follow: whether the running statistics move.
+        synchronise: average the batch statistics over the processes of `torch.distributed`.
+    """
+
+    crops: int = 1
+    replicas: int = 1
+    follow: bool = True
+    synchronise: bool = False
+
+    @property
+    def total(self) -> int:
+        """Number of groups that are normalised each by itself."""
+        return self.crops * self.replicas
+
+
+ONE_GROUP = Groups()
 
 
 class GroupedBatchNorm2d(nn.BatchNorm2d):
@@ -18,8 +46,7 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
 
     def __init__(self, num_features: int, **keywords):
         super().__init__(num_features, **keywords)
-        self.crops = 1
-        self.replicas = 1
+        self.groups = ONE_GROUP
         # timm joins normalisation, drop-out and activation in one layer; elsewhere both do nothing.
         self.drop = nn.Identity()
         self.act = nn.Identity()
@@ -37,43 +64,66 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x `[crops · images, C, h, w]` → the same shape."""
-        groups = self.crops * self.replicas
-        if not self.training or groups == 1:
-            return self.act(self.drop(super().forward(x)))
-        if len(x) % groups:
-            raise ValueError(f"{len(x)} images do not divide into {self.crops} crops of {self.replicas} replicas")
-        self.num_batches_tracked += self.crops
-        normalise = self._all_groups_at_once if x.is_cuda else self._group_by_group
-        return self.act(self.drop(normalise(x)))
+        return self.act(self.drop(self._normalise(x)))
+
+    def _normalise(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return super().forward(x)
+        if len(x) % self.groups.total:
+            raise ValueError(f"{len(x)} images do not divide into {self.groups.crops} crops of {self.groups.replicas}")
+        if self.groups.follow:
+            self.num_batches_tracked += self.groups.crops
+        if x.is_cuda and self.groups.total > 1 or self.groups.synchronise:
+            return self._all_groups_at_once(x)
+        return self._group_by_group(x)
 
     def _group_by_group(self, x: torch.Tensor) -> torch.Tensor:
         """The library's own kernel on one group after another: on a CPU as fast as one call on the whole batch."""
-        parts = x.chunk(self.crops * self.replicas)
+        parts = x.chunk(self.groups.total)
+        if len(parts) == 1:
+            return self._one_group(x, 0)
         if torch.is_grad_enabled():
-            return torch.cat([self._normalise(part, i % self.replicas == 0) for i, part in enumerate(parts)])
+            return torch.cat([self._one_group(part, i) for i, part in enumerate(parts)])
         result = torch.empty_like(x)
         for i, (part, place) in enumerate(zip(parts, result.chunk(len(parts)))):
-            place.copy_(self._normalise(part, i % self.replicas == 0))
+            place.copy_(self._one_group(part, i))
         return result
 
-    def _normalise(self, x: torch.Tensor, first_replica: bool) -> torch.Tensor:
-        mean, var = (self.running_mean, self.running_var) if first_replica else (None, None)
+    def _one_group(self, x: torch.Tensor, position: int) -> torch.Tensor:
+        follow = self.groups.follow and position % self.groups.replicas == 0
+        mean, var = (self.running_mean, self.running_var) if follow else (None, None)
         return F.batch_norm(x, mean, var, self.weight, self.bias, True, self.momentum, self.eps)
 
     def _all_groups_at_once(self, x: torch.Tensor) -> torch.Tensor:
         """Two passes over all groups: on a GPU a launch per group and layer would cost more than the arithmetic."""
-        groups = self.crops * self.replicas
-        split = x.unflatten(0, (groups, -1))
+        split = x.unflatten(0, (self.groups.total, -1))
         count = split[0, :, 0].numel()
         var, mean = torch.var_mean(split.float(), dim=(1, 3, 4), correction=0)
+        if self.groups.synchronise:
+            count *= torch.distributed.get_world_size()
+            mean, var = average_statistics(mean, var)
         scale = torch.rsqrt(var + self.eps) * self.weight
         shift = self.bias - mean * scale
         result = torch.addcmul(_spread(shift, x.dtype), split, _spread(scale, x.dtype)).flatten(0, 1)
-        with torch.no_grad():
-            unbiased = var * (count / max(count - 1, 1))
-            follow(self.running_mean, mean[:: self.replicas], self.momentum)
-            follow(self.running_var, unbiased[:: self.replicas], self.momentum)
+        if self.groups.follow:
+            with torch.no_grad():
+                unbiased = var * (count / max(count - 1, 1))
+                follow(self.running_mean, mean[:: self.groups.replicas], self.momentum)
+                follow(self.running_var, unbiased[:: self.groups.replicas], self.momentum)
         return result
+
+
+def average_statistics(mean: torch.Tensor, var: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and biased variance over the batches of all processes, which are equally long.
+
+    Args:
+        mean, var: of this process's batch, any shape. The gradient flows through the average.
+    """
+    size = torch.distributed.get_world_size()
+    mean_of_all = torch.distributed.nn.functional.all_reduce(mean) / size
+    # The variance about the common mean: no difference of large squares.
+    var_of_all = torch.distributed.nn.functional.all_reduce(var + (mean - mean_of_all).square()) / size
+    return mean_of_all, var_of_all
 
 
 def _spread(statistics: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -105,8 +155,8 @@ def group_batch_norms(module: nn.Module) -> nn.Module:
     return module
 
 
-def set_groups(module: nn.Module, crops: int, replicas: int) -> None:
+def set_groups(module: nn.Module, groups: Groups) -> None:
     """Tell every grouped layer of `module` how its next batch is made up."""
     for layer in module.modules():
         if isinstance(layer, GroupedBatchNorm2d):
-            layer.crops, layer.replicas = crops, replicas
+            layer.groups = groups

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from core.batch_norm import follow
+from core.batch_norm import ONE_GROUP, Groups, average_statistics, follow
 
 
 class ClassSpecificInstances(nn.Module):
@@ -29,14 +29,13 @@ class ClassSpecificInstances(nn.Module):
         self.register_buffer("num_batches_tracked", torch.tensor(0))
         nn.init.kaiming_normal_(self.weight)
 
-    def forward(self, x: torch.Tensor, cams: torch.Tensor, crops: int = 1, replicas: int = 1) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, cams: torch.Tensor, groups: Groups = ONE_GROUP) -> torch.Tensor:
         """Class logits of each image.
 
         Args:
             x: feature maps `[B, D, h, w]`.
             cams: class activation maps in 0…1 `[B, V, h, w]`; the gradient flows through them too.
-            crops, replicas: B = crops · replicas · m; each run of m images has batch statistics of its own
-                (see `core.batch_norm.GroupedBatchNorm2d`).
+            groups: how the B images are made up; each group has batch statistics of its own.
 
         Returns:
             logits `[B, V]`, float32.
@@ -46,25 +45,28 @@ class ClassSpecificInstances(nn.Module):
             pixels = x.float().permute(0, 2, 3, 1).flatten(1, 2)  # [B, hw, D], a view in channels-last memory
             maps = cams.float().flatten(2)  # [B, V, hw]
             mean_per_image = maps @ pixels / pixels.shape[1]  # [B, V, D]
-            mean, var = self._statistics(mean_per_image, pixels, maps, crops, replicas)
+            mean, var = self._statistics(mean_per_image, pixels, maps, groups)
             scale = self.weight * self.bn_weight * torch.rsqrt(var + self.eps)  # [groups, V, D]
             centred = mean_per_image.unflatten(0, (len(mean), -1)) - mean[:, None]
             logits = (centred * scale[:, None]).sum(-1).flatten(0, 1)
             return logits + (self.weight * self.bn_bias).sum(-1)
 
     def _statistics(
-        self, mean_per_image: torch.Tensor, pixels: torch.Tensor, maps: torch.Tensor, crops: int, replicas: int
+        self, mean_per_image: torch.Tensor, pixels: torch.Tensor, maps: torch.Tensor, groups: Groups
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and biased variance of `x · cam_v` over each group's images and pixels, both `[groups, V, D]`."""
         if not self.training:
             return self.running_mean[None], self.running_var[None]
-        groups = crops * replicas
-        mean = mean_per_image.unflatten(0, (groups, -1)).mean(1)
-        squares = pixels.square().unflatten(0, (groups, -1)).flatten(1, 2)  # [groups, m·hw, D]
-        weights = maps.square().unflatten(0, (groups, -1)).transpose(1, 2).flatten(2)  # [groups, V, m·hw]
+        mean = mean_per_image.unflatten(0, (groups.total, -1)).mean(1)
+        squares = pixels.square().unflatten(0, (groups.total, -1)).flatten(1, 2)  # [groups, m·hw, D]
+        weights = maps.square().unflatten(0, (groups.total, -1)).transpose(1, 2).flatten(2)  # [groups, V, m·hw]
         count = squares.shape[1]
         var = (weights @ squares / count - mean.square()).clamp_min(0)
-        self._follow(mean.detach()[::replicas], var.detach()[::replicas], count)
+        if groups.synchronise:
+            count *= torch.distributed.get_world_size()
+            mean, var = average_statistics(mean, var)
+        if groups.follow:
+            self._follow(mean.detach()[:: groups.replicas], var.detach()[:: groups.replicas], count)
         return mean, var
 
     def _follow(self, means: torch.Tensor, variances: torch.Tensor, count: int) -> None:

@@ -6,7 +6,7 @@ import torch
 import torchvision
 from torch import nn
 
-from core.batch_norm import group_batch_norms, set_groups
+from core.batch_norm import ONE_GROUP, Groups, group_batch_norms, set_groups
 from core.cam import make_cam
 from core.instances import ClassSpecificInstances
 
@@ -20,6 +20,7 @@ ARCHITECTURES = (
     "wide_resnet50_2",
 )
 TIMM_PREFIX = "timm/"
+TILES = 4  # of a crop
 
 
 class Classifier(nn.Module):
@@ -48,7 +49,8 @@ class Classifier(nn.Module):
         self.backbone = group_batch_norms(backbone)
         self.classifier = nn.Conv2d(channels, num_classes, kernel_size=1, bias=False)
         self.instances = ClassSpecificInstances(channels, num_classes)
-        self.replicas = 1
+        self.image_groups = ONE_GROUP
+        self.tile_groups = ONE_GROUP
         nn.init.kaiming_normal_(self.classifier.weight)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
@@ -57,6 +59,22 @@ class Classifier(nn.Module):
     def num_classes(self) -> int:
         """V."""
         return self.classifier.out_channels
+
+    def set_replicas(self, replicas: int, devices: int = 1, leads: bool = True, synchronise: bool = False) -> None:
+        """Compute the batch statistics that the official code has on `replicas` GPUs.
+
+        There each GPU normalises its share of the images by itself, the four tiles of a crop are dealt out over the
+        GPUs, and the running statistics are the first GPU's.
+
+        Args:
+            replicas: R.
+            devices: of those that share the work, each with its own copy of this network; they divide R.
+            leads: whether this copy's images move the running statistics (of several processes, the first one's do).
+            synchronise: batch statistics of the images over all processes.
+        """
+        tile_groups = len(torch.empty(TILES).chunk(replicas))
+        self.image_groups = Groups(1, max(replicas // devices, 1), follow=leads, synchronise=synchronise)
+        self.tile_groups = Groups(1, tile_groups)
 
     def forward(self, images: torch.Tensor, features_only: bool = False) -> tuple[torch.Tensor | None, torch.Tensor]:
         """Logits and features of images, or of crops' tiles.
@@ -73,21 +91,21 @@ class Classifier(nn.Module):
             `[crops, 4, V, h/16, w/16]`.
         """
         if images.dim() == 4:
-            return self._forward(images, 1, features_only)
+            return self._forward(images, self.image_groups, features_only)
         if len(images) == 0:
             return self._no_crops(images, features_only)
         crops, tiles = images.shape[:2]
-        logits, features = self._forward(images.flatten(0, 1), crops, features_only)
+        logits, features = self._forward(images.flatten(0, 1), self.tile_groups._replace(crops=crops), features_only)
         logits = None if features_only else logits.unflatten(0, (crops, tiles))
         return logits, features.unflatten(0, (crops, tiles))
 
-    def _forward(self, images: torch.Tensor, crops: int, features_only: bool):
-        set_groups(self.backbone, crops, self.replicas)
+    def _forward(self, images: torch.Tensor, groups: Groups, features_only: bool):
+        set_groups(self.backbone, groups)
         x = self.backbone(images.contiguous(memory_format=self.memory_format))
         features = self.classifier(x)
         if features_only:
             return None, features
-        return self.instances(x, make_cam(features.float()), crops, self.replicas), features
+        return self.instances(x, make_cam(features.float()), groups), features
 
     def _no_crops(self, tiles: torch.Tensor, features_only: bool):
         """Empty results for a batch without labels, which no convolution need see."""

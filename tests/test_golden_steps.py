@@ -63,7 +63,7 @@ def make_trainer(strategy: str, case: dict, replicas: int) -> Trainer:
     # Rounding grows from step to step, so the third step's keypoints need the official code's memory layout.
     network = Classifier("resnet50", 20, channels_last=False)
     assert load_weights(network, official_state_dict(network)) == "official checkpoint"
-    network.replicas = replicas
+    network.set_replicas(replicas)
     script = importlib.import_module(SCRIPTS[strategy])
     args = parse_arguments(script.__doc__, words)
     return Trainer(network, script.training_step, args, 1, with_teacher=case["alpha_ema"] is not None)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_golden_steps import SCRIPTS, iterate_and_keep_logits
 
-from core.batch_norm import GroupedBatchNorm2d, follow
+from core.batch_norm import GroupedBatchNorm2d, Groups, follow
 from core.cam import make_cam
 from core.ema import make_teacher, update_teacher
 from core.instances import ClassSpecificInstances
@@ -96,7 +96,7 @@ def test_grouped_batch_norm_equals_one_crop_after_another(crops, replicas, at_on
     x = torch.randn(crops * 4, 5, 3, 3, requires_grad=True)
     ours, literal = GroupedBatchNorm2d(5), torch.nn.BatchNorm2d(5)
     literal.load_state_dict(ours.state_dict())
-    ours.crops, ours.replicas = crops, replicas
+    ours.groups = Groups(crops, replicas)
     result = ours._all_groups_at_once(x) if at_once else ours(x)
     result.square().sum().backward()
     gradient, x.grad = x.grad, None
