@@ -25,15 +25,14 @@ def training_step(
     Args:
         student: a `Classifier` in train mode; there is no teacher.
         images: `[B, 3, S, S]`; labels: multi-hot `[B, V]`.
-        crops: not used: Max has one crop per image, whatever its classes.
+        crops: one for every image, whatever its classes.
         options: weights of the losses.
     """
     logits, features = student(images)  # [B, V], [B, V, n, n]
 
     cams = make_cam(features.detach())  # [B, V, n, n]
     keypoints = max_keypoints(cams, labels, images.shape[-1])  # [B, 2]
-    every_image = torch.arange(len(images), device=images.device)
-    tiles = cut_tiles(images, every_image, keypoints)  # [B, 4, 3, S/2, S/2]
+    tiles = cut_tiles(images, crops.image, keypoints)  # [B, 4, 3, S/2, S/2]
 
     # The tiles' logits are not used, but the running statistics behind them move with every crop.
     _, tile_features = student(tiles)  # [B, 4, V, n/2, n/2]
@@ -47,4 +46,4 @@ def training_step(
 
 
 if __name__ == "__main__":
-    main(training_step, __doc__, with_teacher=False)
+    main(training_step, __doc__, with_teacher=False, crops_of=Crops.one_per_image)

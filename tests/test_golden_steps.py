@@ -11,7 +11,7 @@ from golden import fill
 
 from core.networks import Classifier
 from core.training.arguments import parse_arguments
-from core.training.loop import Trainer
+from core.training.trainer import Trainer
 from core.training.step import Step
 from core.weights import load_weights
 

@@ -20,7 +20,7 @@ from core.networks import Classifier
 from core.optimiser import make_optimiser, poly_schedule
 from core.puzzle import cut_tiles, merge_tiles
 from core.training.arguments import parse_arguments
-from core.training.loop import Trainer
+from core.training.trainer import Trainer
 from core.training.step import Crops, Options
 from core.weights import from_official, load_weights
 

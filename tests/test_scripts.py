@@ -144,7 +144,7 @@ def small_with(**changes: object) -> list:
         ({"batch_size": 1000}, "--batch_size 1000 exceeds"),
         ({"architecture": "vgg16"}, "choose one of resnet18, resnet34, resnet50"),
         ({"architecture": "timm/nothing_like_it"}, "timm knows no model"),
-        ({"weights": "nothing.pth"}, "no weights file"),
+        ({"weights": "nothing.pth"}, "no file nothing.pth"),
         ({"augment": "blur"}, "unknown 'blur'"),
         ({"class_file": "nothing.json"}, "nothing.json"),
         ({"lr": -1}, "--lr -1.0: must be above 0"),

@@ -2,7 +2,6 @@
 
 import logging
 import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -29,20 +28,29 @@ def read_description(path: Path) -> dict[str, Any]:
     return read_json(beside) if beside.exists() else {}
 
 
+def read_tensors(path: Path) -> Any:
+    """What `torch.save` wrote of tensors and plain values, on the CPU, without running any code in it.
+
+    Raises:
+        UserError: no such file, truncated, or no such content.
+    """
+    if not path.is_file():
+        raise UserError(f"no file {path}: check the path")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path} is no file of plain tensors that PyTorch can read safely, or is damaged") from error
+    except Exception as error:  # a damaged file can break the reader anywhere
+        raise UserError(f"{path} is truncated or no PyTorch file: {reason(error)}") from error
+
+
 def read_state_dict(path: Path) -> StateDict:
     """Read a state dict from a file, on the CPU, without running any code in it.
 
     Raises:
         UserError: no such file, truncated, no PyTorch file, or no state dict in it.
     """
-    if not path.is_file():
-        raise UserError(f"no weights file at {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(f"{path} is no file of plain tensors that PyTorch can read safely, or is damaged") from error
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is truncated or no PyTorch file: {reason(error)}") from error
+    content = read_tensors(path)
     for wrapper in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]

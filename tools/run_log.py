@@ -1,5 +1,7 @@
 """What a run leaves behind for its reader: log lines, a JSON history, and TensorBoard curves where wanted."""
 
+import copy
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,28 +9,47 @@ from tqdm import tqdm
 
 from tools.errors import UserError
 from tools.files import write_json
+from tools.run_files import RunFiles
 
 
 class RunLog:
-    """Writes `experiments/logs/<tag>.txt`, `experiments/data/<tag>.json` and `experiments/tensorboards/<tag>/`.
+    """Writes a run's text log, its JSON history and, where wanted, TensorBoard curves.
 
     Args:
-        root: the `experiments` folder.
-        tag: the run's name.
+        files: where they lie.
         tensorboard: also write TensorBoard events.
+        silent: write and show nothing (all processes of a run but the first).
 
     Attributes:
         history: `{"train": [...], "validation": [...]}`, one dict per log line.
     """
 
-    def __init__(self, root: Path, tag: str, tensorboard: bool = False):
+    def __init__(self, files: RunFiles, tensorboard: bool = False, silent: bool = False):
         self.history: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
-        self._text_path = root / "logs" / f"{tag}.txt"
-        self._history_path = root / "data" / f"{tag}.json"
-        self._writer = _summary_writer(root / "tensorboards" / tag) if tensorboard else None
+        self.silent = silent
+        self._text_path = files.log
+        self._history_path = files.history
+        self._writer = _summary_writer(files.curves) if tensorboard and not silent else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The history, and how long the text log is."""
+        size = self._text_path.stat().st_size if self._text_path.exists() else 0
+        return {"history": copy.deepcopy(self.history), "text_bytes": size}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to an earlier state: lines and rows written after it are cut off, for the run repeats them."""
+        self.history = copy.deepcopy(state["history"])
+        if self.silent or not self._text_path.exists():
+            return
+        try:
+            os.truncate(self._text_path, min(state["text_bytes"], self._text_path.stat().st_size))
+        except OSError as error:
+            raise UserError(f"cannot write {self._text_path} ({error.strerror}): free it or go elsewhere") from error
 
     def line(self, text: str) -> None:
         """One line on the screen, above any progress bar, and in the log file."""
+        if self.silent:
+            return
         tqdm.write(text)
         try:
             self._text_path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,6 +67,8 @@ class RunLog:
             values: names with numbers, or with dicts of numbers.
         """
         self.history[kind].append({"iteration": iteration, **values})
+        if self.silent:
+            return
         write_json(self._history_path, self.history)
         if self._writer:
             for name, value in values.items():

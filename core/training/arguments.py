@@ -14,6 +14,7 @@ from tools.errors import UserError
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 PRECISIONS = ("off", "bf16", "fp16")
+OWN_STATE = ""  # --resume without a file
 
 
 def parse_arguments(description: str, argv: list[str] | None = None) -> argparse.Namespace:
@@ -31,7 +32,7 @@ def parse_arguments(description: str, argv: list[str] | None = None) -> argparse
         formatter_class=_HelpWithDefaults,
         allow_abbrev=False,
     )
-    for add_group in (_data, _network, _method, _optimisation, _run):
+    for add_group in (_data, _network, _method, _optimisation, _devices, _run):
         add_group(parser)
     args = parser.parse_args(argv)
     args.tag = args.tag or Path(sys.argv[0]).stem
@@ -87,16 +88,38 @@ def _optimisation(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--wd", type=float, default=1e-4, help="weight decay of weights")
     group.add_argument("--momentum", type=float, default=MOMENTUM, help="the official code's, by its slip; not 0.9")
     group.add_argument("--nesterov", type=_boolean, default=True, help="Nesterov momentum, True or False")
+    group.add_argument(
+        "--accumulate", type=int, default=1, help="parts in which a batch goes through the network, to save memory"
+    )
     group.add_argument("--amp", default="off", choices=PRECISIONS, help="mixed precision; off is the official code's")
+
+
+def _devices(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("devices")
+    group.add_argument("--device", default="auto", help="auto (all visible GPUs), cpu, cuda (all) or cuda:N")
+    group.add_argument(
+        "--replicas",
+        type=int,
+        default=0,
+        help="batch statistics as the official code has them on so many GPUs; 0: as many as there are devices",
+    )
+    group.add_argument("--sync_bn", action="store_true", help="under torchrun: batch statistics over all processes")
+    group.add_argument("--tf32", type=_boolean, default=False, help="GPU: faster, coarser float32 products")
+    group.add_argument("--deterministic", action="store_true", help="the same bits every time on one device; slower")
 
 
 def _run(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("run and output")
     group.add_argument("--tag", default="", help="name of the run's files in experiments/; default: the script's name")
     group.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     group.add_argument("--print_ratio", type=float, default=0.1, help="share of an epoch between two log lines")
     group.add_argument("--tensorboard", action="store_true", help="also write TensorBoard curves")
+    group.add_argument(
+        "--resume", nargs="?", const=OWN_STATE, metavar="FILE", help="go on from the run's last state, or from FILE"
+    )
+    group.add_argument("--force", action="store_true", help="with --resume: accept settings that change the result")
+    group.add_argument("--save_minutes", type=float, default=10, help="minutes between two states within an epoch")
+    group.add_argument("--on_nan", default="stop", choices=("stop", "skip"), help="what a loss that is no number does")
 
 
 class _HelpWithDefaults(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -114,7 +137,9 @@ def _boolean(word: str) -> bool:
 def _check(args: argparse.Namespace) -> None:
     """Refuse values that no run could use, each in one line."""
     above_0 = ["image_size", "min_image_size", "max_image_size", "batch_size", "max_epoch", "topk", "lr", "print_ratio"]
+    above_0 += ["accumulate", "save_minutes"]
     from_0 = ["num_workers", "warmup_epoch", "wd", "alpha_re", "alpha_schedule_re", "alpha_p", "topk_radius", "seed"]
+    from_0 += ["replicas"]
     _require(args, above_0, lambda value: 0 < value < float("inf"), "must be above 0")
     _require(args, from_0, lambda value: 0 <= value < float("inf"), "must be 0 or more")
     _require(args, ["momentum", "alpha_ema"], lambda value: 0 <= value < 1, "must be at least 0 and below 1")
@@ -122,6 +147,10 @@ def _check(args: argparse.Namespace) -> None:
     check_image_size(args.image_size)
     if args.min_image_size > args.max_image_size:
         raise UserError(f"--min_image_size {args.min_image_size} exceeds --max_image_size {args.max_image_size}")
+    if args.batch_size % args.accumulate:
+        raise UserError(f"--batch_size {args.batch_size} does not divide into --accumulate {args.accumulate} parts")
+    if args.force and args.resume is None:
+        raise UserError("--force belongs to --resume")
     if args.warmup_epoch >= args.max_epoch:
         raise UserError(f"--warmup_epoch {args.warmup_epoch} leaves nothing of --max_epoch {args.max_epoch}")
 

@@ -1,224 +1,192 @@
 """Training, the same for every strategy: only the step is the strategy's own."""
 
 import argparse
-import math
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from core.ema import make_teacher, update_teacher
-from core.losses import ramp
-from core.networks import Classifier
-from core.optimiser import make_optimiser, poly_schedule
 from core.training.arguments import parse_arguments
-from core.training.evaluation import autocast, predict
-from core.training.setup import EXPERIMENTS, choose_device, make_network
-from core.training.step import Crops, Options, Step
+from core.training.devices import Devices, choose_devices, out_of_memory
+from core.training.evaluation import predict
+from core.training.run import Run
+from core.training.setup import EXPERIMENTS, make_network
+from core.training.step import Crops
+from core.training.trainer import LOSSES, NotFinite, Trainer, TrainingStep
 from tools.augmentation import evaluation_transform, training_transform
 from tools.average_precision import average_precisions, mean_average_precision
-from tools.checkpoints import save_checkpoint
 from tools.errors import UserError, run_main
+from tools.interruption import Interrupted, Interruption
 from tools.loader import evaluation_loader, training_loader
-from tools.run_log import RunLog
+from tools.processes import Processes
 from tools.voc import VOCClassification, read_class_names
 
-LOSSES = ("loss", "class_loss", "p_class_loss", "re_loss")
-TrainingStep = Callable[..., Step]
 
-
-def main(training_step: TrainingStep, description: str, with_teacher: bool = True) -> None:
+def main(
+    training_step: TrainingStep,
+    description: str,
+    with_teacher: bool = True,
+    crops_of: Callable[[torch.Tensor], Crops] = Crops.of,
+) -> None:
     """A training script: read the arguments, train, and turn a user's mistake into one line and exit status 2.
 
     Args:
         training_step: the strategy.
         description: the script's docstring.
         with_teacher: whether the strategy has an EMA teacher.
+        crops_of: the crops that the strategy makes of a batch's labels.
     """
-    run_main(lambda: train(parse_arguments(description), training_step, with_teacher))
+    run_main(lambda: train(parse_arguments(description), training_step, with_teacher, crops_of))
 
 
-def train(args: argparse.Namespace, training_step: TrainingStep, with_teacher: bool) -> None:
+def train(
+    args: argparse.Namespace,
+    training_step: TrainingStep,
+    with_teacher: bool,
+    crops_of: Callable[[torch.Tensor], Crops] = Crops.of,
+) -> None:
     """Train a strategy from its arguments to its last checkpoint.
 
     Raises:
         UserError: something the user can mend; found before the first iteration wherever that is possible.
+        SystemExit: after SIGINT (status 130) or SIGTERM (143), with the state saved for `--resume`.
     """
-    device = choose_device(args.device)
+    processes = Processes()
+    devices = choose_devices(args, processes)
     class_names = read_class_names(args.class_file)
-    train_loader, val_loader = make_loaders(args, class_names)
+    train_loader, val_loader = make_loaders(args, class_names, processes)
     torch.manual_seed(args.seed)
-    network = make_network(args.architecture, args.weights, len(class_names), args.channels_last).to(device)
-    trainer = Trainer(network, training_step, args, len(train_loader), with_teacher)
-    log = RunLog(EXPERIMENTS, args.tag, args.tensorboard)
-    log.line(_summary(args, device, train_loader, val_loader))
-    best = -1.0
-    for epoch in range(args.max_epoch):
-        train_epoch(trainer, train_loader, epoch, log)
-        mean = validate(network, val_loader, class_names, trainer, epoch, log)
-        improved = not mean <= best
-        best = mean if improved else best
-        for name in [args.tag, f"best_{args.tag}"] if improved else [args.tag]:
-            _save(name, network, args, class_names, trainer.iteration, mean)
-    _save(f"last_{args.tag}", network, args, class_names, trainer.iteration, mean)
-    log.line(f"[i] best mAP={best:.2f}, in {EXPERIMENTS / 'models'}/best_{args.tag}.pth")
-    log.close()
-
-
-class Trainer:
-    """Student, teacher, optimiser and schedule, and how one iteration moves them.
-
-    Args:
-        network: the student, on its device.
-        training_step: the strategy.
-        args: arguments of `core.training.arguments`.
-        epoch_iterations: iterations in an epoch.
-        with_teacher: whether the strategy has an EMA teacher.
-    """
-
-    def __init__(
-        self,
-        network: Classifier,
-        training_step: TrainingStep,
-        args: argparse.Namespace,
-        epoch_iterations: int,
-        with_teacher: bool,
-    ):
-        self.args = args
-        self.training_step = training_step
-        self.student = network.train()
-        self.teacher = make_teacher(network) if with_teacher else None
-        self.device = next(network.parameters()).device
-        self.epoch_iterations = epoch_iterations
-        self.max_iteration = args.max_epoch * epoch_iterations
-        self.iteration = 0
-        self.optimiser = make_optimiser(network, args.lr, args.wd, args.momentum, args.nesterov)
-        self.schedule = poly_schedule(self.optimiser, self.max_iteration, args.warmup_epoch * epoch_iterations)
-        # Float16 gradients underflow without a scale; in every other precision the scaler does nothing.
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=args.amp == "fp16")
-
-    @property
-    def lr(self) -> float:
-        """The backbone weights' learning rate at this iteration."""
-        return self.optimiser.param_groups[0]["lr"]
-
-    @property
-    def alpha_re(self) -> float:
-        """The reconstruction loss's weight at this iteration."""
-        return ramp(self.args.alpha_re, self.args.alpha_schedule_re, self.iteration, self.max_iteration)
-
-    def iterate(self, images: torch.Tensor, labels: torch.Tensor) -> Step:
-        """One iteration: losses, gradients, optimiser, teacher, schedule.
-
-        Args:
-            images: `[B, 3, S, S]`, labels: multi-hot `[B, V]`; both on the CPU, as the loader gives them.
-        """
-        args = self.args
-        options = Options(args.alpha_p, self.alpha_re, args.re_loss, args.topk, args.topk_radius)
-        crops = Crops.of(labels).to(self.device)
-        images = images.to(self.device, non_blocking=True, memory_format=self.student.memory_format)
-        labels = labels.to(self.device, non_blocking=True)
-        with autocast(self.device, args.amp):
-            step = self.training_step(self.student, self.teacher, images, labels, crops, options)
-        self.optimiser.zero_grad()
-        self.scaler.scale(step.loss).backward()
-        self.scaler.step(self.optimiser)
-        self.scaler.update()
-        if self.teacher is not None:
-            update_teacher(self.teacher, self.student, self.iteration, args.alpha_ema)
-        self.schedule.step()
-        self.iteration += 1
-        return step
-
-
-def train_epoch(trainer: Trainer, loader: DataLoader, epoch: int, log: RunLog) -> None:
-    """One pass over the training images, with a progress bar and log lines."""
-    loader.sampler.set_epoch(epoch)
-    interval = max(1, int(len(loader) * trainer.args.print_ratio))
-    losses, started = [], time.perf_counter()
-    bar = tqdm(total=len(loader) * loader.batch_size, unit="img", desc=f"epoch {epoch + 1}/{trainer.args.max_epoch}")
-    with bar:
-        for position, (images, labels, _) in enumerate(loader, start=1):
-            lr, alpha_re = trainer.lr, trainer.alpha_re
-            step = trainer.iterate(images, labels)
-            losses.append(torch.stack([getattr(step, name).detach() for name in LOSSES]))
-            bar.update(len(images))
-            if position % interval == 0 or position == len(loader):
-                # The only place where the loop waits for the device.
-                means = torch.stack(losses).mean(0).tolist()
-                _require_finite(means, trainer)
-                speed = len(losses) * loader.batch_size / (time.perf_counter() - started)
-                row = {"epoch": epoch + 1, "lr": lr, "alpha_re": alpha_re, **dict(zip(LOSSES, means))}
-                bar.set_postfix(loss=f"{means[0]:.4f}", lr=f"{lr:.2g}")
-                log.line(_line(trainer.iteration, row, speed))
-                log.record("train", trainer.iteration, {**row, "images_per_second": round(speed, 2)})
-                losses, started = [], time.perf_counter()
-
-
-def _require_finite(means: list[float], trainer: Trainer) -> None:
-    """Stop a run whose loss is no number any more: nothing after it would mean anything."""
-    if not all(map(math.isfinite, means)):
-        parts = ", ".join(f"{name}={value:.3g}" for name, value in zip(LOSSES, means))
-        raise UserError(
-            f"the loss is not finite at iteration {trainer.iteration} ({parts}; lr={trainer.lr:.3g}): "
-            "try a lower --lr or a --warmup_epoch; the checkpoints of earlier epochs are intact"
+    network = make_network(args.architecture, args.weights, len(class_names), args.channels_last).to(devices.first)
+    devices.share(network, args.replicas, args.sync_bn)
+    with Interruption() as interruption, processes, out_of_memory(args):
+        trainer = Trainer(
+            network, training_step, args, len(train_loader), with_teacher, crops_of, processes, devices.gpus
         )
+        torch.manual_seed(args.seed + processes.rank)  # from here on, drop-out differs between processes
+        with Run(EXPERIMENTS, args, trainer, class_names, train_loader, interruption) as run:
+            run.start(_summary(devices, processes, train_loader, val_loader))
+            _epochs(run, train_loader, val_loader)
 
 
-def validate(
-    network: Classifier, loader: DataLoader, class_names: list[str], trainer: Trainer, epoch: int, log: RunLog
-) -> float:
+def _epochs(run: Run, train_loader: DataLoader, val_loader: DataLoader) -> None:
+    """Epoch after epoch from where the run stands; an interruption leaves it as of the last iteration."""
+    try:
+        while run.epoch < run.args.max_epoch:
+            train_epoch(run, train_loader)
+            run.finish_epoch(validate(run, val_loader))
+        run.finish()
+    except Interrupted as interrupted:
+        run.interrupt(interrupted)
+
+
+def train_epoch(run: Run, loader: DataLoader) -> None:
+    """The rest of an epoch's training images, with a progress bar and log lines."""
+    trainer, length = run.trainer, run.trainer.epoch_iterations
+    interval = max(1, int(length * run.args.print_ratio))
+    loader.sampler.set_epoch(run.epoch, run.position * run.args.batch_size)
+    started = time.perf_counter()
+    bar = tqdm(
+        total=length * run.args.batch_size,
+        initial=run.position * run.args.batch_size,
+        unit="img",
+        desc=f"epoch {run.epoch + 1}/{run.args.max_epoch}",
+        disable=run.log.silent,
+    )
+    with bar:
+        for images, labels, indices in _running(loader):
+            run.pause()
+            lr, alpha_re = trainer.lr, trainer.alpha_re
+            try:
+                step = trainer.iterate(images, labels)
+                run.losses.append(torch.stack([getattr(step, name) for name in LOSSES]))
+            except NotFinite as error:
+                run.not_finite(error.step, lr, [loader.dataset.dataset.ids[index] for index in indices])
+            run.position += 1
+            bar.update(run.args.batch_size)
+            if run.position % interval == 0 or run.position == length:
+                means = run.mean_losses()
+                speed = bar.n - bar.initial
+                bar.set_postfix(loss=f"{means['loss']:.4f}", lr=f"{lr:.2g}")
+                run.log_losses({"lr": lr, "alpha_re": alpha_re, **means}, speed / (time.perf_counter() - started))
+
+
+def validate(run: Run, loader: DataLoader) -> float:
     """Mean average precision on the validation split, in per cent, logged with that of every class."""
-    scores, labels = predict(network, loader, trainer.device, trainer.args.amp)
+    trainer, class_names = run.trainer, run.class_names
+    watched = _watched(loader, run.interruption)
+    scores, labels = predict(trainer.evaluated, watched, trainer.device, run.args.amp)
+    scores, labels = _interleave(trainer.processes, scores), _interleave(trainer.processes, labels)
     precisions = 100 * average_precisions(scores, labels)
     mean = 100 * mean_average_precision(scores, labels)
     per_class = {name: round(float(value), 4) for name, value in zip(class_names, precisions) if value == value}
     left_out = [name for name in class_names if name not in per_class]
     note = f" (no positive of {', '.join(left_out)})" if left_out else ""
-    log.line(f"[i] iteration={trainer.iteration:,}, epoch={epoch + 1}, mAP={mean:.2f}%{note}")
-    log.line("    " + ", ".join(f"{name} {value:.1f}" for name, value in per_class.items()))
-    row = {"epoch": epoch + 1, "mAP": mean, "average_precision": per_class, "without_positive": left_out}
-    log.record("validation", trainer.iteration, row)
+    run.log.line(f"[i] iteration={trainer.iteration:,}, epoch={run.epoch + 1}, mAP={mean:.2f}%{note}")
+    run.log.line("    " + ", ".join(f"{name} {value:.1f}" for name, value in per_class.items()))
+    row = {"epoch": run.epoch + 1, "mAP": mean, "average_precision": per_class, "without_positive": left_out}
+    run.log.record("validation", trainer.iteration, row)
     return mean
 
 
-def make_loaders(args: argparse.Namespace, class_names: list[str]) -> tuple[DataLoader, DataLoader]:
+class _watched:
+    """A loader whose batches stop coming when the run is asked to end."""
+
+    def __init__(self, loader: DataLoader, interruption: Interruption):
+        self.loader = loader
+        self.interruption = interruption
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self):
+        for batch in _running(self.loader):
+            self.interruption.check()
+            yield batch
+
+
+def _running(loader: DataLoader):
+    """The loader's batches; a loader process that dies is the user's to know in one line."""
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"a loader process was killed ({str(error).splitlines()[0]}): memory may be short, try a lower "
+            "--num_workers; --resume goes on from the last state"
+        ) from error
+
+
+def _interleave(processes: Processes, rows: np.ndarray) -> np.ndarray:
+    """The rows of all processes in the data set's order; each process had every size-th image."""
+    parts = processes.gather(rows)
+    whole = np.empty((sum(map(len, parts)), *rows.shape[1:]), rows.dtype)
+    for rank, part in enumerate(parts):
+        whole[rank :: len(parts)] = part
+    return whole
+
+
+def make_loaders(
+    args: argparse.Namespace, class_names: list[str], processes: Processes | None = None
+) -> tuple[DataLoader, DataLoader]:
     """Loaders of the training and the validation split; every file is looked for before the first iteration."""
+    share = (processes.rank, processes.size) if processes else (0, 1)
     transform = training_transform(args.image_size, args.min_image_size, args.max_image_size, args.augment)
     training = VOCClassification(args.data_dir, args.train_split, class_names, transform)
     validation = VOCClassification(args.data_dir, args.val_split, class_names, evaluation_transform(args.image_size))
     return (
-        training_loader(training, args.batch_size, args.num_workers, args.seed),
-        evaluation_loader(validation, args.batch_size, args.num_workers),
+        training_loader(training, args.batch_size, args.num_workers, args.seed, *share),
+        evaluation_loader(validation, args.batch_size, args.num_workers, *share),
     )
 
 
-def _save(
-    name: str, network: Classifier, args: argparse.Namespace, class_names: list[str], iteration: int, mean: float
-):
-    description = {
-        "architecture": args.architecture,
-        "class_names": class_names,
-        "image_size": args.image_size,
-        "iteration": iteration,
-        "mAP": mean,
-        "arguments": vars(args),
-    }
-    save_checkpoint(EXPERIMENTS / "models" / f"{name}.pth", network.state_dict(), description)
-
-
-def _summary(args: argparse.Namespace, device: torch.device, train_loader: DataLoader, val_loader: DataLoader) -> str:
-    given = ", ".join(f"{name}={value}" for name, value in sorted(vars(args).items()))
+def _summary(devices: Devices, processes: Processes, train_loader: DataLoader, val_loader: DataLoader) -> str:
+    several = f", {processes.size} processes" if processes.size > 1 else ""
+    validation = processes.size * len(val_loader.dataset) if processes.size > 1 else len(val_loader.dataset)
     return (
-        f"[i] {given}\n"
-        f"[i] {len(train_loader.dataset):,} training images, {len(val_loader.dataset):,} validation images, "
-        f"{len(train_loader):,} iterations an epoch, on {device}"
+        f"[i] {len(train_loader.dataset):,} training images, {validation:,} validation images, "
+        f"{len(train_loader):,} iterations an epoch, on {devices.describe()}{several}"
     )
-
-
-def _line(iteration: int, row: dict[str, float], speed: float) -> str:
-    losses = ", ".join(f"{name}={row[name]:.4f}" for name in LOSSES)
-    weights = f"lr={row['lr']:.5f}, alpha_re={row['alpha_re']:.2f}"
-    return f"[i] iteration={iteration:,}, {weights}, {losses}, {speed:.1f} images/s"

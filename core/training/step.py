@@ -6,7 +6,7 @@ import torch
 
 
 class Crops(NamedTuple):
-    """One crop for every present class of every image of a batch, image by image, classes in order.
+    """The crops of a batch: one for every present class of every image, image by image, classes in order.
 
     Attributes:
         image: index of the image `[crops]` int64.
@@ -15,6 +15,12 @@ class Crops(NamedTuple):
 
     image: torch.Tensor
     label: torch.Tensor
+
+    @classmethod
+    def one_per_image(cls, labels: torch.Tensor) -> "Crops":
+        """One crop for every image, whatever its classes (their indices are then -1)."""
+        image = torch.arange(len(labels))
+        return cls(image, torch.full_like(image, -1))
 
     @classmethod
     def of(cls, labels: torch.Tensor) -> "Crops":

@@ -1,0 +1,71 @@
+"""The processes of one run: those that torchrun started, or this one alone."""
+
+import os
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from tools.errors import UserError
+
+# How long a process waits for the others, for example while the first one validates or writes.
+TIMEOUT = timedelta(minutes=30)
+
+
+class Processes:
+    """This process among those that torchrun started; without torchrun, the only one.
+
+    Attributes:
+        rank: this process's number, from 0; size: how many there are; local_rank: its number on its machine.
+    """
+
+    def __init__(self):
+        try:
+            self.rank = int(os.environ.get("RANK", 0))
+            self.size = int(os.environ.get("WORLD_SIZE", 1))
+            self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
+        except ValueError as error:
+            raise UserError(f"RANK, WORLD_SIZE or LOCAL_RANK is no number ({error}): start with torchrun") from error
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the files and the screen."""
+        return self.rank == 0
+
+    def __enter__(self) -> "Processes":
+        """Meet the others: tensors on GPUs go over NCCL, all else over gloo."""
+        if self.size > 1:
+            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+            try:
+                dist.init_process_group(backend, timeout=TIMEOUT)
+            except (ValueError, RuntimeError) as error:
+                raise UserError(f"the processes do not find each other ({str(error).splitlines()[0]})") from error
+        return self
+
+    def any(self, *flags: bool) -> list[bool]:
+        """For each flag, whether it is up on any process. On the CPU: no GPU waits for it."""
+        if self.size == 1:
+            return list(flags)
+        raised = torch.tensor(flags, dtype=torch.int32)
+        dist.all_reduce(raised, op=dist.ReduceOp.MAX)
+        return [bool(flag) for flag in raised.tolist()]
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value of every process, in the order of ranks."""
+        if self.size == 1:
+            return [value]
+        values = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def sum(self, value: torch.Tensor) -> torch.Tensor:
+        """Sum of a tensor over the processes."""
+        if self.size > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+        return value
+
+    def __exit__(self, *_: object) -> None:
+        if dist.is_initialized():
+            dist.destroy_process_group()

@@ -1,0 +1,143 @@
+"""The files of one run: where they lie, who holds them, and what becomes of an earlier run of the same name."""
+
+import fcntl
+import os
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tools.checkpoints import read_tensors
+from tools.errors import UserError
+from tools.files import replace_file
+
+
+class RunFiles:
+    """Paths of a run in the `experiments` folder, and the only writer's claim to them.
+
+    Args:
+        root: the `experiments` folder.
+        tag: the run's name.
+
+    Attributes:
+        log, history, curves: the text log, the JSON history, the TensorBoard folder.
+        state, earlier_state: what `--resume` goes on from, and the one before.
+    """
+
+    def __init__(self, root: Path, tag: str):
+        self.root = root
+        self.tag = tag
+        self.log = root / "logs" / f"{tag}.txt"
+        self.history = root / "data" / f"{tag}.json"
+        self.curves = root / "tensorboards" / tag
+        self.state = root / "states" / f"{tag}.pth"
+        self.earlier_state = root / "states" / f"{tag}.earlier.pth"
+        self._lock = root / "states" / f"{tag}.lock"
+        self._held = None
+
+    def model(self, kind: str = "") -> Path:
+        """Path of the latest ("" ), the "best_" or the "last_" model."""
+        return self.root / "models" / f"{kind}{self.tag}.pth"
+
+    def take(self) -> None:
+        """Claim the run's files for this process, until it ends in whatever way.
+
+        Raises:
+            UserError: another process holds them, or the folder cannot be written.
+        """
+        try:
+            self._lock.parent.mkdir(parents=True, exist_ok=True)
+            held = open(self._lock, "a+", encoding="utf-8")  # noqa: SIM115 – closing it would give the lock back
+        except OSError as error:
+            raise UserError(f"cannot write {self._lock} ({error.strerror}): choose a writable folder") from error
+        try:
+            # A lock of the process, not of the open file: loader processes do not inherit it.
+            fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            held.seek(0)
+            holder = held.read().strip() or "another process"
+            raise UserError(
+                f"a run with tag {self.tag} is going on ({holder}): wait for it, end it, or choose another --tag"
+            ) from error
+        held.truncate(0)
+        held.write(f"process {os.getpid()} on {socket.gethostname()}")
+        held.flush()
+        self._held = held
+        self._sweep()
+
+    def release(self) -> None:
+        """Give the claim back."""
+        if self._held:
+            self._lock.unlink(missing_ok=True)
+            self._held.close()
+            self._held = None
+
+    def _sweep(self) -> None:
+        """Remove what a killed run was writing."""
+        for folder in (self.log.parent, self.history.parent, self.state.parent, self.model().parent):
+            for temporary in folder.glob(".*.tmp"):
+                if self.tag in temporary.name:
+                    temporary.unlink(missing_ok=True)
+
+    def put_aside(self) -> Path | None:
+        """Move what an earlier run of this tag left into a folder of its own, so that a new run begins on empty ground.
+
+        Returns:
+            the folder; None where there was nothing.
+        """
+        models = [self.model(kind) for kind in ("", "best_", "last_")]
+        files = [self.log, self.history, self.curves, self.state, self.earlier_state, *models]
+        files = [path for path in files + [model.with_suffix(".json") for model in models] if path.exists()]
+        if not files:
+            return None
+        number = 1
+        while (self.root / "earlier" / f"{self.tag}.{number}").exists():
+            number += 1
+        aside = self.root / "earlier" / f"{self.tag}.{number}"
+        for path in files:
+            target = aside / path.relative_to(self.root)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(path, target)
+        return aside
+
+    def save_state(self, state: dict[str, Any]) -> None:
+        """Write the state; the one before stays until this one is whole, and then as `earlier_state`.
+
+        Raises:
+            UserError: the folder or the disk does not take it; the states before are untouched.
+        """
+
+        def write(temporary: Path) -> None:
+            torch.save(state, temporary)
+            if self.state.exists():
+                os.replace(self.state, self.earlier_state)
+
+        replace_file(self.state, write)
+
+    def load_state(self, path: Path | None = None) -> tuple[dict[str, Any], str] | None:
+        """The last whole state.
+
+        Args:
+            path: another file than the run's own.
+
+        Returns:
+            the state and which file it is from (with what was wrong with a later one); None where there is none.
+
+        Raises:
+            UserError: there are files, but none can be read.
+        """
+        candidates = [path] if path else [file for file in (self.state, self.earlier_state) if file.exists()]
+        problems = []
+        for candidate in candidates:
+            try:
+                state = read_tensors(candidate)
+                if not isinstance(state, dict) or "trainer" not in state:
+                    raise UserError(f"{candidate} is no state of a run (models are for --weights)")
+                return state, "; ".join([f"{candidate}", *problems])
+            except UserError as error:
+                problems.append(f"not the later one, for {error}")
+        if problems:
+            raise UserError(" and ".join(problem.removeprefix("not the later one, for ") for problem in problems))
+        return None
