@@ -70,7 +70,7 @@ def test_difficult_objects_count_and_empty_boxes_do_not(tmp_path):
         ("", "no readable XML"),
         ("<annotation><object><name>cow</name></object></annotation>", "'cow' is not in the class file"),
         ("<annotation><object><name>cat</name></object></annotation>", "no complete bndbox"),
-        ('<!DOCTYPE a [<!ENTITY b "c">]><annotation/>', "no devkit annotation"),
+        ('<!DOCTYPE a [<!ENTITY b "c">]><annotation/>', "a document type of its own"),
         ("<annotation>" + " " * (1 << 20) + "</annotation>", "over 1 MiB"),
     ],
 )

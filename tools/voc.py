@@ -1,10 +1,19 @@
-"""PASCAL VOC: split lists, annotations and images of a devkit folder, checked before they are used."""
+"""PASCAL VOC: split lists, annotations and images of a devkit folder, checked before they are used.
 
+All three may come from strangers. A file is opened only if it is a regular one, read only up to a size, and whatever
+is wrong with it is said in one line.
+"""
+
+import functools
+import math
 import os
 import re
+import stat
+import warnings
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +23,15 @@ from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
 from tools.errors import UserError
-from tools.files import read_json
+from tools.files import read_json, reason
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 LARGEST_ANNOTATION = 1 << 20  # bytes; the devkit's largest has 20 thousand
+LARGEST_LIST = 1 << 26  # bytes; about five million ids
+SHOWN = 60  # characters of a stranger's word in a message
+UNPRINTABLE = r"\x00-\x1f\x7f-\x9f\ud800-\udfff\ufeff"  # control characters, bytes that are no UTF-8, stray BOMs
+# Pillow knows many more. Some start other programs (EPS), and none is what a file named .jpg should hold.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 
 
 @dataclass(frozen=True)
@@ -26,7 +40,7 @@ class VOCObject:
 
     Attributes:
         name, class_index: its class.
-        difficult: marked as hard to recognise.
+        difficult: marked as hard to recognise: any text but 0 (the devkit writes 0 or 1).
         box: (xmin, ymin, xmax, ymax) in pixels, the devkit's 1-based inclusive corners.
     """
 
@@ -35,17 +49,27 @@ class VOCObject:
     difficult: bool
     box: tuple[float, float, float, float]
 
+    @property
+    def is_empty(self) -> bool:
+        """No width or height is left between the corners (official code: such an object does not count)."""
+        xmin, ymin, xmax, ymax = self.box
+        return xmax <= xmin or ymax <= ymin
+
 
 def read_class_names(path: str | Path) -> list[str]:
     """Class names in the order of their indices, from a JSON file with the key `class_names`.
 
     Raises:
-        UserError: no such file, no JSON, or no list of distinct names in it.
+        UserError: no such file, no JSON, or no list of distinct, printable names in it.
     """
+    _require_regular_file(Path(path))
     content = read_json(Path(path))
     names = content.get("class_names") if isinstance(content, dict) else None
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
         raise UserError(f"class file {path} has no list of names under 'class_names'")
+    for name in names:
+        if name != name.strip() or re.search(f"[{UNPRINTABLE}]", name):
+            raise UserError(f"class file {path}: the name {_quoted(name)} has blanks around it or unprintable signs")
     if len(set(names)) < len(names):
         raise UserError(f"class file {path} names a class twice")
     return names
@@ -57,11 +81,10 @@ def split_path(data_dir: str | Path, split: str) -> Path:
     Raises:
         UserError: there is no such list; the choices are named.
     """
-    if "/" in split:
-        path = Path(data_dir) / "ImageSets" / f"{split}.txt"
-    else:
-        path = DATA / f"{split}.txt"
-    if ".." not in Path(split).parts and path.is_file():
+    folder = Path(data_dir) / "ImageSets" if "/" in split else DATA
+    path = folder / f"{split}.txt"
+    leaves_folder = ".." in Path(split).parts or Path(split).is_absolute()
+    if not leaves_folder and os.path.isfile(path):
         return path
     ours = sorted(file.stem for file in DATA.glob("*.txt"))
     devkit = sorted(f"Main/{file.stem}" for file in (Path(data_dir) / "ImageSets" / "Main").glob("*.txt"))
@@ -69,62 +92,151 @@ def split_path(data_dir: str | Path, split: str) -> Path:
     raise UserError(f"unknown split '{split}' (no file {path}): choose one of {', '.join(ours + plain)}")
 
 
+def examine_split(path: Path) -> tuple[list[str], list[str]]:
+    """Read a split's list. The first word of each line is an image id; blank lines and further words do not count.
+
+    Further words are the labels of the devkit's lists of one class: labels are read from the annotations instead.
+
+    Returns:
+        the ids in the list's order, each once; and what is wrong with other lines, one text each.
+
+    Raises:
+        UserError: the file cannot be read, or is far too large for a list.
+    """
+    if _require_regular_file(path).st_size > LARGEST_LIST:
+        raise UserError(f"{path} is no list of image ids (over {LARGEST_LIST >> 20} MiB)")
+    first_lines: dict[str, int] = {}
+    problems = []
+    try:
+        # A byte that is no UTF-8 stays visible in its line's id instead of stopping the reader.
+        with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
+            for number, line in enumerate(lines, start=1):
+                for image_id in line.split(maxsplit=1)[:1]:
+                    problem = _id_problem(image_id, first_lines)
+                    if problem:
+                        problems.append(f"line {number}: {problem}")
+                    first_lines.setdefault(image_id, number)
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({reason(error)})") from error
+    return [image_id for image_id in first_lines if not _is_no_id(image_id)], problems
+
+
+def _id_problem(image_id: str, first_lines: dict[str, int]) -> str | None:
+    if _is_no_id(image_id):
+        return f"{_quoted(image_id)} is no image id (a file's name without folder and suffix, in UTF-8)"
+    if image_id in first_lines:
+        return f"names {_shortened(image_id)} twice (first on line {first_lines[image_id]}): remove one of the lines"
+    return None
+
+
+def _is_no_id(word: str) -> bool:
+    """Could lead out of the data folder, or cannot be shown."""
+    return word in (".", "..") or re.search(rf"[/\\{UNPRINTABLE}]", word) is not None
+
+
 def read_split(data_dir: str | Path, split: str) -> list[str]:
-    """Image ids of a split, in the list's order. The first word of each line counts; blank lines do not.
+    """Image ids of a split, in the list's order; see `examine_split`.
 
     Raises:
         UserError: unknown split, an id that is no plain file name, an id twice, or an empty list.
     """
     path = split_path(data_dir, split)
-    ids: list[str] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        words = line.split()
-        if not words:
-            continue
-        if words[0] in (".", "..") or re.search(r"[/\\\0]", words[0]):
-            raise UserError(f"{path}, line {number}: '{words[0]}' is no image id (ids are file names without folders)")
-        ids.append(words[0])
+    ids, problems = examine_split(path)
+    if len(problems) == 1:
+        raise UserError(f"{path}, {problems[0]}")
+    if problems:
+        more = f"; and {len(problems) - 3:,} more" if len(problems) > 3 else ""
+        raise UserError(f"{path} has {len(problems):,} lines that cannot be used: {'; '.join(problems[:3])}{more}")
     if not ids:
         raise UserError(f"{path} names no image")
-    if len(set(ids)) < len(ids):
-        twice = next(name for position, name in enumerate(ids) if name in ids[:position])
-        raise UserError(f"{path} names {twice} twice: remove one of the lines")
     return ids
+
+
+def image_path(data_dir: Path, image_id: str) -> Path:
+    """Where an image is."""
+    return data_dir / "JPEGImages" / f"{image_id}.jpg"
+
+
+def annotation_path(data_dir: Path, image_id: str) -> Path:
+    """Where an image's annotation is."""
+    return data_dir / "Annotations" / f"{image_id}.xml"
 
 
 def read_annotation(path: str | Path, class_names: list[str]) -> list[VOCObject]:
     """The objects of a devkit annotation. Boxes of no width or height are skipped, as in the official code.
 
+    An annotation may have no object. Where in the image a box lies is not looked at: labels do not depend on it.
+
     Raises:
         UserError: unreadable or unsafe XML, an incomplete object, or a class that is not in the class file.
     """
-    root = _read_xml(Path(path))
-    objects = []
-    for element in root.iter("object"):
-        name = (element.findtext("name") or "").strip()
-        if name not in class_names:
-            raise UserError(f"{path}: class '{name}' is not in the class file ({', '.join(class_names[:3])}, …)")
+    objects, problems = examine_annotation(Path(path), class_names)
+    if problems:
+        more = f" (and {len(problems) - 1:,} more problems)" if len(problems) > 1 else ""
+        raise UserError(f"{path}: {problems[0]}{more}")
+    return [item for item in objects if not item.is_empty]
+
+
+def examine_annotation(path: Path, class_names: list[str]) -> tuple[list[VOCObject], list[str]]:
+    """All objects of a devkit annotation, empty ones included, and what is wrong with others, one text each.
+
+    Raises:
+        UserError: unreadable or unsafe XML.
+    """
+    indices = {name: index for index, name in enumerate(class_names)}
+    objects, problems = [], []
+    for element in _read_xml(path).findall("object"):
         try:
-            box = tuple(float(element.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
-            difficult = bool(int(element.findtext("difficult") or 0))
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{path}: the object '{name}' has no complete bndbox of numbers") from error
-        if box[2] > box[0] and box[3] > box[1]:
-            objects.append(VOCObject(name, class_names.index(name), difficult, box))
-    return objects
+            objects.append(_read_object(element, indices))
+        except ValueError as error:
+            problems.append(str(error))
+    return objects, problems
+
+
+def _read_object(element: ElementTree.Element, indices: dict[str, int]) -> VOCObject:
+    name = (element.findtext("name") or "").strip()
+    if name not in indices:
+        known = ", ".join(list(indices)[:3]) + (", …" if len(indices) > 3 else "")
+        raise ValueError(f"class {_quoted(name)} is not in the class file ({known})")
+    bndbox = element.find("bndbox")
+    xmin, ymin, xmax, ymax = (_coordinate(bndbox, side, name) for side in ("xmin", "ymin", "xmax", "ymax"))
+    difficult = (element.findtext("difficult") or "").strip() not in ("", "0")
+    return VOCObject(name, indices[name], difficult, (xmin, ymin, xmax, ymax))
+
+
+def _coordinate(bndbox: ElementTree.Element | None, side: str, name: str) -> float:
+    text = bndbox.findtext(side) if bndbox is not None else None
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        found = "none" if text is None else _quoted(text)
+        raise ValueError(f"the object '{name}' has no complete bndbox of numbers ({side}: {found})")
+    return value
+
+
+class _TreeWithoutDoctype(ElementTree.TreeBuilder):
+    """Refuses a document type and with it every entity; the parser has decoded the file, so no encoding hides one."""
+
+    def doctype(self, *_: str | None) -> None:
+        raise ValueError("it has a document type of its own")
 
 
 def _read_xml(path: Path) -> ElementTree.Element:
+    if _require_regular_file(path).st_size > LARGEST_ANNOTATION:
+        raise UserError(f"{path} is no devkit annotation (over {LARGEST_ANNOTATION >> 20} MiB)")
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"cannot read {path} ({error.strerror})") from error
-    if len(content) > LARGEST_ANNOTATION or b"<!DOCTYPE" in content or b"<!ENTITY" in content:
-        raise UserError(f"{path} is no devkit annotation (over 1 MiB, or with a document type of its own)")
+        raise UserError(f"cannot read {path} ({reason(error)})") from error
     try:
-        return ElementTree.fromstring(content)
-    except (ElementTree.ParseError, ValueError) as error:
-        raise UserError(f"{path} is no readable XML ({error}): restore it from the devkit") from error
+        root = ElementTree.fromstring(content, ElementTree.XMLParser(target=_TreeWithoutDoctype()))
+    except Exception as error:  # an encoding of the file's choice can break the parser anywhere
+        raise UserError(f"{path} is no readable XML ({reason(error)}): restore it from the devkit") from error
+    if root.tag != "annotation":
+        raise UserError(f"{path} is no devkit annotation (it holds {_quoted(root.tag)}, not 'annotation')")
+    return root
 
 
 def multi_hot(objects: list[VOCObject], num_classes: int) -> torch.Tensor:
@@ -135,11 +247,60 @@ def multi_hot(objects: list[VOCObject], num_classes: int) -> torch.Tensor:
     return labels
 
 
+@contextmanager
+def opened_image(path: Path) -> Iterator[Image.Image]:
+    """An image whose header has been read and whose pixels have not.
+
+    Raises:
+        UserError: no regular file, none of `FORMATS`, or more pixels than Pillow opens without a warning.
+    """
+    if not _require_regular_file(path).st_size:
+        raise UserError(f"{path} is no readable image (it is empty): restore it from the devkit")
+    try:
+        image = Image.open(path, formats=_formats())
+    except UnidentifiedImageError as error:
+        names = ", ".join(_formats())
+        raise UserError(f"{path} is no readable image (none of {names}): restore it from the devkit") from error
+    except Exception as error:  # a damaged file can break the decoder anywhere
+        raise UserError(f"{path} is no readable image ({reason(error)}): restore it from the devkit") from error
+    with image:
+        largest = Image.MAX_IMAGE_PIXELS or math.inf
+        if math.prod(image.size) > largest:
+            width, height = image.size
+            raise UserError(f"{path} is no usable image ({width} × {height} pixels; at most {largest:,} are read)")
+        yield image
+
+
+def read_image(path: Path) -> Image.Image:
+    """An image, decoded in full and made RGB by Pillow's `convert`, as in the official code.
+
+    Grey is repeated, CMYK and palettes are converted, transparency is dropped, 16-bit values above 255 become 255, of
+    several pictures in a file the first counts. An EXIF orientation is not applied.
+
+    Raises:
+        UserError: it cannot be decoded; the file is named.
+    """
+    with opened_image(path) as image:
+        try:
+            return image.convert("RGB")
+        except Exception as error:  # a damaged file can break the decoder anywhere
+            raise UserError(f"cannot decode {path} ({reason(error)}): restore it from the devkit") from error
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow was built with."""
+    # Instead of Pillow's two-line warning, `opened_image` refuses images of that size.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
 class VOCClassification(Dataset):
     """Images of a devkit folder with multi-hot labels from their XML.
 
-    Every image and annotation is looked for, and every annotation read, when the data set is made, so that a run
-    does not stop hours later.
+    Every image and annotation is looked for, every annotation and every image's header read, when the data set is made,
+    so that a run does not stop hours later. `tools.check_data` decodes the images too.
 
     Args:
         data_dir: the folder that holds JPEGImages, Annotations and ImageSets (VOC2012).
@@ -165,38 +326,19 @@ class VOCClassification(Dataset):
         self.data_dir = Path(data_dir)
         self.class_names = class_names
         self.transform = transform
-        _check_folder(self.data_dir)
+        check_folder(self.data_dir)
         self.ids = read_split(self.data_dir, split)
         self._check_files(split)
         with ThreadPoolExecutor() as pool:
-            objects = list(pool.map(self.objects, range(len(self.ids))))
-            list(pool.map(_check_header, map(self.image_path, self.ids)))
-        self.labels = torch.stack([multi_hot(row, len(class_names)) for row in objects])
-
-    def image_path(self, image_id: str) -> Path:
-        """Where the image is."""
-        return self.data_dir / "JPEGImages" / f"{image_id}.jpg"
-
-    def annotation_path(self, image_id: str) -> Path:
-        """Where its annotation is."""
-        return self.data_dir / "Annotations" / f"{image_id}.xml"
+            self.labels = torch.stack(list(pool.map(self._examine, range(len(self.ids)))))
 
     def objects(self, index: int) -> list[VOCObject]:
         """The annotated objects of an image."""
-        return read_annotation(self.annotation_path(self.ids[index]), self.class_names)
+        return read_annotation(annotation_path(self.data_dir, self.ids[index]), self.class_names)
 
     def image(self, index: int) -> Image.Image:
-        """An image, RGB, decoded in full.
-
-        Raises:
-            UserError: it cannot be decoded; the file is named.
-        """
-        path = self.image_path(self.ids[index])
-        try:
-            with Image.open(path) as image:
-                return image.convert("RGB")
-        except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise UserError(f"cannot decode {path} ({error}): restore it from the devkit") from error
+        """An image; see `read_image`."""
+        return read_image(image_path(self.data_dir, self.ids[index]))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -206,31 +348,63 @@ class VOCClassification(Dataset):
         image = self.image(index)
         return (self.transform(image) if self.transform else image), self.labels[index], index
 
+    def _examine(self, index: int) -> torch.Tensor:
+        """Read an annotation and look at its image's header; gives the labels `[V]`."""
+        try:
+            labels = multi_hot(self.objects(index), len(self.class_names))
+            with opened_image(image_path(self.data_dir, self.ids[index])):
+                return labels
+        except UserError as error:
+            raise UserError(f"{error}; python3 -m tools.check_data names every such file") from error
+
     def _check_files(self, split: str) -> None:
         """Compare the list with the folders' contents: two look-ups instead of one for every file."""
         for folder, suffix in (("JPEGImages", ".jpg"), ("Annotations", ".xml")):
-            present = set(os.listdir(self.data_dir / folder))
+            present = _names_in(self.data_dir / folder)
             missing = [image_id for image_id in self.ids if image_id + suffix not in present]
             if missing:
-                first = ", ".join(missing[:3])
+                first = ", ".join(map(_shortened, missing[:3]))
                 raise UserError(
                     f"{self.data_dir / folder} lacks {len(missing):,} of the {len(self.ids):,} files of split "
                     f"'{split}' (first: {first}): give the complete VOC2012 folder as --data_dir, or another split"
                 )
 
 
-def _check_folder(data_dir: Path) -> None:
-    if not data_dir.is_dir():
+def check_folder(data_dir: Path) -> None:
+    """Refuse a folder that is no devkit's.
+
+    Raises:
+        UserError: it, or a folder that belongs in it, is not there.
+    """
+    if not os.path.isdir(data_dir):
         raise UserError(f"no folder {data_dir}: give the devkit folder that holds JPEGImages as --data_dir")
     for folder in ("JPEGImages", "Annotations"):
-        if not (data_dir / folder).is_dir():
+        if not os.path.isdir(data_dir / folder):
             raise UserError(f"{data_dir} has no folder {folder}: give the devkit folder (VOC2012) as --data_dir")
 
 
-def _check_header(path: Path) -> None:
-    """Look at an image's first bytes without decoding it."""
+def _names_in(folder: Path) -> set[str]:
     try:
-        with Image.open(path):
-            pass
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} is no readable image ({error}): restore it from the devkit") from error
+        return set(os.listdir(folder))
+    except OSError as error:
+        raise UserError(f"cannot read {folder} ({reason(error)})") from error
+
+
+def _require_regular_file(path: Path) -> os.stat_result:
+    """Refuse what opening might never return from (pipes, devices); links to regular files are followed."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path} ({reason(error)})") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path} is no regular file but a folder, a pipe or a device: replace it")
+    return status
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
+
+
+def _quoted(text: str) -> str:
+    """A stranger's text as it may stand in a message: short, on one line, nothing that a terminal obeys."""
+    return repr(_shortened(text))
