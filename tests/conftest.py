@@ -1,5 +1,6 @@
 """Where the tests find the golden numbers and the real data."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -36,3 +37,12 @@ def imagenet_weights() -> Path:
     if not file.is_file():
         pytest.skip("needs the ImageNet weights of ../shared/weights")
     return file
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory) -> Path:
+    """A small toy data set: 75 training and 25 validation images of 64 pixels."""
+    folder = tmp_path_factory.mktemp("data") / "toy"
+    command = [sys.executable, "-m", "tools.make_toy_voc", "--out", folder, "--images", "100", "--seed", "1"]
+    subprocess.run([*map(str, command), "--image_size", "64"], cwd=ROOT, check=True, capture_output=True)
+    return folder

@@ -11,8 +11,8 @@ from golden import fill
 
 from core.networks import Classifier
 from core.training.arguments import parse_arguments
-from core.training.trainer import Trainer
 from core.training.step import Step
+from core.training.trainer import Trainer
 from core.weights import load_weights
 
 SCRIPTS = {

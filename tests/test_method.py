@@ -20,8 +20,8 @@ from core.networks import Classifier
 from core.optimiser import make_optimiser, poly_schedule
 from core.puzzle import cut_tiles, merge_tiles
 from core.training.arguments import parse_arguments
-from core.training.trainer import Trainer
 from core.training.step import Crops, Options
+from core.training.trainer import Trainer
 from core.weights import from_official, load_weights
 
 sizes = st.integers(1, 6).map(lambda multiple: 32 * multiple)

@@ -2,54 +2,16 @@
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from command_line import ROOT, SCRIPTS, SMALL, refused, run, small_with
 from torchvision.models import resnet18
 
 from core.networks import Classifier
 from core.weights import load_weights
-
-ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = {
-    "Max": "train_classification_with_puzzle_max.py",
-    "cMax": "train_classification_with_puzzle_cMax_ema.py",
-    "cTopk": "train_classification_with_puzzle_cTopk_ema.py",
-    "cTopk_w": "train_classification_with_puzzle_cTopk_w_ema.py",
-}
-SMALL = (
-    *("--architecture", "resnet18", "--weights", "none", "--num_workers", "0", "--batch_size", "16"),
-    *("--image_size", "32", "--min_image_size", "32", "--max_image_size", "48"),
-    *("--train_split", "Main/train", "--val_split", "Main/val"),
-)
-
-
-def run(folder: Path, script: str, *words: object, **environment: str) -> subprocess.CompletedProcess:
-    """A script, typed in `folder`."""
-    command = [sys.executable, str(ROOT / script), *map(str, words)]
-    clean = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "HOME": str(folder), "PYTHONPATH": "", **environment}
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=560, env=clean)
-
-
-def refused(folder: Path, script: str, *words: object, **environment: str) -> str:
-    """The one line of a run that has to end with status 2 and no traceback."""
-    result = run(folder, script, *words, **environment)
-    assert result.returncode == 2, result.stderr
-    assert "Traceback" not in result.stderr
-    lines = [line for line in result.stderr.splitlines() if line.startswith("error:")]
-    assert len(lines) == 1, result.stderr
-    return lines[0]
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "toy"
-    command = [sys.executable, "-m", "tools.make_toy_voc", "--out", folder, "--images", "100", "--seed", "1"]
-    subprocess.run([*map(str, command), "--image_size", "64"], cwd=ROOT, check=True, capture_output=True)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -122,17 +84,6 @@ def test_training_goes_on_from_every_kind_of_weights(trained, toy, tmp_path):
     for weights in (backbone, trained / "experiments/models/best_Max.pth"):
         words = [*SMALL, "--weights", weights, "--data_dir", toy, "--tag", "again", "--max_epoch", 1]
         assert run(tmp_path, SCRIPTS["cMax"], *words).returncode == 0
-
-
-def small_with(**changes: object) -> list:
-    """The words of a small run with some arguments changed."""
-    words = list(SMALL)
-    for name, value in changes.items():
-        if f"--{name}" in words:
-            place = words.index(f"--{name}")
-            del words[place : place + 2]
-        words += [f"--{name}", value]
-    return words
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,8 @@ class Processes:
             dist.all_reduce(value)
         return value
 
-    def __exit__(self, *_: object) -> None:
-        if dist.is_initialized():
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if self.size > 1 and isinstance(error, RuntimeError) and "peer" in str(error):
+            raise UserError("another process of this run ended; its own message says why") from error
+        if dist.is_initialized() and error is None:
             dist.destroy_process_group()

@@ -87,7 +87,7 @@ def train_epoch(run: Run, loader: DataLoader) -> None:
     trainer, length = run.trainer, run.trainer.epoch_iterations
     interval = max(1, int(length * run.args.print_ratio))
     loader.sampler.set_epoch(run.epoch, run.position * run.args.batch_size)
-    started = time.perf_counter()
+    started, first = time.perf_counter(), run.position
     bar = tqdm(
         total=length * run.args.batch_size,
         initial=run.position * run.args.batch_size,
@@ -108,9 +108,9 @@ def train_epoch(run: Run, loader: DataLoader) -> None:
             bar.update(run.args.batch_size)
             if run.position % interval == 0 or run.position == length:
                 means = run.mean_losses()
-                speed = bar.n - bar.initial
+                images_done = (run.position - first) * run.args.batch_size
                 bar.set_postfix(loss=f"{means['loss']:.4f}", lr=f"{lr:.2g}")
-                run.log_losses({"lr": lr, "alpha_re": alpha_re, **means}, speed / (time.perf_counter() - started))
+                run.log_losses({"lr": lr, "alpha_re": alpha_re, **means}, images_done / (time.perf_counter() - started))
 
 
 def validate(run: Run, loader: DataLoader) -> float:
@@ -185,8 +185,8 @@ def make_loaders(
 
 def _summary(devices: Devices, processes: Processes, train_loader: DataLoader, val_loader: DataLoader) -> str:
     several = f", {processes.size} processes" if processes.size > 1 else ""
-    validation = processes.size * len(val_loader.dataset) if processes.size > 1 else len(val_loader.dataset)
+    validation = val_loader.dataset.dataset if processes.size > 1 else val_loader.dataset
     return (
-        f"[i] {len(train_loader.dataset):,} training images, {validation:,} validation images, "
+        f"[i] {len(train_loader.dataset):,} training images, {len(validation):,} validation images, "
         f"{len(train_loader):,} iterations an epoch, on {devices.describe()}{several}"
     )

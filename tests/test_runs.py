@@ -1,0 +1,366 @@
+"""Long runs and bad days: whatever breaks a run off, it goes on as if nothing had happened, or says what to do."""
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import ROOT, SCRIPTS, SMALL, refused, run
+
+from tools.errors import UserError
+from tools.interruption import Interrupted, Interruption
+from tools.run_files import RunFiles
+
+EPOCHS = 3
+ITERATIONS = 4  # of an epoch of the toy data set
+
+
+def words(toy: Path, tag: str, *more: object) -> list:
+    """A small run that writes its state after every iteration."""
+    frequent = ("--save_minutes", 1e-9, "--print_ratio", 0.5, "--max_epoch", EPOCHS, "--lr", 0.01)
+    return [*SMALL, "--data_dir", toy, "--tag", tag, *frequent, *more]
+
+
+def start(folder: Path, script: str, *arguments: object, output: int = subprocess.PIPE) -> subprocess.Popen:
+    """A script that goes on in the background, in a process group of its own."""
+    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    environment = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "HOME": str(folder)}
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        stdout=output,
+        stderr=output,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def wait_for(process: subprocess.Popen, happened) -> bool:
+    """Whether it happened before the process ended."""
+    until = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < until:
+        if happened():
+            return True
+        time.sleep(0.0005)
+    return False
+
+
+def saved_iteration(folder: Path, tag: str) -> int:
+    path = folder / f"experiments/states/{tag}.pth"
+    try:
+        return torch.load(path, weights_only=True)["trainer"]["iteration"]
+    except (OSError, RuntimeError, EOFError, ValueError):  # between two states
+        return -1
+
+
+def weights(folder: Path, tag: str) -> dict[str, torch.Tensor]:
+    return torch.load(folder / f"experiments/models/last_{tag}.pth", weights_only=True)
+
+
+def assert_same_run(folder: Path, tag: str, unbroken: Path) -> None:
+    """Weights bit for bit; history but for the speed."""
+    broken, whole = weights(folder, tag), weights(unbroken, tag)
+    assert broken.keys() == whole.keys()
+    assert [name for name in whole if not torch.equal(broken[name], whole[name])] == []
+    histories = [json.loads((root / f"experiments/data/{tag}.json").read_text()) for root in (folder, unbroken)]
+    for history in histories:
+        for row in history["train"]:
+            del row["images_per_second"]
+    assert histories[0] == histories[1]
+    assert not list((folder / "experiments").rglob("*.tmp"))
+
+
+@pytest.fixture(scope="session")
+def unbroken(toy, tmp_path_factory):
+    """For a strategy, a folder with its run that nothing disturbed."""
+    folders = {}
+
+    def of(tag: str) -> Path:
+        if tag not in folders:
+            folders[tag] = tmp_path_factory.mktemp(f"unbroken_{tag}")
+            result = run(folders[tag], SCRIPTS[tag], *words(toy, tag))
+            assert result.returncode == 0, result.stderr
+        return folders[tag]
+
+    return of
+
+
+def break_off(folder: Path, toy: Path, tag: str, number: int, moment: str, seed: int, *more: object) -> int:
+    """Start a run, or go on with it, and send a signal; returns the exit status.
+
+    Args:
+        moment: "iteration" (after a random one is on the disk) or "writing" (while a file is being written).
+    """
+    chance = random.Random(seed)
+    process = start(folder, SCRIPTS[tag], *words(toy, tag, *more))
+    target = chance.randrange(0, EPOCHS * ITERATIONS - 1)
+    states, models = folder / "experiments/states", folder / "experiments/models"
+    wait_for(process, lambda: saved_iteration(folder, tag) >= target)
+    if moment == "writing":
+        watched = models if chance.random() < 0.3 else states
+        wait_for(process, lambda: any(watched.glob(".*.tmp")))
+    else:
+        time.sleep(chance.random() * 0.2)
+    if process.poll() is None:
+        process.send_signal(number)
+    process.communicate(timeout=120)
+    return process.returncode
+
+
+def check_broken_run(folder: Path, toy: Path, unbroken, tag: str, number: int, moment: str, seed: int) -> None:
+    status = break_off(folder, toy, tag, number, moment, seed)
+    assert status in (0, -signal.SIGKILL if number == signal.SIGKILL else 128 + number)
+    result = run(folder, SCRIPTS[tag], *words(toy, tag, "--resume"))
+    assert result.returncode == 0, result.stderr
+    assert "resumed at iteration" in result.stdout
+    assert_same_run(folder, tag, unbroken(tag))
+
+
+@pytest.mark.parametrize(
+    "tag, number, moment, seed",
+    [("Max", signal.SIGKILL, "iteration", 1), ("cTopk_w", signal.SIGKILL, "writing", 2)]
+    + [("cMax", signal.SIGTERM, "iteration", 3)],
+)
+def test_a_broken_run_ends_as_the_unbroken_one(tag, number, moment, seed, toy, tmp_path, unbroken):
+    check_broken_run(tmp_path, toy, unbroken, tag, number, moment, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("tag", SCRIPTS)
+def test_runs_broken_anywhere_end_as_the_unbroken_ones(tag, seed, toy, tmp_path, unbroken):
+    number = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)[seed % 3]
+    check_broken_run(tmp_path, toy, unbroken, tag, number, ("iteration", "writing")[seed % 2], 100 + seed)
+
+
+@pytest.mark.slow
+def test_a_run_broken_many_times_ends_as_the_unbroken_one(toy, tmp_path, unbroken):
+    for seed in range(4):
+        number = (signal.SIGKILL, signal.SIGINT)[seed % 2]
+        break_off(tmp_path, toy, "cTopk", number, "iteration", seed, *(["--resume"] if seed else []))
+    result = run(tmp_path, SCRIPTS["cTopk"], *words(toy, "cTopk", "--resume"))
+    assert result.returncode == 0, result.stderr
+    assert_same_run(tmp_path, "cTopk", unbroken("cTopk"))
+
+
+def test_ctrl_c_with_loader_processes_saves_and_says_how_to_go_on(toy, tmp_path, unbroken):
+    """Ctrl-C reaches every process of the group, the loader's too."""
+    process = start(tmp_path, SCRIPTS["Max"], *words(toy, "Max", "--num_workers", 2))
+    assert wait_for(process, lambda: saved_iteration(tmp_path, "Max") >= 2)
+    os.killpg(process.pid, signal.SIGINT)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "SIGINT: saved at iteration" in output and "--resume" in output
+    assert "Traceback" not in errors
+    # The number of loader processes may change on the way.
+    result = run(tmp_path, SCRIPTS["Max"], *words(toy, "Max", "--resume", "--num_workers", 0))
+    assert result.returncode == 0, result.stderr
+    assert_same_run(tmp_path, "Max", unbroken("Max"))
+
+
+def test_a_finished_run_resumes_to_its_end(toy, tmp_path, unbroken):
+    source = unbroken("Max") / "experiments/states/Max.pth"
+    result = run(tmp_path, SCRIPTS["Max"], *words(toy, "Max", "--resume", source))
+    assert result.returncode == 0, result.stderr
+    assert_same_run(tmp_path, "Max", unbroken("Max"))
+
+
+def test_a_truncated_state_gives_way_to_the_one_before(toy, tmp_path, unbroken):
+    break_off(tmp_path, toy, "Max", signal.SIGKILL, "iteration", 5)
+    state = tmp_path / "experiments/states/Max.pth"
+    state.write_bytes(state.read_bytes()[:-5000])
+    result = run(tmp_path, SCRIPTS["Max"], *words(toy, "Max", "--resume"))
+    assert result.returncode == 0, result.stderr
+    assert "Max.earlier.pth" in result.stdout and "truncated" in result.stdout
+    assert_same_run(tmp_path, "Max", unbroken("Max"))
+
+
+def test_states_that_are_all_damaged_are_named(toy, tmp_path):
+    states = tmp_path / "experiments/states"
+    states.mkdir(parents=True)
+    (states / "Max.pth").write_bytes(b"nonsense")
+    (states / "Max.earlier.pth").write_bytes(b"")
+    line = refused(tmp_path, SCRIPTS["Max"], *words(toy, "Max", "--resume"))
+    assert "Max.pth" in line and "Max.earlier.pth" in line
+
+
+def test_nothing_to_resume_starts_at_the_beginning_but_a_missing_file_is_an_error(toy, tmp_path):
+    result = run(tmp_path, SCRIPTS["Max"], *words(toy, "Max", "--resume", "--max_epoch", 1))
+    assert result.returncode == 0 and "nothing to resume" in result.stdout
+    assert "no file none.pth" in refused(tmp_path, SCRIPTS["Max"], *words(toy, "Max", "--resume", "none.pth"))
+    model = tmp_path / "experiments/models/Max.pth"
+    assert "no state of a run" in refused(tmp_path, SCRIPTS["Max"], *words(toy, "Max", "--resume", model))
+
+
+def test_other_settings_are_named_and_need_force(toy, tmp_path, unbroken):
+    state = unbroken("cMax") / "experiments/states/cMax.earlier.pth"
+    changed = words(toy, "cMax", "--resume", state, "--alpha_re", 1, "--num_workers", 1)
+    line = refused(tmp_path, SCRIPTS["cMax"], *changed)
+    assert "alpha_re 3.0 there, 1.0 here" in line and "--force" in line and "num_workers" not in line
+    result = run(tmp_path, SCRIPTS["cMax"], *changed, "--force")
+    assert result.returncode == 0 and "alpha_re 3.0 there, 1.0 here" in result.stdout
+    longer = words(toy, "cMax", "--resume", state, "--max_epoch", EPOCHS + 1, "--force")
+    assert run(tmp_path, SCRIPTS["cMax"], *longer).returncode == 0
+    history = json.loads((tmp_path / "experiments/data/cMax.json").read_text())
+    assert [row["epoch"] for row in history["validation"]] == list(range(1, EPOCHS + 2))
+
+
+def test_a_state_of_another_network_or_strategy_is_refused_even_with_force(toy, tmp_path, unbroken):
+    state = unbroken("Max") / "experiments/states/Max.pth"
+    other = words(toy, "Max", "--resume", state, "--force", "--architecture", "resnet34")
+    assert "another network" in refused(tmp_path, SCRIPTS["Max"], *other)
+    line = refused(tmp_path, SCRIPTS["cMax"], *words(toy, "Max", "--resume", state, "--force"))
+    assert "another network or strategy" in line
+
+
+def test_an_earlier_run_of_the_tag_is_put_aside(toy, tmp_path, unbroken):
+    short = ("--max_epoch", 1)
+    for _ in range(2):
+        assert run(tmp_path, SCRIPTS["Max"], *words(toy, "Max", *short)).returncode == 0
+    aside = tmp_path / "experiments/earlier/Max.1"
+    assert (aside / "models/best_Max.pth").exists() and (aside / "logs/Max.txt").exists()
+    history = json.loads((tmp_path / "experiments/data/Max.json").read_text())
+    assert len(history["validation"]) == 1
+    assert (tmp_path / "experiments/logs/Max.txt").read_text().count("epoch=1") == 1
+
+
+def test_two_runs_with_one_tag_exclude_each_other(toy, tmp_path):
+    process = start(tmp_path, SCRIPTS["Max"], *words(toy, "Max", "--max_epoch", 1000))
+    assert wait_for(process, lambda: saved_iteration(tmp_path, "Max") >= 1)
+    line = refused(tmp_path, SCRIPTS["cMax"], *words(toy, "Max"))
+    assert "a run with tag Max is going on" in line and str(process.pid) in line
+    process.kill()
+    process.communicate(timeout=60)
+    files = RunFiles(tmp_path / "experiments", "Max")
+    files.take()  # the claim ended with the process
+    files.release()
+
+
+def limited(kind: int, amount: int):
+    return lambda: resource.setrlimit(kind, (amount, amount))
+
+
+def run_limited(folder: Path, limit, script: str, *arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    environment = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "HOME": str(folder)}
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=300, env=environment, preexec_fn=limit
+    )
+
+
+def one_line(result: subprocess.CompletedProcess) -> str:
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    return line
+
+
+def test_a_full_disk_is_said_before_anything_is_computed(toy, tmp_path):
+    limit = limited(resource.RLIMIT_FSIZE, 20_000_000)  # no file may grow beyond: as on a disk that fills up
+    line = one_line(run_limited(tmp_path, limit, SCRIPTS["Max"], *words(toy, "Max")))
+    assert "cannot write" in line and "experiments/states/Max.pth" in line and "free some space" in line
+    assert not list((tmp_path / "experiments").rglob("*.tmp"))
+
+
+def test_a_disk_that_fills_up_later_leaves_the_states_before(toy, tmp_path, unbroken):
+    break_off(tmp_path, toy, "Max", signal.SIGTERM, "iteration", 7)
+    limit = limited(resource.RLIMIT_FSIZE, 20_000_000)
+    line = one_line(run_limited(tmp_path, limit, SCRIPTS["Max"], *words(toy, "Max", "--resume")))
+    assert "cannot write" in line
+    result = run(tmp_path, SCRIPTS["Max"], *words(toy, "Max", "--resume"))
+    assert result.returncode == 0, result.stderr
+    assert_same_run(tmp_path, "Max", unbroken("Max"))
+
+
+def test_lack_of_memory_says_what_to_lower(toy, tmp_path):
+    limit = limited(resource.RLIMIT_AS, 6 << 30)
+    large = words(toy, "Max", "--image_size", 1024, "--batch_size", 64)
+    line = one_line(run_limited(tmp_path, limit, SCRIPTS["Max"], *large))
+    assert "out of memory at --batch_size 64, --image_size 1024" in line and "--accumulate 2" in line
+
+
+def test_a_killed_loader_process_is_one_line(toy, tmp_path):
+    process = start(tmp_path, SCRIPTS["Max"], *words(toy, "Max", "--num_workers", 1, "--max_epoch", 1000))
+    assert wait_for(process, lambda: saved_iteration(tmp_path, "Max") >= 1)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if not children.exists():
+        process.kill()
+        pytest.skip("this kernel does not list the children of a process")
+    workers = [int(child) for child in children.read_text().split()]
+    loaders = [pid for pid in workers if "train_classification" in Path(f"/proc/{pid}/cmdline").read_text()]
+    os.kill(loaders[0], signal.SIGKILL)
+    _, errors = process.communicate(timeout=120)
+    line = one_line(subprocess.CompletedProcess([], process.returncode, "", errors))
+    assert "a loader process was killed" in line and "--num_workers" in line
+
+
+def test_a_loss_that_is_no_number_names_the_batch_and_leaves_the_state(toy, tmp_path):
+    line = refused(tmp_path, SCRIPTS["cMax"], *words(toy, "x", "--lr", 1e30, "--momentum", 0.9))
+    assert "not finite at iteration" in line and "class_loss=" in line and "lr=" in line
+    assert line.count("toy_0") == 16
+    state = torch.load(tmp_path / "experiments/states/x.pth", weights_only=True)
+    assert all(torch.isfinite(value).all() for value in state["trainer"]["student"].values())
+
+
+def test_such_a_batch_can_be_skipped(toy, tmp_path):
+    result = run(tmp_path, SCRIPTS["cMax"], *words(toy, "x", "--lr", 1e20, "--on_nan", "skip", "--max_epoch", 1))
+    assert result.returncode == 0, result.stderr
+    assert "skipped" in result.stdout
+    assert all(torch.isfinite(value).all() for value in weights(tmp_path, "x").values())
+
+
+def test_the_same_command_gives_the_same_bits(toy, tmp_path, unbroken):
+    result = run(tmp_path, SCRIPTS["cTopk_w"], *words(toy, "cTopk_w", "--deterministic"))
+    assert result.returncode == 0, result.stderr
+    assert_same_run(tmp_path, "cTopk_w", unbroken("cTopk_w"))
+
+
+def test_signals_are_noted_and_end_where_it_is_allowed():
+    before = signal.getsignal(signal.SIGTERM)
+    with Interruption() as interruption:
+        interruption.check()
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)  # passed on by a parent: the same wish
+        with pytest.raises(Interrupted) as stop:
+            interruption.check()
+    assert stop.value.status == 143
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_claim_excludes_others_but_not_its_own_process(tmp_path):
+    files = RunFiles(tmp_path, "tag")
+    files.take()
+    script = "import sys, pathlib, tools.run_files as r; r.RunFiles(pathlib.Path(sys.argv[1]), 'tag').take()"
+    other = subprocess.run([sys.executable, "-c", script, tmp_path], cwd=ROOT, capture_output=True, text=True)
+    assert "UserError: a run with tag tag is going on" in other.stderr
+    files.release()
+    assert subprocess.run([sys.executable, "-c", script, tmp_path], cwd=ROOT).returncode == 0
+
+
+def test_an_unwritable_folder_is_named(tmp_path):
+    (tmp_path / "states").write_text("a file where a folder should be")
+    with pytest.raises(UserError, match="cannot write .*states"):
+        RunFiles(tmp_path, "tag").take()
+
+
+@pytest.mark.slow
+def test_five_hundred_iterations_keep_their_memory(toy, tmp_path):
+    """Resident memory in the last third stays within that of the middle third."""
+    arguments = [*SMALL, "--data_dir", toy, "--tag", "long", "--max_epoch", 125]
+    process = start(tmp_path, SCRIPTS["cTopk"], *arguments, output=subprocess.DEVNULL)
+    sizes = []
+    while process.poll() is None:
+        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+        sizes += [int(line.split()[1]) for line in lines if line.startswith("VmRSS")]
+        time.sleep(0.2)
+    assert process.returncode == 0
+    third = len(sizes) // 3
+    assert max(sizes[-third:]) < 1.05 * max(sizes[third : 2 * third])
