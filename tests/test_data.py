@@ -175,12 +175,20 @@ def test_the_loader_gives_the_same_samples_from_any_number_of_processes(devkit):
 
 
 def test_an_epoch_can_start_in_the_middle():
-    sampler = EpochSampler(10, seed=3)
+    sampler = EpochSampler(10, batch_size=2, seed=3)
     sampler.set_epoch(2)
     whole = list(sampler)
     sampler.set_epoch(2, start=4)
     assert list(sampler) == whole[4:] and len(sampler) == 6
     assert sorted(index for _, index in whole) == list(range(10))
+
+
+def test_processes_share_every_batch_equally():
+    whole = list(EpochSampler(23, batch_size=6, seed=3))
+    parts = [list(EpochSampler(23, 6, 3, rank, processes=3)) for rank in range(3)]
+    assert [len(part) for part in parts] == [6, 6, 6]
+    joined = [part[batch * 2 : batch * 2 + 2] for batch in range(3) for part in parts]
+    assert sum(joined, []) == whole
 
 
 def test_a_batch_larger_than_the_data_set_is_refused(devkit):

@@ -11,7 +11,7 @@ from golden import fill
 
 from core.networks import Classifier
 from core.training.arguments import parse_arguments
-from core.training.step import Step
+from core.training.step import Crops, Step
 from core.training.trainer import Trainer
 from core.weights import load_weights
 
@@ -66,7 +66,8 @@ def make_trainer(strategy: str, case: dict, replicas: int) -> Trainer:
     network.set_replicas(replicas)
     script = importlib.import_module(SCRIPTS[strategy])
     args = parse_arguments(script.__doc__, words)
-    return Trainer(network, script.training_step, args, 1, with_teacher=case["alpha_ema"] is not None)
+    crops_of = Crops.one_per_image if strategy == "max" else Crops.of
+    return Trainer(network, script.training_step, args, 1, case["alpha_ema"] is not None, crops_of)
 
 
 def gradient_norms(trainer: Trainer) -> list[float]:

@@ -141,7 +141,8 @@ def trainer_of(strategy: str, network: Classifier, hyper: oracle.Hyper, max_iter
     words = ["--data_dir", "none", "--tag", "test", "--max_epoch", str(max_iteration), "--image_size", "128"]
     words += ["--lr", str(hyper.lr), "--alpha_re", str(hyper.alpha_re), "--re_loss", hyper.re_loss]
     script = importlib.import_module(SCRIPTS[strategy])
-    return Trainer(network, script.training_step, parse_arguments("", words), 1, strategy != "max")
+    crops_of = Crops.one_per_image if strategy == "max" else Crops.of
+    return Trainer(network, script.training_step, parse_arguments("", words), 1, strategy != "max", crops_of)
 
 
 @pytest.mark.parametrize("strategy", SCRIPTS)
@@ -269,13 +270,14 @@ def test_the_step_waits_for_no_device_round_trip(monkeypatch):
     network = Classifier("resnet18", 3)
     teacher = make_teacher(network)
     images, labels = torch.randn(2, 3, 64, 64), torch.ones(2, 3)
-    crops = Crops.of(labels)
+    crops_of_classes, crops_of_images = Crops.of(labels), Crops.one_per_image(labels)
 
     def refuse(*_):
         raise AssertionError("the step waits for the device")
 
     for name in ("item", "cpu", "tolist", "numpy", "__bool__", "__float__", "__int__"):
         monkeypatch.setattr(torch.Tensor, name, refuse)
-    for script in SCRIPTS.values():
+    for strategy, script in SCRIPTS.items():
         step = importlib.import_module(script).training_step
+        crops = crops_of_images if strategy == "max" else crops_of_classes
         step(network, teacher, images, labels, crops, Options(0.5, 1.0, "L1_Loss", 5, 128.0))

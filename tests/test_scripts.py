@@ -159,12 +159,12 @@ def test_the_checkpoint_of_no_run_is_named(toy, tmp_path):
 
 def test_an_unwritable_folder_is_named(toy, tmp_path):
     (tmp_path / "experiments").write_text("a file where a folder should be")
-    assert "experiments/logs" in refused(tmp_path, SCRIPTS["cMax"], *small_with(data_dir=toy, tag="x", max_epoch=1))
+    assert "experiments/states" in refused(tmp_path, SCRIPTS["cMax"], *small_with(data_dir=toy, tag="x", max_epoch=1))
 
 
 def test_a_loss_that_is_no_number_stops_the_run_in_one_line(toy, tmp_path):
     words = small_with(data_dir=toy, tag="x", max_epoch=2, lr=1e30, momentum=0.9)
-    assert "the loss is not finite at iteration" in refused(tmp_path, SCRIPTS["cMax"], *words)
+    assert "the loss or its gradient is not finite at iteration" in refused(tmp_path, SCRIPTS["cMax"], *words)
 
 
 @pytest.mark.slow
