@@ -2,12 +2,15 @@
 
 import io
 import shutil
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command_line import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -181,6 +184,21 @@ def test_an_epoch_can_start_in_the_middle():
     sampler.set_epoch(2, start=4)
     assert list(sampler) == whole[4:] and len(sampler) == 6
     assert sorted(index for _, index in whole) == list(range(10))
+
+
+def test_loader_processes_do_not_outlive_a_program_that_ends_in_their_midst(devkit):
+    """They ignore SIGTERM, which is how Python would end them at its exit before it waits for them."""
+    program = f"""
+from pathlib import Path
+from tools.augmentation import evaluation_transform
+from tools.loader import evaluation_loader
+from tools.voc import VOCClassification
+dataset = VOCClassification(Path({str(devkit)!r}), "Main/train", {CLASSES!r}, evaluation_transform(32))
+kept = iter(evaluation_loader(dataset, 2, 2))
+next(kept)
+raise SystemExit(3)
+"""
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=60).returncode == 3
 
 
 def test_processes_share_every_batch_equally():

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from tools.errors import UserError, run_main
 from tools.files import replace_file
-from tools.interruption import ignore_signals
+from tools.interruption import end_loader_processes_at_exit, ignore_signals
 from tools.voc import (
     DATA,
     VOCObject,
@@ -153,6 +153,7 @@ def examine(examination: Examination, num_workers: int) -> list[Finding]:
     Raises:
         UserError: a process died, as under a shortage of memory.
     """
+    end_loader_processes_at_exit()
     loader = DataLoader(examination, batch_size=None, num_workers=num_workers, worker_init_fn=ignore_signals)
     try:
         return list(tqdm(loader, desc="checking", unit="image"))

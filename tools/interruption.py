@@ -1,5 +1,7 @@
 """Ending a run on request: Ctrl-C, `kill`, or a queueing system that takes its machine back."""
 
+import atexit
+import multiprocessing
 import signal
 import time
 from types import FrameType
@@ -70,3 +72,14 @@ def ignore_signals(_: int = 0) -> None:
     """For loader processes: Ctrl-C reaches the whole group, and the main process decides what happens then."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def end_loader_processes_at_exit() -> None:
+    """At its exit Python sends SIGTERM to the processes it started and waits, for ever where they ignore it."""
+    atexit.unregister(_kill_children)
+    atexit.register(_kill_children)
+
+
+def _kill_children() -> None:
+    for process in multiprocessing.active_children():
+        process.kill()

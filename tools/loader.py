@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from tools.errors import UserError
-from tools.interruption import ignore_signals
+from tools.interruption import end_loader_processes_at_exit, ignore_signals
 
 
 class EpochSampler(Sampler):
@@ -97,6 +97,8 @@ def evaluation_loader(
 
 
 def _process_options(num_workers: int) -> dict:
+    if num_workers:
+        end_loader_processes_at_exit()
     return {
         "num_workers": num_workers,
         "pin_memory": torch.cuda.is_available(),
