@@ -79,20 +79,26 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
 
     def _group_by_group(self, x: torch.Tensor) -> torch.Tensor:
         """The library's own kernel on one group after another: on a CPU as fast as one call on the whole batch."""
-        parts = x.chunk(self.groups.total)
-        if len(parts) == 1:
+        if self.groups.total == 1:
             return self._one_group(x, 0)
+        parts = x.chunk(self.groups.total)
         if torch.is_grad_enabled():
             return torch.cat([self._one_group(part, i) for i, part in enumerate(parts)])
         result = torch.empty_like(x)
         for i, (part, place) in enumerate(zip(parts, result.chunk(len(parts)))):
-            place.copy_(self._one_group(part, i))
+            self._one_group(part, i, place)
         return result
 
-    def _one_group(self, x: torch.Tensor, position: int) -> torch.Tensor:
+    def _one_group(self, x: torch.Tensor, position: int, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Normalise the group at `position`, without gradient straight into `out`."""
         follow = self.groups.follow and position % self.groups.replicas == 0
         mean, var = (self.running_mean, self.running_var) if follow else (None, None)
-        return F.batch_norm(x, mean, var, self.weight, self.bias, True, self.momentum, self.eps)
+        if out is None:
+            return F.batch_norm(x, mean, var, self.weight, self.bias, True, self.momentum, self.eps)
+        statistics = torch.empty_like(self.weight), torch.empty_like(self.weight)
+        return torch.native_batch_norm(
+            x, self.weight, self.bias, mean, var, True, self.momentum, self.eps, out=(out, *statistics)
+        )[0]
 
     def _all_groups_at_once(self, x: torch.Tensor) -> torch.Tensor:
         """Two passes over all groups: on a GPU a launch per group and layer would cost more than the arithmetic."""
