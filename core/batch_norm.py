@@ -79,26 +79,11 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
 
     def _group_by_group(self, x: torch.Tensor) -> torch.Tensor:
         """The library's own kernel on one group after another: on a CPU as fast as one call on the whole batch."""
-        if self.groups.total == 1:
-            return self._one_group(x, 0)
-        parts = x.chunk(self.groups.total)
-        if torch.is_grad_enabled():
-            return torch.cat([self._one_group(part, i) for i, part in enumerate(parts)])
-        result = torch.empty_like(x)
-        for i, (part, place) in enumerate(zip(parts, result.chunk(len(parts)))):
-            self._one_group(part, i, place)
-        return result
-
-    def _one_group(self, x: torch.Tensor, position: int, out: torch.Tensor | None = None) -> torch.Tensor:
-        """Normalise the group at `position`, without gradient straight into `out`."""
-        follow = self.groups.follow and position % self.groups.replicas == 0
-        mean, var = (self.running_mean, self.running_var) if follow else (None, None)
-        if out is None:
-            return F.batch_norm(x, mean, var, self.weight, self.bias, True, self.momentum, self.eps)
-        statistics = torch.empty_like(self.weight), torch.empty_like(self.weight)
-        return torch.native_batch_norm(
-            x, self.weight, self.bias, mean, var, True, self.momentum, self.eps, out=(out, *statistics)
-        )[0]
+        keywords = (self.groups, self.momentum, self.eps)
+        if self.groups.total > 1:
+            return _GroupByGroup.apply(x, self.weight, self.bias, self.running_mean, self.running_var, *keywords)
+        mean, var = (self.running_mean, self.running_var) if self.groups.follow else (None, None)
+        return F.batch_norm(x, mean, var, self.weight, self.bias, True, self.momentum, self.eps)
 
     def _all_groups_at_once(self, x: torch.Tensor) -> torch.Tensor:
         """Two passes over all groups: on a GPU a launch per group and layer would cost more than the arithmetic."""
@@ -117,6 +102,37 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
                 follow(self.running_mean, mean[:: self.groups.replicas], self.momentum)
                 follow(self.running_var, unbiased[:: self.groups.replicas], self.momentum)
         return result
+
+
+class _GroupByGroup(torch.autograd.Function):
+    """Every group through the library's kernel, straight into its place of the result: splitting and joining tensors
+    with gradient would copy each activation twice more."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, running_mean, running_var, groups, momentum, eps):
+        result = torch.empty_like(x)
+        means, inverse_stds = (weight.new_empty(groups.total, len(weight)) for _ in range(2))
+        for i, (part, place) in enumerate(zip(x.chunk(groups.total), result.chunk(groups.total))):
+            follows = groups.follow and i % groups.replicas == 0
+            running = (running_mean, running_var) if follows else (None, None)
+            out = (place, means[i], inverse_stds[i])
+            torch.native_batch_norm(part, weight, bias, *running, True, momentum, eps, out=out)
+        ctx.save_for_backward(x, weight, means, inverse_stds)
+        ctx.eps = eps
+        return result
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight, means, inverse_stds = ctx.saved_tensors
+        of_x, of_weight, of_bias = torch.empty_like(x), torch.zeros_like(weight), torch.zeros_like(weight)
+        count = len(means)
+        for i, (part, slope, place) in enumerate(zip(x.chunk(count), gradient.chunk(count), of_x.chunk(count))):
+            statistics = (None, None, means[i], inverse_stds[i], True, ctx.eps)
+            parts = torch.ops.aten.native_batch_norm_backward(slope, part, weight, *statistics, [True, True, True])
+            place.copy_(parts[0])
+            of_weight += parts[1]
+            of_bias += parts[2]
+        return of_x, of_weight, of_bias, None, None, None, None, None
 
 
 def average_statistics(mean: torch.Tensor, var: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
