@@ -109,6 +109,8 @@ def test_grouped_batch_norm_equals_one_crop_after_another(crops, replicas, at_on
         count = len(part)
         torch.testing.assert_close(result[place * count : (place + 1) * count], output)
     torch.testing.assert_close(gradient, x.grad)
+    torch.testing.assert_close(ours.weight.grad, literal.weight.grad)
+    torch.testing.assert_close(ours.bias.grad, literal.bias.grad)
     torch.testing.assert_close(ours.running_mean, literal.running_mean)
     torch.testing.assert_close(ours.running_var, literal.running_var)
 
