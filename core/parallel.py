@@ -51,7 +51,7 @@ def write_statistics(network: nn.Module, statistics: RunningStatistics) -> None:
     places = _statistics(network)
     parts = statistics.values.split([place.numel() for place in places])
     for place, part in zip(places, parts):
-        place.copy_(part.view_as(place))
+        place.data.copy_(part.view_as(place))  # `.data`: see `core.batch_norm.follow`
     counts = statistics.steps.split([2 * layer.running_mean.numel() for layer in tracking_layers(network)])
     for layer, count in zip(tracking_layers(network), counts):
         layer.num_batches_tracked.copy_(count[0])
