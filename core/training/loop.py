@@ -127,8 +127,8 @@ def validate(run: Run, loader: DataLoader) -> float:
         precisions = 100 * average_precisions(scores, labels)
     except ValueError as error:
         raise UserError(
-            f"validation after iteration {trainer.iteration}: {error}: the weights have grown too large; start anew with "
-            "a lower --lr or a --warmup_epoch; the models of earlier epochs are intact"
+            f"validation after iteration {trainer.iteration}: {error}: the weights have grown too large: start anew "
+            "with a lower --lr or a --warmup_epoch; the models of earlier epochs are intact"
         ) from error
     mean = 100 * mean_average_precision(scores, labels)
     per_class = {name: round(float(value), 4) for name, value in zip(class_names, precisions) if value == value}
