@@ -37,9 +37,8 @@ times = pytest.mark.parametrize("times", [1, pytest.param(14, marks=pytest.mark.
 def try_all(count: int, cases: st.SearchStrategy, examine: Callable[[Any], None]) -> None:
     """Call `examine` with so many random cases."""
     healthy = (HealthCheck.too_slow, HealthCheck.data_too_large)
-    settings(max_examples=count, deadline=PATIENCE, database=None, suppress_health_check=healthy)(
-        given(cases)(examine)
-    )()
+    limits = settings(max_examples=count, deadline=PATIENCE, database=None, suppress_health_check=healthy)
+    limits(given(cases)(examine))()
 
 
 def settled(call: Callable, *arguments: Any) -> Any:
