@@ -128,6 +128,12 @@ class CropDataParallel(nn.DataParallel):
         """The network's memory layout."""
         return self.module.memory_format
 
+    def scatter(self, inputs: Sequence, kwargs: dict, device_ids: Sequence[int]) -> tuple[Sequence, Sequence]:
+        """Deal the batch out. Where it is too small for all GPUs, some stay idle instead of running on nothing."""
+        inputs, kwargs = super().scatter(inputs, kwargs, device_ids)
+        busy = sum(bool(part) for part in inputs)
+        return inputs[:busy], kwargs[:busy]
+
     def parallel_apply(self, replicas: Sequence[Classifier], inputs: Sequence, kwargs: Sequence) -> list:
         """Run the replicas side by side; the first shares its running statistics with the network itself."""
         tiles = inputs[0][0].dim() == 5

@@ -99,10 +99,7 @@ def annotation_texts(draw: st.DrawFn) -> bytes:
 
 
 ABSURD = [b"<a>" * 200_000, b"<annotation>" + b"<object>" * 100_000, b"<annotation>" + b" " * 2_000_000, b"\0" * 1000]
-ABSURD += [
-    b"<annotation " + b"a='b' " * 20_000 + b"/>",
-    b"<annotation " + b"".join(b"a%d='' " % i for i in range(9999)),
-]
+ABSURD += [b"<annotation " + b"a='b' " * 9_000 + b"/>", b"<annotation " + b"".join(b"a%d='' " % i for i in range(999))]
 
 
 @times
@@ -120,12 +117,9 @@ def test_annotations(times, tmp_path):
 
 # Lists ---------------------------------------------------------------------------------------------------------------
 
-ids = st.sampled_from(
-    ["im_1", "im_2", "2007_000027", "ünï", "../../etc/passwd", "..", "/etc/passwd", "a\\b", "a" * 5000]
-)
-ids |= st.text(max_size=8) | st.sampled_from(
-    ["\x00", "\x1b[31m", "im_1\x7f", "\ufeffim_3", "im_4\u2028im_5", "~", "C:x"]
-)
+ids = st.sampled_from(["im_1", "im_2", "2007_000027", "ünï", "../../etc/passwd", "..", "/etc/passwd", "a\\b"])
+ids |= st.sampled_from(["\x00", "\x1b[31m", "im_1\x7f", "\ufeffim_3", "im_4\u2028im_5", "~", "C:x", "a" * 5000])
+ids |= st.text(max_size=8)
 ends = st.sampled_from(["\n", "\r\n", "\r", "\n\n", " \n", "\t1\n", "  -1\r\n", ""])
 
 
@@ -321,8 +315,6 @@ OPTIONS = [
     "--alpha_ema",
     "--nesterov",
     "--amp",
-]
-OPTIONS += [
     "--resume",
     "--force",
     "--replicas",
@@ -331,8 +323,14 @@ OPTIONS += [
     "--print_ratio",
     "--save_minutes",
     "--wd",
+    "--warmup_epoch",
+    "--re_loss",
+    "--max_image_size",
+    "--data_dir",
+    "--on_nan",
+    "--sync_bn",
+    "--num_workers",
 ]
-OPTIONS += ["--warmup_epoch", "--re_loss", "--max_image_size", "--data_dir", "--on_nan", "--sync_bn", "--num_workers"]
 words = st.sampled_from(["0", "1", "-1", "64", "1e999", "nan", "True", "", "-", "--", "..", "a/b", "x\0y", "9" * 5000])
 words |= st.sampled_from(["1_0", "L2_Loss", "bf16", "skip", "٣", "x" * 300, "ä\nö"]) | st.text(max_size=6)
 words |= st.integers().map(str) | st.floats().map(repr)

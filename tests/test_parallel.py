@@ -48,7 +48,9 @@ class OnCPU(CropDataParallel):
 @pytest.fixture
 def no_gpus(monkeypatch):
     """PyTorch's own scatter and gather, with the copies between GPUs as plain chunks and concatenations."""
-    from torch.nn.parallel import data_parallel, scatter_gather
+    data_parallel, scatter_gather = (
+        importlib.import_module(f"torch.nn.parallel.{name}") for name in ("data_parallel", "scatter_gather")
+    )
 
     def scatter(gpus, _, dim, tensor):
         return tensor.chunk(len(gpus), dim)
@@ -80,7 +82,7 @@ def assert_same_statistics(first: Classifier, second: Classifier) -> None:
     assert torch.equal(ours.steps.cpu(), theirs.steps.cpu())
 
 
-@pytest.mark.parametrize("crops, devices", [(5, 2), (4, 4), (3, 2), (1, 2), (2, 4)])
+@pytest.mark.parametrize("crops, devices", [(5, 2), (5, 4), (1, 2), (2, 4)])
 @pytest.mark.parametrize("features_only", [False, True])
 def test_crops_are_scattered_whole_and_followed_in_their_order(no_gpus, crops, devices, features_only):
     shared, alone = networks(devices, devices)
@@ -103,7 +105,7 @@ def test_no_crop_at_all_moves_nothing(no_gpus):
     shared, _ = networks(2, 2)
     before = read_statistics(shared)
     logits, features = OnCPU(shared, 2)(torch.zeros(0, 4, 3, 64, 64), features_only=True)
-    assert logits is None and features.shape == (0, 4, CLASSES, 2, 2)
+    assert logits is None and features.shape == (0, 4, CLASSES, 4, 4)
     after = read_statistics(shared)
     assert torch.equal(before.values, after.values) and torch.equal(before.steps, after.steps)
 
