@@ -305,32 +305,7 @@ def test_states(times, tmp_path):
 
 # Arguments -----------------------------------------------------------------------------------------------------------
 
-OPTIONS = [
-    "--batch_size",
-    "--max_epoch",
-    "--lr",
-    "--tag",
-    "--image_size",
-    "--seed",
-    "--alpha_ema",
-    "--nesterov",
-    "--amp",
-    "--resume",
-    "--force",
-    "--replicas",
-    "--accumulate",
-    "--topk_radius",
-    "--print_ratio",
-    "--save_minutes",
-    "--wd",
-    "--warmup_epoch",
-    "--re_loss",
-    "--max_image_size",
-    "--data_dir",
-    "--on_nan",
-    "--sync_bn",
-    "--num_workers",
-]
+OPTIONS = [f"--{name}" for name in vars(parse_arguments("", ["--data_dir", "x", "--tag", "t"]))]
 words = st.sampled_from(["0", "1", "-1", "64", "1e999", "nan", "True", "", "-", "--", "..", "a/b", "x\0y", "9" * 5000])
 words |= st.sampled_from(["1_0", "L2_Loss", "bf16", "skip", "٣", "x" * 300, "ä\nö"]) | st.text(max_size=6)
 words |= st.integers().map(str) | st.floats().map(repr)
