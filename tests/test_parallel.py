@@ -82,12 +82,12 @@ def assert_same_statistics(first: Classifier, second: Classifier) -> None:
     assert torch.equal(ours.steps.cpu(), theirs.steps.cpu())
 
 
-@pytest.mark.parametrize("crops, devices", [(5, 2), (5, 4), (1, 2), (2, 4)])
+@pytest.mark.parametrize("crops, devices", [(3, 2), (5, 4), (1, 2)])
 @pytest.mark.parametrize("features_only", [False, True])
 def test_crops_are_scattered_whole_and_followed_in_their_order(no_gpus, crops, devices, features_only):
     shared, alone = networks(devices, devices)
     parallel = OnCPU(shared, devices)
-    tiles = torch.randn(crops, 4, 3, 64, 64)
+    tiles = torch.randn(crops, 4, 3, 32, 32)
     logits, features = parallel(tiles, features_only=features_only)
     expected_logits, expected = alone(tiles, features_only=features_only)
     torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
@@ -96,7 +96,7 @@ def test_crops_are_scattered_whole_and_followed_in_their_order(no_gpus, crops, d
     else:
         torch.testing.assert_close(logits, expected_logits, rtol=1e-4, atol=1e-4)
     ((*seen,),) = parallel.seen
-    assert all(shape[1:] == (4, 3, 64, 64) for shape in seen)  # a crop's four tiles lie together
+    assert all(shape[1:] == (4, 3, 32, 32) for shape in seen)  # a crop's four tiles lie together
     assert sum(shape[0] for shape in seen) == crops and len(seen) <= min(crops, devices)
     assert_same_statistics(shared, alone)
 

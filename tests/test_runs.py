@@ -202,6 +202,7 @@ def test_nothing_to_resume_starts_at_the_beginning_but_a_missing_file_is_an_erro
     assert "no state of a run" in refused(tmp_path, SCRIPTS["Max"], *words(toy, "Max", "--resume", model))
 
 
+@pytest.mark.slow
 def test_other_settings_are_named_and_need_force(toy, tmp_path, unbroken):
     state = unbroken("cMax") / "experiments/states/cMax.earlier.pth"
     changed = words(toy, "cMax", "--resume", state, "--alpha_re", 1, "--num_workers", 1)
@@ -272,6 +273,7 @@ def test_a_full_disk_is_said_before_anything_is_computed(toy, tmp_path):
     assert not list((tmp_path / "experiments").rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_later_leaves_the_states_before(toy, tmp_path, unbroken):
     break_off(tmp_path, toy, "Max", signal.SIGTERM, "iteration", 7)
     limit = limited(resource.RLIMIT_FSIZE, 20_000_000)
