@@ -127,7 +127,8 @@ def test_evaluation_is_shared_too(no_gpus):
 
 
 def trainer_of(strategy: str, network: Classifier, *words: object) -> Trainer:
-    arguments = ["--data_dir", "none", "--tag", "test", "--max_epoch", "4", "--image_size", "64", "--lr", "0.001"]
+    # Maps are flat at the border, so that the last bit can choose the keypoint: steps too small to move a weight.
+    arguments = ["--data_dir", "none", "--tag", "test", "--max_epoch", "4", "--image_size", "64", "--lr", "1e-9"]
     script = importlib.import_module(SCRIPTS[strategy])
     crops_of = Crops.one_per_image if strategy == "max" else Crops.of
     args = parse_arguments("", [*arguments, *map(str, words)])
@@ -140,16 +141,21 @@ def batch(number: int) -> tuple[torch.Tensor, torch.Tensor]:
     return images, torch.tensor([[1.0, 1, 1], [0, 1, 0], [1, 0, 1], [0, 0, 0]])
 
 
+def gradient(trainer: Trainer) -> torch.Tensor:
+    """Of all parameters, one after another."""
+    return torch.cat([parameter.grad.flatten() for parameter in trainer.student.parameters()]).cpu()
+
+
 def assert_same_steps(ours: Trainer, theirs: Trainer, tolerance: float) -> None:
     for number in range(2):
         step, expected = ours.iterate(*batch(number)), theirs.iterate(*batch(number))
         assert step.keypoints.tolist() == expected.keypoints.tolist()
         assert float(step.loss) == pytest.approx(float(expected.loss), rel=tolerance)
+        assert (gradient(ours) - gradient(theirs)).norm() < 10 * tolerance * gradient(theirs).norm()
     for ours_network, theirs_network in ((ours.student, theirs.student), (ours.teacher, theirs.teacher)):
         if ours_network is not None:
             expected = theirs_network.state_dict()
             for name, value in ours_network.state_dict().items():
-                # A teacher's class-specific instances never run.
                 torch.testing.assert_close(value.cpu(), expected[name].cpu(), rtol=1e-3, atol=tolerance, msg=name)
 
 
@@ -165,8 +171,8 @@ def test_steps_on_two_devices_equal_those_of_two_replicas_on_one(no_gpus, strate
 @pytest.mark.parametrize("strategy", SCRIPTS)
 def test_the_gpu_s_way_of_normalising_groups_trains_as_the_cpu_s(strategy, monkeypatch):
     """Images go through the library's kernel, tiles through all groups at once; one backward pass goes through both."""
-    networks_ = networks(1, 1)
-    theirs = trainer_of(strategy, networks_[1])
+    first, second = networks(1, 1)
+    theirs = trainer_of(strategy, second)
     for number in range(2):
         expected = theirs.iterate(*batch(number))
     by_group = GroupedBatchNorm2d._group_by_group
@@ -175,12 +181,12 @@ def test_the_gpu_s_way_of_normalising_groups_trains_as_the_cpu_s(strategy, monke
         return layer._all_groups_at_once(x) if layer.groups.total > 1 else by_group(layer, x)
 
     monkeypatch.setattr(GroupedBatchNorm2d, "_group_by_group", as_on_a_gpu)
-    ours = trainer_of(strategy, networks_[0])
+    ours = trainer_of(strategy, first)
     for number in range(2):
         step = ours.iterate(*batch(number))
     assert float(step.loss) == pytest.approx(float(expected.loss), rel=1e-4)
-    for name, value in ours.student.state_dict().items():
-        torch.testing.assert_close(value, theirs.student.state_dict()[name], rtol=1e-3, atol=1e-4, msg=name)
+    assert (gradient(ours) - gradient(theirs)).norm() < 1e-3 * gradient(theirs).norm()
+    assert_same_statistics(ours.student, theirs.student)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
