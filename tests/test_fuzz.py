@@ -271,8 +271,8 @@ def test_checkpoints(times, tmp_path):
     try_all(20 * times, st.tuples(files, st.just(DESCRIPTION) | descriptions | st.integers() | st.lists(keys)), examine)
 
 
-STATE = {"trainer": {}, "random": [], "epoch": 1, "samples": 0, "losses": torch.zeros(0, 4), "best": 1.5, "log": {}}
-STATE |= {"arguments": {"lr": 0.1}, "images": "0"}
+STATE = {"trainer": {}, "random": [], "epoch": 1, "samples": 0, "losses": torch.zeros(0, 4), "best": 1.5}
+STATE |= {"log": {"history": {"train": [], "validation": []}, "text_bytes": 0}, "arguments": {"lr": 0.1}, "images": "0"}
 
 
 @st.composite

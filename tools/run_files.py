@@ -172,4 +172,7 @@ class RunFiles:
 def _is_state(content: Any) -> bool:
     if not isinstance(content, dict) or not all(isinstance(content.get(name), kind) for name, kind in PARTS.items()):
         return False
-    return content["epoch"] >= 0 and content["samples"] >= 0
+    log = content["log"]
+    history = log.get("history")
+    known = isinstance(history, dict) and all(isinstance(history.get(kind), list) for kind in ("train", "validation"))
+    return known and isinstance(log.get("text_bytes"), int) and content["epoch"] >= 0 and content["samples"] >= 0
