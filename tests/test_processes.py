@@ -73,7 +73,7 @@ def history(folder: Path, tag: str) -> dict[str, list]:
 
 def assert_same_run(folder: Path, other: Path, tag: str) -> None:
     assert {name: value for name, value in differences(folder, other, tag).items() if value > 1e-5} == {}
-    assert (gradient(folder, tag) - gradient(other, tag)).norm() < 1e-3 * gradient(other, tag).norm()
+    assert (gradient(folder, tag) - gradient(other, tag)).norm() < 1e-2 * gradient(other, tag).norm()
     ours, theirs = history(folder, tag), history(other, tag)
     for row, other_row in zip(ours["validation"], theirs["validation"], strict=True):
         assert row["mAP"] == pytest.approx(other_row["mAP"], abs=1e-6)
