@@ -403,6 +403,7 @@ def test_a_state_from_elsewhere_does_not_overwrite_an_earlier_run_of_the_tag(toy
         (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), "--accumulate 4"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), "--accumulate 4"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "--num_workers"),
+        (MemoryError(), "--accumulate 4"),
     ],
 )
 def test_a_lack_of_memory_is_one_line_that_says_what_to_lower(raised, said):
@@ -410,5 +411,9 @@ def test_a_lack_of_memory_is_one_line_that_says_what_to_lower(raised, said):
     with pytest.raises(UserError, match=said) as error, shortages(args):
         raise raised
     assert "\n" not in str(error.value) and "--resume" in str(error.value)
+    with pytest.raises(UserError, match="--deterministic: pool_cuda"), shortages(args):
+        raise RuntimeError(
+            "pool_cuda does not have a deterministic implementation, but you set …. You can turn it off."
+        )
     with pytest.raises(RuntimeError, match="a bug"), shortages(args):  # what is not understood keeps its traceback
         raise RuntimeError("a bug")

@@ -112,7 +112,7 @@ def _set_exactness(args: argparse.Namespace) -> None:
 
 @contextmanager
 def shortages(args: argparse.Namespace) -> Iterator[None]:
-    """Turn a lack of memory, the device's or the machine's, into one line that says what to lower."""
+    """Turn what the machine lacks, memory above all, into one line that says what to change."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -121,6 +121,10 @@ def shortages(args: argparse.Namespace) -> Iterator[None]:
             raise UserError(
                 f"a loader process was killed ({str(error).splitlines()[0]}): memory may be short, try a lower "
                 "--num_workers; --resume goes on from the last state"
+            ) from error
+        if "deterministic implementation" in str(error):
+            raise UserError(
+                f"--deterministic: {str(error).split('.')[0]}: leave it out, or use --device cpu"
             ) from error
         if not _lacks_memory(error):
             raise
