@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -57,7 +58,9 @@ def read_tensors(path: Path) -> Any:
     if not path.is_file():
         raise UserError(f"no file {path}: check the path")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of strange pickles, which are refused or harmless
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"{path} is no file of plain tensors that PyTorch can read safely, or is damaged") from error
     except Exception as error:  # a damaged file can break the reader anywhere
