@@ -162,6 +162,9 @@ def follow(running: torch.Tensor, values: torch.Tensor, momentum: float) -> None
         momentum: the weight of each new value.
     """
     steps = len(values)
+    # The library's batch normalisation keeps this buffer for its backward pass, though training never reads it there:
+    # through `.data`, moving it in between is no error.
+    running = running.data
     ages = torch.arange(steps - 1, -1, -1, device=values.device, dtype=running.dtype)
     weights = momentum * (1 - momentum) ** ages
     running.mul_((1 - momentum) ** steps).add_(torch.tensordot(weights, values.to(running.dtype), dims=1))

@@ -51,7 +51,7 @@ def write_statistics(network: nn.Module, statistics: RunningStatistics) -> None:
     places = _statistics(network)
     parts = statistics.values.split([place.numel() for place in places])
     for place, part in zip(places, parts):
-        place.copy_(part.view_as(place))
+        place.data.copy_(part.view_as(place))  # `.data`: see `core.batch_norm.follow`
     counts = statistics.steps.split([2 * layer.running_mean.numel() for layer in tracking_layers(network)])
     for layer, count in zip(tracking_layers(network), counts):
         layer.num_batches_tracked.copy_(count[0])
@@ -127,6 +127,12 @@ class CropDataParallel(nn.DataParallel):
     def memory_format(self) -> torch.memory_format:
         """The network's memory layout."""
         return self.module.memory_format
+
+    def scatter(self, inputs: Sequence, kwargs: dict, device_ids: Sequence[int]) -> tuple[Sequence, Sequence]:
+        """Deal the batch out. Where it is too small for all GPUs, some stay idle instead of running on nothing."""
+        inputs, kwargs = super().scatter(inputs, kwargs, device_ids)
+        busy = sum(bool(part) for part in inputs)
+        return inputs[:busy], kwargs[:busy]
 
     def parallel_apply(self, replicas: Sequence[Classifier], inputs: Sequence, kwargs: Sequence) -> list:
         """Run the replicas side by side; the first shares its running statistics with the network itself."""

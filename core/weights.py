@@ -26,6 +26,13 @@ def load_weights(network: Classifier, state_dict: StateDict) -> str:
         ValueError: it does not fit; says what is missing, extra or of another shape.
     """
     state_dict = {name.removeprefix("module."): value for name, value in state_dict.items()}
+    try:
+        return _load_by_kind(network, state_dict)
+    except (RuntimeError, TypeError) as error:  # tensors of a kind that no network has: sparse, without values, …
+        raise ValueError(f"the weights do not fit this network: {str(error).splitlines()[-1].strip()}") from error
+
+
+def _load_by_kind(network: Classifier, state_dict: StateDict) -> str:
     if is_official(state_dict):
         _load(network, from_official(state_dict))
         return "official checkpoint"

@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -13,6 +14,12 @@ from tools.errors import UserError
 from tools.files import read_json, reason, replace_file, write_json
 
 StateDict = dict[str, torch.Tensor]
+# What a description says of its checkpoint, where it says it.
+DESCRIBED = {
+    "architecture": (lambda value: isinstance(value, str), "a name"),
+    "class_names": (lambda value: _are_names(value), "a list of names"),
+    "image_size": (lambda value: type(value) is int and value > 0, "a number of pixels"),
+}
 
 
 def save_checkpoint(path: Path, state_dict: StateDict, description: dict[str, Any]) -> None:
@@ -23,9 +30,23 @@ def save_checkpoint(path: Path, state_dict: StateDict, description: dict[str, An
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """The description beside the checkpoint `path`; empty where there is none (a file of other origin)."""
+    """The description beside the checkpoint `path`; empty where there is none (a file of other origin).
+
+    Raises:
+        UserError: it is no description of a checkpoint.
+    """
     beside = path.with_suffix(".json")
-    return read_json(beside) if beside.exists() else {}
+    description = read_json(beside) if beside.exists() else {}
+    if not isinstance(description, dict):
+        raise UserError(f"{beside} does not describe a checkpoint")
+    for name, (holds, demand) in DESCRIBED.items():
+        if name in description and not holds(description[name]):
+            raise UserError(f"{beside}: {name} is not {demand}")
+    return description
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(isinstance(name, str) for name in value)
 
 
 def read_tensors(path: Path) -> Any:
@@ -37,7 +58,9 @@ def read_tensors(path: Path) -> Any:
     if not path.is_file():
         raise UserError(f"no file {path}: check the path")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of strange pickles, which are refused or harmless
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"{path} is no file of plain tensors that PyTorch can read safely, or is damaged") from error
     except Exception as error:  # a damaged file can break the reader anywhere
@@ -54,7 +77,9 @@ def read_state_dict(path: Path) -> StateDict:
     for wrapper in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
+    ):
         raise UserError(f"{path} holds no state dict (names with tensors)")
     return content
 

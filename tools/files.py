@@ -1,5 +1,6 @@
 """Writing files so that a reader never meets half of one."""
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -30,7 +31,8 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
         # torch.save reports a full disk as a RuntimeError of its archive writer.
         raise UserError(f"cannot write {path} ({reason(error)}): free some space or choose another folder") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder itself may be missing
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

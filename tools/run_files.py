@@ -1,17 +1,23 @@
 """The files of one run: where they lie, who holds them, and what becomes of an earlier run of the same name."""
 
+import errno
 import fcntl
+import glob
 import os
 import shutil
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
 from tools.checkpoints import read_tensors
 from tools.errors import UserError
-from tools.files import replace_file
+from tools.files import reason, replace_file
+
+# What a state consists of.
+PARTS = {"trainer": dict, "random": list, "epoch": int, "samples": int, "losses": torch.Tensor, "best": (int, float)}
+PARTS |= {"log": dict, "arguments": dict, "images": str}
 
 
 class RunFiles:
@@ -52,54 +58,74 @@ class RunFiles:
             held = open(self._lock, "a+", encoding="utf-8")  # noqa: SIM115 – closing it would give the lock back
         except OSError as error:
             raise UserError(f"cannot write {self._lock} ({error.strerror}): choose a writable folder") from error
+        self._lock_exclusively(held)
+        try:
+            held.truncate(0)
+            held.write(f"process {os.getpid()} on {socket.gethostname()}")
+            held.flush()
+        except OSError as error:
+            raise UserError(f"cannot write {self._lock} ({error.strerror}): free some space") from error
+        self._held = held
+        self._sweep()
+
+    def _lock_exclusively(self, held: TextIO) -> None:
         try:
             # A lock of the process, not of the open file: loader processes do not inherit it.
             fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise UserError(f"cannot lock {self._lock} ({error.strerror}): choose another folder") from error
             held.seek(0)
             holder = held.read().strip() or "another process"
             raise UserError(
                 f"a run with tag {self.tag} is going on ({holder}): wait for it, end it, or choose another --tag"
             ) from error
-        held.truncate(0)
-        held.write(f"process {os.getpid()} on {socket.gethostname()}")
-        held.flush()
-        self._held = held
-        self._sweep()
 
     def release(self) -> None:
         """Give the claim back."""
         if self._held:
-            self._lock.unlink(missing_ok=True)
+            # The file stays: if it went, a run that has just opened it and one that makes it anew could both hold it.
             self._held.close()
             self._held = None
 
     def _sweep(self) -> None:
         """Remove what a killed run was writing."""
-        for folder in (self.log.parent, self.history.parent, self.state.parent, self.model().parent):
-            for temporary in folder.glob(".*.tmp"):
-                if self.tag in temporary.name:
-                    temporary.unlink(missing_ok=True)
+        for path in self._all_files():
+            for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+                temporary.unlink(missing_ok=True)
+
+    def _all_files(self) -> list[Path]:
+        models = [self.model(kind) for kind in ("", "best_", "last_")]
+        descriptions = [model.with_suffix(".json") for model in models]
+        return [self.log, self.history, self.state, self.earlier_state, *models, *descriptions]
+
+    def owns(self, path: Path) -> bool:
+        """Whether it is one of this run's two states."""
+        return path.resolve() in (self.state.resolve(), self.earlier_state.resolve())
 
     def put_aside(self) -> Path | None:
         """Move what an earlier run of this tag left into a folder of its own, so that a new run begins on empty ground.
 
         Returns:
             the folder; None where there was nothing.
+
+        Raises:
+            UserError: the folder or the disk does not take it.
         """
-        models = [self.model(kind) for kind in ("", "best_", "last_")]
-        files = [self.log, self.history, self.curves, self.state, self.earlier_state, *models]
-        files = [path for path in files + [model.with_suffix(".json") for model in models] if path.exists()]
+        files = [path for path in [*self._all_files(), self.curves] if path.exists()]
         if not files:
             return None
         number = 1
         while (self.root / "earlier" / f"{self.tag}.{number}").exists():
             number += 1
         aside = self.root / "earlier" / f"{self.tag}.{number}"
-        for path in files:
-            target = aside / path.relative_to(self.root)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(path, target)
+        try:
+            for path in files:
+                target = aside / path.relative_to(self.root)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.move(path, target)
+        except OSError as error:
+            raise UserError(f"cannot put an earlier run aside in {aside} ({reason(error)}): choose a --tag") from error
         return aside
 
     def save_state(self, state: dict[str, Any]) -> None:
@@ -133,7 +159,7 @@ class RunFiles:
         for candidate in candidates:
             try:
                 state = read_tensors(candidate)
-                if not isinstance(state, dict) or "trainer" not in state:
+                if not _is_state(state):
                     raise UserError(f"{candidate} is no state of a run (models are for --weights)")
                 return state, "; ".join([f"{candidate}", *problems])
             except UserError as error:
@@ -141,3 +167,12 @@ class RunFiles:
         if problems:
             raise UserError(" and ".join(problem.removeprefix("not the later one, for ") for problem in problems))
         return None
+
+
+def _is_state(content: Any) -> bool:
+    if not isinstance(content, dict) or not all(isinstance(content.get(name), kind) for name, kind in PARTS.items()):
+        return False
+    log = content["log"]
+    history = log.get("history")
+    known = isinstance(history, dict) and all(isinstance(history.get(kind), list) for kind in ("train", "validation"))
+    return known and isinstance(log.get("text_bytes"), int) and content["epoch"] >= 0 and content["samples"] >= 0

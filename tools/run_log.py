@@ -39,7 +39,10 @@ class RunLog:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to an earlier state: lines and rows written after it are cut off, for the run repeats them."""
         self.history = copy.deepcopy(state["history"])
-        if self.silent or not self._text_path.exists():
+        if self.silent:
+            return
+        write_json(self._history_path, self.history)
+        if not self._text_path.exists():
             return
         try:
             os.truncate(self._text_path, min(state["text_bytes"], self._text_path.stat().st_size))
@@ -86,4 +89,7 @@ def _summary_writer(folder: Path):
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UserError("--tensorboard needs TensorBoard: pip install tensorboard") from error
-    return SummaryWriter(str(folder))
+    try:
+        return SummaryWriter(str(folder))
+    except OSError as error:
+        raise UserError(f"cannot write {folder} ({error.strerror}): choose a writable folder") from error

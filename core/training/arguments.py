@@ -1,6 +1,7 @@
 """Arguments of the training scripts. Names are the official code's; new ones follow their style."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -143,7 +144,8 @@ def _check(args: argparse.Namespace) -> None:
     _require(args, above_0, lambda value: 0 < value < float("inf"), "must be above 0")
     _require(args, from_0, lambda value: 0 <= value < float("inf"), "must be 0 or more")
     _require(args, ["momentum", "alpha_ema"], lambda value: 0 <= value < 1, "must be at least 0 and below 1")
-    _require(args, ["tag"], lambda tag: Path(tag).name == tag and tag[0] not in ".-", "must be a plain file name")
+    _require(args, ["seed"], lambda seed: seed < 2**63, "must be below 2^63")
+    _require(args, ["tag"], _is_file_name, "must be a plain file name of at most 100 signs")
     check_image_size(args.image_size)
     if args.min_image_size > args.max_image_size:
         raise UserError(f"--min_image_size {args.min_image_size} exceeds --max_image_size {args.max_image_size}")
@@ -153,6 +155,10 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("--force belongs to --resume")
     if args.warmup_epoch >= args.max_epoch:
         raise UserError(f"--warmup_epoch {args.warmup_epoch} leaves nothing of --max_epoch {args.max_epoch}")
+
+
+def _is_file_name(tag: str) -> bool:
+    return Path(tag).name == tag and tag[0] not in ".-" and tag.isprintable() and len(os.fsencode(tag)) <= 100
 
 
 def check_image_size(image_size: int) -> None:

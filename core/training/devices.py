@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from core.networks import Classifier
+from core.networks import TILES, Classifier
 from core.training.setup import choose_device
 from tools.errors import UserError
 from tools.processes import Processes
@@ -94,6 +94,11 @@ def _check_sharing(args: argparse.Namespace, devices: Devices) -> None:
             f"--replicas {replicas} has to be a multiple of the {count} devices and to divide the {per_part} images "
             "of a batch"
         )
+    if replicas >= TILES and args.image_size < 64:
+        raise UserError(
+            f"--image_size {args.image_size} with --replicas {replicas}: a tile of one feature cell has no variance; "
+            "try --image_size 64"
+        )
 
 
 def _set_exactness(args: argparse.Namespace) -> None:
@@ -106,15 +111,32 @@ def _set_exactness(args: argparse.Namespace) -> None:
 
 
 @contextmanager
-def out_of_memory(args: argparse.Namespace) -> Iterator[None]:
-    """Turn a device's lack of memory into one line that says what to lower."""
+def shortages(args: argparse.Namespace) -> Iterator[None]:
+    """Turn what the machine lacks, memory above all, into one line that says what to change."""
     try:
         yield
-    except RuntimeError as error:
-        if not isinstance(error, torch.cuda.OutOfMemoryError) and "can't allocate memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        # The signal of a dead loader process may come anywhere, not only where its batch is waited for.
+        if "DataLoader worker" in str(error):
+            raise UserError(
+                f"a loader process was killed ({str(error).splitlines()[0]}): memory may be short, try a lower "
+                "--num_workers; --resume goes on from the last state"
+            ) from error
+        if "deterministic implementation" in str(error):
+            raise UserError(
+                f"--deterministic: {str(error).split('.')[0]}: leave it out, or use --device cpu"
+            ) from error
+        if not _lacks_memory(error):
             raise
         raise UserError(
             f"out of memory at --batch_size {args.batch_size}, --image_size {args.image_size}: try --accumulate "
             f"{2 * args.accumulate} or more (batch statistics then are those of a part), --amp bf16, or a smaller "
             "batch; --resume goes on from the last state"
         ) from error
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """On a GPU, in its libraries, or on the CPU."""
+    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+        return True
+    return any(word in str(error) for word in ("out of memory", "ALLOC_FAILED", "can't allocate memory"))

@@ -19,13 +19,14 @@ def autocast(device: torch.device, amp: str) -> AbstractContextManager:
 
 @torch.no_grad()
 def predict(
-    network: Classifier, loader: DataLoader, device: torch.device, amp: str = "off"
+    network: Classifier, loader: DataLoader, device: torch.device, amp: str = "off", silent: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores and labels of every image, in the loader's order; the network is left in the mode it was in.
 
     Args:
         network: a `Classifier`.
         loader: batches of images `[B, 3, S, S]`, labels `[B, V]` and indices.
+        silent: show no progress bar.
 
     Returns:
         scores (sigmoids of the logits) and labels, both float32 `[N, V]`.
@@ -33,7 +34,7 @@ def predict(
     training = network.training
     network.eval()
     scores, labels = [], []
-    for images, batch_labels, _ in tqdm(loader, desc="evaluation", unit="batch", leave=False):
+    for images, batch_labels, _ in tqdm(loader, desc="evaluation", unit="batch", leave=False, disable=silent):
         images = images.to(device, non_blocking=True, memory_format=network.memory_format)
         with autocast(device, amp):
             logits, _ = network(images)

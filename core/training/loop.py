@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from core.training.arguments import parse_arguments
-from core.training.devices import Devices, choose_devices, out_of_memory
+from core.training.devices import Devices, choose_devices, shortages
 from core.training.evaluation import predict
 from core.training.run import Run
 from core.training.setup import EXPERIMENTS, make_network
@@ -39,14 +39,20 @@ def main(
         with_teacher: whether the strategy has an EMA teacher.
         crops_of: the crops that the strategy makes of a batch's labels.
     """
-    run_main(lambda: train(parse_arguments(description), training_step, with_teacher, crops_of))
+
+    def start() -> None:
+        with Processes() as processes:
+            train(parse_arguments(description), training_step, with_teacher, crops_of, processes)
+
+    run_main(start)
 
 
 def train(
     args: argparse.Namespace,
     training_step: TrainingStep,
     with_teacher: bool,
-    crops_of: Callable[[torch.Tensor], Crops] = Crops.of,
+    crops_of: Callable[[torch.Tensor], Crops],
+    processes: Processes,
 ) -> None:
     """Train a strategy from its arguments to its last checkpoint.
 
@@ -54,14 +60,13 @@ def train(
         UserError: something the user can mend; found before the first iteration wherever that is possible.
         SystemExit: after SIGINT (status 130) or SIGTERM (143), with the state saved for `--resume`.
     """
-    processes = Processes()
     devices = choose_devices(args, processes)
     class_names = read_class_names(args.class_file)
     train_loader, val_loader = make_loaders(args, class_names, processes)
-    torch.manual_seed(args.seed)
-    network = make_network(args.architecture, args.weights, len(class_names), args.channels_last).to(devices.first)
-    devices.share(network, args.replicas, args.sync_bn)
-    with Interruption() as interruption, processes, out_of_memory(args):
+    with Interruption() as interruption, shortages(args):
+        torch.manual_seed(args.seed)
+        network = make_network(args.architecture, args.weights, len(class_names), args.channels_last).to(devices.first)
+        devices.share(network, args.replicas, args.sync_bn)
         trainer = Trainer(
             network, training_step, args, len(train_loader), with_teacher, crops_of, processes, devices.gpus
         )
@@ -96,7 +101,7 @@ def train_epoch(run: Run, loader: DataLoader) -> None:
         disable=run.log.silent,
     )
     with bar:
-        for images, labels, indices in _running(loader):
+        for images, labels, indices in loader:
             run.pause()
             lr, alpha_re = trainer.lr, trainer.alpha_re
             try:
@@ -116,10 +121,15 @@ def train_epoch(run: Run, loader: DataLoader) -> None:
 def validate(run: Run, loader: DataLoader) -> float:
     """Mean average precision on the validation split, in per cent, logged with that of every class."""
     trainer, class_names = run.trainer, run.class_names
-    watched = _watched(loader, run.interruption)
-    scores, labels = predict(trainer.evaluated, watched, trainer.device, run.args.amp)
+    scores, labels = predict(trainer.evaluated, _watched(loader, run), trainer.device, run.args.amp, run.log.silent)
     scores, labels = _interleave(trainer.processes, scores), _interleave(trainer.processes, labels)
-    precisions = 100 * average_precisions(scores, labels)
+    try:
+        precisions = 100 * average_precisions(scores, labels)
+    except ValueError as error:
+        raise UserError(
+            f"validation after iteration {trainer.iteration}: {error}: the weights have grown too large: start anew "
+            "with a lower --lr or a --warmup_epoch; the models of earlier epochs are intact"
+        ) from error
     mean = 100 * mean_average_precision(scores, labels)
     per_class = {name: round(float(value), 4) for name, value in zip(class_names, precisions) if value == value}
     left_out = [name for name in class_names if name not in per_class]
@@ -132,32 +142,21 @@ def validate(run: Run, loader: DataLoader) -> float:
 
 
 class _watched:
-    """A loader whose batches stop coming when the run is asked to end."""
+    """A loader whose batches stop coming when the run is asked to end. All processes stop together."""
 
-    def __init__(self, loader: DataLoader, interruption: Interruption):
+    def __init__(self, loader: DataLoader, run: Run):
         self.loader = loader
-        self.interruption = interruption
+        self.run = run
+        self.common = min(run.trainer.processes.gather(len(loader)))  # batches that every process has
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self):
-        for batch in _running(self.loader):
-            self.interruption.check()
+        for number, batch in enumerate(self.loader):
+            if number < self.common:
+                self.run.check()
             yield batch
-
-
-def _running(loader: DataLoader):
-    """The loader's batches; a loader process that dies is the user's to know in one line."""
-    try:
-        yield from loader
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise UserError(
-            f"a loader process was killed ({str(error).splitlines()[0]}): memory may be short, try a lower "
-            "--num_workers; --resume goes on from the last state"
-        ) from error
 
 
 def _interleave(processes: Processes, rows: np.ndarray) -> np.ndarray:

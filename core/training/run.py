@@ -74,31 +74,30 @@ class Run:
     def start(self, summary: str) -> None:
         """Begin, or go on where `--resume` says; the first state is written at once, so that what cannot be written is
         found before anything is computed."""
-        state = None
-        if self.args.resume is not None:
-            state, source = self._read_state()
-        elif self._writes:
-            aside = self.files.put_aside()
+        state, source = self._read_state()
+        differing = self._restore(state, source) if state else []
+        goes_on = state is not None and self._is_own_state()
+        aside = self.files.put_aside() if self._writes and not goes_on else None
         self.log = RunLog(self.files, self.args.tensorboard, silent=not self._writes)
         if state:
-            self._restore(state, source)
+            self.log.load_state_dict(state["log"])
+            changed = f", with other settings: {'; '.join(differing)}" if differing else ""
+            place = f"iteration {self.trainer.iteration:,}, epoch {self.epoch + 1}"
+            self.log.line(f"[i] resumed at {place}, from {source}{changed}")
         else:
             self.log.line("[i] " + ", ".join(f"{name}={value}" for name, value in sorted(vars(self.args).items())))
             if self.args.resume is not None:
                 self.log.line(f"[i] nothing to resume at {self.files.state}: starting at the beginning")
-            elif self._writes and aside:
-                self.log.line(f"[i] what an earlier run of this tag left is now in {aside}")
+        if aside:
+            self.log.line(f"[i] what an earlier run of this tag left is now in {aside}")
         self.log.line(summary)
-        if not state:
+        if not goes_on:
             self._save_state()
 
     # The state ---------------------------------------------------------------------------------------------------
 
     def _state(self) -> dict[str, Any]:
-        device = self.trainer.device
-        random = {"cpu": torch.get_rng_state()}
-        if device.type == "cuda":
-            random["cuda"] = torch.cuda.get_rng_state(device)
+        random = {"cpu": torch.get_rng_state(), "cuda": [torch.cuda.get_rng_state(gpu) for gpu in self.trainer.gpus]}
         return {
             "trainer": self.trainer.state_dict(),
             "random": self.trainer.processes.gather(random),
@@ -118,30 +117,39 @@ class Run:
             self.files.save_state(state)
 
     def _read_state(self) -> tuple[dict[str, Any] | None, str]:
+        """What `--resume` asks for, and which file it is from; the first process reads for all."""
+        if self.args.resume is None:
+            return None, ""
         path = None if self.args.resume == OWN_STATE else Path(self.args.resume)
-        found = self.files.load_state(path)
-        return found if found else (None, "")
+        found = self.files.load_state(path) if self._writes else None
+        return self.trainer.processes.broadcast(found) or (None, "")
 
-    def _restore(self, state: dict[str, Any], source: str) -> None:
+    def _is_own_state(self) -> bool:
+        """Whether `--resume` goes on with the files of this tag, not with a state from elsewhere."""
+        return self.args.resume == OWN_STATE or self.files.owns(Path(self.args.resume))
+
+    def _restore(self, state: dict[str, Any], source: str) -> list[str]:
+        """Take the state over; touches no file. Gives the settings that differ, as text."""
         differing = self._compare(state)
         batches = state["samples"] // self.args.batch_size
         self.epoch, self.position = state["epoch"], min(batches, self.trainer.epoch_iterations)
         iteration = self.epoch * self.trainer.epoch_iterations + self.position
         try:
             self.trainer.load_state_dict(state["trainer"], iteration)
-        except (RuntimeError, ValueError, KeyError) as error:
+            self._restore_random(state["random"])
+            self.losses = list(state["losses"].to(self.trainer.device))
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"--resume: {source} is of another network or strategy: {str(error)[:300]}") from error
-        random = state["random"]
-        if self.trainer.processes.rank < len(random):
-            mine = random[self.trainer.processes.rank]
-            torch.set_rng_state(mine["cpu"])
-            if "cuda" in mine and self.trainer.device.type == "cuda":
-                torch.cuda.set_rng_state(mine["cuda"], self.trainer.device)
         self.best = state["best"]
-        self.losses = list(state["losses"].to(self.trainer.device))
-        self.log.load_state_dict(state["log"])
-        changed = f", with other settings: {'; '.join(differing)}" if differing else ""
-        self.log.line(f"[i] resumed at iteration {iteration:,}, epoch {self.epoch + 1}, from {source}{changed}")
+        return differing
+
+    def _restore_random(self, states: list[dict[str, Any]]) -> None:
+        """Each process takes its own; more of them than there were start anew."""
+        rank = self.trainer.processes.rank
+        if rank < len(states):
+            torch.set_rng_state(states[rank]["cpu"])
+            for gpu, generator in zip(self.trainer.gpus, states[rank]["cuda"]):
+                torch.cuda.set_rng_state(generator, gpu)
 
     def _compare(self, state: dict[str, Any]) -> list[str]:
         """The settings that differ from the saved ones, as text.
@@ -176,6 +184,11 @@ class Run:
         if due:
             self._save_state()
 
+    def check(self) -> None:
+        """During validation: end if somebody asked for it. All processes agree."""
+        if self.trainer.processes.any(self.interruption.asked)[0]:
+            raise Interrupted(self.interruption.number or 15)
+
     def mean_losses(self) -> dict[str, float]:
         """Mean of each loss since the last log line, over all processes. Waits for the device."""
         if not self.losses:
@@ -200,7 +213,10 @@ class Run:
         Raises:
             UserError: to stop; the states on the disk are from before.
         """
-        parts = ", ".join(f"{name}={float(getattr(step, name)):.3g}" for name in LOSSES)
+        processes = self.trainer.processes
+        losses = processes.sum(torch.stack([getattr(step, name).float() for name in LOSSES])) / processes.size
+        parts = ", ".join(f"{name}={value:.3g}" for name, value in zip(LOSSES, losses.tolist()))
+        ids = [image_id for part in processes.gather(ids) for image_id in part]
         what = f"the loss or its gradient is not finite at iteration {self.trainer.iteration} ({parts}; lr={lr:.3g})"
         batch = f"images {', '.join(ids)}"
         if self.args.on_nan == "stop":
@@ -224,7 +240,9 @@ class Run:
     def finish(self) -> None:
         """The last model, and where the best one is."""
         self._save_model("last_", self.log.history["validation"][-1]["mAP"])
-        self.log.line(f"[i] best mAP={self.best:.2f}, in {self.files.model('best_')}")
+        best = self.files.model("best_")
+        place = f"in {best}" if best.exists() else "from before this tag: its model lies with the state resumed from"
+        self.log.line(f"[i] best mAP={self.best:.2f}, {place}")
         self.log.close()
 
     def interrupt(self, interrupted: Interrupted) -> None:

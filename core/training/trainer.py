@@ -73,6 +73,7 @@ class Trainer:
         self._forward_student = CropDataParallel(self.student, gpus) if several else self.student
         self._forward_teacher = CropDataParallel(self.teacher, gpus) if several and with_teacher else self.teacher
         self.device = next(network.parameters()).device
+        self.gpus = gpus if several else [self.device.index or 0] if self.device.type == "cuda" else []
         self.epoch_iterations = epoch_iterations
         self.max_iteration = args.max_epoch * epoch_iterations
         self.iteration = 0

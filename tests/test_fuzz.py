@@ -1,0 +1,332 @@
+"""Strangers' files and words at random: a result or one line, never a traceback, a hang or half a file.
+
+Every test runs twice: with few cases, and in the slow suite with many (2,100 in all).
+"""
+
+import contextlib
+import io
+import json
+import os
+import pickle
+import random
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from core.networks import Classifier
+from core.training.arguments import parse_arguments
+from core.training.setup import trained_network
+from core.weights import load_weights
+from tools.checkpoints import read_state_dict
+from tools.errors import UserError
+from tools.run_files import RunFiles
+from tools.voc import image_path, read_annotation, read_image, read_split, split_path
+
+CLASSES = ["cat", "dog"]
+PATIENCE = timedelta(seconds=20)  # for one case, on a busy machine
+times = pytest.mark.parametrize("times", [1, pytest.param(14, marks=pytest.mark.slow)])
+
+
+def try_all(count: int, cases: st.SearchStrategy, examine: Callable[[Any], None]) -> None:
+    """Call `examine` with so many random cases."""
+    healthy = (HealthCheck.too_slow, HealthCheck.data_too_large)
+    limits = settings(max_examples=count, deadline=PATIENCE, database=None, suppress_health_check=healthy)
+    limits(given(cases)(examine))()
+
+
+def settled(call: Callable, *arguments: Any) -> Any:
+    """What the call gives; None if it ends with a line for the user."""
+    try:
+        return call(*arguments)
+    except UserError as error:
+        assert str(error) and len(str(error).splitlines()) == 1
+        return None
+
+
+def assert_nothing_half_written(folder: Path) -> None:
+    assert not list(folder.rglob("*.tmp"))
+
+
+@st.composite
+def damaged(draw: st.DrawFn, originals: st.SearchStrategy[bytes]) -> bytes:
+    """Bytes with some overwritten, inserted, doubled or cut off; sometimes whole."""
+    content = bytearray(draw(originals))
+    for _ in range(draw(st.integers(0, 6))):
+        place = draw(st.integers(0, max(len(content) - 1, 0)))
+        length = draw(st.sampled_from([1, 2, 4, 16, 200]))
+        match draw(st.sampled_from(["overwrite", "insert", "remove", "double", "cut"])):
+            case "overwrite":
+                content[place : place + length] = draw(st.binary(min_size=1, max_size=length))
+            case "insert":
+                content[place:place] = draw(st.binary(min_size=1, max_size=length))
+            case "remove":
+                del content[place : place + length]
+            case "double":
+                content[place:place] = content[place : place + length]
+            case "cut":
+                del content[place:]
+    return bytes(content)
+
+
+# Annotations ---------------------------------------------------------------------------------------------------------
+
+OBJECT = "<object><name>{}</name><difficult>{}</difficult><bndbox>{}</bndbox></object>"
+numbers = st.sampled_from(["1", "-5", "1e999", "nan", "9" * 5000, "", " 7 ", "0x10", "１２", "1e-400", "1,5"])
+numbers |= st.floats().map(repr) | st.integers().map(str)
+names = st.sampled_from(["cat", "dog", "cow", "", "cat\n", "&cat;", "&lt;cat&gt;", "<name>cat</name>", "\u202ecat"])
+
+
+@st.composite
+def annotation_texts(draw: st.DrawFn) -> bytes:
+    objects = ""
+    for _ in range(draw(st.integers(0, 3))):
+        sides = draw(st.permutations(["xmin", "ymin", "xmax", "ymax"]))[: draw(st.integers(3, 4))]
+        box = "".join(f"<{side}>{draw(numbers)}</{side}>" for side in sides)
+        objects += OBJECT.format(draw(names), draw(st.sampled_from(["0", "1", "", "x"])), box)
+    text = f"<annotation>{objects}</annotation>"
+    doctypes = ["", "", '<?xml version="1.0" encoding="no-such"?>', '<?xml version="1.0" encoding="utf-7"?>']
+    doctypes += ['<!DOCTYPE a [<!ENTITY cat SYSTEM "file:///etc/passwd">]>', '<!DOCTYPE a SYSTEM "http://localhost/">']
+    doctypes += ['<!DOCTYPE a [<!ENTITY b "' + "ha" * 99 + '"><!ENTITY cat "' + "&b;" * 99 + '">]>']
+    encodings = st.sampled_from(["utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-7"])
+    return (draw(st.sampled_from(doctypes)) + text).encode(draw(encodings))
+
+
+ABSURD = [b"<a>" * 200_000, b"<annotation>" + b"<object>" * 100_000, b"<annotation>" + b" " * 2_000_000, b"\0" * 1000]
+ABSURD += [b"<annotation " + b"a='b' " * 9_000 + b"/>", b"<annotation " + b"".join(b"a%d='' " % i for i in range(999))]
+
+
+@times
+def test_annotations(times, tmp_path):
+    def examine(content: bytes) -> None:
+        path = tmp_path / "a.xml"
+        path.write_bytes(content)
+        for item in settled(read_annotation, path, CLASSES) or []:
+            assert CLASSES[item.class_index] == item.name
+            assert all(abs(side) < float("inf") for side in item.box) and not item.is_empty
+
+    try_all(40 * times, damaged(annotation_texts()) | annotation_texts() | st.sampled_from(ABSURD), examine)
+    try_all(10 * times, st.binary(max_size=300), examine)
+
+
+# Lists ---------------------------------------------------------------------------------------------------------------
+
+ids = st.sampled_from(["im_1", "im_2", "2007_000027", "ünï", "../../etc/passwd", "..", "/etc/passwd", "a\\b"])
+ids |= st.sampled_from(["\x00", "\x1b[31m", "im_1\x7f", "\ufeffim_3", "im_4\u2028im_5", "~", "C:x", "a" * 5000])
+ids |= st.text(max_size=8)
+ends = st.sampled_from(["\n", "\r\n", "\r", "\n\n", " \n", "\t1\n", "  -1\r\n", ""])
+
+
+HUNDRED_THOUSAND = b"".join(b"im_%06d\r\n" % number for number in range(100_000))
+
+
+@st.composite
+def lists(draw: st.DrawFn) -> bytes:
+    lines = draw(st.lists(st.tuples(ids, ends).map("".join), max_size=8))
+    text = draw(st.sampled_from(["", "", "\ufeff", "\ufeff\ufeff", "\n"])) + "".join(lines)
+    content = text.encode("utf-8", "surrogatepass")
+    return content + (HUNDRED_THOUSAND if draw(st.integers(0, 9)) == 0 else b"")
+
+
+@times
+def test_lists(times, tmp_path):
+    (tmp_path / "ImageSets/Main").mkdir(parents=True)
+    home = tmp_path / "JPEGImages"
+
+    def examine(content: bytes) -> None:
+        (tmp_path / "ImageSets/Main/list.txt").write_bytes(content)
+        found = settled(read_split, tmp_path, "Main/list") or []
+        assert len(set(found)) == len(found)
+        for image_id in found:
+            assert os.path.dirname(os.path.normpath(image_path(tmp_path, image_id))) == str(home)
+            assert image_id.split() == [image_id]
+
+    try_all(20 * times, lists() | damaged(lists()), examine)
+
+    def examine_name(name: str) -> None:
+        path = settled(split_path, tmp_path, name)
+        assert path is None or path.is_file() and path.suffix == ".txt"
+
+    try_all(5 * times, st.text(max_size=20) | ids.map("Main/".__add__) | ids, examine_name)
+
+
+# Images --------------------------------------------------------------------------------------------------------------
+
+
+def encoded(kind: str, mode: str, **options: Any) -> bytes:
+    chance = random.Random(1)
+    image = Image.frombytes("RGB", (23, 17), bytes(chance.randrange(256) for _ in range(23 * 17 * 3))).convert(mode)
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def enlarged(jpeg: bytes, side: int) -> bytes:
+    """A JPEG whose header promises `side` × `side` pixels."""
+    place = jpeg.index(b"\xff\xc0") + 5
+    return jpeg[:place] + side.to_bytes(2, "big") * 2 + jpeg[place + 4 :]
+
+
+JPEG = encoded("JPEG", "RGB")
+PICTURES = [JPEG, encoded("JPEG", "L"), encoded("JPEG", "CMYK"), encoded("JPEG", "RGB", progressive=True)]
+PICTURES += [encoded("JPEG", "RGB", exif=Image.Exif().tobytes()), encoded("PNG", "RGBA"), encoded("PNG", "P")]
+PICTURES += [encoded("GIF", "P"), encoded("BMP", "RGB"), encoded("TIFF", "RGB"), encoded("WEBP", "RGB")]
+PICTURES += [
+    encoded("PPM", "RGB"),
+    encoded("ICO", "RGB"),
+    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+    b"<svg/>",
+]
+PICTURES += [enlarged(JPEG, 65535), enlarged(JPEG, 12000), enlarged(JPEG, 0)]
+
+
+@times
+def test_images(times, tmp_path):
+    def examine(content: bytes) -> None:
+        path = tmp_path / "im.jpg"
+        path.write_bytes(content)
+        image = settled(read_image, path)
+        if image is not None:
+            assert image.mode == "RGB" and 0 < image.width * image.height <= Image.MAX_IMAGE_PIXELS
+            image.load()
+
+    try_all(30 * times, damaged(st.sampled_from(PICTURES)), examine)
+
+
+# Checkpoints and states ----------------------------------------------------------------------------------------------
+
+
+class RunsCode:
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+def saved(content: Any, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer, **options)
+    return buffer.getvalue()
+
+
+tensors = st.sampled_from(
+    [torch.zeros(2, 512, 1, 1), torch.zeros(2, 512), torch.zeros(()), torch.zeros(0), torch.ones(2, dtype=torch.bool)]
+    + [torch.zeros(2, dtype=torch.complex64), torch.eye(2).to_sparse(), torch.zeros(3, 7, device="meta")]
+)
+keys = st.sampled_from(
+    ["classifier.weight", "stage6.0.weight", "BN.0.weight", "model.conv1.weight", "instances.weight", "conv1.weight"]
+    + ["backbone.conv1.weight", "module.classifier.weight", "state_dict", "model", "instances.bn_bias", "fc.weight", ""]
+)
+plain = st.none() | st.integers() | st.floats() | st.text(max_size=5) | tensors
+any_keys = keys | st.integers(0, 3) | st.text(max_size=3) | st.none()
+values = st.recursive(plain, lambda some: st.lists(some, max_size=3) | st.dictionaries(any_keys, some, max_size=4))
+dictionaries = st.dictionaries(keys, tensors, max_size=6) | st.dictionaries(any_keys, values, max_size=5)
+
+
+def files_of(contents: st.SearchStrategy, trap: Path) -> st.SearchStrategy[bytes]:
+    """PyTorch's two formats, damaged ones, plain pickles, and some that would run code."""
+    whole = contents.map(saved) | contents.map(lambda content: saved(content, _use_new_zipfile_serialization=False))
+    code = [saved({"a": RunsCode(trap)}), pickle.dumps(RunsCode(trap)), pickle.dumps({"a": 1}, protocol=5)]
+    return whole | damaged(whole) | st.sampled_from(code) | st.binary(max_size=50)
+
+
+DESCRIPTION = {"architecture": "resnet18", "class_names": CLASSES, "image_size": 64}
+wrong = st.none() | st.integers() | st.text(max_size=5) | st.lists(st.integers() | st.text(max_size=3), max_size=3)
+descriptions = st.fixed_dictionaries({}, optional={name: st.just(DESCRIPTION[name]) | wrong for name in DESCRIPTION})
+
+
+@times
+def test_checkpoints(times, tmp_path):
+    network = Classifier("resnet18", len(CLASSES))
+    path, trap = tmp_path / "x.pth", tmp_path / "trap"
+    whole = saved(network.state_dict())
+
+    def loaded(state_dict: dict) -> str:
+        try:
+            return load_weights(network, state_dict)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+    def examine(case: tuple[bytes, Any]) -> None:
+        content, description = case
+        path.write_bytes(content)
+        path.with_suffix(".json").write_text(json.dumps(description))
+        state_dict = settled(read_state_dict, path)
+        if state_dict is not None:
+            assert all(isinstance(name, str) for name in state_dict)
+            settled(loaded, state_dict)
+        found = settled(trained_network, path)
+        assert found is None or found[0].num_classes == len(found[1]["class_names"])
+        assert not trap.exists()
+        assert_nothing_half_written(tmp_path)
+
+    files = files_of(dictionaries | values, trap) | damaged(st.just(whole)) | st.just(whole)
+    try_all(20 * times, st.tuples(files, st.just(DESCRIPTION) | descriptions | st.integers() | st.lists(keys)), examine)
+
+
+STATE = {"trainer": {}, "random": [], "epoch": 1, "samples": 0, "losses": torch.zeros(0, 4), "best": 1.5}
+STATE |= {"log": {"history": {"train": [], "validation": []}, "text_bytes": 0}, "arguments": {"lr": 0.1}, "images": "0"}
+
+
+@st.composite
+def states(draw: st.DrawFn) -> Any:
+    state = dict(STATE)
+    for name in draw(st.lists(st.sampled_from(sorted(STATE)), max_size=2)):
+        state[name] = draw(values)
+    return state
+
+
+@times
+def test_states(times, tmp_path):
+    """A damaged state gives way to the one before."""
+    files = RunFiles(tmp_path, "x")
+    files.state.parent.mkdir()
+    torch.save(STATE | {"epoch": 7}, files.earlier_state)
+    trap = tmp_path / "trap"
+
+    def examine(content: bytes) -> None:
+        files.state.write_bytes(content)
+        state, said = files.load_state()
+        assert state.keys() >= STATE.keys() and isinstance(state["trainer"], dict) and state["epoch"] >= 0
+        assert (f"{files.earlier_state}; not the later one, for" in said) == (str(files.earlier_state) in said)
+        settled(files.load_state, files.state)
+        assert not trap.exists()
+        assert_nothing_half_written(tmp_path)
+
+    try_all(15 * times, files_of(states() | values, trap), examine)
+
+
+# Arguments -----------------------------------------------------------------------------------------------------------
+
+OPTIONS = [f"--{name}" for name in vars(parse_arguments("", ["--data_dir", "x", "--tag", "t"]))]
+words = st.sampled_from(["0", "1", "-1", "64", "1e999", "nan", "True", "", "-", "--", "..", "a/b", "x\0y", "9" * 5000])
+words |= st.sampled_from(["1_0", "L2_Loss", "bf16", "skip", "٣", "x" * 300, "ä\nö"]) | st.text(max_size=6)
+words |= st.integers().map(str) | st.floats().map(repr)
+pairs = st.tuples(st.sampled_from(OPTIONS), words) | st.tuples(words) | st.tuples(st.sampled_from(OPTIONS))
+
+
+@times
+def test_arguments(times):
+    def examine(parts: list[tuple[str, ...]]) -> None:
+        screen = io.StringIO()
+        typed = ["--data_dir", "x", "--tag", "t", *[word for part in parts for word in part]]
+        try:
+            with contextlib.redirect_stderr(screen):
+                args = settled(parse_arguments, "", typed)
+        except SystemExit as stop:
+            assert stop.code == 2
+            (line,) = [line for line in screen.getvalue().splitlines() if "error:" in line]
+            return
+        if args is not None:
+            assert args.batch_size > 0 and args.image_size % 32 == 0 and 0 < args.lr < float("inf")
+            assert "/" not in args.tag and args.tag.isprintable() and len(os.fsencode(args.tag)) < 200
+            torch.manual_seed(args.seed)
+
+    try_all(10 * times, st.lists(pairs, max_size=4), examine)

@@ -1,0 +1,277 @@
+"""Several GPUs on one batch, and their numbers on one device: tested without GPUs, and on two where there are two."""
+
+import argparse
+import copy
+import importlib
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_golden_steps import SCRIPTS
+
+from core.batch_norm import GroupedBatchNorm2d
+from core.ema import make_teacher
+from core.networks import Classifier
+from core.parallel import CropDataParallel, RunningStatistics, one_after_another, read_statistics
+from core.training.arguments import parse_arguments
+from core.training.devices import choose_devices
+from core.training.step import Crops
+from core.training.trainer import Trainer
+from tools.errors import UserError
+from tools.processes import Processes
+
+CLASSES = 3
+
+
+class OnCPU(CropDataParallel):
+    """`CropDataParallel` whose GPUs are copies on the CPU; its replicas' inputs are kept in `seen`."""
+
+    def __init__(self, module: Classifier, count: int):
+        super().__init__(module)
+        self.device_ids, self.dim, self.output_device = list(range(count)), 0, 0
+        self.src_device_obj = torch.device("cpu")
+        self.seen: list[list[tuple[int, ...]]] = []
+
+    def replicate(self, module: Classifier, device_ids: list[int]) -> list[Classifier]:
+        """Copies with the network's own parameters; the first has its own running statistics too."""
+        shared = {id(parameter): parameter for parameter in module.parameters()}
+        with_buffers = shared | {id(buffer): buffer for buffer in module.buffers()}
+        return [copy.deepcopy(module, dict(shared if place else with_buffers)) for place in range(len(device_ids))]
+
+    def parallel_apply(self, replicas, inputs, kwargs):
+        self.seen.append([tuple(part[0].shape) for part in inputs])
+        return super().parallel_apply(replicas, inputs, kwargs)
+
+
+@pytest.fixture
+def no_gpus(monkeypatch):
+    """PyTorch's own scatter and gather, with the copies between GPUs as plain chunks and concatenations."""
+    data_parallel, scatter_gather = (
+        importlib.import_module(f"torch.nn.parallel.{name}") for name in ("data_parallel", "scatter_gather")
+    )
+
+    def scatter(gpus, _, dim, tensor):
+        return tensor.chunk(len(gpus), dim)
+
+    def gather(_, dim, *tensors):
+        return torch.cat(tensors, dim)
+
+    def apply(modules, inputs, kwargs, _):
+        return [module(*part, **words) for module, part, words in zip(modules, inputs, kwargs)]
+
+    monkeypatch.setattr(scatter_gather, "Scatter", SimpleNamespace(apply=scatter))
+    monkeypatch.setattr(scatter_gather, "Gather", SimpleNamespace(apply=gather))
+    monkeypatch.setattr(data_parallel, "parallel_apply", apply)
+
+
+def networks(devices: int, replicas: int) -> tuple[Classifier, Classifier]:
+    """A network told that so many devices share it, and its twin that computes the same replicas alone."""
+    torch.manual_seed(0)
+    shared = Classifier("resnet18", CLASSES)
+    alone = copy.deepcopy(shared)
+    shared.set_replicas(replicas, devices)
+    alone.set_replicas(replicas)
+    return shared, alone
+
+
+def assert_same_statistics(first: Classifier, second: Classifier) -> None:
+    ours, theirs = read_statistics(first), read_statistics(second)
+    torch.testing.assert_close(ours.values.cpu(), theirs.values.cpu(), rtol=1e-4, atol=1e-5)
+    assert torch.equal(ours.steps.cpu(), theirs.steps.cpu())
+
+
+@pytest.mark.parametrize("crops, devices", [(3, 2), (5, 4), (1, 2)])
+@pytest.mark.parametrize("features_only", [False, True])
+def test_crops_are_scattered_whole_and_followed_in_their_order(no_gpus, crops, devices, features_only):
+    shared, alone = networks(devices, devices)
+    parallel = OnCPU(shared, devices)
+    tiles = torch.randn(crops, 4, 3, 32, 32)
+    logits, features = parallel(tiles, features_only=features_only)
+    expected_logits, expected = alone(tiles, features_only=features_only)
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
+    if features_only:
+        assert logits is None
+    else:
+        torch.testing.assert_close(logits, expected_logits, rtol=1e-4, atol=1e-4)
+    ((*seen,),) = parallel.seen
+    assert all(shape[1:] == (4, 3, 32, 32) for shape in seen)  # a crop's four tiles lie together
+    assert sum(shape[0] for shape in seen) == crops and len(seen) <= min(crops, devices)
+    assert_same_statistics(shared, alone)
+
+
+def test_no_crop_at_all_moves_nothing(no_gpus):
+    shared, _ = networks(2, 2)
+    before = read_statistics(shared)
+    logits, features = OnCPU(shared, 2)(torch.zeros(0, 4, 3, 64, 64), features_only=True)
+    assert logits is None and features.shape == (0, 4, CLASSES, 4, 4)
+    after = read_statistics(shared)
+    assert torch.equal(before.values, after.values) and torch.equal(before.steps, after.steps)
+
+
+def test_images_have_the_statistics_of_their_replica_and_the_first_replica_s_are_kept(no_gpus):
+    shared, alone = networks(2, 2)
+    images = torch.randn(6, 3, 64, 64)
+    for ours, theirs in zip(OnCPU(shared, 2)(images), alone(images)):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert_same_statistics(shared, alone)
+
+
+def test_evaluation_is_shared_too(no_gpus):
+    shared, alone = networks(2, 2)
+    images = torch.randn(5, 3, 64, 64)
+    for ours, theirs in zip(OnCPU(shared.eval(), 2)(images), alone.eval()(images)):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert_same_statistics(shared, alone)
+
+
+def trainer_of(strategy: str, network: Classifier, *words: object) -> Trainer:
+    # Maps are flat at the border, so that the last bit can choose the keypoint: steps too small to move a weight.
+    arguments = ["--data_dir", "none", "--tag", "test", "--max_epoch", "4", "--image_size", "64", "--lr", "1e-9"]
+    script = importlib.import_module(SCRIPTS[strategy])
+    crops_of = Crops.one_per_image if strategy == "max" else Crops.of
+    args = parse_arguments("", [*arguments, *map(str, words)])
+    return Trainer(network, script.training_step, args, 1, strategy != "max", crops_of)
+
+
+def batch(number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Four images; the first has every class, the last none."""
+    images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(number))
+    return images, torch.tensor([[1.0, 1, 1], [0, 1, 0], [1, 0, 1], [0, 0, 0]])
+
+
+def gradient(trainer: Trainer) -> torch.Tensor:
+    """Of all parameters, one after another."""
+    return torch.cat([parameter.grad.flatten() for parameter in trainer.student.parameters()]).cpu()
+
+
+def assert_same_steps(ours: Trainer, theirs: Trainer, tolerance: float) -> None:
+    for number in range(2):
+        step, expected = ours.iterate(*batch(number)), theirs.iterate(*batch(number))
+        assert step.keypoints.tolist() == expected.keypoints.tolist()
+        assert float(step.loss) == pytest.approx(float(expected.loss), rel=tolerance)
+        assert (gradient(ours) - gradient(theirs)).norm() < 100 * tolerance * gradient(theirs).norm()
+    for ours_network, theirs_network in ((ours.student, theirs.student), (ours.teacher, theirs.teacher)):
+        if ours_network is not None:
+            expected = theirs_network.state_dict()
+            for name, value in ours_network.state_dict().items():
+                torch.testing.assert_close(value.cpu(), expected[name].cpu(), rtol=1e-3, atol=tolerance, msg=name)
+
+
+@pytest.mark.parametrize("strategy", SCRIPTS)
+def test_steps_on_two_devices_equal_those_of_two_replicas_on_one(no_gpus, strategy):
+    shared, alone = networks(2, 2)
+    ours, theirs = trainer_of(strategy, shared), trainer_of(strategy, alone)
+    ours._forward_student = OnCPU(ours.student, 2)
+    ours._forward_teacher = OnCPU(ours.teacher, 2) if ours.teacher else None
+    assert_same_steps(ours, theirs, 1e-4)
+
+
+@pytest.mark.parametrize("strategy", SCRIPTS)
+def test_the_gpu_s_way_of_normalising_groups_trains_as_the_cpu_s(strategy, monkeypatch):
+    """Images go through the library's kernel, tiles through all groups at once; one backward pass goes through both."""
+    first, second = networks(1, 1)
+    theirs = trainer_of(strategy, second)
+    for number in range(2):
+        expected = theirs.iterate(*batch(number))
+    by_group = GroupedBatchNorm2d._group_by_group
+
+    def as_on_a_gpu(layer: GroupedBatchNorm2d, x: torch.Tensor) -> torch.Tensor:
+        return layer._all_groups_at_once(x) if layer.groups.total > 1 else by_group(layer, x)
+
+    monkeypatch.setattr(GroupedBatchNorm2d, "_group_by_group", as_on_a_gpu)
+    ours = trainer_of(strategy, first)
+    for number in range(2):
+        step = ours.iterate(*batch(number))
+    assert float(step.loss) == pytest.approx(float(expected.loss), rel=1e-3)
+    assert (gradient(ours) - gradient(theirs)).norm() < 1e-2 * gradient(theirs).norm()
+    assert_same_statistics(ours.student, theirs.student)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("strategy", SCRIPTS)
+def test_two_gpus_train_as_two_replicas_on_one(strategy):
+    shared, alone = (network.cuda() for network in networks(2, 2))
+    ours, theirs = trainer_of(strategy, shared), trainer_of(strategy, alone)
+    ours._forward_student = CropDataParallel(ours.student, [0, 1])
+    ours._forward_teacher = CropDataParallel(ours.teacher, [0, 1]) if ours.teacher else None
+    assert_same_steps(ours, theirs, 1e-3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=5), st.integers(0, 2**31))
+def test_joined_statistics_are_those_of_one_batch_after_another(counts, seed):
+    generator = torch.Generator().manual_seed(seed)
+    momentum = torch.tensor([0.1, 0.01, 0.5])
+    start = torch.randn(3, generator=generator)
+    batches = [[torch.randn(3, generator=generator) for _ in range(count)] for count in counts]
+
+    def moved(values: torch.Tensor, seen: list[torch.Tensor]) -> torch.Tensor:
+        for value in seen:
+            values = (1 - momentum) * values + momentum * value
+        return values
+
+    before = RunningStatistics(start, torch.full((3,), 7))
+    after = [RunningStatistics(moved(start, seen), torch.full((3,), 7 + len(seen))) for seen in batches]
+    joined = one_after_another(before, after, momentum)
+    literal = moved(start, [value for seen in batches for value in seen])
+    torch.testing.assert_close(joined.values, literal, rtol=1e-4, atol=1e-4)
+    assert joined.steps.tolist() == [7 + sum(counts)] * 3
+
+
+def test_the_teacher_of_a_parallel_student_is_a_plain_network():
+    assert type(make_teacher(networks(2, 2)[0])) is Classifier
+
+
+@pytest.fixture
+def four_gpus(monkeypatch):
+    """What PyTorch says on a machine that shows four GPUs."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "A GPU")
+
+
+def arguments(*words: object) -> argparse.Namespace:
+    return parse_arguments("", ["--data_dir", "none", "--tag", "test", *map(str, words)])
+
+
+@pytest.fixture
+def exactness():
+    """Puts back what `choose_devices` sets for the whole process."""
+    before = torch.backends.cudnn.benchmark
+    yield
+    torch.backends.cudnn.benchmark = before
+
+
+def test_a_run_takes_all_visible_gpus_and_says_so(four_gpus, exactness):
+    args = arguments()
+    devices = choose_devices(args, Processes())
+    assert devices.gpus == [0, 1, 2, 3] and devices.first == torch.device("cuda:0")
+    assert devices.describe() == "4 GPUs (A GPU, A GPU, A GPU, A GPU)"
+    assert args.replicas == 4
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (("--replicas", 2), "--replicas 2 has to be a multiple of the 4 devices"),
+        (("--replicas", 8, "--batch_size", 36), "divide the 36 images"),
+        (("--replicas", 8, "--accumulate", 8), "divide the 4 images"),
+        (("--sync_bn",), "torchrun"),
+        (("--replicas", 4, "--image_size", 32), "one feature cell"),
+    ],
+)
+def test_what_the_devices_cannot_share_is_said(four_gpus, exactness, words, said):
+    with pytest.raises(UserError, match=said):
+        choose_devices(arguments(*words), Processes())
+
+
+def test_more_processes_than_gpus_are_refused(four_gpus, exactness, monkeypatch):
+    for name, value in {"RANK": "4", "LOCAL_RANK": "4", "WORLD_SIZE": "5"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="process 4 of this machine finds 4 GPUs"):
+        choose_devices(arguments("--batch_size", 35), Processes())
+    monkeypatch.setenv("RANK", "first")
+    with pytest.raises(UserError, match="start with torchrun"):
+        Processes()

@@ -1,0 +1,244 @@
+"""Several processes on one batch: torchrun as a user types it, against one process that does it all."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import ROOT, SCRIPTS, SMALL, run, small_with
+from test_data import devkit  # noqa: F401 – a fixture
+
+from tools.augmentation import training_transform
+from tools.loader import evaluation_loader, training_loader
+from tools.voc import VOCClassification
+
+# Maps are flat at the border, so that the last bit of a weight can choose a keypoint. So runs are compared after one
+# full step, or after many that are too small to move a weight; the last gradient then shows what went on.
+BRIEF = ("--alpha_schedule_re", 0, "--batch_size", 64, "--max_epoch", 1, "--lr", 0.01)
+GENTLE = ("--alpha_schedule_re", 0, "--lr", 1e-9)
+
+
+def started(folder: Path, processes: int, script: str, *words: object) -> subprocess.Popen:
+    """`torchrun --nproc_per_node N script …`, typed in `folder`, going on in a process group of its own."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    environment = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "HOME": str(folder), "PYTHONPATH": ""}
+    return subprocess.Popen(
+        [*torchrun, str(ROOT / script), *map(str, words), "--device", "cpu"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def torchrun(folder: Path, processes: int, script: str, *words: object) -> subprocess.CompletedProcess:
+    process = started(folder, processes, script, *words)
+    output, errors = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+def the_error(result: subprocess.CompletedProcess) -> str:
+    """The one line that says why all processes ended."""
+    assert result.returncode != 0
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert "core/training" not in result.stderr  # a traceback of ours; torchrun adds its own
+    return line
+
+
+def differences(folder: Path, other: Path, tag: str) -> dict[str, float]:
+    """Of two runs' last weights, the largest difference in each tensor."""
+    ours, theirs = (
+        torch.load(place / f"experiments/models/last_{tag}.pth", weights_only=True) for place in (folder, other)
+    )
+    assert ours.keys() == theirs.keys()
+    return {name: float((ours[name].double() - theirs[name].double()).abs().max()) for name in ours}
+
+
+def gradient(folder: Path, tag: str) -> torch.Tensor:
+    """The last iteration's, of all parameters (with the default momentum of 1e-4 the optimiser remembers no more)."""
+    state = torch.load(folder / f"experiments/states/{tag}.pth", weights_only=True)
+    return torch.cat([entry["momentum_buffer"].flatten() for entry in state["trainer"]["optimiser"].values()])
+
+
+def history(folder: Path, tag: str) -> dict[str, list]:
+    return json.loads((folder / f"experiments/data/{tag}.json").read_text())
+
+
+def assert_same_run(folder: Path, other: Path, tag: str) -> None:
+    assert {name: value for name, value in differences(folder, other, tag).items() if value > 1e-5} == {}
+    assert (gradient(folder, tag) - gradient(other, tag)).norm() < 1e-2 * gradient(other, tag).norm()
+    ours, theirs = history(folder, tag), history(other, tag)
+    for row, other_row in zip(ours["validation"], theirs["validation"], strict=True):
+        assert row["mAP"] == pytest.approx(other_row["mAP"], abs=1e-6)
+    for row, other_row in zip(ours["train"], theirs["train"], strict=True):
+        assert row["iteration"] == other_row["iteration"] and row["loss"] == pytest.approx(other_row["loss"], abs=1e-5)
+
+
+def check(folder: Path, toy: Path, strategy: str, several: tuple, alone: tuple) -> subprocess.CompletedProcess:
+    """Two processes in `folder`/two against one in `folder`/one."""
+    places = folder / "two", folder / "one"
+    for place in places:
+        place.mkdir()
+    words = [*SMALL, "--data_dir", toy, "--tag", "x", *BRIEF]
+    result = torchrun(places[0], 2, SCRIPTS[strategy], *words, *several)
+    assert result.returncode == 0, result.stderr
+    whole = run(places[1], SCRIPTS[strategy], *words, *alone)
+    assert whole.returncode == 0, whole.stderr
+    assert_same_run(*places, "x")
+    return result
+
+
+def test_two_processes_train_as_one_with_two_replicas_and_the_first_alone_writes(toy, tmp_path):
+    result = check(tmp_path, toy, "cTopk_w", (), ("--replicas", 2))
+    assert "on cpu, 2 processes" in result.stdout
+    for word in ("training images", "epoch=1, mAP", "best mAP"):
+        assert result.stdout.count(word) == 1
+    assert result.stderr.count("epoch 1/1: 100%") >= 1
+    (log,) = (tmp_path / "two/experiments/logs").iterdir()
+    assert log.read_text().count("best mAP") == 1
+    state = torch.load(tmp_path / "two/experiments/states/x.pth", weights_only=True)
+    assert len(state["random"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", SCRIPTS)
+def test_two_processes_of_every_strategy_train_as_one(strategy, toy, tmp_path):
+    check(tmp_path, toy, strategy, (), ("--replicas", 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", SCRIPTS)
+def test_synchronised_statistics_are_those_of_one_process_without_replicas(strategy, toy, tmp_path):
+    check(tmp_path, toy, strategy, ("--sync_bn",), ())
+
+
+@pytest.mark.slow
+def test_two_processes_of_two_replicas_train_as_one_with_four(toy, tmp_path):
+    check(tmp_path, toy, "Max", ("--replicas", 4, "--image_size", 64), ("--replicas", 4, "--image_size", 64))
+
+
+def test_an_error_in_one_process_ends_all_with_its_message(toy, tmp_path):
+    """A truncated image, which only the process that has it in its part of the batch meets."""
+    data = tmp_path / "data"
+    subprocess.run(["cp", "-r", str(toy), str(data)], check=True)
+    for image_id in (data / "ImageSets/Main/train.txt").read_text().split()[:8]:
+        path = data / f"JPEGImages/{image_id}.jpg"
+        path.write_bytes(path.read_bytes()[:-300])
+    result = torchrun(tmp_path, 2, SCRIPTS["cMax"], *SMALL, "--data_dir", data, "--tag", "x", *BRIEF)
+    line = the_error(result)
+    assert "cannot decode" in line and ".jpg" in line
+    assert not list((tmp_path / "experiments").rglob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_what_every_process_finds_wrong_is_said_once(toy, tmp_path):
+    words = small_with(data_dir=toy, batch_size=15)
+    line = the_error(torchrun(tmp_path, 2, SCRIPTS["Max"], *words))
+    assert "--batch_size 15 is the whole batch and does not divide by 2 processes" in line
+    assert not (tmp_path / "experiments").exists()
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_names_the_whole_batch_once(toy, tmp_path):
+    words = [*SMALL, "--data_dir", toy, "--tag", "x", "--alpha_re", 1e39]
+    line = the_error(torchrun(tmp_path, 2, SCRIPTS["cMax"], *words))
+    assert "not finite at iteration 2" in line and line.count("toy_0") == 16
+    result = torchrun(tmp_path, 2, SCRIPTS["cMax"], *words, "--on_nan", "skip", "--max_epoch", 1)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("skipped") == 3
+
+
+def saved_iteration(folder: Path) -> int:
+    try:
+        return torch.load(folder / "experiments/states/x.pth", weights_only=True)["trainer"]["iteration"]
+    except (OSError, RuntimeError, EOFError, ValueError):  # between two states
+        return -1
+
+
+def wait_for_iteration(process: subprocess.Popen, folder: Path, iteration: int) -> None:
+    until = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < until and saved_iteration(folder) < iteration:
+        time.sleep(0.01)
+    assert process.poll() is None
+
+
+def children(process: subprocess.Popen) -> list[int]:
+    path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if not path.exists():
+        pytest.skip("this kernel does not list the children of a process")
+    pids = [int(child) for child in path.read_text().split()]
+    return [pid for pid in pids if "train_classification" in Path(f"/proc/{pid}/cmdline").read_text()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_broken_run_goes_on_with_two_processes_or_with_one(number, toy, tmp_path):
+    """SIGTERM and SIGINT to torchrun, which passes them on; SIGKILL to one of its processes."""
+    words = [*SMALL, "--data_dir", toy, "--tag", "x", *GENTLE, "--max_epoch", 3, "--save_minutes", 1e-9]
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    assert run(whole, SCRIPTS["cTopk_w"], *words, "--replicas", 2).returncode == 0
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        process = started(folder, 2, SCRIPTS["cTopk_w"], *words)
+        wait_for_iteration(process, folder, 3)
+        os.kill(children(process)[1] if number == signal.SIGKILL else process.pid, number)
+        output, errors = process.communicate(timeout=120)
+        assert process.returncode != 0
+        if number != signal.SIGKILL:
+            assert output.count(f"{signal.Signals(number).name}: saved at iteration") == 1, errors
+        if processes == 1:
+            result = run(folder, SCRIPTS["cTopk_w"], *words, "--resume", "--replicas", 2)
+        else:
+            result = torchrun(folder, 2, SCRIPTS["cTopk_w"], *words, "--resume")
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.count("resumed at iteration") == 1
+        assert_same_run(folder, whole, "x")
+
+
+@pytest.mark.slow
+def test_a_run_of_one_process_goes_on_with_two(toy, tmp_path):
+    words = [*SMALL, "--data_dir", toy, "--tag", "x", *GENTLE, "--replicas", 2]
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    assert run(whole, SCRIPTS["cTopk_w"], *words, "--max_epoch", 2).returncode == 0
+    state = whole / "experiments/states/x.earlier.pth"
+    result = torchrun(tmp_path, 2, SCRIPTS["cTopk_w"], *words, "--max_epoch", 2, "--resume", state)
+    assert result.returncode == 0, result.stderr
+    assert_same_run(tmp_path, whole, "x")
+
+
+@pytest.mark.parametrize("processes", [2, 3, 6])
+def test_processes_share_the_batches_of_one(devkit, processes):  # noqa: F811
+    classes = ["cat", "dog"]
+    dataset = VOCClassification(devkit, "Main/train", classes, training_transform(32, 30, 70, "colorjitter"))
+
+    def batches(rank: int, size: int, start: int) -> list[tuple[list[int], torch.Tensor]]:
+        loader = training_loader(dataset, 6, 0, 5, rank, size)
+        loader.sampler.set_epoch(3, start)
+        return [(index.tolist(), images) for images, _, index in loader]
+
+    whole = batches(0, 1, 0)
+    parts = [batches(rank, processes, 0) for rank in range(processes)]
+    assert len(whole) == 1
+    for number, (indices, images) in enumerate(whole):
+        assert indices == [index for part in parts for index in part[number][0]]
+        assert torch.equal(images, torch.cat([part[number][1] for part in parts]))
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 10])
+def test_validation_has_every_image_once(devkit, processes):  # noqa: F811
+    dataset = VOCClassification(devkit, "Main/train", ["cat", "dog"], training_transform(32, 32, 32))
+    seen = []
+    for rank in range(processes):
+        loader = evaluation_loader(dataset, 3, 0, rank, processes)
+        seen += [int(index) for _, _, indices in loader for index in indices]
+    assert sorted(seen) == list(range(8))
