@@ -2,9 +2,9 @@
 
     python3 -m tools.download_voc --year 2012 --out voc
 
-From the official address, a mirror (--mirror URL: a folder with the official file names, or a file) or archives that you
-have (--tar FILE). A transfer that broke off goes on where it stopped, when the same command is typed again. Exit status
-0: the data set is there; 1: so it is, but the archive had members that were refused; 2: it is not.
+From the official address, a mirror (--mirror URL: a folder with the official file names, or a file) or archives that
+you have (--tar FILE). A transfer that broke off goes on where it stopped, when the same command is typed again. Exit
+status 0: the data set is there; 1: so it is, but the archive had members that were refused; 2: it is not.
 """
 
 import argparse

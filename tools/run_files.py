@@ -23,6 +23,7 @@ class RunFiles:
 
     Attributes:
         log, history, curves: the text log, the JSON history, the TensorBoard folder.
+        config: the arguments, for `--config`.
         state, earlier_state: what `--resume` goes on from, and the one before.
     """
 
@@ -31,6 +32,7 @@ class RunFiles:
         self.tag = tag
         self.log = root / "logs" / f"{tag}.txt"
         self.history = root / "data" / f"{tag}.json"
+        self.config = root / "data" / f"{tag}.config.json"
         self.curves = root / "tensorboards" / tag
         self.state = root / "states" / f"{tag}.pth"
         self.earlier_state = root / "states" / f"{tag}.earlier.pth"
@@ -88,7 +90,7 @@ class RunFiles:
             the folder; None where there was nothing.
         """
         models = [self.model(kind) for kind in ("", "best_", "last_")]
-        files = [self.log, self.history, self.curves, self.state, self.earlier_state, *models]
+        files = [self.log, self.history, self.config, self.curves, self.state, self.earlier_state, *models]
         files = [path for path in files + [model.with_suffix(".json") for model in models] if path.exists()]
         if not files:
             return None
