@@ -348,7 +348,7 @@ def test_twenty_photographs_and_a_table_come_to_pictures(toy, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("section", ["A folder in devkit layout", "From COCO's format", "Python's side"])
+@pytest.mark.parametrize("section", ["A folder in devkit layout", "From COCO's format"])
 def test_the_other_commands_of_the_page(section, toy, tmp_path):
     (tmp_path / "my_data").symlink_to(toy)
     coco(tmp_path)
