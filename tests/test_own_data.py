@@ -1,5 +1,7 @@
 """Own data: class files, tables and COCO files become devkit folders that the scripts train on."""
 
+import importlib
+import io
 import json
 import os
 import re
@@ -7,13 +9,16 @@ import shlex
 import subprocess
 import sys
 import unicodedata
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from command_line import ROOT, SCRIPTS, run
 from PIL import Image
 
 from tools import devkit
+from tools.errors import run_main
 from tools.make_class_file import names_in
 from tools.voc import VOCClassification, read_annotation, read_class_names
 
@@ -23,10 +28,18 @@ QUICK = (
 )
 
 
-def tool(name: str, *words: object, folder: Path = ROOT) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", f"tools.{name}", *map(str, words)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
+def tool(name: str, *words: object) -> subprocess.CompletedProcess:
+    """A tool's whole program, in this process: starting one for each call would take most of the time."""
+    main = importlib.import_module(f"tools.{name}").main
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2)]
+    with redirect_stdout(streams[0]), redirect_stderr(streams[1]), mock.patch("sys.argv", [name, *map(str, words)]):
+        try:
+            run_main(main)
+            status = 0
+        except SystemExit as stop:
+            status = stop.code or 0
+    out, err = (stream.buffer.getvalue().decode() for stream in streams)
+    return subprocess.CompletedProcess(words, status, out, err)
 
 
 def said(name: str, *words: object) -> str:
