@@ -13,7 +13,6 @@ import colorsys
 import math
 import re
 import shutil
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from tools.devkit import Annotated, annotation, write_lines
 from tools.errors import UserError, run_main
 from tools.files import read_json, write_json
 from tools.toy_shapes import draw_object
@@ -232,7 +232,10 @@ def write_toy_set(toy: ToySet, out: Path) -> int:
         mask = Image.fromarray(segmentation_mask(objects, image.shape[:2]))
         mask.putpalette(palette)
         mask.save(out / "SegmentationClass" / f"{name}.png")
-        _annotation(name, image.shape[:2], objects, toy.class_names).write(out / "Annotations" / f"{name}.xml")
+        items = [_annotated(item, toy.class_names) for item in objects]
+        size = (image.shape[1], image.shape[0])
+        tree = annotation(name, size, items, "toy data, drawn by tools/make_toy_voc.py", "toy_voc", segmented=1)
+        tree.write(out / "Annotations" / f"{name}.xml")
         labels[name] = _labels(objects)
         count += len(objects)
     _write_lists(toy, labels, out / "ImageSets" / "Main")
@@ -246,28 +249,8 @@ def _palette(colours: list[list[int]]) -> list[int]:
     return palette.flatten().tolist()
 
 
-def _annotation(
-    name: str, shape: tuple[int, int], objects: list[ToyObject], class_names: list[str]
-) -> ElementTree.ElementTree:
-    """The devkit's XML for one image."""
-    root = ElementTree.Element("annotation")
-    _add(root, folder="toy_voc", filename=f"{name}.jpg")
-    _add(ElementTree.SubElement(root, "source"), database="toy data, drawn by tools/make_toy_voc.py")
-    _add(ElementTree.SubElement(root, "size"), width=shape[1], height=shape[0], depth=3)
-    _add(root, segmented=1)
-    for item in objects:
-        node = ElementTree.SubElement(root, "object")
-        _add(node, name=class_names[item.class_index], pose="Unspecified")
-        _add(node, truncated=int(item.truncated), difficult=int(item.difficult))
-        xmin, ymin, xmax, ymax = item.box()
-        _add(ElementTree.SubElement(node, "bndbox"), xmin=xmin, ymin=ymin, xmax=xmax, ymax=ymax)
-    ElementTree.indent(root, "\t")
-    return ElementTree.ElementTree(root)
-
-
-def _add(parent: ElementTree.Element, **texts: object) -> None:
-    for tag, text in texts.items():
-        ElementTree.SubElement(parent, tag).text = str(text)
+def _annotated(item: ToyObject, class_names: list[str]) -> Annotated:
+    return Annotated(class_names[item.class_index], item.box(), item.difficult, item.truncated)
 
 
 def _labels(objects: list[ToyObject]) -> dict[int, int]:
@@ -281,14 +264,19 @@ def _labels(objects: list[ToyObject]) -> dict[int, int]:
 def _write_lists(toy: ToySet, labels: dict[str, dict[int, int]], folder: Path) -> None:
     for split in ("train", "val", "trainval"):
         ids = toy.ids(split)
-        _write_lines(folder / f"{split}.txt", ids)
+        write_lines(folder / f"{split}.txt", ids)
         for number, class_name in enumerate(toy.class_names):
             lines = (f"{name} {labels[name].get(number, -1):2d}" for name in ids)
-            _write_lines(folder / f"{class_name}_{split}.txt", lines)
+            write_lines(folder / f"{class_name}_{split}.txt", lines)
 
 
-def _write_lines(path: Path, lines: Iterable[str]) -> None:
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+def _write_lists(toy: ToySet, labels: dict[str, dict[int, int]], folder: Path) -> None:
+    for split in ("train", "val", "trainval"):
+        ids = toy.ids(split)
+        write_lines(folder / f"{split}.txt", ids)
+        for number, class_name in enumerate(toy.class_names):
+            lines = (f"{name} {labels[name].get(number, -1):2d}" for name in ids)
+            write_lines(folder / f"{class_name}_{split}.txt", lines)
 
 
 def read_classes(path: Path) -> tuple[list[str], list[list[int]]]:

@@ -29,6 +29,7 @@ class RunFiles:
 
     Attributes:
         log, history, curves: the text log, the JSON history, the TensorBoard folder.
+        config: the arguments, for `--config`.
         state, earlier_state: what `--resume` goes on from, and the one before.
     """
 
@@ -37,6 +38,7 @@ class RunFiles:
         self.tag = tag
         self.log = root / "logs" / f"{tag}.txt"
         self.history = root / "data" / f"{tag}.json"
+        self.config = root / "data" / f"{tag}.config.json"
         self.curves = root / "tensorboards" / tag
         self.state = root / "states" / f"{tag}.pth"
         self.earlier_state = root / "states" / f"{tag}.earlier.pth"
@@ -97,7 +99,7 @@ class RunFiles:
     def _all_files(self) -> list[Path]:
         models = [self.model(kind) for kind in ("", "best_", "last_")]
         descriptions = [model.with_suffix(".json") for model in models]
-        return [self.log, self.history, self.state, self.earlier_state, *models, *descriptions]
+        return [self.log, self.history, self.config, self.state, self.earlier_state, *models, *descriptions]
 
     def owns(self, path: Path) -> bool:
         """Whether it is one of this run's two states."""

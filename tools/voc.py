@@ -193,8 +193,21 @@ def examine_annotation(path: Path, class_names: list[str]) -> tuple[list[VOCObje
     return objects, problems
 
 
+def object_names(path: Path) -> list[str]:
+    """The names in a devkit annotation, each once, whatever its classes are.
+
+    Raises:
+        UserError: unreadable or unsafe XML.
+    """
+    return list(dict.fromkeys(_name(element) for element in _read_xml(path).findall("object")))
+
+
+def _name(element: ElementTree.Element) -> str:
+    return (element.findtext("name") or "").strip()
+
+
 def _read_object(element: ElementTree.Element, indices: dict[str, int]) -> VOCObject:
-    name = (element.findtext("name") or "").strip()
+    name = _name(element)
     if name not in indices:
         known = ", ".join(list(indices)[:3]) + (", …" if len(indices) > 3 else "")
         raise ValueError(f"class {_quoted(name)} is not in the class file ({known})")

@@ -11,11 +11,15 @@ from core.keypoints import TOPK, TOPK_RADIUS
 from core.losses import RECONSTRUCTION_LOSSES
 from core.networks import ARCHITECTURES
 from core.optimiser import MOMENTUM
+from tools.arguments import Parser, near
 from tools.errors import UserError
+from tools.files import read_json
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 PRECISIONS = ("off", "bf16", "fp16")
 OWN_STATE = ""  # --resume without a file
+DEAD = ("--num_pieces", "--h_co", "--w_co", "--loss_option", "--level", "--re_loss_option")
+NOT_REPLAYED = ("config", "force", "resume")
 
 
 def parse_arguments(description: str, argv: list[str] | None = None) -> argparse.Namespace:
@@ -28,26 +32,70 @@ def parse_arguments(description: str, argv: list[str] | None = None) -> argparse
     Raises:
         UserError: an argument that no run could use.
     """
-    parser = argparse.ArgumentParser(
-        description=description.strip(),
-        formatter_class=_HelpWithDefaults,
-        allow_abbrev=False,
-    )
-    for add_group in (_data, _network, _method, _optimisation, _devices, _run):
+    parser = Parser(usage="%(prog)s --data_dir DIR [argument ...]", description=description.strip())
+    for add_group in (_data, _network, _method, _optimisation, _run, _output):
         add_group(parser)
-    args = parser.parse_args(argv)
+    _dead(parser)
+    argv = sys.argv[1:] if argv is None else argv
+    args = parser.parse_args([*_words_of_config(parser, argv), *argv])
+    _notice_dead(args)
+    del args.config  # what it says has become the arguments
     args.tag = args.tag or Path(sys.argv[0]).stem
     _check(args)
     return args
 
 
+def replayable(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments that `--config` reads back: all but those that concern a single start."""
+    return {name: value for name, value in sorted(vars(args).items()) if name not in NOT_REPLAYED}
+
+
+def _words_of_config(parser: Parser, argv: list[str]) -> list[str]:
+    """The words that a run's `--config` file stands for. They go before the typed ones, which therefore win.
+
+    Raises:
+        UserError: no such file, or names in it that are no arguments.
+    """
+    first = Parser(add_help=False)
+    first.add_argument("--config")
+    path = first.parse_known_args(argv)[0].config
+    if path is None:
+        return []
+    content = read_json(Path(path))
+    if isinstance(content, dict) and isinstance(content.get("arguments"), dict):
+        content = content["arguments"]  # the description beside a checkpoint
+    if not isinstance(content, dict):
+        raise UserError(f"--config {path}: has to hold one JSON object of argument names and values")
+    known = [flag.removeprefix("--") for flag in parser.flags()]
+    for name, value in content.items():
+        if name not in known:
+            raise UserError(f"--config {path}: unknown argument {name}: {near(name, known)}")
+        if not isinstance(value, (str, int, float, type(None))):
+            raise UserError(f"--config {path}: {name} has to be a word, a number, true or false")
+    return [f"--{name}={value}" for name, value in content.items() if value is not None and name not in NOT_REPLAYED]
+
+
+def _dead(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the official code that it never read: old command lines go on running."""
+    for flag in DEAD:
+        parser.add_argument(flag, nargs="?", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
+def _notice_dead(args: argparse.Namespace) -> None:
+    given = [flag for flag in DEAD if hasattr(args, flag.removeprefix("--"))]
+    for flag in given:
+        delattr(args, flag.removeprefix("--"))
+    if given:
+        print(f"note: ignored, as they never had an effect: {', '.join(given)}", file=sys.stderr)
+
+
 def _data(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data")
-    group.add_argument("--data_dir", required=True, help="VOC devkit folder: JPEGImages, Annotations, ImageSets")
+    group.add_argument("--data_dir", required=True, help="devkit folder: JPEGImages, Annotations, ImageSets")
     group.add_argument("--train_split", default="train_aug", help="list in data/, or of the devkit as Main/train")
     group.add_argument("--val_split", default="val", help="list in data/, or of the devkit as Main/val")
     group.add_argument("--class_file", default=str(DATA / "VOC_2012.json"), help="JSON file with class_names")
-    group.add_argument("--image_size", type=int, default=512, help="crop side in pixels, divisible by 32")
+    group.add_argument("--image_size", type=int, default=512, help="crop side, pixels, divisible by 32")
     group.add_argument("--min_image_size", type=int, default=320, help="shortest longer side after resizing, pixels")
     group.add_argument("--max_image_size", type=int, default=640, help="longest longer side after resizing, pixels")
     group.add_argument("--augment", default="", help="colorjitter, randaugment, or both with a comma")
@@ -69,25 +117,38 @@ def _network(parser: argparse.ArgumentParser) -> None:
 
 def _method(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("method")
-    group.add_argument("--re_loss", default="L1_Loss", choices=RECONSTRUCTION_LOSSES, help="reconstruction loss")
-    group.add_argument("--alpha_re", type=float, default=3.0, help="final weight of the reconstruction loss")
-    group.add_argument("--alpha_schedule_re", type=float, default=0.05, help="share of training until alpha_re")
-    group.add_argument("--alpha_p", type=float, default=0.5, help="weight of the puzzle classification loss")
-    group.add_argument("--alpha_ema", type=float, default=0.99, help="weight of the teacher's past (not Max)")
-    group.add_argument("--topk", type=int, default=TOPK, help="local maxima per keypoint (cTopk, cTopk-w)")
     group.add_argument(
-        "--topk_radius", type=float, default=TOPK_RADIUS, help="pixels at image size 512; 0 for no radius (cTopk)"
+        "--re_loss", default="L1_Loss", choices=RECONSTRUCTION_LOSSES, help="reconstruction loss: absolute or squared"
+    )
+    group.add_argument("--alpha_re", type=float, default=3.0, help="final weight of the reconstruction loss, factor")
+    group.add_argument(
+        "--alpha_schedule_re", type=float, default=0.05, help="share of training until alpha_re is reached, 0 to 1"
+    )
+    group.add_argument("--alpha_p", type=float, default=0.5, help="weight of the puzzle classification loss, factor")
+    group.add_argument(
+        "--alpha_ema", type=float, default=0.99, help="weight of the teacher's past (not Max), 0 to below 1"
+    )
+    group.add_argument("--topk", type=int, default=TOPK, help="local maxima per keypoint, number (cTopk, cTopk-w)")
+    group.add_argument(
+        "--topk_radius",
+        type=float,
+        default=TOPK_RADIUS,
+        help="largest distance to the arg-max, pixels at image size 512; 0 for no radius (cTopk)",
     )
 
 
 def _optimisation(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("optimisation")
     group.add_argument("--batch_size", type=int, default=32, help="images per step")
-    group.add_argument("--max_epoch", type=int, default=15, help="epochs")
-    group.add_argument("--warmup_epoch", type=int, default=0, help="epochs of linear warm-up")
-    group.add_argument("--lr", type=float, default=0.1, help="learning rate of backbone weights; head ten times")
-    group.add_argument("--wd", type=float, default=1e-4, help="weight decay of weights")
-    group.add_argument("--momentum", type=float, default=MOMENTUM, help="the official code's, by its slip; not 0.9")
+    group.add_argument("--max_epoch", type=int, default=15, help="length of training, epochs")
+    group.add_argument("--warmup_epoch", type=int, default=0, help="linear warm-up, epochs")
+    group.add_argument(
+        "--lr", type=float, default=0.1, help="learning rate of backbone weights, per step; the head's is ten times it"
+    )
+    group.add_argument("--wd", type=float, default=1e-4, help="weight decay of weights, per step")
+    group.add_argument(
+        "--momentum", type=float, default=MOMENTUM, help="share of the last step, 0 to below 1; not 0.9, by a slip kept"
+    )
     group.add_argument("--nesterov", type=_boolean, default=True, help="Nesterov momentum, True or False")
     group.add_argument(
         "--accumulate", type=int, default=1, help="parts in which a batch goes through the network, to save memory"
@@ -95,8 +156,23 @@ def _optimisation(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--amp", default="off", choices=PRECISIONS, help="mixed precision; off is the official code's")
 
 
-def _devices(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("devices")
+def _run(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("run")
+    group.add_argument("--config", metavar="FILE", help="repeat the run of experiments/data/TAG.config.json; flags win")
+    group.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation, whole number")
+    group.add_argument(
+        "--resume",
+        nargs="?",
+        const=OWN_STATE,
+        metavar="FILE",
+        help="go on from the run's last state, or from FILE (default: begin anew)",
+    )
+    _switch(group, "--force", help="with --resume: accept settings that change the result")
+    group.add_argument("--on_nan", default="stop", choices=("stop", "skip"), help="what a loss that is no number does")
+    _devices(group)
+
+
+def _devices(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--device", default="auto", help="auto (all visible GPUs), cpu, cuda (all) or cuda:N")
     group.add_argument(
         "--replicas",
@@ -104,27 +180,24 @@ def _devices(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="batch statistics as the official code has them on so many GPUs; 0: as many as there are devices",
     )
-    group.add_argument("--sync_bn", action="store_true", help="under torchrun: batch statistics over all processes")
-    group.add_argument("--tf32", type=_boolean, default=False, help="GPU: faster, coarser float32 products")
-    group.add_argument("--deterministic", action="store_true", help="the same bits every time on one device; slower")
+    _switch(group, "--sync_bn", help="under torchrun: batch statistics over all processes")
+    _switch(group, "--tf32", help="GPU: faster, coarser float32 products")
+    _switch(group, "--deterministic", help="the same bits every time on one device; slower")
 
 
-def _run(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("run and output")
-    group.add_argument("--tag", default="", help="name of the run's files in experiments/; default: the script's name")
-    group.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
-    group.add_argument("--print_ratio", type=float, default=0.1, help="share of an epoch between two log lines")
-    group.add_argument("--tensorboard", action="store_true", help="also write TensorBoard curves")
+def _output(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument("--tag", default="", help="name of the run's files in experiments/ (default: the script's name)")
     group.add_argument(
-        "--resume", nargs="?", const=OWN_STATE, metavar="FILE", help="go on from the run's last state, or from FILE"
+        "--print_ratio", type=float, default=0.1, help="from one log line to the next, share of an epoch, above 0"
     )
-    group.add_argument("--force", action="store_true", help="with --resume: accept settings that change the result")
-    group.add_argument("--save_minutes", type=float, default=10, help="minutes between two states within an epoch")
-    group.add_argument("--on_nan", default="stop", choices=("stop", "skip"), help="what a loss that is no number does")
+    group.add_argument("--save_minutes", type=float, default=10, help="between two states within an epoch, minutes")
+    _switch(group, "--tensorboard", help="also write TensorBoard curves")
 
 
-class _HelpWithDefaults(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Keeps the docstring's lines and appends defaults."""
+def _switch(group: argparse._ArgumentGroup, flag: str, help: str) -> None:
+    """Off unless given; the words True and False may follow, so that a `--config` can be overridden either way."""
+    group.add_argument(flag, type=_boolean, nargs="?", const=True, default=False, metavar="True|False", help=help)
 
 
 def _boolean(word: str) -> bool:

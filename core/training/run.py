@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from core.training.arguments import OWN_STATE
+from core.training.arguments import OWN_STATE, replayable
 from core.training.step import Step
 from core.training.trainer import LOSSES, Trainer
 from tools.checkpoints import save_checkpoint
 from tools.errors import UserError
+from tools.files import write_json
 from tools.interruption import Interrupted, Interruption
 from tools.run_files import RunFiles
 from tools.run_log import RunLog
@@ -78,6 +79,8 @@ class Run:
         differing = self._restore(state, source) if state else []
         goes_on = state is not None and self._is_own_state()
         aside = self.files.put_aside() if self._writes and not goes_on else None
+        if self._writes:
+            write_json(self.files.config, replayable(self.args))
         self.log = RunLog(self.files, self.args.tensorboard, silent=not self._writes)
         if state:
             self.log.load_state_dict(state["log"])

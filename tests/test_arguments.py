@@ -1,0 +1,121 @@
+"""The training scripts' command line: help, one-line mistakes, replayed runs, old command lines."""
+
+import json
+import re
+
+import pytest
+from command_line import SCRIPTS, refused, run, small_with
+
+from core.training.arguments import parse_arguments, replayable
+from tools.errors import UserError
+
+GROUPS = ["data", "network", "method", "optimisation", "run", "output"]
+
+
+def parse(*words: object):
+    return parse_arguments("A test.", ["--data_dir", "somewhere", *map(str, words)])
+
+
+def test_help_is_grouped_and_every_line_says_its_default(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit) as stop:
+        parse("--help")
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert re.findall(r"^(\w+):$", text.split("show this help")[1], re.MULTILINE) == GROUPS
+    entries = re.split(r"\n  (?=--)", text.split("show this help")[1].replace("\n\n", "\n"))[1:]
+    assert len(entries) > 35
+    for entry in entries:
+        assert re.search(r"\((default: .+|required)\)", " ".join(entry.split())), entry
+    sizes = [entry for entry in entries if re.match(r"--\w*(size|radius)\b", entry)]
+    assert len(sizes) == 5 and all("pixels" in size or "images" in size for size in sizes)
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--batchsize", 3], "unknown argument --batchsize: did you mean --batch_size?"),
+        (["--alpha_er=3"], "unknown argument --alpha_er: did you mean --alpha_re?"),
+        (["--batch", 3], "did you mean --batch_size?"),
+        (["--zzz"], "unknown argument --zzz: --help lists all arguments"),
+        (["stray"], "unexpected word 'stray'"),
+        (["--lr", "fast"], "argument --lr: invalid float value: 'fast'"),
+        (["--lr"], "argument --lr: expected one argument"),
+        (["--re_loss", "L3"], "argument --re_loss: invalid choice: 'L3'"),
+        (["--nesterov", "maybe"], "'maybe' is neither True nor False"),
+        (["--config", "nothing.json"], "cannot read nothing.json"),
+    ],
+)
+def test_every_mistake_is_one_line(words, said):
+    with pytest.raises(UserError) as error:
+        parse(*words)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_mistake_ends_a_script_with_status_2(tmp_path):
+    assert refused(tmp_path, SCRIPTS["Max"], "--lr", 1) == (
+        "error: the following arguments are required: --data_dir (--help lists all arguments)"
+    )
+    assert "did you mean --data_dir?" in refused(tmp_path, SCRIPTS["cTopk"], "--data_dir", "x", "--datadir", "y")
+
+
+def test_words_of_the_official_command_line():
+    args = parse("--nesterov", "False", "--channels_last", "true", "--tensorboard")
+    assert (args.nesterov, args.channels_last, args.tensorboard, args.sync_bn) == (False, True, True, False)
+
+
+def test_dead_arguments_are_ignored_with_one_notice(capsys):
+    dead = ["--num_pieces", 4, "--h_co", 2, "--w_co", 2, "--loss_option", "cl_pcl_re", "--level", "feature"]
+    args = parse(*dead, "--re_loss_option", "masking", "--lr", 0.5)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "never had an effect" in error
+    assert all(word in error for word in dead[::2]) and "--re_loss_option" in error
+    assert vars(args) == vars(parse("--lr", 0.5))
+
+
+def test_config_gives_what_was_given_and_typed_words_win(tmp_path):
+    first = parse("--lr", 1e-5, "--augment", "colorjitter", "--sync_bn", "--nesterov", "False", "--tag", "one")
+    file = tmp_path / "one.config.json"
+    file.write_text(json.dumps(replayable(first)))
+    assert vars(parse_arguments("A test.", ["--config", str(file)])) == vars(first)
+    changed = parse_arguments("A test.", ["--lr", "2", "--config", str(file), "--sync_bn", "False", "--tag", "two"])
+    assert vars(changed) == {**vars(first), "lr": 2.0, "sync_bn": False, "tag": "two"}
+
+
+def test_a_config_does_not_resume(tmp_path):
+    file = tmp_path / "one.config.json"
+    file.write_text(json.dumps(replayable(parse("--resume", "--force"))))
+    args = parse_arguments("A test.", ["--config", str(file)])
+    assert args.resume is None and not args.force
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        ({"learning_rate": 1}, "unknown argument learning_rate"),
+        ({"batchsize": 1}, "did you mean batch_size?"),
+        ({"lr": [1]}, "lr has to be a word, a number"),
+        ({"lr": "fast"}, "argument --lr: invalid float value"),
+        ({"amp": "fp8"}, "argument --amp: invalid choice"),
+        ([], "one JSON object"),
+    ],
+)
+def test_a_config_is_checked_like_typed_words(tmp_path, content, said):
+    file = tmp_path / "wrong.json"
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=re.escape(said)):
+        parse("--config", file)
+
+
+def test_a_run_is_replayed_from_its_config(toy, tmp_path):
+    words = small_with(data_dir=toy, tag="first", max_epoch=1, lr=0.01, seed=3)
+    assert run(tmp_path, SCRIPTS["cMax"], *words).returncode == 0
+    config = "experiments/data/first.config.json"
+    again = run(tmp_path, SCRIPTS["cMax"], "--config", config, "--tag", "second")
+    assert again.returncode == 0, again.stderr
+    first, second = (json.loads((tmp_path / f"experiments/data/{tag}.json").read_text()) for tag in ("first", "second"))
+    losses = [[row["loss"] for row in history["train"]] for history in (first, second)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    beside = "experiments/models/best_first.json"  # the description of a model holds its arguments, too
+    args = parse_arguments("A test.", ["--config", str(tmp_path / beside)])
+    assert (args.tag, args.seed, args.batch_size) == ("first", 3, 16)

@@ -1,0 +1,158 @@
+"""The VOC download against a file server of the test's own: whole, broken off, wrong, hostile, unreachable."""
+
+import http.server
+import io
+import os
+import sys
+import tarfile
+import threading
+from pathlib import Path
+
+import pytest
+from torchvision.datasets.utils import calculate_md5
+
+from tools import download_voc
+from tools.errors import UserError
+
+NAME = "VOCtrainval_11-May-2012.tar"
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Serves `content` with ranges; breaks off `breaks` transfers after 40 %."""
+
+    content, breaks, ranges, requests = b"", 0, True, []
+
+    def do_GET(self):
+        asked = self.headers.get("Range")
+        type(self).requests.append(asked)
+        if not self.path.endswith(NAME):
+            self.send_error(404)
+            return
+        start = int(asked.split("=")[1].rstrip("-")) if asked and self.ranges else 0
+        if start >= len(self.content):
+            self.send_error(416)
+            return
+        rest = self.content[start:]
+        self.send_response(206 if asked and self.ranges else 200)
+        if asked and self.ranges:
+            self.send_header("Content-Range", f"bytes {start}-{len(self.content) - 1}/{len(self.content)}")
+        self.send_header("Content-Length", str(len(rest)))
+        self.end_headers()
+        if self.breaks:
+            type(self).breaks -= 1
+            rest = rest[: 2 * len(rest) // 5]
+        self.wfile.write(rest)
+
+    def log_message(self, *_):
+        pass
+
+
+def archive(path: Path, *extra: str) -> bytes:
+    """A devkit of one image, in a tar; `extra` members hold a word."""
+    members = {f"VOCdevkit/VOC2012/{name}": os.urandom(20000) for name in ("JPEGImages/a.jpg", "Annotations/a.xml")}
+    with tarfile.open(path, "w") as tar:
+        for name, content in {**members, **dict.fromkeys(extra, b"evil")}.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path.read_bytes()
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    handler = type("Handler", (Server,), {"content": archive(tmp_path / "source.tar"), "requests": []})
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    monkeypatch.setattr(download_voc.time, "sleep", lambda _: None)
+    handler.address = f"http://127.0.0.1:{httpd.server_port}"
+    yield handler
+    httpd.shutdown()
+    httpd.server_close()
+
+
+@pytest.fixture
+def download(server, tmp_path, monkeypatch):
+    """The tool with the server as mirror and the archive's sum as the official one."""
+
+    def type_in(*words: object) -> int:
+        if not {"--mirror", "--tar"} & set(words):
+            words += ("--mirror", server.address)
+        if "--md5" not in words:
+            words += ("--md5", calculate_md5(tmp_path / "source.tar"))
+        monkeypatch.setattr(sys, "argv", ["download_voc", "--out", str(tmp_path / "voc"), *map(str, words)])
+        return download_voc.download(download_voc.parse_arguments())
+
+    return type_in
+
+
+def test_a_download_is_unpacked_once_and_says_what_comes_next(download, server, tmp_path, capsys):
+    assert download() == 0
+    folder = tmp_path / "voc/VOCdevkit/VOC2012"
+    assert (folder / "JPEGImages/a.jpg").stat().st_size == 20000
+    text = capsys.readouterr().out
+    assert f"--data_dir {folder}" in text and "--train_split train_aug --val_split val" in text
+    assert f"no longer needed: {tmp_path / 'voc' / NAME}" in text
+    (tmp_path / "voc" / NAME).unlink()
+    assert download() == 0
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_transfer_that_breaks_off_goes_on(download, server, tmp_path, ranges):
+    server.breaks, server.ranges = 2, ranges
+    assert download() == 0
+    assert (tmp_path / "voc" / NAME).read_bytes() == server.content
+    first = 2 * len(server.content) // 5
+    assert server.requests[:2] == [None, f"bytes={first}-"]
+
+
+def test_a_part_of_an_earlier_start_is_gone_on_with(download, server, tmp_path):
+    server.breaks = 1000
+    (tmp_path / "voc").mkdir()
+    (tmp_path / "voc" / f"{NAME}.part").write_bytes(server.content[:12345])
+    server.breaks = 0
+    assert download() == 0
+    assert server.requests == ["bytes=12345-"]
+
+
+def test_a_whole_part_needs_no_more_bytes(download, server, tmp_path):
+    (tmp_path / "voc").mkdir()
+    (tmp_path / "voc" / f"{NAME}.part").write_bytes(server.content)
+    assert download() == 0
+
+
+def test_a_wrong_sum_removes_the_file(download, server, tmp_path):
+    with pytest.raises(UserError, match="damaged or another file"):
+        download("--md5", "0" * 32)
+    assert os.listdir(tmp_path / "voc") == []
+
+
+def test_members_that_lead_out_are_refused_and_named(download, server, tmp_path, capsys):
+    server.content = archive(tmp_path / "source.tar", "../escaped.txt", "VOCdevkit/../../escaped.txt")
+    assert download() == 1
+    assert "refused 2 members" in capsys.readouterr().out
+    assert not (tmp_path / "escaped.txt").exists() and (tmp_path / "voc/VOCdevkit/VOC2012/JPEGImages/a.jpg").exists()
+
+
+def test_a_local_archive_needs_no_server(download, server, tmp_path):
+    assert download("--tar", tmp_path / "source.tar") == 0
+    assert server.requests == [] and (tmp_path / "source.tar").exists()
+    (tmp_path / "other.tar").write_bytes(b"other")
+    with pytest.raises(UserError, match="wanted: VOCtrainval_11-May-2012.tar"):
+        download("--tar", tmp_path / "other.tar")
+    with pytest.raises(UserError, match="no whole tar"):
+        download("--tar", tmp_path / "other.tar", "--md5", calculate_md5(tmp_path / "other.tar"))
+
+
+@pytest.mark.parametrize("mirror, said", [("http://127.0.0.1:9", "refused"), ("/nothing", "the server says 404")])
+def test_no_network_names_the_ways_out(download, server, mirror, said):
+    mirror = mirror if mirror.startswith("http") else f"{server.address}{mirror}.tar"
+    with pytest.raises(UserError) as error:
+        download("--mirror", mirror)
+    assert said in str(error.value) and "--mirror URL, or --tar FILE" in str(error.value)
+
+
+def test_the_official_archives_are_torchvision_s():
+    (voc2012,) = download_voc.archives_of("2012")
+    assert voc2012.url.endswith(f"/voc2012/{NAME}") and voc2012.md5 == "6cd6e144f989b92b3379bac3b3de84fd"
+    assert [archive.filename[:10] for archive in download_voc.archives_of("2007")] == ["VOCtrainva", "VOCtest_06"]

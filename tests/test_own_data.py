@@ -1,0 +1,379 @@
+"""Own data: class files, tables and COCO files become devkit folders that the scripts train on."""
+
+import importlib
+import io
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import unicodedata
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from command_line import ROOT, SCRIPTS, run
+from PIL import Image
+
+from tools import devkit
+from tools.errors import run_main
+from tools.make_class_file import names_in
+from tools.voc import VOCClassification, read_annotation, read_class_names
+
+QUICK = (
+    *("--architecture", "resnet18", "--weights", "none", "--image_size", "32", "--min_image_size", "32"),
+    *("--max_image_size", "48", "--num_workers", "0", "--max_epoch", "1", "--lr", "0.01"),
+)
+
+
+def tool(name: str, *words: object) -> subprocess.CompletedProcess:
+    """A tool's whole program, in this process: starting one for each call would take most of the time."""
+    main = importlib.import_module(f"tools.{name}").main
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2)]
+    with redirect_stdout(streams[0]), redirect_stderr(streams[1]), mock.patch("sys.argv", [name, *map(str, words)]):
+        try:
+            run_main(main)
+            status = 0
+        except SystemExit as stop:
+            status = stop.code or 0
+    out, err = (stream.buffer.getvalue().decode() for stream in streams)
+    return subprocess.CompletedProcess(words, status, out, err)
+
+
+def said(name: str, *words: object) -> str:
+    """The one line of a tool that has to end with status 2 and without a traceback."""
+    result = tool(name, *words)
+    assert result.returncode == 2, result.stdout + result.stderr
+    lines = [line for line in result.stderr.splitlines() if line and "it/s" not in line and "image/s" not in line]
+    assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
+    return lines[0]
+
+
+def picture(path: Path, size: tuple[int, int] = (60, 40), colour: str = "teal", **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path, **options)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """Pictures with all kinds of names and formats."""
+    folder = tmp_path / "my photos"
+    picture(folder / "a.jpg")
+    picture(folder / "trip to Köln" / "Straße 1.JPG", (90, 30), format="JPEG")
+    picture(folder / "graph.png", (20, 30))
+    picture(folder / unicodedata.normalize("NFD", "Äpfel.jpg"))
+    picture(folder / "empty.jpeg")
+    return folder
+
+
+TABLE = """image,labels
+a.jpg,cat; dog
+"trip to Köln/Straße 1.JPG",Fußgänger
+graph.png,cat;cat,
+Äpfel.jpg,cat
+
+empty.jpeg,
+"""
+
+
+@pytest.fixture
+def table(tmp_path) -> Path:
+    path = tmp_path / "photos.csv"
+    path.write_text(unicodedata.normalize("NFC", TABLE), encoding="utf-8")
+    return path
+
+
+def test_a_table_becomes_a_devkit_folder(photos, table, tmp_path):
+    out = tmp_path / "data"
+    result = tool("import_csv", "--csv", table, "--images", photos, "--out", out, "--val_share", 0.4)
+    assert result.returncode == 0, result.stderr
+    names = read_class_names(out / "classes.json")
+    assert names == ["Fußgänger", "cat", "dog"]
+    dataset = VOCClassification(out, "Main/trainval", names)
+    labels = {
+        image_id: [names[i] for i in row.nonzero().flatten()] for image_id, row in zip(dataset.ids, dataset.labels)
+    }
+    assert labels == {
+        "a": ["cat", "dog"],
+        "trip_to_Köln_Straße_1": ["Fußgänger"],
+        "graph": ["cat"],
+        "Äpfel": ["cat"],
+        "empty": [],
+    }
+    assert dataset.objects(dataset.ids.index("trip_to_Köln_Straße_1"))[0].box == (1, 1, 90, 30)
+    assert [image.size for image in map(dataset.image, range(5))].count((20, 30)) == 1
+    lists = {name: (out / f"ImageSets/Main/{name}.txt").read_text().split() for name in ("train", "val", "trainval")}
+    assert len(lists["val"]) == 2 and sorted(lists["train"] + lists["val"]) == lists["trainval"]
+    assert os.path.samefile(out / "JPEGImages/a.jpg", photos / "a.jpg")  # linked, not copied
+    assert "5 hard links" in result.stdout and "1 images without labels" in result.stdout
+    check = tool("check_data", "--data_dir", out, "--split", "Main/trainval", "--class_file", out / "classes.json")
+    assert check.returncode == 0, check.stdout
+
+
+def test_the_lists_depend_on_the_seed_alone(photos, table, tmp_path):
+    def val(name: str, seed: int) -> str:
+        words = ("--csv", table, "--images", photos, "--out", tmp_path / name, "--seed", seed)
+        assert tool("import_csv", *words).returncode == 0
+        return (tmp_path / name / "ImageSets/Main/val.txt").read_text()
+
+    assert val("one", 0) == val("two", 0)
+    ids = [f"id{index}" for index in range(30)]
+    assert devkit.split_ids(ids, 0.2, 0) == devkit.split_ids(ids[::-1], 0.2, 0) != devkit.split_ids(ids, 0.2, 1)
+    assert "val" not in devkit.split_ids(ids, 0, 0)
+
+
+def test_larger_images_are_written_smaller_and_others_linked(photos, table, tmp_path):
+    out = tmp_path / "data"
+    result = tool("import_csv", "--csv", table, "--images", photos, "--out", out, "--shrink", 60)
+    assert result.returncode == 0, result.stderr
+    assert "4 hard links, 1 smaller copies" in result.stdout
+    assert Image.open(out / "JPEGImages/trip_to_Köln_Straße_1.jpg").size == (60, 20)
+    objects = read_annotation(out / "Annotations/trip_to_Köln_Straße_1.xml", ["Fußgänger"])
+    assert objects[0].box == (1, 1, 60, 20)
+    assert Image.open(photos / "trip to Köln" / "Straße 1.JPG").size == (90, 30)
+
+
+@pytest.mark.parametrize(
+    "row, told",
+    [
+        ("nothing.jpg,cat", "row 3: no image 'nothing.jpg'"),
+        ("a.jpg;cat", "labels by semicolons"),
+        ("../a.jpg,cat", "row 3: '../a.jpg' leads out of"),
+        ("a.jpg,cat", "row 3: names a.jpg again (first in row 2)"),
+        ("a.png,cat", "row 3: a.png and that of row 2 would both have the id a"),
+        ("b.jpg,cat,dog", "row 3: 3 columns"),
+        ("broken.jpg,cat", "row 3: "),
+        ("b.jpg,c\x07t", "row 3: the class name 'c\\x07t'"),
+        (",cat", "row 3: no image ''"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named(tmp_path, row, told):
+    for name in ("a.jpg", "a.png", "b.jpg"):
+        picture(tmp_path / "photos" / name)
+    (tmp_path / "photos/broken.jpg").write_text("no picture")
+    (tmp_path / "a.csv").write_text(f"image,labels\na.jpg,cat\n{row}\n")
+    line = said("import_csv", "--csv", tmp_path / "a.csv", "--images", tmp_path / "photos", "--out", tmp_path / "data")
+    assert told in line and str(tmp_path / "a.csv") in line
+    assert sorted(os.listdir(tmp_path)) == ["a.csv", "photos"]  # nothing half-written is left
+
+
+def test_other_mistakes_with_a_table(photos, table, tmp_path):
+    words = ["--images", photos, "--out", tmp_path / "data"]
+    assert "no file" in said("import_csv", "--csv", tmp_path / "no.csv", *words)
+    assert "no folder" in said("import_csv", "--csv", table, "--images", tmp_path / "no", "--out", tmp_path / "data")
+    assert "--val_share 2.0" in said("import_csv", "--csv", table, *words, "--val_share", 2)
+    table.write_bytes("image,labels\na.jpg,Häuser\n".encode("cp1252"))
+    assert "save it as 'CSV UTF-8'" in said("import_csv", "--csv", table, *words)
+    table.write_text("a.jpg\nempty.jpeg\n")
+    assert "no label in any row" in said("import_csv", "--csv", table, *words)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/thesis.tex").write_text("mine")
+    table.write_text("a.jpg,cat\nempty.jpeg,\n")
+    assert "is there already" in said("import_csv", "--csv", table, *words)
+    assert os.listdir(tmp_path / "data") == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("lacking, way", [(["link"], "symbolic links"), (["link", "symlink"], "copies")])
+def test_where_links_do_not_work(tmp_path, monkeypatch, lacking, way):
+    def fails(*_):
+        raise OSError("not on this file system")
+
+    for name in lacking:
+        monkeypatch.setattr(os, name, fails)
+    source = picture(tmp_path / "a.jpg")
+    assert devkit.link(source, tmp_path / "b.jpg") == way
+    assert (tmp_path / "b.jpg").read_bytes() == source.read_bytes()
+    assert (tmp_path / "b.jpg").is_symlink() == (way == "symbolic links")
+
+
+def coco(folder: Path, **changes: object) -> Path:
+    content = {
+        "images": [
+            {"id": 7, "file_name": "a.jpg"},
+            {"id": 9, "file_name": "sub/b.png"},
+            {"id": 3, "file_name": "c.jpg"},
+        ],
+        "categories": [{"id": 44, "name": "hot dog"}, {"id": 2, "name": "zebra"}, {"id": 50, "name": "never"}],
+        "annotations": [
+            {"id": 1, "image_id": 7, "category_id": 2, "bbox": [0, 0, 60, 40], "iscrowd": 0},
+            {"id": 2, "image_id": 7, "category_id": 44, "bbox": [10.5, 3, 1, 0.5], "iscrowd": 1},
+            {"id": 3, "image_id": 9, "category_id": 44, "bbox": [4, 4, 0, 8]},
+        ],
+        **changes,
+    }
+    for name in ("a.jpg", "sub/b.png", "c.jpg"):
+        picture(folder / "images" / name)
+    path = folder / "instances.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_a_coco_file_becomes_a_devkit_folder(tmp_path):
+    out = tmp_path / "data"
+    words = ["--annotations", coco(tmp_path), "--images", tmp_path / "images", "--out", out, "--val_share", 0]
+    result = tool("import_coco", *words)
+    assert result.returncode == 0, result.stderr
+    names = read_class_names(out / "classes.json")
+    assert names == ["zebra", "hot dog", "never"]  # in the order of their ids
+    objects = read_annotation(out / "Annotations/a.xml", names)
+    assert [(item.name, item.difficult, item.box) for item in objects] == [
+        ("zebra", False, (1, 1, 60, 40)),
+        ("hot dog", True, (11, 4, 12, 5)),
+    ]
+    # A box without width does not count, and an image without objects is one of the data set.
+    assert VOCClassification(out, "Main/train", names).labels.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 0]]
+    assert os.path.samefile(out / "JPEGImages/sub_b.jpg", tmp_path / "images/sub/b.png")
+    check = tool("check_data", "--data_dir", out, "--split", "Main/train", "--class_file", out / "classes.json")
+    assert check.returncode == 0, check.stdout
+
+
+def test_coco_with_a_file_for_val_and_smaller_copies(tmp_path):
+    train, val = coco(tmp_path / "t"), coco(tmp_path / "v", images=[{"id": 7, "file_name": "d.jpg"}], annotations=[])
+    picture(tmp_path / "v/images/d.jpg")
+    pairs = ["--annotations", train, "--images", tmp_path / "t/images", "--val_annotations", val]
+    result = tool("import_coco", *pairs, "--val_images", tmp_path / "v/images", "--out", tmp_path / "o", "--shrink", 30)
+    assert result.returncode == 0, result.stderr
+    lists = {name: (tmp_path / f"o/ImageSets/Main/{name}.txt").read_text().split() for name in ("train", "val")}
+    assert lists == {"train": ["a", "sub_b", "c"], "val": ["d"]}
+    boxes = [item.box for item in read_annotation(tmp_path / "o/Annotations/a.xml", ["zebra", "hot dog"])]
+    assert boxes == [(1, 1, 30, 20), (6, 2, 7, 3)]
+
+
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        ({"images": None}, "no list of objects under 'images'"),
+        ({"images": [{"id": 7, "file_name": "no.jpg"}], "annotations": []}, "image 7: no image 'no.jpg'"),
+        ({"images": [{"id": 7, "file_name": "a.jpg"}] * 2, "annotations": []}, "image 7: its id is there twice"),
+        ({"images": [{"id": 7}], "annotations": []}, "image 7: it has no file_name"),
+        ({"annotations": [{"id": 5, "image_id": 1, "category_id": 2, "bbox": [0, 0, 1, 1]}]}, "image_id 1 is not in"),
+        (
+            {"annotations": [{"id": 5, "image_id": 7, "category_id": 1, "bbox": [0, 0, 1, 1]}]},
+            "category_id 1 is not in",
+        ),
+        ({"annotations": [{"id": 5, "image_id": 7, "category_id": 2, "bbox": [0, 0, 1]}]}, "annotation 5: bbox"),
+        ({"annotations": [{"id": 5, "image_id": 7, "category_id": 2, "bbox": [0, 0, 1, "1"]}]}, "annotation 5: bbox"),
+        ({"categories": [{"id": 1, "name": "x"}, {"id": 2, "name": "x"}], "annotations": []}, "category 2: its id or"),
+        ({"categories": [{"id": 1}], "annotations": []}, "category 1: it has no name"),
+    ],
+)
+def test_a_coco_entry_that_cannot_be_used_is_named(tmp_path, changes, told):
+    path = coco(tmp_path, **changes)
+    line = said("import_coco", "--annotations", path, "--images", tmp_path / "images", "--out", tmp_path / "data")
+    assert told in line and str(path) in line and not (tmp_path / "data").exists()
+
+
+def test_the_class_file_of_a_folder_holds_its_classes(toy, tmp_path):
+    result = tool("make_class_file", "--data_dir", toy, "--out", tmp_path / "classes.json")
+    assert result.returncode == 0, result.stderr
+    made, ours = (json.loads(path.read_text()) for path in (tmp_path / "classes.json", ROOT / "data/VOC_2012.json"))
+    assert made["class_names"] == ours["class_names"] == read_class_names(tmp_path / "classes.json")
+    assert made["color_dict"] == {name: ours["color_dict"][name] for name in ours["class_names"]}
+    labels = VOCClassification(toy, "Main/trainval", made["class_names"]).labels
+    assert list(made["images"].values()) == labels.sum(0).int().tolist()
+    assert re.search(r"aeroplane +\d+ images +\d+ objects", result.stdout)
+
+
+def test_annotations_of_no_use_are_named(tmp_path):
+    for folder in ("JPEGImages", "Annotations"):
+        (tmp_path / folder).mkdir()
+    assert "no annotation with an object" in said("make_class_file", "--data_dir", tmp_path)
+    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+    for name, text in {"a": f"<name>cat</name>{box}", "b": f"<name>Cat</name>{box}", "c": "<name>cow</name>"}.items():
+        (tmp_path / f"Annotations/{name}.xml").write_text(f"<annotation><object>{text}</object></annotation>")
+    assert "c.xml: the object 'cow' has no complete bndbox" in said("make_class_file", "--data_dir", tmp_path)
+    (tmp_path / "Annotations/c.xml").write_text("<annotation/>")
+    result = tool("make_class_file", "--data_dir", tmp_path)
+    assert result.returncode == 0 and "note: 'Cat' and 'cat' count as two classes" in result.stdout
+    assert names_in(tmp_path / "Annotations/c.xml") == []
+    (tmp_path / "Annotations/c.xml").write_text("<!DOCTYPE a><annotation/>")
+    assert "a document type of its own" in said("make_class_file", "--data_dir", tmp_path)
+
+
+@pytest.mark.parametrize("strategy", ["Max", "cTopk_w"])
+def test_training_and_evaluation_with_negative_images(tmp_path, strategy):
+    """Most images have no label, and whole batches have none; val has none for one of the classes."""
+    for index in range(12):
+        picture(tmp_path / f"photos/{index}.jpg", (48, 40), ("red", "blue")[index % 2])
+    rows = [f"{index}.jpg,{'cat' if index in (0, 1, 2) else 'dog' if index == 5 else ''}" for index in range(12)]
+    (tmp_path / "a.csv").write_text("\n".join(rows))
+    words = ("--csv", tmp_path / "a.csv", "--images", tmp_path / "photos", "--out", tmp_path / "data")
+    assert tool("import_csv", *words, "--val_share", 0.25).returncode == 0
+    lists = tmp_path / "data/ImageSets/Main"
+    (lists / "train.txt").write_text("".join(f"{index}\n" for index in (0, 3, 4, 5, 6, 7, 8, 9)))
+    (lists / "val.txt").write_text("1\n10\n11\n")
+    (lists / "none.txt").write_text("10\n11\n")
+    data = ["--data_dir", tmp_path / "data", "--class_file", tmp_path / "data/classes.json", *QUICK, "--batch_size", 2]
+    splits = ["--train_split", "Main/train", "--val_split", "Main/val"]
+    result = run(tmp_path, SCRIPTS[strategy], *data, *splits, "--tag", "few")
+    assert result.returncode == 0, result.stderr
+    assert "no positive of dog" in (tmp_path / "experiments/logs/few.txt").read_text()
+    evaluate = ["--tag", "few", "--data_dir", tmp_path / "data", "--num_workers", 0, "--split"]
+    result = run(tmp_path, "evaluate_classification.py", *evaluate, "Main/val")
+    assert result.returncode == 0, result.stderr
+    result = run(tmp_path, SCRIPTS[strategy], *data, "--train_split", "Main/none", "--val_split", "Main/none")
+    assert result.returncode == 0, result.stderr
+
+
+def documented(page: str, section: str) -> list[list[str]]:
+    """The python3 commands of a section of a page in docs/, backslashes joined."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    part = re.split(r"^## ", text.split(f"## {section}\n")[1], flags=re.MULTILINE)[0]
+    blocks = "".join(re.findall(r"```\n(.*?)```", part, re.DOTALL)).replace("\\\n", " ")
+    return [shlex.split(line, comments=True) for line in blocks.splitlines() if line.startswith("python3 ")]
+
+
+def type_in(folder: Path, words: list[str]) -> subprocess.CompletedProcess:
+    """A documented command, made small where it trains."""
+    script = ["-m", words[2]] if words[1] == "-m" else [str(ROOT / words[1])]
+    rest = words[3:] if words[1] == "-m" else words[2:]
+    if "train_classification" in words[1]:
+        rest += [*QUICK, "--batch_size", "4"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *script, *rest]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
+
+
+@pytest.mark.slow
+def test_twenty_photographs_and_a_table_come_to_pictures(toy, tmp_path):
+    """The page's first section, command by command."""
+    ids = sorted(path.stem for path in (toy / "JPEGImages").iterdir())[:20]
+    names = read_class_names(ROOT / "data/VOC_2012.json")
+    rows = []
+    for image_id in ids:
+        Image.open(toy / f"JPEGImages/{image_id}.jpg").resize((640, 480)).save(
+            picture(tmp_path / f"my_photos/{image_id}.jpg")
+        )
+        found = {item.name for item in read_annotation(toy / f"Annotations/{image_id}.xml", names)}
+        rows.append(f"{image_id}.jpg,{';'.join(sorted(found))}\n")
+    (tmp_path / "my_photos.csv").write_text("image,labels\n" + "".join(rows))
+    commands = documented("own-data.md", "Twenty photographs and a table")
+    assert [Path(words[1]).name for words in commands].count("inference_classification.py") == 1
+    for words in commands:
+        if "inference" in words[1] and "--pictures" not in (ROOT / "inference_classification.py").read_text():
+            pytest.skip("the last step needs inference_classification.py --pictures")
+        result = type_in(tmp_path, words)
+        assert result.returncode == 0, f"{words}\n{result.stdout}\n{result.stderr}"
+    assert len(list((tmp_path / "experiments/pictures").rglob("*.*"))) >= 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("section", ["A folder in devkit layout", "From COCO's format"])
+def test_the_other_commands_of_the_page(section, toy, tmp_path):
+    (tmp_path / "my_data").symlink_to(toy)
+    coco(tmp_path)
+    for name in ("train2017", "val2017"):
+        coco(tmp_path / name, images=[{"id": 7, "file_name": f"{name}.jpg"}])
+        (tmp_path / name / "instances.json").rename(tmp_path / f"instances_{name}.json")
+        picture(tmp_path / name / f"{name}.jpg")
+        content = json.loads((tmp_path / f"instances_{name}.json").read_text())
+        content["annotations"] = content["annotations"][:2]
+        (tmp_path / f"instances_{name}.json").write_text(json.dumps(content))
+    commands = documented("own-data.md", section)
+    assert commands
+    for words in commands:
+        result = type_in(tmp_path, words)
+        assert result.returncode == 0, f"{words}\n{result.stdout}\n{result.stderr}"
