@@ -1,5 +1,9 @@
 """Loaders whose samples depend on (seed, epoch, index) alone, not on processes or on where a run was resumed."""
 
+import atexit
+import functools
+import multiprocessing
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -101,6 +105,8 @@ def evaluation_loader(
 
 
 def _process_options(num_workers: int) -> dict:
+    if num_workers:
+        _end_processes_at_exit()
     return {
         "num_workers": num_workers,
         "pin_memory": torch.cuda.is_available(),
@@ -109,3 +115,16 @@ def _process_options(num_workers: int) -> dict:
         # Otherwise every pass over a loader draws from the random numbers that the network's drop-out uses.
         "generator": torch.Generator(),
     }
+
+
+@functools.cache
+def _end_processes_at_exit() -> None:
+    """Loader processes ignore the signal with which Python ends them before it waits for them, for ever, at exit."""
+    atexit.register(_end_processes)
+
+
+def _end_processes() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else torch reports each of them as an accident
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
