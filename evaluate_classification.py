@@ -40,7 +40,8 @@ def main() -> None:
     image_size = args.image_size or description["image_size"]
     check_image_size(image_size)
     class_names = description["class_names"]
-    dataset = VOCClassification(args.data_dir, args.split, class_names, evaluation_transform(image_size))
+    transform = evaluation_transform(image_size, normalised=False)
+    dataset = VOCClassification(args.data_dir, args.split, class_names, transform)
     device = choose_device(args.device)
     loader = evaluation_loader(dataset, args.batch_size, args.num_workers)
     scores, labels = predict(network.to(device), loader, device, args.amp)

@@ -7,8 +7,10 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,15 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch  # noqa: E402
 import torchvision  # noqa: E402
+from torch.utils.data import Subset  # noqa: E402
 
 from tools.errors import UserError  # noqa: E402
 from tools.files import write_json  # noqa: E402
+from tools.voc import DATA, VOCClassification, read_class_names  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 MEBIBYTE = 1 << 20
+TOY_IMAGES = 80
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +42,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=positive, default=5, help="timed repetitions; the median counts")
     parser.add_argument("--warm_up", type=positive, default=2, help="repetitions before them")
     parser.add_argument("--output", type=Path, help="JSON file of the results")
+
+
+def add_data_arguments(parser: argparse.ArgumentParser, images: int) -> None:
+    """Arguments of the benchmarks that read images; `images` is the default number of a repetition."""
+    parser.add_argument("--data_dir", help="VOC devkit folder; default: a toy set of VOC's image size, drawn first")
+    parser.add_argument("--split", default="val", help="list in data/, or of the devkit as Main/val")
+    parser.add_argument("--class_file", default=str(DATA / "VOC_2012.json"), help="JSON file with class_names")
+    parser.add_argument("--images", type=positive, default=images, help="of a repetition; a short split repeats")
+
+
+@contextmanager
+def some_data(args: argparse.Namespace) -> Iterator[None]:
+    """Where no `--data_dir` is given, a toy data set of VOC's usual image size, 500 pixels, for as long as needed."""
+    if args.data_dir is not None:
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        args.data_dir, args.split = str(Path(folder) / "toy"), "Main/train"
+        words = ["--out", args.data_dir, "--images", str(TOY_IMAGES), "--image_size", "500"]
+        command = [sys.executable, "-m", "tools.make_toy_voc", *words]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        yield
+
+
+def dataset(args: argparse.Namespace, transform: Callable) -> Subset:
+    """The split's images over and over, as many as a repetition needs."""
+    split = VOCClassification(args.data_dir, args.split, read_class_names(args.class_file), transform)
+    return Subset(split, [index % len(split) for index in range(args.images)])
 
 
 def positive(word: str) -> int:

@@ -16,11 +16,17 @@ def pytest_addoption(parser):
     parser.addoption(
         "--golden", default=str(ROOT / "tests" / "golden"), help="folder of golden numbers (units.npz, steps*.json)"
     )
+    parser.addoption("--device", default="cpu", help="device of the golden steps: cpu, or cuda with TF32 off")
 
 
 @pytest.fixture(scope="session")
 def golden_folder(request) -> Path:
     return Path(request.config.getoption("--golden"))
+
+
+@pytest.fixture(scope="session")
+def golden_device(request) -> torch.device:
+    return torch.device(request.config.getoption("--device"))
 
 
 @pytest.fixture(scope="session")

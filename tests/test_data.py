@@ -15,7 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tools.augmentation import denormalise, evaluation_transform, training_transform
+from tools.augmentation import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    RandomLongerSide,
+    denormalise,
+    evaluation_transform,
+    normalise,
+    to_pixels,
+    training_transform,
+)
 from tools.average_precision import average_precisions, mean_average_precision
 from tools.errors import UserError
 from tools.loader import EpochSampler, evaluation_loader, training_loader
@@ -249,6 +258,63 @@ def test_the_longer_side_is_uniform_between_its_ends():
     assert len(counts) == 5 and counts.min() > 30
 
 
+def test_a_large_image_is_cut_at_every_offset():
+    transform = training_transform(32, 40, 40)
+    columns = np.broadcast_to(np.arange(40, dtype=np.uint8)[None, :, None], (40, 40, 3))
+    image = Image.fromarray(np.ascontiguousarray(columns))
+    lefts = set()
+    for seed in range(200):
+        torch.manual_seed(seed)
+        row = denormalise(transform(image))[0, :, 0]
+        lefts.add(int(row.min()))
+        assert int(row.max()) == int(row.min()) + 31
+    assert lefts == set(range(9))
+
+
+@pytest.mark.parametrize("augment", ["", "colorjitter,randaugment"])
+def test_pixels_normalised_in_a_batch_are_what_the_transform_itself_gives(augment):
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 100, 3), dtype=np.uint8)
+    image, here, later = Image.fromarray(pixels), [], []
+    for normalised, images in ((True, here), (False, later)):
+        torch.manual_seed(0)
+        for transform in (training_transform(64, 50, 90, augment, normalised), evaluation_transform(64, normalised)):
+            images.append(transform(image))
+    batch = torch.stack(later)
+    assert batch.dtype == torch.uint8 and batch.shape == (2, 64, 64, 4)
+    assert torch.equal(normalise(batch), torch.stack(here))
+    expected = (pixels[:, :64] / 255 - IMAGENET_MEAN) / IMAGENET_STD
+    np.testing.assert_allclose(here[1][:, :40].movedim(0, -1), expected, atol=1e-6)
+
+
+def test_padding_is_zero_and_black_or_transparent_pixels_are_not():
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 30), (1, 2, 3)).save(buffer, "PNG", transparency=(1, 2, 3))
+    for image in (Image.new("RGB", (20, 30)), Image.open(buffer)):
+        batch = normalise(evaluation_transform(32, normalised=False)(image)[None])
+        assert (batch[0, :, :30, :20] != 0).all()
+        assert (batch[0, :, 30:] == 0).all() and (batch[0, :, :, 20:] == 0).all()
+
+
+@pytest.mark.parametrize("longer", [90, 240, 320, 640])
+def test_resizing_is_pillows_bicubic_but_for_two_levels(longer):
+    noise = np.random.default_rng(0).integers(0, 255, (31, 40, 3), dtype=np.uint8)
+    image = Image.fromarray(noise).resize((500, 388), Image.Resampling.BICUBIC)
+    image.paste((255, 0, 0), (100, 100, 200, 150))  # hard edges
+    ours = RandomLongerSide(longer, longer)(to_pixels(image))
+    theirs = np.asarray(image.resize((longer, round(388 * longer / 500)), Image.Resampling.BICUBIC))
+    assert np.abs(ours[:3].movedim(0, -1).numpy().astype(int) - theirs).max() <= 2
+    assert (ours[3] > 0).all()
+
+
+def test_samples_leave_the_main_process_its_random_numbers(devkit):
+    dataset = VOCClassification(devkit, "Main/train", CLASSES, training_transform(32, 30, 70))
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    list(training_loader(dataset, 3, 0, seed=5))
+    assert torch.equal(torch.rand(4), expected)
+
+
 def test_evaluation_takes_the_top_left_corner_without_resizing():
     pixels = np.random.default_rng(0).integers(0, 255, (40, 100, 3), dtype=np.uint8)
     result = evaluation_transform(64)(Image.fromarray(pixels))
@@ -319,3 +385,20 @@ def test_a_picture_larger_than_memory_is_not_opened(devkit):
     (devkit / "JPEGImages/im_0.jpg").write_bytes(bytes(bomb))
     with pytest.raises(UserError, match=r"im_0\.jpg"):
         VOCClassification(devkit, "Main/train", CLASSES)
+
+
+def test_an_error_in_a_loader_process_ends_the_program(devkit):
+    path = devkit / "JPEGImages/im_4.jpg"
+    path.write_bytes(path.read_bytes()[:-900])
+    program = f"""
+from tools.augmentation import evaluation_transform
+from tools.errors import run_main
+from tools.loader import evaluation_loader
+from tools.voc import VOCClassification
+dataset = VOCClassification({str(devkit)!r}, "Main/train", {CLASSES}, evaluation_transform(32, normalised=False))
+run_main(lambda: list(evaluation_loader(dataset, 4, 2)))
+"""
+    root = Path(__file__).parents[1]
+    result = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2 and result.stderr.startswith("error: cannot decode")
+    assert result.stderr.count("\n") == 1

@@ -53,7 +53,7 @@ def named_as_official(network: Classifier, name: str) -> torch.Tensor:
     return state[f"instances.{ours}"][int(v)]
 
 
-def make_trainer(strategy: str, case: dict, replicas: int) -> Trainer:
+def make_trainer(strategy: str, case: dict, replicas: int, device: torch.device) -> Trainer:
     hyper = case["hyper"]
     words = ["--data_dir", "none", "--tag", "golden", "--max_epoch", str(case["max_iteration"])]
     words += [word for name, value in hyper.items() for word in (f"--{name}", str(value))]
@@ -63,7 +63,7 @@ def make_trainer(strategy: str, case: dict, replicas: int) -> Trainer:
     # Rounding grows from step to step, so the third step's keypoints need the official code's memory layout.
     network = Classifier("resnet50", 20, channels_last=False)
     assert load_weights(network, official_state_dict(network)) == "official checkpoint"
-    network.set_replicas(replicas)
+    network.to(device).set_replicas(replicas)
     script = importlib.import_module(SCRIPTS[strategy])
     args = parse_arguments(script.__doc__, words)
     crops_of = Crops.one_per_image if strategy == "max" else Crops.of
@@ -94,14 +94,15 @@ def check_tensors(network: Classifier, expected: dict[str, list[float]], skip: s
 def iterate_and_keep_logits(trainer: Trainer, images: torch.Tensor, labels: torch.Tensor) -> tuple[Step, torch.Tensor]:
     """One iteration, and the logits of its first forward pass (in Max the tiles follow)."""
     passes = []
-    hook = trainer.student.register_forward_hook(lambda module, inputs, output: passes.append(output[0].detach()))
+    hook = trainer.student.register_forward_hook(lambda module, inputs, output: passes.append(output[0].detach().cpu()))
     step = trainer.iterate(images, labels)
     hook.remove()
     return step, passes[0]
 
 
-def check_case(strategy: str, case: dict, replicas: int) -> None:
-    trainer = make_trainer(strategy, case, replicas)
+def check_case(strategy: str, case: dict, replicas: int, device: torch.device) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    trainer = make_trainer(strategy, case, replicas, device)
     for expected in case["steps"]:
         batch_key = f"{case['batch_key']}{expected['iteration']}"
         images, labels = map(torch.from_numpy, fill.batch(batch_key, case["batch_size"]))
@@ -121,8 +122,8 @@ def check_case(strategy: str, case: dict, replicas: int) -> None:
         check_tensors(trainer.teacher, case["ema_buffers_after"], skip="BN.")
     images = torch.from_numpy(fill.batch(f"{case['batch_key']}-eval", 2)[0])
     with torch.no_grad():
-        logits, _ = trainer.student.eval()(images)
-    assert np.abs(logits.numpy() - np.array(case["eval_logits"])).max() < 5e-3
+        logits, _ = trainer.student.eval()(images.to(device))
+    assert np.abs(logits.cpu().numpy() - np.array(case["eval_logits"])).max() < 5e-3
 
 
 def _cases(folder: Path, file: str) -> dict:
@@ -130,10 +131,10 @@ def _cases(folder: Path, file: str) -> dict:
 
 
 @pytest.mark.parametrize("strategy", SCRIPTS)
-def test_three_steps_match_the_official_code(strategy, golden_folder):
-    check_case(strategy, _cases(golden_folder, "steps.json")[strategy], replicas=1)
+def test_three_steps_match_the_official_code(strategy, golden_folder, golden_device):
+    check_case(strategy, _cases(golden_folder, "steps.json")[strategy], replicas=1, device=golden_device)
 
 
 @pytest.mark.parametrize("strategy", ["max", "cMax"])
-def test_two_replicas_match_the_official_code_on_two_gpus(strategy, golden_folder):
-    check_case(strategy, _cases(golden_folder, "steps_replicas2.json")[strategy], replicas=2)
+def test_two_replicas_match_the_official_code_on_two_gpus(strategy, golden_folder, golden_device):
+    check_case(strategy, _cases(golden_folder, "steps_replicas2.json")[strategy], replicas=2, device=golden_device)

@@ -1,6 +1,9 @@
 """Images in training and evaluation, with torchvision's transforms."""
 
+import functools
+
 import torch
+from PIL import Image
 from torch import nn
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
@@ -26,11 +29,11 @@ def training_transform(
         image_size: S, pixels.
         min_image_size, max_image_size: the longer side is uniform between them, both included, pixels.
         augment: names of `AUGMENTATIONS`, separated by commas.
-        normalised: False leaves `normalise` to the device, with a quarter of the bytes on the way there.
+        normalised: False leaves `normalise` to the device, with a third of the bytes on the way there.
 
     Returns:
-        from a PIL image to float32 `[3, S, S]`, or to what `normalise` takes; random numbers come from torch's global
-        generator.
+        from an RGB PIL image to float32 `[3, S, S]`, or to what `normalise` takes; random numbers come from torch's
+        global generator.
 
     Raises:
         UserError: unknown augmentation.
@@ -41,13 +44,11 @@ def training_transform(
         raise UserError(f"--augment: unknown '{unknown[0]}': choose from {', '.join(AUGMENTATIONS)}")
     return v2.Compose(
         [
-            v2.PILToTensor(),
+            v2.Lambda(to_pixels),
             RandomLongerSide(min_image_size, max_image_size),
             v2.RandomHorizontalFlip(),
             *(OnPicture(AUGMENTATIONS[name]()) for name in names),
-            v2.Lambda(add_cover),
-            # Both sides are padded by what is missing, so the crop leaves the image at a uniform offset.
-            v2.RandomCrop(image_size, pad_if_needed=True, fill=0),
+            Crop(image_size, at_random=True),
             *([v2.Lambda(normalise)] if normalised else []),
         ]
     )
@@ -59,26 +60,39 @@ def evaluation_transform(image_size: int, normalised: bool = True) -> v2.Compose
     Gives float32 `[3, S, S]`, or with `normalised` False what `normalise` takes.
     """
     last = [v2.Lambda(normalise)] if normalised else []
-    return v2.Compose([v2.PILToTensor(), v2.Lambda(add_cover), TopLeftCrop(image_size), *last])
+    return v2.Compose([v2.Lambda(to_pixels), Crop(image_size, at_random=False), *last])
 
 
-def add_cover(image: torch.Tensor) -> torch.Tensor:
-    """A fourth channel that is 1 wherever there is an image: uint8 `[3, h, w]` → `[4, h, w]`."""
-    return torch.cat((image, torch.ones_like(image[:1])))
+def to_pixels(image: Image.Image) -> torch.Tensor:
+    """An RGB PIL image as uint8 `[4, h, w]`: red, green, blue, and a cover of 255 wherever there is an image.
+
+    Pillow, torch's resizing and memory copies all are fastest on four interleaved bytes, so the tensor is a view of
+    `[h, w, 4]` and the transforms keep it one.
+    """
+    image = image.copy()
+    image.putalpha(255)  # not `convert("RGBA")`, for which a PNG's transparent colour would be a hole in the cover
+    return F.pil_to_tensor(image)
 
 
 def normalise(pixels: torch.Tensor) -> torch.Tensor:
     """Normalised images, exactly 0 where there is none; works on any device.
 
     Args:
-        pixels: uint8 `[..., 4, S, S]`: red, green, blue, and 1 where the image covers the canvas, else 0.
+        pixels: uint8 `[..., S, S, 4]`: red, green, blue, and 0 where no image covers the canvas.
 
     Returns:
         float32 `[..., 3, S, S]`.
     """
-    mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
-    images = pixels[..., :3, :, :].float().mul_(1 / (255 * std)).sub_(mean / std)
-    return images.masked_fill_(pixels[..., 3:, :, :] == 0, 0)
+    scale, shift = _scale_and_shift(pixels.device)
+    images = pixels[..., :3].float().mul_(scale).sub_(shift).masked_fill_(pixels[..., 3:] == 0, 0)
+    return images.movedim(-1, -3)
+
+
+@functools.cache
+def _scale_and_shift(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """`[3]` each. Kept, because a GPU is waited for whenever a tensor is made from Python's numbers."""
+    mean, std = (torch.tensor(values, device=device) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return 1 / (255 * std), mean / std
 
 
 def denormalise(images: torch.Tensor) -> torch.Tensor:
@@ -92,7 +106,7 @@ def denormalise(images: torch.Tensor) -> torch.Tensor:
 class RandomLongerSide(nn.Module):
     """Resize so that the longer side is a uniform random number of pixels; the other keeps the aspect (bicubic).
 
-    On tensors `[3, h, w]` of uint8, several times faster than Pillow and at most 2 of 255 levels from it.
+    On tensors `[C, h, w]` of uint8, several times faster than Pillow and at most 2 of 255 levels from it.
     """
 
     def __init__(self, smallest: int, largest: int):
@@ -107,22 +121,39 @@ class RandomLongerSide(nn.Module):
 
 
 class OnPicture(nn.Module):
-    """A transform of PIL images on a tensor `[3, h, w]` of uint8: colour changes are faster there."""
+    """A transform of RGB PIL images on what `to_pixels` gives: colour changes are faster there."""
 
     def __init__(self, transform: nn.Module):
         super().__init__()
         self.transform = transform
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return F.pil_to_tensor(self.transform(F.to_pil_image(image)))
+        return to_pixels(self.transform(F.to_pil_image(image[:3])))
 
 
-class TopLeftCrop(nn.Module):
-    """The top-left square of an image tensor `[C, h, w]`, filled up with 0."""
+class Crop(nn.Module):
+    """A square of an image, filled up with 0: `[4, h, w]` → `[S, S, 4]`, as pictures lie in memory.
 
-    def __init__(self, size: int):
+    Args:
+        size: S, pixels.
+        at_random: each axis has a uniform offset, of the square in the image or, where the image is smaller, of the
+            image in the square. Otherwise both begin at the top left.
+    """
+
+    def __init__(self, size: int, at_random: bool):
         super().__init__()
         self.size = size
+        self.at_random = at_random
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return F.crop(image, 0, 0, self.size, self.size)
+        canvas = torch.zeros(self.size, self.size, len(image), dtype=image.dtype)
+        (rows, onto_rows), (columns, onto_columns) = map(self._place, image.shape[-2:])
+        canvas[onto_rows, onto_columns] = image[:, rows, columns].movedim(0, -1)
+        return canvas
+
+    def _place(self, side: int) -> tuple[slice, slice]:
+        """Along one axis, the part of an image of `side` pixels that is taken, and where it goes."""
+        offset = int(torch.randint(abs(side - self.size) + 1, ())) if self.at_random else 0
+        if side > self.size:
+            return slice(offset, offset + self.size), slice(None)
+        return slice(None), slice(offset, offset + side)

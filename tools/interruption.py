@@ -81,5 +81,6 @@ def end_loader_processes_at_exit() -> None:
 
 
 def _kill_children() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else torch reports each of them as an accident
     for process in multiprocessing.active_children():
         process.kill()

@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from core.networks import Classifier
+from tools.augmentation import normalise
 
 PRECISION_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -15,6 +16,22 @@ PRECISION_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def autocast(device: torch.device, amp: str) -> AbstractContextManager:
     """The context in which the network computes in `amp` ("off", "bf16" or "fp16") precision."""
     return torch.autocast(device.type, dtype=PRECISION_TYPES.get(amp, torch.bfloat16), enabled=amp != "off")
+
+
+def to_device(images: torch.Tensor, device: torch.device, memory_format: torch.memory_format) -> torch.Tensor:
+    """A batch as the network takes it, without waiting for the device.
+
+    Args:
+        images: uint8 `[B, S, S, 4]` as the loaders give it, a third of the bytes, normalised on the device; or
+            normalised float32 `[B, 3, S, S]`.
+
+    Returns:
+        normalised float32 `[B, 3, S, S]`.
+    """
+    images = images.to(device, non_blocking=True)
+    if images.dtype == torch.uint8:
+        images = normalise(images)
+    return images.contiguous(memory_format=memory_format)
 
 
 @torch.no_grad()
@@ -25,7 +42,7 @@ def predict(
 
     Args:
         network: a `Classifier`.
-        loader: batches of images `[B, 3, S, S]`, labels `[B, V]` and indices.
+        loader: batches of images (see `to_device`), labels `[B, V]` and indices.
         silent: show no progress bar.
 
     Returns:
@@ -35,7 +52,7 @@ def predict(
     network.eval()
     scores, labels = [], []
     for images, batch_labels, _ in tqdm(loader, desc="evaluation", unit="batch", leave=False, disable=silent):
-        images = images.to(device, non_blocking=True, memory_format=network.memory_format)
+        images = to_device(images, device, network.memory_format)
         with autocast(device, amp):
             logits, _ = network(images)
         scores.append(torch.sigmoid(logits.float()))

@@ -173,9 +173,11 @@ def make_loaders(
 ) -> tuple[DataLoader, DataLoader]:
     """Loaders of the training and the validation split; every file is looked for before the first iteration."""
     share = (processes.rank, processes.size) if processes else (0, 1)
-    transform = training_transform(args.image_size, args.min_image_size, args.max_image_size, args.augment)
-    training = VOCClassification(args.data_dir, args.train_split, class_names, transform)
-    validation = VOCClassification(args.data_dir, args.val_split, class_names, evaluation_transform(args.image_size))
+    sizes = (args.image_size, args.min_image_size, args.max_image_size)
+    augmented = training_transform(*sizes, args.augment, normalised=False)
+    plain = evaluation_transform(args.image_size, normalised=False)
+    training = VOCClassification(args.data_dir, args.train_split, class_names, augmented)
+    validation = VOCClassification(args.data_dir, args.val_split, class_names, plain)
     return (
         training_loader(training, args.batch_size, args.num_workers, args.seed, *share),
         evaluation_loader(validation, args.batch_size, args.num_workers, *share),

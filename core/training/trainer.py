@@ -18,7 +18,7 @@ from core.parallel import (
     read_statistics,
     write_statistics,
 )
-from core.training.evaluation import autocast
+from core.training.evaluation import autocast, to_device
 from core.training.step import Crops, Options, Step
 from tools.processes import Processes
 
@@ -101,8 +101,8 @@ class Trainer:
         """One iteration: losses, gradients, optimiser, teacher, schedule.
 
         Args:
-            images: `[B, 3, S, S]`, labels: multi-hot `[B, V]`: this process's part of the batch, on the CPU, as the
-                loader gives it.
+            images: see `core.training.evaluation.to_device`, labels: multi-hot `[B, V]`: this process's part of the
+                batch, on the CPU, as the loader gives it.
 
         Returns:
             the losses, whose mean over the processes is that of the whole batch.
@@ -143,7 +143,7 @@ class Trainer:
     def _part(self, images: torch.Tensor, labels: torch.Tensor, crops: Crops, share: float) -> Step:
         args = self.args
         options = Options(args.alpha_p, self.alpha_re, args.re_loss, args.topk, args.topk_radius)
-        images = images.to(self.device, non_blocking=True, memory_format=self.student.memory_format)
+        images = to_device(images, self.device, self.student.memory_format)
         labels = labels.to(self.device, non_blocking=True)
         with autocast(self.device, args.amp):
             step = self.training_step(

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# On a machine with a GPU, in one call of under nine minutes: the golden steps on the GPU, then every benchmark, with
+# the published algorithm in float32 as what ours is compared with. Results go to benchmarks/results/.
+# Other sizes, or a trial without a GPU: DEVICE=cpu ARCHITECTURE=resnet18 BATCH=2 SIZE=64 REPEATS=1 bash benchmarks/gpu.sh
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+device=${DEVICE:-cuda} limit=${LIMIT:-530} repeats=${REPEATS:-10}
+results=${RESULTS:-benchmarks/results}
+no_gpu="error: no GPU found (nvidia-smi -L names none): run this on a machine with one, or give DEVICE=cpu for a trial"
+if [ "$device" != cpu ] && ! nvidia-smi -L 2>/dev/null | grep -q GPU; then
+    echo "$no_gpu" >&2
+    exit 2
+fi
+. ./install.sh requirements-test.txt
+if [ "$device" != cpu ] && ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+    echo "error: PyTorch finds no GPU though nvidia-smi does: its CUDA build may be too new for the driver" >&2
+    exit 2
+fi
+
+failed=()
+stage() { # a command that may use what is left of the time
+    echo "== $*"
+    local left=$((limit - SECONDS))
+    timeout -k 5 "$((left > 1 ? left : 1))" "$@" || failed+=("$*")
+}
+sizes=(--device "$device" --architecture "${ARCHITECTURE:-resnet50}" --image_size "${SIZE:-512}" --batch_size "${BATCH:-32}")
+step() { # name of the result, further arguments
+    stage python benchmarks/step.py "${sizes[@]}" --output "$results/$1.json" "${@:2}"
+}
+workers=$(nproc)
+
+stage python -m pytest -q -p no:cacheprovider tests/test_golden_steps.py --device "$device"
+step "step_${device}_original" --figures original --repeats "$((repeats < 3 ? repeats : 3))" --warm_up 1
+step "step_${device}_float32" --figures ours,limit,keypoints --repeats "$repeats"
+step "step_${device}_bf16" --figures ours,limit,keypoints --repeats "$repeats" --precision bf16
+step "step_${device}_bf16_max_accumulate2" --figures ours --repeats "$repeats" --precision bf16 --strategies max --accumulate 2
+for precision in bf16 float32; do
+    stage python benchmarks/evaluate.py "${sizes[@]}" --precision "$precision" --num_workers "$workers" --repeats 3 \
+        --warm_up 1 --images "$((20 * ${BATCH:-32}))" --output "$results/evaluate_${device}_$precision.json"
+done
+stage python benchmarks/data.py --workers "0,$workers" --batch_size "${BATCH:-32}" --image_size "${SIZE:-512}" --repeats 3 \
+    --images "$((64 * ${BATCH:-32}))" --output "$results/data_${device}.json"
+stage python benchmarks/summary.py "$results" "$device"
+
+echo "== $SECONDS seconds"
+for command in ${failed[@]+"${failed[@]}"}; do echo "failed: $command" >&2; done
+exit "$((${#failed[@]} > 0))"

@@ -1,0 +1,81 @@
+"""Every benchmark runs and writes what it says, at sizes at which its times mean nothing."""
+
+import importlib
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from command_line import ROOT, run
+from PIL import Image
+
+from tools.augmentation import training_transform
+
+TINY = ("--device", "cpu", "--architecture", "resnet18", "--image_size", 32, "--batch_size", 2)
+ONCE = ("--repeats", 1, "--warm_up", 1)
+
+
+def results_of(folder: Path, benchmark: str, *words: object) -> dict:
+    result = run(folder, f"benchmarks/{benchmark}.py", *words, "--output", folder / "result.json")
+    assert result.returncode == 0, result.stderr
+    content = json.loads((folder / "result.json").read_text())
+    assert {"cpu", "cores", "torch", "torchvision"} <= set(content["machine"])
+    assert content["settings"]["batch_size"] == 2
+    return content["results"]
+
+
+def test_the_step(tmp_path):
+    results = results_of(tmp_path, "step", *TINY, *ONCE, "--strategies", "cMax", "--figures", "original,ours")
+    assert set(results["cMax"]) == {"original", "ours", "ratios"}
+    for name in ("original", "ours"):
+        assert results["cMax"][name]["seconds"] > 0 and results["cMax"][name]["peak_memory"] > 1 << 20
+    ratio = results["cMax"]["original"]["seconds"] / results["cMax"]["ours"]["seconds"]
+    assert results["cMax"]["ratios"]["original/ours"] == pytest.approx(ratio)
+
+
+def test_the_loader(tmp_path, toy):
+    words = ("--data_dir", toy, "--split", "Main/val", "--images", 5, "--workers", 1, *ONCE)
+    sizes = ("--batch_size", 2, "--image_size", 32, "--min_image_size", 20, "--max_image_size", 40)
+    results = results_of(tmp_path, "data", *words, *sizes)
+    assert set(results) == {"1"}
+    for pair in results.values():
+        for kind in ("published", "ours"):
+            assert pair[kind]["images"] == 4  # a last incomplete batch is left out
+            assert pair[kind]["per_core"] == pytest.approx(4 / pair[kind]["seconds"])
+        assert pair["ours/published"] == pytest.approx(pair["ours"]["per_core"] / pair["published"]["per_core"])
+
+
+def test_evaluation(tmp_path, toy):
+    words = ("--data_dir", toy, "--split", "Main/val", "--images", 3, "--num_workers", 0)
+    results = results_of(tmp_path, "evaluate", *TINY, *ONCE, *words)
+    for kind in ("bare", "evaluation"):
+        assert results[kind]["images"] == 3
+        assert results[kind]["images_per_second"] == pytest.approx(3 / results[kind]["seconds"])
+    ratio = results["bare"]["seconds"] / results["evaluation"]["seconds"]
+    assert results["evaluation/bare"] == pytest.approx(ratio)
+
+
+@pytest.fixture
+def published_transform(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("data").PublishedTransform
+
+
+def test_the_published_pipeline_gives_what_ours_gives_but_for_rounding(toy, published_transform):
+    published = published_transform(64, 64, 64)
+    image = Image.open(next((toy / "JPEGImages").glob("*.jpg"))).resize((64, 64))
+    ours = training_transform(64, 64, 64)(image)
+    theirs = published(image)
+    assert theirs.shape == (3, 64, 64)
+    assert min((ours - theirs).abs().max(), (ours.flip(-1) - theirs).abs().max()) < 1e-5
+
+
+def test_gpu_sh_refuses_in_one_line_without_a_gpu(tmp_path):
+    environment = {"PATH": "/usr/bin:/bin", "CUDA_VISIBLE_DEVICES": ""}
+    if subprocess.run(["bash", "-c", "nvidia-smi -L"], capture_output=True, env=environment).returncode == 0:
+        pytest.skip("there is a GPU")
+    result = subprocess.run(
+        ["bash", ROOT / "benchmarks/gpu.sh"], cwd=tmp_path, capture_output=True, text=True, env=environment
+    )
+    assert result.returncode == 2 and not result.stdout
+    assert result.stderr.startswith("error: no GPU") and result.stderr.count("\n") == 1
