@@ -1,5 +1,6 @@
 """Scores of a network on a labelled split."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -19,13 +20,18 @@ def autocast(device: torch.device, amp: str) -> AbstractContextManager:
 
 @torch.no_grad()
 def predict(
-    network: Classifier, loader: DataLoader, device: torch.device, amp: str = "off"
+    network: Classifier,
+    loader: DataLoader,
+    device: torch.device,
+    amp: str = "off",
+    observe: Callable[[torch.Tensor, torch.Tensor], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores and labels of every image, in the loader's order; the network is left in the mode it was in.
 
     Args:
         network: a `Classifier`.
         loader: batches of images `[B, 3, S, S]`, labels `[B, V]` and indices.
+        observe: is shown the features `[B, V, n, n]` and indices `[B]` of every batch.
 
     Returns:
         scores (sigmoids of the logits) and labels, both float32 `[N, V]`.
@@ -33,10 +39,12 @@ def predict(
     training = network.training
     network.eval()
     scores, labels = [], []
-    for images, batch_labels, _ in tqdm(loader, desc="evaluation", unit="batch", leave=False):
+    for images, batch_labels, indices in tqdm(loader, desc="evaluation", unit="batch", leave=False):
         images = images.to(device, non_blocking=True, memory_format=network.memory_format)
         with autocast(device, amp):
-            logits, _ = network(images)
+            logits, features = network(images)
+        if observe:
+            observe(features, indices)
         scores.append(torch.sigmoid(logits.float()))
         labels.append(batch_labels)
     network.train(training)

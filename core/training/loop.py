@@ -30,6 +30,7 @@ def main(
     description: str,
     with_teacher: bool = True,
     crops_of: Callable[[torch.Tensor], Crops] = Crops.of,
+    head: str = "instances",
 ) -> None:
     """A training script: read the arguments, train, and turn a user's mistake into one line and exit status 2.
 
@@ -38,8 +39,9 @@ def main(
         description: the script's docstring.
         with_teacher: whether the strategy has an EMA teacher.
         crops_of: the crops that the strategy makes of a batch's labels.
+        head: what gives the logits, see `core.networks.Classifier`.
     """
-    run_main(lambda: train(parse_arguments(description), training_step, with_teacher, crops_of))
+    run_main(lambda: train(parse_arguments(description), training_step, with_teacher, crops_of, head))
 
 
 def train(
@@ -47,6 +49,7 @@ def train(
     training_step: TrainingStep,
     with_teacher: bool,
     crops_of: Callable[[torch.Tensor], Crops] = Crops.of,
+    head: str = "instances",
 ) -> None:
     """Train a strategy from its arguments to its last checkpoint.
 
@@ -59,7 +62,8 @@ def train(
     class_names = read_class_names(args.class_file)
     train_loader, val_loader = make_loaders(args, class_names, processes)
     torch.manual_seed(args.seed)
-    network = make_network(args.architecture, args.weights, len(class_names), args.channels_last).to(devices.first)
+    network = make_network(args.architecture, args.weights, len(class_names), args.channels_last, head)
+    network.to(devices.first)
     devices.share(network, args.replicas, args.sync_bn)
     with Interruption() as interruption, processes, out_of_memory(args):
         trainer = Trainer(
