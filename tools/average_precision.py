@@ -81,9 +81,7 @@ def mean_average_precision(scores: np.ndarray, labels: np.ndarray, counted: np.n
     return mean_over_classes(average_precisions(scores, labels, counted))
 
 
-def _checked(
-    scores: np.ndarray, labels: np.ndarray, counted: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
+def _checked(scores: np.ndarray, labels: np.ndarray, counted: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Labels (of counted pairs only) and counted, both boolean `[N, V]`."""
     counted = np.ones(labels.shape, bool) if counted is None else counted
     if not scores.shape == labels.shape == counted.shape or scores.ndim != 2:

@@ -55,8 +55,8 @@ class Scores:
         presence_shape = shape if self.presence is None else self.presence.shape
         if self.scores.shape != shape or presence_shape != shape:
             raise UserError(
-                f"{origin}: scores {self.scores.shape} and labels {presence_shape} do not belong to {shape[0]:,} images "
-                f"and {shape[1]} classes"
+                f"{origin}: scores {self.scores.shape} and labels {presence_shape} do not belong to {shape[0]:,} "
+                f"images and {shape[1]} classes"
             )
         broken = [self.ids[row] for row in np.flatnonzero(~np.isfinite(self.scores).all(1))]
         if broken:

@@ -15,8 +15,8 @@ COMPETITIONS = ("comp1", "comp2")  # trained on VOC's data alone; on any data bu
 TEST_IMAGES = 10_991  # in VOC 2012's Main/test
 SUFFIXES = (".tar.gz", ".tgz")
 CLASSES = frozenset(
-    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep "
-    "sofa train tvmonitor".split()
+    ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow")
+    + ("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
 )
 
 
@@ -89,7 +89,9 @@ def find_problem(
 ) -> str | None:
     """The first thing that an archive holds otherwise than it should; None where all is right."""
     contents = read_submission(path)
-    expected = {f"{FOLDER}/{competition}_cls_{image_set}_{name}.txt": column for name, column in zip(class_names, scores.T)}
+    expected = {
+        f"{FOLDER}/{competition}_cls_{image_set}_{name}.txt": column for name, column in zip(class_names, scores.T)
+    }
     if contents.keys() != expected.keys():
         return f"its files are {', '.join(sorted(contents)[:3])}, …"
     for name, column in expected.items():
@@ -105,7 +107,9 @@ def find_problem(
 
 def _text(ids: list[str], column: np.ndarray) -> bytes:
     # Plain decimals: no exponent that a reader might not know.
-    return "".join(f"{image_id} {np.format_float_positional(score, trim='0')}\n" for image_id, score in zip(ids, column)).encode()
+    return "".join(
+        f"{image_id} {np.format_float_positional(score, trim='0')}\n" for image_id, score in zip(ids, column)
+    ).encode()
 
 
 def _archive(texts: dict[str, bytes]) -> bytes:

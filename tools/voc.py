@@ -365,26 +365,26 @@ class VOCImages(Dataset):
     Every image is looked for when the data set is made.
 
     Args:
-        data_dir, transform: see `VOCClassification`; the folder Annotations may be missing.
-        ids: image ids.
-        split: their list's name, for messages.
+        data_dir, split, transform: see `VOCClassification`; the folder Annotations may be missing.
+
+    Attributes:
+        ids: image ids in the list's order.
 
     Raises:
-        UserError: an image is missing.
+        UserError: unknown split, or an image is missing.
     """
 
     def __init__(
         self,
         data_dir: str | Path,
-        ids: list[str],
         split: str,
         transform: Callable[[Image.Image], Any] | None = None,
     ):
         self.data_dir = Path(data_dir)
-        self.ids = ids
         self.transform = transform
         check_folder(self.data_dir, ("JPEGImages",))
-        require_files(self.data_dir, ids, split, "JPEGImages", ".jpg")
+        self.ids = read_split(self.data_dir, split)
+        require_files(self.data_dir, self.ids, split, "JPEGImages", ".jpg")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -396,8 +396,8 @@ class VOCImages(Dataset):
 
 
 def missing_files(data_dir: Path, ids: list[str], folder: str, suffix: str) -> list[str]:
-    """The ids whose file is not in the folder: one look-up instead of one for every file."""
-    present = _names_in(data_dir / folder)
+    """The ids whose file is not in the folder, or all where there is no folder; one look-up, not one for every file."""
+    present = _names_in(data_dir / folder) if os.path.isdir(data_dir / folder) else set()
     return [image_id for image_id in ids if image_id + suffix not in present]
 
 

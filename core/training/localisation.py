@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,8 +48,8 @@ class Pairs:
 class Localisation:
     """Collects, batch after batch, how often keypoints fall on objects; give `observe` to `predict`.
 
-    For every image and every class that it shows: do the keypoints of cMax, cTopk and cTopk-w on the class's own map lie
-    inside a box of that class? Max has one keypoint for the whole image; it counts for the class whose map is strongest
+    For every image and every class that it shows: do the keypoints of cMax, cTopk and cTopk-w on the class's own map
+    lie inside a box of that class? Max has one keypoint for the whole image; it counts for the class whose map is strongest
     there, and for no other. Beside them stands what needs no network: the centre of the visible image, and a uniform
     point in it (its exact probability). Only the visible part of an image and its boxes counts; a class whose boxes lie
     outside altogether is left out.
@@ -168,6 +169,24 @@ class Localisation:
         columns = {name: values[~np.isnan(values)] for name, values in self.per_class().items() if name != "pairs"}
         return {name: float(values.mean()) if len(values) else math.nan for name, values in columns.items()}
 
+    def summary(self, class_names: list[str]) -> dict[str, Any]:
+        """Everything, by plain names; per cent."""
+        per_class = {
+            name: {column: values[row] for column, values in self.per_class().items()}
+            for row, name in enumerate(class_names)
+        }
+        settings = {"tolerance": TOLERANCE, "topk": self.topk, "topk_radius": self.topk_radius}
+        counts = {"pairs": int(self._counts[:, -1].sum()), "left_out": self.left_out}
+        return (
+            settings
+            | counts
+            | {
+                "over_pairs": self.means(),
+                "mean_over_classes": self.class_means(),
+                "per_class": per_class,
+            }
+        )
+
     def text(self) -> str:
         """The means, to read."""
         pairs, classes = self.means(), self.class_means()
@@ -177,10 +196,12 @@ class Localisation:
         ]
         for name in KEYPOINTS:
             shown = name if name not in ("centre", "uniform") else f"chance: {name}"
-            cells = zip((20, 15, 16, 15), (values[key] for values in (pairs, classes) for key in (name, f"{name} {NEAR}")))
+            cells = zip(
+                (20, 15, 16, 15), (values[key] for values in (pairs, classes) for key in (name, f"{name} {NEAR}"))
+            )
             lines.append(f"{shown:15s}" + "".join(f"{value:{width}.2f}" for width, value in cells))
         lines.append(
-            f"energy of the CAM inside the boxes: {pairs[ENERGY]:.2f} over pairs, {classes[ENERGY]:.2f} mean over classes "
+            f"energy of the CAM in the boxes: {pairs[ENERGY]:.2f} over pairs, {classes[ENERGY]:.2f} mean over classes "
             f"(chance: uniform, {pairs['uniform']:.2f} and {classes['uniform']:.2f})"
         )
         lines.append(f"{int(self._counts[:, -1].sum()):,} pairs; {self.left_out:,} left out, their boxes out of sight")

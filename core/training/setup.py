@@ -65,7 +65,7 @@ def trained_network(path: Path, **overrides: Any) -> tuple[Classifier, dict[str,
     missing = [key for key in ("architecture", "class_names") if key not in description]
     if missing:
         raise UserError(
-            f"{path.with_suffix('.json')} beside the checkpoint is missing or lacks {', '.join(missing)}: put it there, "
+            f"{path.with_suffix('.json')} beside the checkpoint is missing or lacks {', '.join(missing)}: put it there "
             "or evaluate with --architecture and --class_file"
         )
     architecture, num_classes = description["architecture"], len(description["class_names"])
