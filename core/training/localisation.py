@@ -49,7 +49,7 @@ class Localisation:
     """Collects, batch after batch, how often keypoints fall on objects; give `observe` to `predict`.
 
     For every image and every class that it shows: do the keypoints of cMax, cTopk and cTopk-w on the class's own map
-    lie inside a box of that class? Max has one keypoint for the whole image; it counts for the class whose map is strongest
+    lie inside a box of that class? Max has one keypoint an image; it counts for the class whose map is strongest
     there, and for no other. Beside them stands what needs no network: the centre of the visible image, and a uniform
     point in it (its exact probability). Only the visible part of an image and its boxes counts; a class whose boxes lie
     outside altogether is left out.
