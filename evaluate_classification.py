@@ -50,7 +50,7 @@ def parse_arguments() -> argparse.Namespace:
     which.add_argument("--scores", metavar="FILE", help="measure these scores (.npz) again, without a network")
     data = parser.add_argument_group("data")
     data.add_argument("--data_dir", help="VOC devkit folder; needless with --scores")
-    data.add_argument("--split", default="val", help="list in data/, or of the devkit as Main/val (default val)")
+    data.add_argument("--split", help="list in data/, or of the devkit as Main/val (default val; that of --scores)")
     data.add_argument("--labels", default="xml", choices=("xml", "lists"), help="from XML, or the devkit's class lists")
     data.add_argument("--num_workers", type=int, default=4, help="loader processes (default 4)")
     network = parser.add_argument_group("network")
@@ -95,6 +95,7 @@ def _numbers(text: str) -> list[float]:
 
 
 def _check(args: argparse.Namespace) -> None:
+    args.split = args.split or (None if args.scores else "val")
     if not args.scores and not args.data_dir:
         raise UserError("--data_dir is missing: give the devkit folder (VOC2012)")
     if args.scores and args.localisation:
@@ -172,6 +173,7 @@ def read_labels(args: argparse.Namespace, ids: list[str], class_names: list[str]
 def read_again(args: argparse.Namespace) -> Scores:
     """The scores of a file; with --data_dir, labels are read anew."""
     scored = read_scores(Path(args.scores))
+    args.split = args.split or scored.settings.get("split", "val")
     if args.submission:
         check_submission(Path(args.submission), scored.class_names)
     if args.data_dir:
