@@ -97,14 +97,12 @@ def test_localisation_stands_beside_chance(evaluated):
 
 def test_scores_are_measured_again_without_the_network(evaluated, tmp_path):
     scores = evaluated / "experiments/evaluation/best_x_Main_val.npz"
-    result = run(tmp_path, SCRIPT, "--scores", scores, "--difficult", "ignore", "--bootstrap", 50)
+    result = run(tmp_path, SCRIPT, "--scores", scores, "--difficult", "ignore", "--bootstrap", 50, "--out", "again")
     assert result.returncode == 0, result.stderr
-    again = results(tmp_path, "best_x_Main_val_again")
+    again = json.loads((tmp_path / "again.json").read_text())
     first = results(evaluated)
     for key in ("means", "per_class", "interval_95", "scored_with"):
         assert again[key] == first[key]
-    assert run(tmp_path, SCRIPT, "--scores", scores, "--out", "negative", "--difficult", "negative").returncode == 0
-    assert json.loads((tmp_path / "negative.json").read_text())["measured_with"]["difficult"] == "negative"
 
 
 def test_labels_of_the_devkit_s_lists_are_those_of_the_xml(evaluated, toy, class_names):
