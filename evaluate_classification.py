@@ -1,19 +1,44 @@
-"""Average precision of a trained checkpoint on a labelled split, class by class.
+"""Evaluate a trained checkpoint on a split: average precisions, precision and recall, and where its keypoints fall.
 
-Architecture, classes and image size are read from the description beside the checkpoint.
+Architecture, classes and image size are read from the description beside the checkpoint. With --submission it writes
+the archive that the PASCAL VOC test server takes. Raw scores are kept, and --scores measures them again without the
+network. See docs/evaluation.md.
 """
 
 import argparse
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
+
+from core.keypoints import TOPK, TOPK_RADIUS
+from core.networks import HEADS
 from core.training.arguments import PRECISIONS, check_image_size
 from core.training.evaluation import predict
+from core.training.localisation import Localisation
 from core.training.setup import EXPERIMENTS, checkpoint_path, choose_device, trained_network
+from core.views import AveragedViews
 from tools.augmentation import evaluation_transform
-from tools.average_precision import average_precisions, mean_average_precision
-from tools.errors import run_main
-from tools.files import write_json
+from tools.bootstrap import Interval, bootstrap_interval
+from tools.errors import UserError, run_main
 from tools.loader import evaluation_loader
-from tools.voc import VOCClassification
+from tools.metrics import DIFFICULT, Metrics, all_metrics, labels_of
+from tools.presence import presence_of, read_objects, read_presence_lists, read_sizes
+from tools.results import (
+    Scores,
+    csv_text,
+    mean_row,
+    provenance,
+    read_scores,
+    result_name,
+    sha256,
+    table,
+    write_results,
+    write_scores,
+)
+from tools.submission import COMPETITIONS, TEST_IMAGES, check_submission, write_submission
+from tools.voc import VOCImages, check_folder, missing_files, read_class_names, split_path
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -21,48 +46,222 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--tag", help="evaluate experiments/models/best_TAG.pth")
-    which.add_argument("--weights", help="evaluate this checkpoint of ours")
-    parser.add_argument("--data_dir", required=True, help="VOC devkit folder")
-    parser.add_argument("--split", default="val", help="list in data/, or of the devkit as Main/val (default val)")
-    parser.add_argument("--image_size", type=int, help="pixels, divisible by 32 (default: as trained)")
-    parser.add_argument("--batch_size", type=int, default=32, help="images at once (default 32)")
-    parser.add_argument("--num_workers", type=int, default=4, help="loader processes (default 4)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
-    parser.add_argument("--amp", default="off", choices=PRECISIONS, help="precision (default off: float32)")
-    return parser.parse_args()
+    which.add_argument("--weights", metavar="FILE", help="evaluate this checkpoint: ours, or one of the official code")
+    which.add_argument("--scores", metavar="FILE", help="measure these scores (.npz) again, without a network")
+    data = parser.add_argument_group("data")
+    data.add_argument("--data_dir", help="VOC devkit folder; needless with --scores")
+    data.add_argument("--split", help="list in data/, or of the devkit as Main/val (default val; that of --scores)")
+    data.add_argument("--labels", default="xml", choices=("xml", "lists"), help="from XML, or the devkit's class lists")
+    data.add_argument("--num_workers", type=int, default=4, help="loader processes (default 4)")
+    network = parser.add_argument_group("network")
+    network.add_argument("--architecture", help="default: the description's beside the checkpoint")
+    network.add_argument("--class_file", help="JSON file with class_names (default: the description's)")
+    network.add_argument("--head", choices=HEADS, help="what gives the logits (default: the description's)")
+    network.add_argument("--image_size", type=int, help="pixels, divisible by 32 (default: as trained)")
+    network.add_argument("--batch_size", type=int, default=32, help="images at once (default 32)")
+    network.add_argument("--scales", type=_numbers, default=[1.0], help="views of each image, as 0.5,1.0,1.5,2.0")
+    network.add_argument("--flip", action="store_true", help="mirrored views too")
+    network.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
+    network.add_argument("--amp", default="off", choices=PRECISIONS, help="precision (default off: float32)")
+    metrics = parser.add_argument_group("metrics")
+    metrics.add_argument(
+        "--difficult",
+        default="positive",
+        choices=DIFFICULT,
+        help="what a class is that an image shows only as difficult objects (default positive, as the official code; "
+        "the devkit and the server ignore it)",
+    )
+    metrics.add_argument("--threshold", type=float, default=0.5, help="of precision and recall (default 0.5)")
+    metrics.add_argument("--bootstrap", type=int, default=1000, help="samples of the mAP's interval, 0: none")
+    metrics.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
+    metrics.add_argument("--localisation", action="store_true", help="do keypoints and CAMs lie on the objects?")
+    output = parser.add_argument_group("output")
+    output.add_argument("--out", help="result files without suffix (default experiments/evaluation/NAME_SPLIT)")
+    output.add_argument("--submission", metavar="FILE.tar.gz", help="archive for the test server")
+    output.add_argument("--competition", default="comp2", choices=COMPETITIONS, help="of the archive (default comp2)")
+    args = parser.parse_args()
+    _check(args)
+    return args
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        numbers = [float(word) for word in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(0 < number <= 8 for number in numbers):
+        raise argparse.ArgumentTypeError(f"'{text}' is no list of scales as 0.5,1.0,1.5 (each above 0, at most 8)")
+    return numbers
+
+
+def _check(args: argparse.Namespace) -> None:
+    args.split = args.split or (None if args.scores else "val")
+    if not args.scores and not args.data_dir:
+        raise UserError("--data_dir is missing: give the devkit folder (VOC2012)")
+    if args.scores and args.localisation:
+        raise UserError("--localisation needs the network: give --tag or --weights instead of --scores")
+    if not 0 <= args.threshold <= 1:
+        raise UserError(f"--threshold {args.threshold}: must be in 0…1, as the scores are")
+    for name, least in (("batch_size", 1), ("num_workers", 0), ("bootstrap", 0), ("seed", 0)):
+        if getattr(args, name) < least:
+            raise UserError(f"--{name} {getattr(args, name)}: must be {least} or more")
+    if args.image_size is not None:
+        check_image_size(args.image_size)
+
+
+def score(args: argparse.Namespace) -> tuple[Scores, Localisation | None]:
+    """Scores of the split's images, and what `--localisation` collected on the way."""
+    path = checkpoint_path(args.tag, args.weights)
+    class_names = read_class_names(args.class_file) if args.class_file else None
+    network, description = trained_network(
+        path, architecture=args.architecture, class_names=class_names, head=args.head
+    )
+    class_names, image_size = description["class_names"], args.image_size or description["image_size"]
+    if args.submission:
+        check_submission(Path(args.submission), class_names)
+    dataset = VOCImages(args.data_dir, args.split, evaluation_transform(image_size, normalised=False))
+    presence, objects = read_labels(args, dataset.ids, class_names)
+    localisation = None
+    if args.localisation:
+        trained = description.get("arguments", {})
+        sizes = read_sizes(dataset.data_dir, dataset.ids)
+        topk = (trained.get("topk", TOPK), trained.get("topk_radius", TOPK_RADIUS))
+        localisation = Localisation(objects, sizes, len(class_names), image_size, *topk)
+    device = choose_device(args.device)
+    views = AveragedViews(network, args.scales, args.flip).to(device).eval()
+    loader = evaluation_loader(dataset, args.batch_size, args.num_workers)
+    try:
+        scores, _ = predict(views, loader, device, args.amp, localisation.observe if localisation else None)
+    except torch.cuda.OutOfMemoryError as error:
+        raise UserError(f"out of memory at --batch_size {args.batch_size}: try a smaller one, or --amp bf16") from error
+    settings = {
+        "checkpoint": str(path),
+        "checkpoint_sha256": sha256(path),
+        "architecture": description["architecture"],
+        "head": network.head,
+        "split": args.split,
+        "split_sha256": sha256(split_path(args.data_dir, args.split)),
+        "image_size": image_size,
+        "scales": args.scales,
+        "flip": args.flip,
+        "batch_size": args.batch_size,
+        "amp": args.amp,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+    }
+    return Scores(dataset.ids, class_names, scores, presence, settings), localisation
+
+
+def read_labels(args: argparse.Namespace, ids: list[str], class_names: list[str]) -> tuple[np.ndarray | None, list]:
+    """Presence `[N, V]`, or None where a submission's images have no annotations; and the objects that count."""
+    data_dir, objects = Path(args.data_dir), []
+    unlabelled = args.submission and missing_files(data_dir, ids, "Annotations", ".xml")
+    if unlabelled and args.labels == "xml" and not args.localisation:
+        return None, objects
+    if args.labels == "xml" or args.localisation:
+        check_folder(data_dir, ("Annotations",))
+        objects = read_objects(data_dir, ids, args.split, class_names)
+    from_lists = args.labels == "lists"
+    presence = (
+        read_presence_lists(data_dir, args.split, ids, class_names)
+        if from_lists
+        else presence_of(objects, len(class_names))
+    )
+    counting = [[item for item in some if args.difficult == "positive" or not item.difficult] for some in objects]
+    return presence, counting
+
+
+def read_again(args: argparse.Namespace) -> Scores:
+    """The scores of a file; with --data_dir, labels are read anew."""
+    scored = read_scores(Path(args.scores))
+    args.split = args.split or scored.settings.get("split", "val")
+    if args.submission:
+        check_submission(Path(args.submission), scored.class_names)
+    if args.data_dir:
+        scored.presence, _ = read_labels(args, scored.ids, scored.class_names)
+    if scored.presence is None and not args.submission:
+        raise UserError(f"--scores {args.scores} holds no labels: give --data_dir to read them")
+    return scored
+
+
+def measure(args: argparse.Namespace, scored: Scores) -> tuple[Metrics, Interval | None]:
+    """All metrics, and the mAP's bootstrap interval."""
+    labels, counted = labels_of(scored.presence, args.difficult)
+    if not (labels & counted).any():
+        raise UserError(f"no image of split '{args.split}' shows a class: there is nothing to measure")
+    metrics = all_metrics(scored.scores, labels, counted, args.threshold)
+    interval = bootstrap_interval(scored.scores, labels, counted, args.bootstrap, args.seed) if args.bootstrap else None
+    return metrics, interval
+
+
+def summary(args: argparse.Namespace, scored: Scores, metrics: Metrics, interval: Interval | None) -> dict[str, Any]:
+    """What the JSON file says, but for localisation."""
+    names, per_class = scored.class_names, metrics.per_class
+    return {
+        "checkpoint": scored.settings.get("checkpoint"),
+        "split": scored.settings.get("split", args.split),
+        "image_size": scored.settings.get("image_size"),
+        "images": len(scored.ids),
+        "mAP": metrics.means["mAP"],
+        "chance": metrics.means["chance"],
+        "average_precision": {name: value for name, value in zip(names, per_class["AP"]) if value == value},
+        "means": metrics.means,
+        "interval_95": interval and {"low": 100 * interval.low, "high": 100 * interval.high},
+        "per_class": {
+            name: {column: values[row] for column, values in per_class.items()} for row, name in enumerate(names)
+        },
+        "measured_with": {
+            name: getattr(args, name) for name in ("difficult", "labels", "threshold", "bootstrap", "seed")
+        },
+        "scored_with": scored.settings,
+        **provenance(),
+    }
+
+
+def base_path(args: argparse.Namespace) -> Path:
+    """Where the result files go, without suffix. Measuring again does not replace the first results."""
+    if args.out:
+        return Path(args.out)
+    if args.scores:
+        return EXPERIMENTS / "evaluation" / f"{Path(args.scores).stem}_again"
+    return EXPERIMENTS / "evaluation" / result_name(checkpoint_path(args.tag, args.weights).stem, args.split)
+
+
+def submit(args: argparse.Namespace, scored: Scores) -> None:
+    """Write and check the archive."""
+    path, image_set = Path(args.submission), Path(scored.settings.get("split", args.split)).name
+    write_submission(path, scored.ids, scored.scores, scored.class_names, args.competition, image_set)
+    print(f"written and read back: {path} ({args.competition}, {len(scored.ids):,} images)")
+    if (image_set, len(scored.ids)) != ("test", TEST_IMAGES):
+        print(f"note: the VOC 2012 server takes the {TEST_IMAGES:,} images of --split Main/test alone")
 
 
 def main() -> None:
-    """Evaluate, print the table and write it as JSON."""
+    """Score, measure, print and write."""
     args = parse_arguments()
-    path = checkpoint_path(args.tag, args.weights)
-    network, description = trained_network(path)
-    image_size = args.image_size or description["image_size"]
-    check_image_size(image_size)
-    class_names = description["class_names"]
-    transform = evaluation_transform(image_size, normalised=False)
-    dataset = VOCClassification(args.data_dir, args.split, class_names, transform)
-    device = choose_device(args.device)
-    loader = evaluation_loader(dataset, args.batch_size, args.num_workers)
-    scores, labels = predict(network.to(device), loader, device, args.amp)
-
-    precisions = 100 * average_precisions(scores, labels)
-    mean = 100 * mean_average_precision(scores, labels)
-    # A scoring that ignores the image has, for each class, its share of positives as average precision.
-    chance = 100 * labels.mean(0)[labels.any(0)].mean()
-    for name, value, positives in zip(class_names, precisions, labels.sum(0)):
-        shown = f"{value:6.2f}" if positives else "     –"
-        print(f"{name:15s} {shown}   {int(positives):5d} positives")
-    print(f"{'mean (mAP)':15s} {mean:6.2f}   {len(dataset):5d} images; chance {chance:.2f}")
-
-    result = EXPERIMENTS / "evaluation" / f"{path.stem}_{args.split.replace('/', '_')}.json"
-    per_class = {name: float(value) for name, value in zip(class_names, precisions) if value == value}
-    write_json(
-        result,
-        {"checkpoint": str(path), "split": args.split, "image_size": image_size, "images": len(dataset)}
-        | {"mAP": mean, "chance": float(chance), "average_precision": per_class},
-    )
-    print(f"written: {result}")
+    base = base_path(args)
+    if args.scores:
+        scored, localisation = read_again(args), None
+    else:
+        scored, localisation = score(args)
+        scored.check(f"checkpoint {scored.settings['checkpoint']}")
+        write_scores(base.with_name(f"{base.name}.npz"), scored)
+        print(f"written: {base.with_name(base.name + '.npz')}")
+    if args.submission:
+        submit(args, scored)
+    if scored.presence is None:
+        print("no labels, no metrics: the images of this split have no annotations")
+        return
+    metrics, interval = measure(args, scored)
+    text = table(scored.class_names, metrics, interval, args.threshold)
+    tables = {"": csv_text(scored.class_names, metrics.per_class, mean_row(metrics))}
+    result = summary(args, scored, metrics, interval)
+    if localisation:
+        text += "\n\n" + localisation.text()
+        tables["_localisation"] = csv_text(scored.class_names, localisation.per_class(), localisation.class_means())
+        result["localisation"] = localisation.summary(scored.class_names)
+    print(text)
+    for path in write_results(base, f"{text}\n\n{result['command']}", tables, result):
+        print(f"written: {path}")
 
 
 if __name__ == "__main__":

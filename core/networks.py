@@ -19,21 +19,24 @@ ARCHITECTURES = (
     "resnext50_32x4d",
     "wide_resnet50_2",
 )
+HEADS = ("instances", "gap")
 TIMM_PREFIX = "timm/"
 TILES = 4  # of a crop
 
 
 class Classifier(nn.Module):
-    """Multi-label classifier whose logits come from class-specific instances.
+    """Multi-label classifier: a CAM branch, and logits that come from class-specific instances.
 
     Args:
         architecture: one of `ARCHITECTURES`, or "timm/NAME" for a model of the optional timm.
         num_classes: V.
         channels_last: memory layout. True is several times faster on a CPU and the natural one of a GPU's matrix
             units; False is the official code's, whose float32 rounding it then reproduces most closely.
+        head: what gives the logits: "instances", the method's class-specific instances, or "gap", the CAM branch after
+            global average pooling (baselines; the instances are then at rest).
 
     Raises:
-        ValueError: unknown architecture (the choices are named).
+        ValueError: unknown architecture or head (the choices are named).
         ImportError: "timm/NAME" without timm.
 
     Example:
@@ -43,8 +46,11 @@ class Classifier(nn.Module):
         (torch.Size([2, 20]), torch.Size([2, 20, 4, 4]))
     """
 
-    def __init__(self, architecture: str, num_classes: int, channels_last: bool = True):
+    def __init__(self, architecture: str, num_classes: int, channels_last: bool = True, head: str = "instances"):
         super().__init__()
+        if head not in HEADS:
+            raise ValueError(f"unknown head '{head}': choose one of {', '.join(HEADS)}")
+        self.head = head
         backbone, channels, self.output_stride = build_backbone(architecture)
         self.backbone = group_batch_norms(backbone)
         self.classifier = nn.Conv2d(channels, num_classes, kernel_size=1, bias=False)
@@ -105,6 +111,8 @@ class Classifier(nn.Module):
         features = self.classifier(x)
         if features_only:
             return None, features
+        if self.head == "gap":
+            return features.float().mean((-2, -1)), features
         return self.instances(x, make_cam(features.float()), groups), features
 
     def _no_crops(self, tiles: torch.Tensor, features_only: bool):

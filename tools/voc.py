@@ -11,7 +11,7 @@ import re
 import stat
 import warnings
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -341,7 +341,8 @@ class VOCClassification(Dataset):
         self.transform = transform
         check_folder(self.data_dir)
         self.ids = read_split(self.data_dir, split)
-        self._check_files(split)
+        require_files(self.data_dir, self.ids, split, "JPEGImages", ".jpg")
+        require_files(self.data_dir, self.ids, split, "Annotations", ".xml")
         with ThreadPoolExecutor() as pool:
             self.labels = torch.stack(list(pool.map(self._examine, range(len(self.ids)))))
 
@@ -370,20 +371,65 @@ class VOCClassification(Dataset):
         except UserError as error:
             raise UserError(f"{error}; python3 -m tools.check_data names every such file") from error
 
-    def _check_files(self, split: str) -> None:
-        """Compare the list with the folders' contents: two look-ups instead of one for every file."""
-        for folder, suffix in (("JPEGImages", ".jpg"), ("Annotations", ".xml")):
-            present = _names_in(self.data_dir / folder)
-            missing = [image_id for image_id in self.ids if image_id + suffix not in present]
-            if missing:
-                first = ", ".join(map(_shortened, missing[:3]))
-                raise UserError(
-                    f"{self.data_dir / folder} lacks {len(missing):,} of the {len(self.ids):,} files of split "
-                    f"'{split}' (first: {first}): give the complete VOC2012 folder as --data_dir, or another split"
-                )
+
+class VOCImages(Dataset):
+    """Images of a devkit folder without labels: what scoring needs, and all there is of the test split.
+
+    Every image is looked for when the data set is made.
+
+    Args:
+        data_dir, split, transform: see `VOCClassification`; the folder Annotations may be missing.
+
+    Attributes:
+        ids: image ids in the list's order.
+
+    Raises:
+        UserError: unknown split, or an image is missing.
+    """
+
+    def __init__(
+        self,
+        data_dir: str | Path,
+        split: str,
+        transform: Callable[[Image.Image], Any] | None = None,
+    ):
+        self.data_dir = Path(data_dir)
+        self.transform = transform
+        check_folder(self.data_dir, ("JPEGImages",))
+        self.ids = read_split(self.data_dir, split)
+        require_files(self.data_dir, self.ids, split, "JPEGImages", ".jpg")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> tuple[Any, torch.Tensor, int]:
+        """The transformed image, no labels `[0]`, and the index."""
+        image = read_image(image_path(self.data_dir, self.ids[index]))
+        return (self.transform(image) if self.transform else image), torch.zeros(0), index
 
 
-def check_folder(data_dir: Path) -> None:
+def missing_files(data_dir: Path, ids: list[str], folder: str, suffix: str) -> list[str]:
+    """The ids whose file is not in the folder, or all where there is no folder; one look-up, not one for every file."""
+    present = _names_in(data_dir / folder) if os.path.isdir(data_dir / folder) else set()
+    return [image_id for image_id in ids if image_id + suffix not in present]
+
+
+def require_files(data_dir: Path, ids: list[str], split: str, folder: str, suffix: str) -> None:
+    """Refuse a folder that lacks files of a split.
+
+    Raises:
+        UserError: how many are missing, and the first of them.
+    """
+    missing = missing_files(data_dir, ids, folder, suffix)
+    if missing:
+        first = ", ".join(map(_shortened, missing[:3]))
+        raise UserError(
+            f"{data_dir / folder} lacks {len(missing):,} of the {len(ids):,} files of split '{split}' (first: "
+            f"{first}): give the complete VOC2012 folder as --data_dir, or another split"
+        )
+
+
+def check_folder(data_dir: Path, folders: Sequence[str] = ("JPEGImages", "Annotations")) -> None:
     """Refuse a folder that is no devkit's.
 
     Raises:
@@ -391,7 +437,7 @@ def check_folder(data_dir: Path) -> None:
     """
     if not os.path.isdir(data_dir):
         raise UserError(f"no folder {data_dir}: give the devkit folder that holds JPEGImages as --data_dir")
-    for folder in ("JPEGImages", "Annotations"):
+    for folder in folders:
         if not os.path.isdir(data_dir / folder):
             raise UserError(f"{data_dir} has no folder {folder}: give the devkit folder (VOC2012) as --data_dir")
 

@@ -1,5 +1,6 @@
 """Scores of a network on a labelled split."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -36,13 +37,19 @@ def to_device(images: torch.Tensor, device: torch.device, memory_format: torch.m
 
 @torch.no_grad()
 def predict(
-    network: Classifier, loader: DataLoader, device: torch.device, amp: str = "off", silent: bool = False
+    network: Classifier,
+    loader: DataLoader,
+    device: torch.device,
+    amp: str = "off",
+    observe: Callable[[torch.Tensor, torch.Tensor], None] | None = None,
+    silent: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores and labels of every image, in the loader's order; the network is left in the mode it was in.
 
     Args:
         network: a `Classifier`.
         loader: batches of images (see `to_device`), labels `[B, V]` and indices.
+        observe: is shown the features `[B, V, n, n]` and indices `[B]` of every batch.
         silent: show no progress bar.
 
     Returns:
@@ -51,10 +58,12 @@ def predict(
     training = network.training
     network.eval()
     scores, labels = [], []
-    for images, batch_labels, _ in tqdm(loader, desc="evaluation", unit="batch", leave=False, disable=silent):
+    for images, batch_labels, indices in tqdm(loader, desc="evaluation", unit="batch", leave=False, disable=silent):
         images = to_device(images, device, network.memory_format)
         with autocast(device, amp):
-            logits, _ = network(images)
+            logits, features = network(images)
+        if observe:
+            observe(features, indices)
         scores.append(torch.sigmoid(logits.float()))
         labels.append(batch_labels)
     network.train(training)

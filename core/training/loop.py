@@ -30,6 +30,7 @@ def main(
     description: str,
     with_teacher: bool = True,
     crops_of: Callable[[torch.Tensor], Crops] = Crops.of,
+    head: str = "instances",
 ) -> None:
     """A training script: read the arguments, train, and turn a user's mistake into one line and exit status 2.
 
@@ -38,11 +39,12 @@ def main(
         description: the script's docstring.
         with_teacher: whether the strategy has an EMA teacher.
         crops_of: the crops that the strategy makes of a batch's labels.
+        head: what gives the logits, see `core.networks.Classifier`.
     """
 
     def start() -> None:
         with Processes() as processes:
-            train(parse_arguments(description), training_step, with_teacher, crops_of, processes)
+            train(parse_arguments(description), training_step, with_teacher, crops_of, head, processes)
 
     run_main(start)
 
@@ -52,6 +54,7 @@ def train(
     training_step: TrainingStep,
     with_teacher: bool,
     crops_of: Callable[[torch.Tensor], Crops],
+    head: str,
     processes: Processes,
 ) -> None:
     """Train a strategy from its arguments to its last checkpoint.
@@ -65,7 +68,8 @@ def train(
     train_loader, val_loader = make_loaders(args, class_names, processes)
     with Interruption() as interruption, shortages(args):
         torch.manual_seed(args.seed)
-        network = make_network(args.architecture, args.weights, len(class_names), args.channels_last).to(devices.first)
+        network = make_network(args.architecture, args.weights, len(class_names), args.channels_last, head)
+        network.to(devices.first)
         devices.share(network, args.replicas, args.sync_bn)
         trainer = Trainer(
             network, training_step, args, len(train_loader), with_teacher, crops_of, processes, devices.gpus
@@ -121,7 +125,9 @@ def train_epoch(run: Run, loader: DataLoader) -> None:
 def validate(run: Run, loader: DataLoader) -> float:
     """Mean average precision on the validation split, in per cent, logged with that of every class."""
     trainer, class_names = run.trainer, run.class_names
-    scores, labels = predict(trainer.evaluated, _watched(loader, run), trainer.device, run.args.amp, run.log.silent)
+    scores, labels = predict(
+        trainer.evaluated, _watched(loader, run), trainer.device, run.args.amp, silent=run.log.silent
+    )
     scores, labels = _interleave(trainer.processes, scores), _interleave(trainer.processes, labels)
     try:
         precisions = 100 * average_precisions(scores, labels)

@@ -260,6 +260,7 @@ class Run:
             return
         description = {
             "architecture": self.args.architecture,
+            "head": self.trainer.student.head,
             "class_names": self.class_names,
             "image_size": self.args.image_size,
             "iteration": self.trainer.iteration,

@@ -13,7 +13,12 @@ from tools.errors import UserError
 EXPERIMENTS = Path("experiments")
 
 
-def make_network(architecture: str, weights: str, num_classes: int, channels_last: bool = True) -> Classifier:
+IMAGE_SIZE = 512  # of a checkpoint that does not say (the official code's)
+
+
+def make_network(
+    architecture: str, weights: str, num_classes: int, channels_last: bool = True, head: str = "instances"
+) -> Classifier:
     """A classifier with its first weights.
 
     Args:
@@ -21,12 +26,13 @@ def make_network(architecture: str, weights: str, num_classes: int, channels_las
         weights: "imagenet", "none" or a file; see `core.weights.load_weights`.
         num_classes: V.
         channels_last: memory layout.
+        head: what gives the logits, see `core.networks.Classifier`.
 
     Raises:
         UserError: unknown architecture, weights that cannot be had, or that do not fit.
     """
     try:
-        network = Classifier(architecture, num_classes, channels_last)
+        network = Classifier(architecture, num_classes, channels_last, head)
     except (ValueError, ImportError) as error:
         raise UserError(f"--architecture: {error}") from error
     if weights == "none":
@@ -39,25 +45,37 @@ def make_network(architecture: str, weights: str, num_classes: int, channels_las
     return network
 
 
-def trained_network(path: Path) -> tuple[Classifier, dict[str, Any]]:
-    """A checkpoint of ours as a network in evaluation mode, and the description beside it.
+def trained_network(path: Path, **overrides: Any) -> tuple[Classifier, dict[str, Any]]:
+    """A checkpoint of ours, or of the official code, as a network in evaluation mode, and the description beside it.
+
+    Args:
+        path: the checkpoint.
+        overrides: `architecture`, `class_names` or `head` in place of the description's; None changes nothing. The
+            first two make a checkpoint without a description usable.
 
     Returns:
         the network; its description, with the keys `architecture`, `class_names` and `image_size`.
 
     Raises:
-        UserError: no such checkpoint, or no description of it.
+        UserError: no such checkpoint, it does not fit, or its architecture or classes are not known.
     """
     state_dict = read_state_dict(path)
-    description = read_description(path)
-    missing = [key for key in ("architecture", "class_names", "image_size") if key not in description]
+    given = {key: value for key, value in overrides.items() if value is not None}
+    description = {"image_size": IMAGE_SIZE, **read_description(path), **given}
+    missing = [key for key in ("architecture", "class_names") if key not in description]
     if missing:
-        raise UserError(f"{path.with_suffix('.json')} beside the checkpoint is missing or lacks {', '.join(missing)}")
-    network = make_network(description["architecture"], "none", len(description["class_names"]))
+        raise UserError(
+            f"{path.with_suffix('.json')} beside the checkpoint is missing or lacks {', '.join(missing)}: put it there "
+            "or evaluate with --architecture and --class_file"
+        )
+    architecture, num_classes = description["architecture"], len(description["class_names"])
+    network = make_network(architecture, "none", num_classes, head=description.get("head", "instances"))
     try:
-        load_weights(network, state_dict)
+        kind = load_weights(network, state_dict)
     except ValueError as error:
-        raise UserError(f"{path} does not fit the {description['architecture']} that it says it is: {error}") from error
+        raise UserError(f"{path} does not fit {architecture} with {num_classes} classes: {error}") from error
+    if kind == "backbone":
+        raise UserError(f"{path} holds a backbone alone, without a trained head: give a checkpoint of a training run")
     return network.eval(), description
 
 

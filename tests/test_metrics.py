@@ -1,0 +1,196 @@
+"""Metrics against the devkit's rules written out with fractions, against scikit-learn, and bootstrap intervals."""
+
+import time
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score
+
+from tools.average_precision import (
+    average_precisions,
+    mean_average_precision,
+    voc2007_average_precisions,
+    voc2010_average_precisions,
+)
+from tools.bootstrap import bootstrap_interval, paired_bootstrap
+from tools.metrics import above, all_metrics, labels_of, precision_recall, top
+
+seeds = st.integers(0, 2**31)
+
+
+def random_case(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scores with many ties, and presence with every state."""
+    rng = np.random.default_rng(seed)
+    shape = (rng.integers(1, 30), rng.integers(1, 5))
+    scores = np.round(rng.random(shape), rng.integers(1, 4)).astype(np.float32)
+    return scores, rng.choice([-1, 0, 1], shape, p=[0.6, 0.1, 0.3]).astype(np.int8)
+
+
+def devkit_curve(scores: np.ndarray, truth: np.ndarray) -> list[tuple[Fraction, Fraction]]:
+    """(recall, precision) after each image, best first; truth 1 counts as true, −1 as false, 0 as neither."""
+    positives = int((truth == 1).sum())
+    true = false = 0
+    curve = []
+    for index in sorted(range(len(scores)), key=lambda index: (-scores[index], index)):
+        true += int(truth[index] == 1)
+        false += int(truth[index] == -1)
+        if true + false:
+            curve.append((Fraction(true, positives), Fraction(true, true + false)))
+    return curve
+
+
+def devkit_2010(scores: np.ndarray, truth: np.ndarray) -> float:
+    recalls, precisions = zip((Fraction(0), Fraction(0)), *devkit_curve(scores, truth), (Fraction(1), Fraction(0)))
+    raised = [max(precisions[i:]) for i in range(len(precisions))]
+    return float(sum((recalls[i] - recalls[i - 1]) * raised[i] for i in range(1, len(recalls))))
+
+
+def devkit_2007(scores: np.ndarray, truth: np.ndarray) -> float:
+    curve = devkit_curve(scores, truth)
+    points = [max((p for r, p in curve if r >= Fraction(t, 10)), default=Fraction(0)) for t in range(11)]
+    return float(sum(points) / 11)
+
+
+def truth_of(presence: np.ndarray, difficult: str) -> np.ndarray:
+    state = {"positive": 1, "negative": -1, "ignore": 0}[difficult]
+    return np.where(presence == 0, state, presence)
+
+
+@settings(max_examples=80, deadline=None)
+@given(seeds, st.sampled_from(["positive", "negative", "ignore"]))
+def test_average_precisions_follow_their_definitions(seed, difficult):
+    scores, presence = random_case(seed)
+    labels, counted = labels_of(presence, difficult)
+    found = {
+        "plain": average_precisions(scores, labels, counted),
+        "2010": voc2010_average_precisions(scores, labels, counted),
+        "2007": voc2007_average_precisions(scores, labels, counted),
+    }
+    for v, truth in enumerate(truth_of(presence, difficult).T):
+        if not (truth == 1).any():
+            assert all(np.isnan(values[v]) for values in found.values())
+            continue
+        use = truth != 0
+        assert found["plain"][v] == pytest.approx(average_precision_score(truth[use] == 1, scores[use, v]))
+        assert found["2010"][v] == pytest.approx(devkit_2010(scores[:, v], truth), abs=1e-12)
+        assert found["2007"][v] == pytest.approx(devkit_2007(scores[:, v], truth), abs=1e-12)
+
+
+def test_eleven_points_lose_none_to_rounding():
+    """Recall 3/10 reaches the point 0.3, though 0.1 · 3 > 0.3 in floating point."""
+    scores = np.linspace(1, 0, 20)[:, None]
+    labels = np.zeros((20, 1), bool)
+    labels[[0, 1, 2, 13, 14, 15, 16, 17, 18, 19]] = True
+    # Precision 1 up to recall 0.3, then at most 10/20.
+    assert voc2007_average_precisions(scores, labels)[0] == pytest.approx((4 + 7 * 0.5) / 11)
+
+
+def test_a_perfect_and_an_all_positive_class():
+    scores = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.3]])
+    labels = np.array([[1, 1], [1, 1], [0, 1]])
+    for function in (average_precisions, voc2010_average_precisions, voc2007_average_precisions):
+        assert function(scores, labels).tolist() == pytest.approx([1, 1])
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_a_score_that_is_no_number_is_refused_with_its_row(broken):
+    scores = np.zeros((3, 2))
+    scores[1, 1] = broken
+    for function in (average_precisions, voc2010_average_precisions, voc2007_average_precisions):
+        with pytest.raises(ValueError, match="row 1"):
+            function(scores, np.ones((3, 2)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(seeds)
+def test_precision_and_recall_equal_scikit_learn_s(seed):
+    scores, presence = random_case(seed)
+    labels, _ = labels_of(presence)
+    labels[0] = True  # every class has a positive
+    for predicted in (above(scores, 0.5), top(scores)):
+        found = precision_recall(predicted, labels)
+        for average, names in (("macro", ("CP", "CR")), ("micro", ("OP", "OR"))):
+            expected = [
+                function(labels, predicted, average=average, zero_division=0)
+                for function in (precision_score, recall_score)
+            ]
+            # scikit-learn takes a single column for a binary problem
+            if labels.shape[1] > 1:
+                assert [getattr(found, name) for name in names] == pytest.approx(expected)
+        if labels.shape[1] > 1:
+            overall = found.OF1
+            assert overall == pytest.approx(f1_score(labels, predicted, average="micro", zero_division=0))
+        total, harmonic = found.CP + found.CR, found.CF1
+        assert harmonic == pytest.approx(2 * found.CP * found.CR / total if total else 0)
+
+
+def test_pairs_that_do_not_count_are_neither_found_nor_missed():
+    predicted = np.array([[True, True], [True, False]])
+    labels = np.array([[True, True], [False, True]])
+    counted = np.array([[True, True], [False, False]])
+    found = precision_recall(predicted, labels, counted)
+    assert (found.OP, found.OR, found.CP, found.CR) == (1, 1, 1, 1)
+
+
+def test_the_top_3_are_three_of_every_image_whatever_they_score():
+    scores = np.array([[0.1, 0.1, 0.0, 0.2, 0.1], [0.9, 0.8, 0.7, 0.6, 0.5]])
+    assert top(scores).astype(int).tolist() == [[1, 1, 0, 1, 0], [1, 1, 1, 0, 0]]
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds, st.sampled_from(["positive", "ignore"]))
+def test_a_bootstrap_sample_is_the_metric_of_the_drawn_images(seed, difficult):
+    """The interval of weighted ranks against drawing the rows themselves."""
+    scores, presence = random_case(seed)
+    labels, counted = labels_of(presence, difficult)
+    if not (labels & counted).any():
+        return
+    found = bootstrap_interval(scores, labels, counted, samples=30, seed=3)
+    rng, images = np.random.default_rng(3), len(scores)
+    means = []
+    for drawn in rng.integers(0, images, (30, images)):
+        means.append(mean_average_precision(scores[drawn], labels[drawn], counted[drawn]))
+    if np.isnan(means).all():
+        assert np.isnan(found.low)
+        return
+    assert (found.low, found.high) == pytest.approx(tuple(np.nanpercentile(means, [2.5, 97.5])))
+
+
+def test_a_bootstrap_repeats_and_covers():
+    rng = np.random.default_rng(0)
+    labels = rng.random((400, 3)) < 0.3
+    scores = rng.random((400, 3)) + 0.3 * labels
+    first = bootstrap_interval(scores, labels, samples=200, seed=1)
+    assert first == bootstrap_interval(scores, labels, samples=200, seed=1)
+    assert first != bootstrap_interval(scores, labels, samples=200, seed=2)
+    assert first.low < mean_average_precision(scores, labels) < first.high
+
+
+def test_a_paired_bootstrap_sees_a_difference_that_two_intervals_do_not():
+    rng = np.random.default_rng(0)
+    labels = rng.random((300, 4)) < 0.3
+    first = rng.random((300, 4)) + 0.3 * labels
+    second = first + 0.03 * labels
+    found = paired_bootstrap(first, second, labels, samples=300)
+    assert found.difference == pytest.approx(
+        mean_average_precision(second, labels) - mean_average_precision(first, labels)
+    )
+    assert 0 < found.interval.low < found.difference < found.interval.high and found.p_value < 0.02
+    alone = bootstrap_interval(first, labels, samples=300), bootstrap_interval(second, labels, samples=300)
+    assert alone[1].low < alone[0].high
+    same = paired_bootstrap(first, first, labels, samples=50)
+    assert (same.difference, same.p_value) == (0, 1)
+
+
+def test_all_metrics_of_the_test_split_s_size_take_no_time():
+    rng = np.random.default_rng(0)
+    presence = rng.choice([-1, 0, 1], (10991, 20), p=[0.92, 0.01, 0.07])
+    scores = rng.random(presence.shape).astype(np.float32)
+    labels, counted = labels_of(presence, "ignore")
+    started = time.process_time()
+    metrics = all_metrics(scores, labels, counted)
+    assert time.process_time() - started < 1
+    assert metrics.means["mAP"] == pytest.approx(metrics.means["chance"], abs=1)
