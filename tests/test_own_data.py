@@ -46,7 +46,7 @@ def said(name: str, *words: object) -> str:
     """The one line of a tool that has to end with status 2 and without a traceback."""
     result = tool(name, *words)
     assert result.returncode == 2, result.stdout + result.stderr
-    lines = [line for line in result.stderr.splitlines() if line and "it/s" not in line and "image/s" not in line]
+    lines = [line for line in result.stderr.splitlines() if line and not re.search(r"(it|image|file)/s", line)]
     assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
     return lines[0]
 
