@@ -23,6 +23,7 @@ class RunFiles:
 
     Attributes:
         log, history, curves: the text log, the JSON history, the TensorBoard folder.
+        snapshots: the folder of the sheets of validation images.
         state, earlier_state: what `--resume` goes on from, and the one before.
     """
 
@@ -32,6 +33,7 @@ class RunFiles:
         self.log = root / "logs" / f"{tag}.txt"
         self.history = root / "data" / f"{tag}.json"
         self.curves = root / "tensorboards" / tag
+        self.snapshots = root / "snapshots" / tag
         self.state = root / "states" / f"{tag}.pth"
         self.earlier_state = root / "states" / f"{tag}.earlier.pth"
         self._lock = root / "states" / f"{tag}.lock"
@@ -88,7 +90,7 @@ class RunFiles:
             the folder; None where there was nothing.
         """
         models = [self.model(kind) for kind in ("", "best_", "last_")]
-        files = [self.log, self.history, self.curves, self.state, self.earlier_state, *models]
+        files = [self.log, self.history, self.curves, self.snapshots, self.state, self.earlier_state, *models]
         files = [path for path in files + [model.with_suffix(".json") for model in models] if path.exists()]
         if not files:
             return None

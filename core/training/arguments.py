@@ -115,6 +115,9 @@ def _run(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--print_ratio", type=float, default=0.1, help="share of an epoch between two log lines")
     group.add_argument("--tensorboard", action="store_true", help="also write TensorBoard curves")
     group.add_argument(
+        "--snapshot_every", type=int, default=0, help="epochs between two sheets of validation images; 0: none"
+    )
+    group.add_argument(
         "--resume", nargs="?", const=OWN_STATE, metavar="FILE", help="go on from the run's last state, or from FILE"
     )
     group.add_argument("--force", action="store_true", help="with --resume: accept settings that change the result")
@@ -139,7 +142,7 @@ def _check(args: argparse.Namespace) -> None:
     above_0 = ["image_size", "min_image_size", "max_image_size", "batch_size", "max_epoch", "topk", "lr", "print_ratio"]
     above_0 += ["accumulate", "save_minutes"]
     from_0 = ["num_workers", "warmup_epoch", "wd", "alpha_re", "alpha_schedule_re", "alpha_p", "topk_radius", "seed"]
-    from_0 += ["replicas"]
+    from_0 += ["replicas", "snapshot_every"]
     _require(args, above_0, lambda value: 0 < value < float("inf"), "must be above 0")
     _require(args, from_0, lambda value: 0 <= value < float("inf"), "must be 0 or more")
     _require(args, ["momentum", "alpha_ema"], lambda value: 0 <= value < 1, "must be at least 0 and below 1")
