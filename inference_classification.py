@@ -121,12 +121,14 @@ def _check(args: argparse.Namespace) -> None:
     if args.image_size is not None:
         check_image_size(args.image_size)
     if args.compare or args.tiles:
-        if args.pictures is not None:
-            raise UserError(
-                "--pictures belongs to the table; --compare and --tiles draw a picture of their own (--out)"
-            )
-        if args.out:
-            check_picture_path(Path(args.out))
+        _check_drawing(args)
+
+
+def _check_drawing(args: argparse.Namespace) -> None:
+    if args.pictures is not None:
+        raise UserError("--pictures belongs to the table; --compare and --tiles draw a picture of their own (--out)")
+    if args.out:
+        check_picture_path(Path(args.out))
 
 
 def predicted_classes(scores: torch.Tensor, threshold: float, topk: int | None) -> torch.Tensor:

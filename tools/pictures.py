@@ -189,7 +189,7 @@ def write_picture(path: Path, image: np.ndarray) -> None:
         UserError: a suffix that stands for no picture, or a file that cannot be written.
     """
     check_picture_path(path)
-    options = [cv2.IMWRITE_PNG_COMPRESSION, 9] if path.suffix.lower() == ".png" else []
+    options = [cv2.IMWRITE_PNG_COMPRESSION, 4] if path.suffix.lower() == ".png" else []
     encoded = cv2.imencode(path.suffix, image[..., ::-1], options)[1].tobytes()
     replace_file(path, lambda temporary: temporary.write_bytes(encoded))
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -84,13 +85,13 @@ class PredictionTable:
             self._drop()
 
     def _drop(self) -> None:
+        """Close and remove what is not in its place; a full disk, or a folder that is none, is reported elsewhere."""
         for file in self._files:
-            try:
+            with suppress(OSError):
                 file.close()
-            except OSError:  # a full disk; what could not be written is thrown away anyway
-                continue
         for partial in self._partial:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
 
     def _unwritable(self, error: OSError) -> UserError:
         where = self.paths[0]

@@ -154,9 +154,9 @@ def _tiles_sheet(
         (map_panel(merged, PANEL, low, high), "map of the tiles, merged"),
     )
     captioned = [caption(panel, title) for panel, title in panels]
-    difference = caption(map_panel(merged - whole, PANEL, -widest, widest, signed=True), "merged − whole")
+    difference = caption(map_panel(merged - whole, PANEL, -widest, widest, signed=True), "merged minus whole")
     bar = with_bar_space(colour_bar(PANEL, f"{low:.1f}", f"{high:.1f}"))
-    signed_bar = with_bar_space(colour_bar(PANEL, f"−{widest:.1f}", f"+{widest:.1f}", signed=True))
+    signed_bar = with_bar_space(colour_bar(PANEL, f"-{widest:.1f}", f"+{widest:.1f}", signed=True))
     return sheet([[*captioned, bar, difference, signed_bar]])
 
 
