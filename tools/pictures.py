@@ -52,6 +52,7 @@ def draw_text(
 
 def shortened(text: str, width: int, size: int = FONT_SIZE) -> str:
     """The text, its middle left out where it takes more than `width` pixels."""
+    text = text.encode(errors="replace").decode()  # a file's name need not be text
     if text_width(text, size) <= width:
         return text
     kept = len(text) - 1

@@ -52,7 +52,8 @@ class PredictionTable:
                 self._files.append(open(partial, "w", encoding="utf-8", errors="surrogateescape", newline=""))  # noqa: SIM115
             self._rows = csv.writer(self._files[0])
             self._rows.writerow(COLUMNS)
-            self._files[1].write(json.dumps(self._about, indent=1)[:-2] + ',\n "images": [')
+            about = "".join(f"\n {json.dumps(name)}: {json.dumps(value)}," for name, value in self._about.items())
+            self._files[1].write("{" + about + '\n "images": [')
         except OSError as error:
             self._drop()
             raise self._unwritable(error) from error
