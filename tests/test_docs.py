@@ -7,7 +7,8 @@ A page's blocks of commands (``` or ```bash) are told apart by a comment on the 
     <!-- needs VOC -->   not run; its scripts must be there and know its arguments
     <!-- output -->      no commands: what a program prints, or a file's content
 
-Without a comment, a block that names `$your_dir` or VOC2012 needs VOC. Any other block without one is an error.
+Without a comment, a block that names `$your_dir` or VOC2012 needs VOC, and one in which no line begins with a program
+is output. Any other block without one is an error.
 Blocks of ```python are run too. Blocks of a page share a folder and run in the page's order.
 """
 
@@ -34,6 +35,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MARKERS = ("toy", "toy slow", "needs VOC", "output")
 # These make a virtual environment and take minutes: tests of their own, or CI itself, run them.
 WHOLE = {"bash quickstart.sh", "bash test.sh", "bash test.sh -m slow"}
+PROGRAMS = ("python3?", "bash", "torchrun", "pip3?", "tensorboard", "ruff", "wget", "tar", "git")
 # In toy blocks the command `python3` adds these to what stands in the page; the last word counts.
 TOY_SIZES = {
     "train_classification_*|docs/examples/*": "--architecture resnet18 --weights none --num_workers 0 --batch_size 16 "
@@ -73,7 +75,9 @@ def kind_of(block: Block) -> str:
         return block.marker
     if set(block.text.splitlines()) <= WHOLE:
         return "whole"
-    return "needs VOC" if "$your_dir" in block.text or "VOC2012" in block.text else ""
+    if "$your_dir" in block.text or "VOC2012" in block.text:
+        return "needs VOC"
+    return "" if re.search(rf"^(\w+=\S+ )*({'|'.join(PROGRAMS)})\b", block.text, re.MULTILINE) else "output"
 
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]

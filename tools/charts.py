@@ -67,7 +67,7 @@ def line_chart(title: str, x_label: str, lines: list[Line], width: int = 620, he
     for index, (line, colour) in enumerate(zip(lines, LINE_COLOURS)):
         places = [place(x, y) if math.isfinite(y) else None for x, y in zip(line.x, line.y)]
         # Of curves that coincide, the lower ones show at the upper ones' edges.
-        _draw_line(page, places, colour, thickness=min(3 + 4 * (len(lines) - 1 - index), 11))
+        _draw_line(page, places, colour, thickness=min(3 + 3 * (len(lines) - 1 - index), 9))
     return page
 
 

@@ -24,7 +24,7 @@ ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
 LINE_COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 FONT_SIZE = 20  # pixels from ascender to descender: capitals of 14
 BAR_HEIGHT = 30  # of a caption
-BAR_WIDTH = 76  # of a colour bar with its numbers
+BAR_WIDTH = 96  # of a colour bar with its numbers
 
 
 # Letters -----------------------------------------------------------------------------------------------------------
