@@ -30,6 +30,7 @@ class RunFiles:
     Attributes:
         log, history, curves: the text log, the JSON history, the TensorBoard folder.
         config: the arguments, for `--config`.
+        snapshots: the folder of the sheets of validation images.
         state, earlier_state: what `--resume` goes on from, and the one before.
     """
 
@@ -40,6 +41,7 @@ class RunFiles:
         self.history = root / "data" / f"{tag}.json"
         self.config = root / "data" / f"{tag}.config.json"
         self.curves = root / "tensorboards" / tag
+        self.snapshots = root / "snapshots" / tag
         self.state = root / "states" / f"{tag}.pth"
         self.earlier_state = root / "states" / f"{tag}.earlier.pth"
         self._lock = root / "states" / f"{tag}.lock"
@@ -114,7 +116,7 @@ class RunFiles:
         Raises:
             UserError: the folder or the disk does not take it.
         """
-        files = [path for path in [*self._all_files(), self.curves] if path.exists()]
+        files = [path for path in [*self._all_files(), self.curves, self.snapshots] if path.exists()]
         if not files:
             return None
         number = 1

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from tools.errors import UserError
@@ -77,6 +78,11 @@ class RunLog:
             for name, value in values.items():
                 if isinstance(value, (int, float)):
                     self._writer.add_scalar(f"{kind}/{name}", value, iteration)
+
+    def picture(self, name: str, image: np.ndarray, iteration: int) -> None:
+        """Show a picture, uint8 RGB `[h, w, 3]`, in TensorBoard, where that is wanted."""
+        if self._writer:
+            self._writer.add_image(name, image, iteration, dataformats="HWC")
 
     def close(self) -> None:
         """Let TensorBoard finish its file."""

@@ -191,6 +191,9 @@ def _output(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--print_ratio", type=float, default=0.1, help="from one log line to the next, share of an epoch, above 0"
     )
+    group.add_argument(
+        "--snapshot_every", type=int, default=0, help="between two sheets of validation images, epochs; 0: none"
+    )
     group.add_argument("--save_minutes", type=float, default=10, help="between two states within an epoch, minutes")
     _switch(group, "--tensorboard", help="also write TensorBoard curves")
 
@@ -213,7 +216,7 @@ def _check(args: argparse.Namespace) -> None:
     above_0 = ["image_size", "min_image_size", "max_image_size", "batch_size", "max_epoch", "topk", "lr", "print_ratio"]
     above_0 += ["accumulate", "save_minutes"]
     from_0 = ["num_workers", "warmup_epoch", "wd", "alpha_re", "alpha_schedule_re", "alpha_p", "topk_radius", "seed"]
-    from_0 += ["replicas"]
+    from_0 += ["replicas", "snapshot_every"]
     _require(args, above_0, lambda value: 0 < value < float("inf"), "must be above 0")
     _require(args, from_0, lambda value: 0 <= value < float("inf"), "must be 0 or more")
     _require(args, ["momentum", "alpha_ema"], lambda value: 0 <= value < 1, "must be at least 0 and below 1")

@@ -14,6 +14,7 @@ from core.training.devices import Devices, choose_devices, shortages
 from core.training.evaluation import predict
 from core.training.run import Run
 from core.training.setup import EXPERIMENTS, make_network
+from core.training.snapshots import Snapshots
 from core.training.step import Crops
 from core.training.trainer import LOSSES, NotFinite, Trainer, TrainingStep
 from tools.augmentation import evaluation_transform, training_transform
@@ -77,15 +78,17 @@ def train(
         torch.manual_seed(args.seed + processes.rank)  # from here on, drop-out differs between processes
         with Run(EXPERIMENTS, args, trainer, class_names, train_loader, interruption) as run:
             run.start(_summary(devices, processes, train_loader, val_loader))
-            _epochs(run, train_loader, val_loader)
+            _epochs(run, train_loader, val_loader, Snapshots(run, val_loader))
 
 
-def _epochs(run: Run, train_loader: DataLoader, val_loader: DataLoader) -> None:
+def _epochs(run: Run, train_loader: DataLoader, val_loader: DataLoader, snapshots: Snapshots) -> None:
     """Epoch after epoch from where the run stands; an interruption leaves it as of the last iteration."""
     try:
         while run.epoch < run.args.max_epoch:
             train_epoch(run, train_loader)
-            run.finish_epoch(validate(run, val_loader))
+            mean = validate(run, val_loader)
+            snapshots.take(mean)
+            run.finish_epoch(mean)
         run.finish()
     except Interrupted as interrupted:
         run.interrupt(interrupted)

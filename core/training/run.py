@@ -22,7 +22,7 @@ from tools.run_log import RunLog
 
 # Arguments that may differ between a run and its continuation without another result (but for rounding).
 FREE = ("data_dir", "device", "force", "num_workers", "print_ratio", "resume", "save_minutes", "tag", "tensorboard")
-FREE += ("class_file", "on_nan", "weights")
+FREE += ("class_file", "on_nan", "snapshot_every", "weights")
 
 
 class Run:
@@ -265,6 +265,7 @@ class Run:
             "image_size": self.args.image_size,
             "iteration": self.trainer.iteration,
             "mAP": mean,
+            "script": self.trainer.script,
             "arguments": vars(self.args),
         }
         save_checkpoint(self.files.model(kind), self.trainer.student.state_dict(), description)

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -81,6 +82,11 @@ class Trainer:
         self.schedule = poly_schedule(self.optimiser, self.max_iteration, args.warmup_epoch * epoch_iterations)
         # Float16 gradients underflow without a scale; in every other precision the scaler does nothing.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=args.amp == "fp16")
+
+    @property
+    def script(self) -> str:
+        """Name of the script that the strategy stands in, without suffix."""
+        return Path(self.training_step.__code__.co_filename).stem
 
     @property
     def lr(self) -> float:

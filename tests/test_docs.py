@@ -1,0 +1,257 @@
+"""Every command in README.md and docs/*.md is run, or checked as far as it can be without VOC.
+
+A page's blocks of commands (``` or ```bash) are told apart by a comment on the line before:
+
+    <!-- toy -->         run as written, in a folder with a toy set, checkpoints and photographs (see `workshop`)
+    <!-- toy slow -->    the same, with the slow tests
+    <!-- needs VOC -->   not run; its scripts must be there and know its arguments
+    <!-- output -->      no commands: what a program prints, or a file's content
+
+Without a comment, a block that names `$your_dir` or VOC2012 needs VOC, and one in which no line begins with a program
+is output. Any other block without one is an error.
+Blocks of ```python are run too. Blocks of a page share a folder and run in the page's order.
+"""
+
+import contextlib
+import io
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from command_line import ROOT, SCRIPTS, run, small_with
+from PIL import Image
+
+from core.networks import Classifier
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MARKERS = ("toy", "toy slow", "needs VOC", "output")
+# These make a virtual environment and take minutes: tests of their own, or CI itself, run them.
+WHOLE = {"bash quickstart.sh", "bash test.sh", "bash test.sh -m slow"}
+PROGRAMS = ("python3?", "bash", "torchrun", "pip3?", "tensorboard", "ruff", "wget", "tar", "git")
+# In toy blocks the command `python3` adds these to what stands in the page; the last word counts.
+TOY_SIZES = {
+    "train_classification_*|docs/examples/*": "--architecture resnet18 --weights none --num_workers 0 --batch_size 16 "
+    "--image_size 32 --min_image_size 32 --max_image_size 48 --max_epoch 2 --lr 0.01",
+    "evaluate_classification.py|reproduce_tables.py": "--num_workers 0",
+}
+TOY_MODULES = {"tools.make_toy_voc": "--images 100 --image_size 64"}
+
+
+class Block(NamedTuple):
+    """A fenced block of a page: its first line's number, its language, its marker and its text."""
+
+    page: Path
+    line: int
+    language: str
+    marker: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks_of(page: Path) -> list[Block]:
+    """The fenced blocks of a page."""
+    found, lines = [], page.read_text(encoding="utf-8").splitlines()
+    fences = [number for number, line in enumerate(lines) if line.startswith("```")]
+    for start, end in zip(fences[::2], fences[1::2]):
+        text = "\n".join(lines[start + 1 : end])
+        before = re.fullmatch(r"<!-- (.*) -->", lines[start - 1].strip()) if start else None
+        found.append(Block(page, start + 1, lines[start][3:].strip(), before[1] if before else "", text))
+    return found
+
+
+def kind_of(block: Block) -> str:
+    """What is to be done with a block of commands."""
+    if block.marker:
+        return block.marker
+    if set(block.text.splitlines()) <= WHOLE:
+        return "whole"
+    if "$your_dir" in block.text or "VOC2012" in block.text:
+        return "needs VOC"
+    return "" if re.search(rf"^(\w+=\S+ )*({'|'.join(PROGRAMS)})\b", block.text, re.MULTILINE) else "output"
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+COMMANDS = [block for block in BLOCKS if block.language in ("", "bash", "sh")]
+
+
+def of_kind(*kinds: str) -> list[Block]:
+    return [block for block in COMMANDS if kind_of(block) in kinds]
+
+
+@pytest.mark.parametrize("block", COMMANDS, ids=str)
+def test_every_block_says_what_it_is(block):
+    assert kind_of(block) in (*MARKERS, "whole"), (
+        f"{block}: write on the line before the block one of {', '.join(f'<!-- {marker} -->' for marker in MARKERS)} "
+        "(tests/test_docs.py says what they mean)"
+    )
+
+
+@pytest.mark.parametrize("block", of_kind("whole"), ids=str)
+def test_whole_commands_are_scripts_of_the_project(block):
+    for command in block.text.splitlines():
+        subprocess.run(["bash", "-n", ROOT / command.split()[1]], check=True)
+
+
+# Without VOC --------------------------------------------------------------------------------------------------------
+
+
+def commands_of(text: str) -> list[list[str]]:
+    """The words of every `python3` or `python` command of a block."""
+    joined = text.replace("\\\n", " ")
+    words = [shlex.split(line, comments=True) for line in joined.splitlines() if "python" in line]
+    return [line for line in words if line and line[0] in ("python3", "python")]
+
+
+def help_of(words: list[str]) -> str:
+    """What a script or module of the project says to --help."""
+    before, printed = sys.argv, io.StringIO()
+    sys.argv = [words[0], "--help"]
+    try:
+        with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as end:
+            if words[0] == "-m":
+                runpy.run_module(words[1], run_name="__main__")
+            else:
+                runpy.run_path(str(ROOT / words[0]), run_name="__main__")
+    finally:
+        sys.argv = before
+    assert not end.value.code
+    return printed.getvalue()
+
+
+@pytest.mark.parametrize("block", of_kind("needs VOC"), ids=str)
+def test_commands_that_need_voc_have_their_script_and_arguments(block):
+    for words in commands_of(block.text):
+        if words[1] == "-m" and words[2] in ("venv", "pip"):
+            continue
+        known = set(re.findall(r"--\w+", help_of(words[1:])))
+        unknown = [word for word in words if word.startswith("--") and word.split("=")[0] not in known]
+        assert not unknown, f"{block}: {words[1]} has no {', '.join(unknown)}"
+
+
+# At toy size --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def workshop(toy, tmp_path_factory) -> Path:
+    """What toy blocks find: toy_voc, photos, trained runs Toy_cTopk_w and Toy_cMax, and official.pth."""
+    folder = tmp_path_factory.mktemp("docs")
+    (folder / "toy_voc").symlink_to(toy)
+    (folder / "photos").mkdir()
+    rng = np.random.default_rng(0)
+    for name, size in (("one.jpg", (90, 120)), ("two.png", (200, 80)), ("three.jpg", (64, 64))):
+        Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(folder / "photos" / name)
+    for tag, strategy in (("Toy_cTopk_w", "cTopk_w"), ("Toy_cMax", "cMax")):
+        result = run(folder, SCRIPTS[strategy], *small_with(data_dir=toy, tag=tag, max_epoch=1, lr=0.01))
+        assert result.returncode == 0, result.stderr
+    torch.save(official_resnet50(), folder / "official.pth")
+    (folder / "bin").mkdir()
+    for name in ("python", "python3"):
+        shim = folder / "bin" / name
+        shim.write_text(python_at_toy_size())
+        shim.chmod(0o755)
+    for name in ("core", "tools", "data", "docs", "benchmarks", *(path.name for path in ROOT.glob("*.py"))):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def official_resnet50() -> dict[str, torch.Tensor]:
+    """An untrained ResNet-50 of 20 classes under the official code's names."""
+    theirs = {}
+    for name, value in Classifier("resnet50", 20).state_dict().items():
+        if name.startswith("instances.") and value.dim() == 2:
+            kind = name.removeprefix("instances.")
+            pattern = "stage6.{}.weight" if kind == "weight" else "BN.{}." + kind.removeprefix("bn_")
+            for v, row in enumerate(value):
+                theirs[pattern.format(v)] = row[None, :, None, None] if kind == "weight" else row
+        elif not name.startswith("instances."):
+            theirs[name.replace("backbone.", "model.", 1)] = value
+    return theirs
+
+
+def python_at_toy_size() -> str:
+    cases = [f'    {pattern}) set -- "$@" {words} ;;' for pattern, words in TOY_SIZES.items()]
+    modules = [f'    "-m {module}") set -- "$@" {words} ;;' for module, words in TOY_MODULES.items()]
+    script = ["#!/bin/bash", 'case "$1" in', *cases, "esac", 'case "$1 $2" in', *modules, "esac"]
+    return "\n".join([*script, f'exec {shlex.quote(sys.executable)} "$@"', ""])
+
+
+def carried_out(folder: Path, block: Block) -> str:
+    """A toy block, typed in the workshop: what it prints."""
+    environment = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "HOME": str(folder), "OMP_NUM_THREADS": "1"}
+    command = ["bash", "-euo", "pipefail", "-c", block.text]
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
+    assert result.returncode == 0, f"{block}:\n{block.text}\n{result.stderr[-2000:]}"
+    return result.stdout
+
+
+@pytest.mark.parametrize("block", of_kind("toy"), ids=str)
+def test_toy_commands_run_as_written(workshop, block):
+    for path in re.findall(r"^written: (\S+)", carried_out(workshop, block), re.MULTILINE):
+        assert (workshop / path).stat().st_size
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", of_kind("toy slow"), ids=str)
+def test_slow_toy_commands_run_as_written(workshop, block):
+    carried_out(workshop, block)
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "python"], ids=str)
+def test_python_blocks_run(workshop, block, monkeypatch):
+    monkeypatch.chdir(workshop)
+    names = {"torch": torch}  # an excerpt may lean on the imports of the file that it is from
+    exec(compile(block.text, str(block), "exec"), names)
+
+
+# Pages and pictures -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        if not target.startswith(("http://", "https://")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_pictures_are_small_and_shown_somewhere():
+    shown = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    for picture in (ROOT / "docs" / "images").iterdir():
+        assert picture.stat().st_size < 300_000, picture.name
+        assert picture.name in shown, picture.name
+
+
+def test_places_in_the_code_that_pages_name_are_there():
+    """`file.py: name, name` in a page."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for path, names in re.findall(r"`((?:core|tools)/[\w/]+\.py): ([\w`, ]+?)`", text):
+            code = (ROOT / path).read_text(encoding="utf-8")
+            for name in re.findall(r"\w+", names):
+                assert re.search(rf"^(def|class) {name}\b", code, re.MULTILINE), f"{page.name}: {path} has no {name}"
+
+
+def test_the_fifth_strategy_is_the_page_s_and_cuts_at_the_centre_of_mass():
+    page = (ROOT / "docs/change-the-method.md").read_text()
+    example = (ROOT / "docs/examples/fifth_strategy.py").read_text()
+    (excerpt,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert excerpt in example
+    centre_of_mass = runpy.run_path(str(ROOT / "docs/examples/fifth_strategy.py"))["centre_of_mass_keypoints"]
+    maps = torch.zeros(3, 8, 8)
+    maps[0, 2, 5] = 1  # the cell of rows 32…47, columns 80…95
+    maps[1, 0, :] = 0.5
+    found = centre_of_mass(maps, 128)
+    assert found.tolist() == [[40, 88], [8, 64], [64, 64]]
+    weights = torch.rand(1, 8, 8)
+    places = (np.arange(8) + 0.5) * 16
+    expected = [np.average(places, weights=weights[0].sum(axis).numpy()) for axis in (1, 0)]
+    assert np.abs(centre_of_mass(weights, 128)[0].numpy() - expected).max() <= 0.51

@@ -1,0 +1,294 @@
+"""Inference on own images and sheets during training: as a user meets them."""
+
+import csv
+import json
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from command_line import SCRIPTS, run, small_with
+from PIL import Image
+
+import inference_classification
+from core.networks import Classifier
+from core.training.snapshots import varied
+from core.training.views import SCRIPTS as STRATEGY_OF
+from core.training.views import STRATEGIES, Cutting
+from tools.checkpoints import save_checkpoint
+from tools.errors import UserError
+from tools.own_images import OwnImages, find_images
+from tools.predictions import COLUMNS, Prediction, PredictionTable
+
+NAMES = ["red thing", "grün", "blue"]
+
+
+class ColourNetwork(torch.nn.Module):
+    """Its three maps are an image's red, green and blue: what it must find, everybody sees."""
+
+    def forward(self, images, features_only=False):
+        features = torch.nn.functional.avg_pool2d(images.flatten(0, -4).clamp_min(0), 16)
+        features = features.unflatten(0, images.shape[:-3])  # of images, or of crops' tiles
+        return features.amax((-2, -1)) * 4 - 2, features
+
+
+@pytest.fixture
+def colours(tmp_path, monkeypatch):
+    """A folder to type in, where the checkpoint `best_C` is the network above."""
+    description = {"class_names": NAMES, "image_size": 128, "script": "train_classification_with_puzzle_cMax_ema"}
+    monkeypatch.setattr(inference_classification, "trained_network", lambda path: (ColourNetwork(), description))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def typed(monkeypatch, *words) -> int:
+    """The script's exit status."""
+    monkeypatch.setattr(sys, "argv", ["inference_classification.py", *map(str, words)])
+    try:
+        inference_classification.main()
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def painted(path: Path, width: int, height: int, *spots: tuple[str, int, int, int], **how) -> None:
+    """A black image with squares: (colour, row and column of the centre, half side)."""
+    image = Image.new("RGB", (width, height))
+    for colour, row, column, half in spots:
+        image.paste(colour, (column - half, row - half, column + half + 1, row + half + 1))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **how)
+
+
+def table(path: str = "experiments/predictions/best_C.csv") -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("width, height", [(500, 375), (375, 500), (1600, 300), (90, 700), (64, 64), (128, 128)])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_keypoints_are_in_the_original_image_s_pixels(colours, monkeypatch, width, height, strategy):
+    row, column, half = int(height * 0.7), int(width * 0.35), max(width, height) // 16
+    painted(colours / "a.png", width, height, ("red", row, column, half))
+    assert typed(monkeypatch, "--tag", "C", "--images", "a.png", "--strategy", strategy) == 0
+    (found,) = table()
+    assert found["class"] == "red thing" and float(found["score"]) > 0.5
+    cell = max(width, height) / 8  # of the map
+    assert abs(int(found["keypoint_row"]) - row) <= cell and abs(int(found["keypoint_column"]) - column) <= cell
+    assert 0 <= int(found["keypoint_row"]) < height and 0 <= int(found["keypoint_column"]) < width
+
+
+def test_table_and_json_say_the_same_of_every_image(colours, monkeypatch):
+    painted(colours / "in/two.png", 300, 200, ("red", 40, 40, 20), ("blue", 150, 250, 20))
+    painted(colours / "in/none.png", 200, 200)
+    assert typed(monkeypatch, "--tag", "C", "--images", "in") == 0
+    rows = table()
+    assert [row["image"] for row in rows] == ["in/none.png", "in/two.png", "in/two.png"]
+    assert list(rows[0]) == list(COLUMNS) and rows[0]["class"] == ""
+    assert {row["class"] for row in rows[1:]} == {"red thing", "blue"}
+    written = json.loads(Path("experiments/predictions/best_C.json").read_text())
+    assert written["strategy"] == "cMax" and written["threshold"] == 0.5 and written["image_size"] == 128
+    none, two = written["images"]
+    assert none["classes"] == [] and (two["height"], two["width"]) == (200, 300)
+    for row, entry in zip(rows[1:], two["classes"]):
+        assert row["class"] == entry["class"] and float(row["score"]) == entry["score"]
+        assert [int(row["keypoint_row"]), int(row["keypoint_column"])] == entry["keypoint"]
+
+
+def test_a_broken_image_is_said_in_one_line_and_left_out(colours, monkeypatch, capsys):
+    for name in ("a", "b", "c"):
+        painted(colours / f"in/{name}.png", 100, 100, ("blue", 50, 50, 20))
+    (colours / "in/b.png").write_bytes((colours / "in/b.png").read_bytes()[:60])
+    (colours / "in/empty.jpg").touch()
+    assert typed(monkeypatch, "--tag", "C", "--images", "in", "--batch_size", 1, "--pictures") == 1
+    skipped = [line for line in capsys.readouterr().err.splitlines() if "skipped:" in line]
+    assert len(skipped) == 2 and "in/b.png" in skipped[0] and "in/empty.jpg" in skipped[1]
+    assert "devkit" not in "".join(skipped)
+    assert [row["image"] for row in table()] == ["in/a.png", "in/c.png"]
+
+
+def test_topk_predicts_so_many_whatever_their_scores(colours, monkeypatch):
+    painted(colours / "a.png", 100, 100, ("lime", 50, 50, 20))
+    assert typed(monkeypatch, "--tag", "C", "--images", "a.png", "--topk", 2) == 0
+    rows = table()
+    assert len(rows) == 2 and rows[0]["class"] == "grün" and float(rows[0]["score"]) > 0.5 > float(rows[1]["score"])
+    assert typed(monkeypatch, "--tag", "C", "--images", "a.png", "--threshold", 1) == 0
+    assert [row["class"] for row in table()] == [""]
+
+
+def test_max_has_one_keypoint_for_all_predicted_classes(colours, monkeypatch):
+    painted(colours / "a.png", 128, 128, ("red", 30, 30, 12), ("blue", 100, 100, 12))
+    for strategy, places in (("Max", 1), ("cMax", 2)):
+        assert typed(monkeypatch, "--tag", "C", "--images", "a.png", "--strategy", strategy) == 0
+        assert len({(row["keypoint_row"], row["keypoint_column"]) for row in table()}) == places
+
+
+def test_a_photograph_is_looked_at_upright(colours, monkeypatch):
+    exif = Image.Exif()
+    exif[0x112] = 6  # to be shown turned right by 90 degrees
+    painted(colours / "a.jpg", 400, 200, ("blue", 150, 60, 24), exif=exif)
+    assert typed(monkeypatch, "--tag", "C", "--images", "a.jpg") == 0
+    (found,) = table()
+    upright = json.loads(Path("experiments/predictions/best_C.json").read_text())["images"][0]
+    assert (upright["height"], upright["width"]) == (400, 200)
+    # Turned right, (row, column) of 200 × 400 comes to (column, 199 − row).
+    assert abs(int(found["keypoint_row"]) - 60) <= 50 and abs(int(found["keypoint_column"]) - 49) <= 50
+
+
+def test_every_image_has_its_own_picture_and_the_table_names_it(colours, monkeypatch):
+    painted(colours / "in/a.png", 100, 100, ("red", 50, 50, 20))
+    painted(colours / "in/A.jpg", 100, 100, ("blue", 50, 50, 20))
+    painted(colours / "in/deep/a.png", 100, 100)
+    painted(colours / "in/deep/thin.png", 1000, 2, ("blue", 1, 500, 200))
+    painted(colours / "in/deep/one.png", 1, 1, ("blue", 0, 0, 0))
+    painted(Path(os.fsdecode(b"in/deep/\xff.png")), 60, 60)
+    assert typed(monkeypatch, "--tag", "C", "--images", "in", "--pictures", "shown", "--batch_size", 2) == 0
+    entries = json.loads(Path("experiments/predictions/best_C.json").read_text())["images"]
+    pictures = [entry["picture"] for entry in entries]
+    assert len(set(map(str.lower, pictures))) == 6 and all(Path(name).stat().st_size for name in pictures)
+    assert len(list(Path("shown").iterdir())) == 6
+
+
+def test_the_picture_shows_map_and_cut_where_the_object_is(colours, monkeypatch):
+    painted(colours / "a.png", 400, 400, ("blue", 100, 300, 40))
+    assert typed(monkeypatch, "--tag", "C", "--images", "a.png", "--pictures") == 0
+    picture = cv2.imread("experiments/pictures/best_C/a.png")[..., ::-1]
+    assert picture.shape[1] > 2 * 300  # the image, and the map of its one class
+    mark = np.argwhere((picture == (213, 94, 0)).all(-1)).mean(0)
+    # The second panel begins after a gap, a panel and a gap; its image lies below gap and caption.
+    assert abs(mark[0] - (40 + 75)) < 40 and abs(mark[1] - (320 + 225)) < 40
+
+
+def test_files_folders_and_patterns_name_images_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("b.jpg", "a.PNG", "sub/c.jpeg", "notes.txt", "odd[1].jpg"):
+        painted(tmp_path / name, 8, 8, format="PNG")
+    assert [str(p) for p in find_images(["b.jpg", "."])] == ["b.jpg", "a.PNG", "odd[1].jpg", "sub/c.jpeg"]
+    assert [str(p) for p in find_images(["**/*.jpeg", "odd[1].jpg"])] == ["sub/c.jpeg", "odd[1].jpg"]
+    assert [str(p) for p in find_images(["notes.txt"])] == ["notes.txt"]  # named by the user: tried
+    (tmp_path / "void").mkdir()
+    for nothing in ("*.gif", "none.jpg", "void"):
+        with pytest.raises(UserError, match="names no image"):
+            find_images(["b.jpg", nothing])
+
+
+def test_an_image_fills_its_canvas_and_the_rest_is_0(tmp_path):
+    Image.new("RGB", (300, 100), "white").save(tmp_path / "a.png")
+    item = OwnImages([tmp_path / "a.png"], 96)[0]
+    assert item.box == (32, 0, 64, 96)
+    assert (item.canvas[:, :32] == 0).all() and (item.canvas[:, 64:] == 0).all() and (item.canvas[:, 32:64] > 2).all()
+    assert item.to_original([32, 0]) == (1, 1) and item.to_original([63, 95]) == (98, 298)
+    assert item.to_original([0, 0]) == (0, 1)  # beside the image: its nearest pixel
+    assert item.covered_cells(6).tolist() == [[2 <= row < 4] * 6 for row in range(6)]
+
+
+def test_a_table_that_breaks_off_leaves_nothing(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("earlier")
+    with pytest.raises(ZeroDivisionError), PredictionTable(path, {}) as unfinished:
+        unfinished.add("a.png", (2, 2), [Prediction("dog", 0.5, (1, 1))])
+        raise ZeroDivisionError
+    assert path.read_text() == "earlier" and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(UserError, match="cannot write"), PredictionTable(path / "t.csv", {}):
+        pass
+
+
+def test_rows_reach_the_disk_as_they_come(tmp_path):
+    with PredictionTable(tmp_path / "t.csv", {}) as growing:
+        for number in range(2000):
+            growing.add(f"{number}.png", (2, 2), [Prediction("dog", 0.5, (1, 1))])
+        assert max(file.stat().st_size for file in tmp_path.iterdir()) > 50_000
+    assert len(table(str(tmp_path / "t.csv"))) == 2000
+    assert len(json.loads((tmp_path / "t.json").read_text())["images"]) == 2000
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ([], "no images: give --images"),
+        (["--images", "nothing/*.jpg"], "names no image"),
+        (["--images", "a.png", "--data_dir", "x"], "exclude each other"),
+        (["--images", "a.png", "--threshold", "2"], "--threshold 2.0"),
+        (["--images", "a.png", "--topk", "0"], "--topk 0"),
+        (["--images", "a.png", "--image_size", "100"], "try 96"),
+        (["--images", "a.png", "--compare", "--out", "x.csv"], "must end in .png or .jpg"),
+        (["--images", "a.png", "--tiles", "--pictures"], "--pictures belongs to the table"),
+        (["--images", "a.png", "--device", "toaster"], "--device toaster"),
+    ],
+)
+def test_mistakes_are_said(colours, monkeypatch, words, said):
+    painted(colours / "a.png", 64, 64)
+    with pytest.raises(UserError) as error:
+        typed(monkeypatch, "--tag", "C", *words)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("mode", ["--compare", "--tiles"])
+def test_strategies_and_tiles_of_own_images(colours, monkeypatch, mode):
+    painted(colours / "a.png", 200, 150, ("red", 60, 60, 20))
+    painted(colours / "b.png", 200, 150)
+    assert typed(monkeypatch, "--tag", "C", "--images", "a.png", "b.png", mode, "--out", "s.png") == 0
+    sheet = cv2.imread("s.png")
+    assert sheet.shape[0] > 2 * 300 and sheet.shape[1] > 4 * 300
+
+
+def test_the_strategy_is_the_checkpoint_s_unless_it_is_named():
+    assert sorted(STRATEGY_OF.values()) == sorted(STRATEGIES)
+    assert sorted(f"{stem}.py" for stem in STRATEGY_OF) == sorted(SCRIPTS.values())
+    for stem, strategy in STRATEGY_OF.items():
+        assert Cutting.of({"script": stem, "arguments": {"topk": 3, "topk_radius": 0}}) == (strategy, 3, 0)
+    assert Cutting.of({}).strategy == Cutting.of({"script": "my_own"}).strategy == "cTopk-w"
+    assert Cutting.of({"script": "train_classification_with_puzzle_max"}, "cTopk").strategy == "cTopk"
+
+
+def test_scores_are_the_network_s_own(tmp_path, monkeypatch):
+    """A real checkpoint, and the image prepared a second time with NumPy alone."""
+    torch.manual_seed(0)
+    network = Classifier("resnet18", 3).eval()
+    description = {"architecture": "resnet18", "class_names": NAMES, "image_size": 64}
+    save_checkpoint(tmp_path / "experiments/models/best_R.pth", network.state_dict(), description)
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 40, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    assert typed(monkeypatch, "--tag", "R", "--images", "a.png", "--topk", 3) == 0
+    canvas = np.zeros((64, 64, 3))
+    canvas[:, 12:52] = (pixels / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+    with torch.no_grad():
+        logits, _ = network(torch.from_numpy(canvas).float().permute(2, 0, 1)[None])
+    expected = dict(zip(NAMES, (1 / (1 + np.exp(-logits[0].numpy()))).tolist()))
+    found = {row["class"]: float(row["score"]) for row in table("experiments/predictions/best_R.csv")}
+    assert found == pytest.approx(expected, abs=2e-5)
+
+
+# During training ----------------------------------------------------------------------------------------------------
+
+
+def test_sheets_show_as_many_classes_as_there_are():
+    labels = torch.tensor([[1, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
+    assert varied(labels, 2) == [(0, 0), (2, 1)]
+    assert varied(labels, 9) == [(0, 0), (2, 1), (1, 0), (3, 1)]
+    assert varied(torch.zeros(3, 2), 4) == []
+
+
+def test_snapshots_are_drawn_and_disturb_nothing(toy, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    weights = []
+    for tag, words in (("with", ["--snapshot_every", 2, "--tensorboard"]), ("without", [])):
+        changes = small_with(data_dir=toy, tag=tag, max_epoch=3, lr=0.01)
+        result = run(tmp_path, SCRIPTS["cTopk"], *changes, *words)
+        assert result.returncode == 0, result.stderr
+        weights.append(torch.load(tmp_path / f"experiments/models/last_{tag}.pth", weights_only=True))
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    folder = tmp_path / "experiments/snapshots"
+    assert [path.name for path in folder.rglob("*.png")] == ["epoch_002.png"]
+    sheet = cv2.imread(str(folder / "with/epoch_002.png"))
+    assert sheet.shape[1] > 4 * 240 and sheet.shape[0] > 2 * 240
+    events = EventAccumulator(str(tmp_path / "experiments/tensorboards/with")).Reload()
+    assert Counter(events.Tags()["images"]) == Counter(["snapshot"])
+    description = json.loads((tmp_path / "experiments/models/best_with.json").read_text())
+    assert Cutting.of(description).strategy == "cTopk"
