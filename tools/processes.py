@@ -88,8 +88,11 @@ class Processes:
             return
         if error is None or isinstance(error, SystemExit):
             dist.destroy_process_group()
-        elif isinstance(error, UserError) and not self._speaks_first():
-            sys.exit(2)
+        elif isinstance(error, UserError):
+            if not self._speaks_first():
+                sys.exit(2)
+            if not self.is_first:
+                print(file=sys.stderr)  # ends the line of the first process's progress bar
         elif isinstance(error, RuntimeError) and any(word in str(error) for word in LOST):
             raise SystemExit("another process of this run ended; its own message says why") from error
 
