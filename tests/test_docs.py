@@ -4,7 +4,9 @@ A page's blocks of commands (``` or ```bash) are told apart by a comment on the 
 
     <!-- toy -->         run as written, in a folder with a toy set, checkpoints and photographs (see `workshop`)
     <!-- toy slow -->    the same, with the slow tests
+    <!-- own test -->    run by a test of the page's own (docs/own-data.md: tests/test_own_data.py)
     <!-- needs VOC -->   not run; its scripts must be there and know its arguments
+    <!-- needs GPUs -->  the same
     <!-- output -->      no commands: what a program prints, or a file's content
 
 Without a comment, a block that names `$your_dir` or VOC2012 needs VOC, and one in which no line begins with a program
@@ -32,16 +34,18 @@ from PIL import Image
 from core.networks import Classifier
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-MARKERS = ("toy", "toy slow", "needs VOC", "output")
+MARKERS = ("toy", "toy slow", "own test", "needs VOC", "needs GPUs", "output")
 # These make a virtual environment and take minutes: tests of their own, or CI itself, run them.
 WHOLE = {"bash quickstart.sh", "bash test.sh", "bash test.sh -m slow"}
 PROGRAMS = ("python3?", "bash", "torchrun", "pip3?", "tensorboard", "ruff", "wget", "tar", "git")
 # In toy blocks the command `python3` adds these to what stands in the page; the last word counts.
 TOY_SIZES = {
     "train_classification_*|docs/examples/*": "--architecture resnet18 --weights none --num_workers 0 --batch_size 16 "
-    "--image_size 32 --min_image_size 32 --max_image_size 48 --max_epoch 2 --lr 0.01",
+    "--image_size 64 --min_image_size 64 --max_image_size 80 --max_epoch 2 --lr 0.01",
     "evaluate_classification.py|reproduce_tables.py": "--num_workers 0",
 }
+# What docs/running.md calls $RUN.
+RUN = f"{SCRIPTS['cTopk_w']} --data_dir toy_voc --train_split Main/train --val_split Main/val --tag running"
 TOY_MODULES = {"tools.make_toy_voc": "--images 100 --image_size 64"}
 
 
@@ -107,7 +111,7 @@ def test_whole_commands_are_scripts_of_the_project(block):
 
 def commands_of(text: str) -> list[list[str]]:
     """The words of every `python3` or `python` command of a block."""
-    joined = text.replace("\\\n", " ")
+    joined = text.replace("\\\n", " ").replace("$RUN", RUN)
     words = [shlex.split(line, comments=True) for line in joined.splitlines() if "python" in line]
     return [line for line in words if line and line[0] in ("python3", "python")]
 
@@ -128,7 +132,7 @@ def help_of(words: list[str]) -> str:
     return printed.getvalue()
 
 
-@pytest.mark.parametrize("block", of_kind("needs VOC"), ids=str)
+@pytest.mark.parametrize("block", of_kind("needs VOC", "needs GPUs"), ids=str)
 def test_commands_that_need_voc_have_their_script_and_arguments(block):
     for words in commands_of(block.text):
         if words[1] == "-m" and words[2] in ("venv", "pip"):
@@ -159,7 +163,19 @@ def workshop(toy, tmp_path_factory) -> Path:
         shim = folder / "bin" / name
         shim.write_text(python_at_toy_size())
         shim.chmod(0o755)
-    for name in ("core", "tools", "data", "docs", "benchmarks", *(path.name for path in ROOT.glob("*.py"))):
+    words = next(iter(TOY_SIZES.values()))
+    shim = folder / "bin" / "torchrun"
+    shim.write_text(f'#!/bin/bash\nexec {shlex.quote(sys.executable)} -m torch.distributed.run "$@" {words}\n')
+    shim.chmod(0o755)
+    for name in (
+        "baselines",
+        "core",
+        "tools",
+        "data",
+        "docs",
+        "benchmarks",
+        *(path.name for path in ROOT.glob("*.py")),
+    ):
         (folder / name).symlink_to(ROOT / name)
     return folder
 
@@ -187,7 +203,12 @@ def python_at_toy_size() -> str:
 
 def carried_out(folder: Path, block: Block) -> str:
     """A toy block, typed in the workshop: what it prints."""
-    environment = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "HOME": str(folder), "OMP_NUM_THREADS": "1"}
+    environment = {
+        "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+        "HOME": str(folder),
+        "OMP_NUM_THREADS": "1",
+        "RUN": RUN,
+    }
     command = ["bash", "-euo", "pipefail", "-c", block.text]
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
     assert result.returncode == 0, f"{block}:\n{block.text}\n{result.stderr[-2000:]}"

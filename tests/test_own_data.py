@@ -353,14 +353,11 @@ def test_twenty_photographs_and_a_table_come_to_pictures(toy, tmp_path):
     commands = documented("own-data.md", "Twenty photographs and a table")
     assert [Path(words[1]).name for words in commands].count("inference_classification.py") == 1
     for words in commands:
-        if "inference" in words[1] and "--pictures" not in (ROOT / "inference_classification.py").read_text():
-            pytest.skip("the last step needs inference_classification.py --pictures")
         result = type_in(tmp_path, words)
         assert result.returncode == 0, f"{words}\n{result.stdout}\n{result.stderr}"
     assert len(list((tmp_path / "experiments/pictures").rglob("*.*"))) >= 20
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("section", ["A folder in devkit layout", "From COCO's format"])
 def test_the_other_commands_of_the_page(section, toy, tmp_path):
     (tmp_path / "my_data").symlink_to(toy)
