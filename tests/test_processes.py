@@ -17,9 +17,9 @@ from tools.augmentation import training_transform
 from tools.loader import evaluation_loader, training_loader
 from tools.voc import VOCClassification
 
-# Maps are flat at the border, so that the last bit of a feature can choose a keypoint, and an untrained network enlarges
-# every rounding. So runs are compared after one step, or after steps that are too small to move a weight and without the
-# losses that depend on keypoints: the last gradient then shows what went on.
+# Maps are flat at the border, so that the last bit of a feature can choose a keypoint, and an untrained network
+# enlarges every rounding. So runs are compared after one step, or after steps that are too small to move a weight and
+# without the losses that depend on keypoints: the last gradient then shows what went on.
 BRIEF = ("--alpha_schedule_re", 0, "--batch_size", 64, "--max_epoch", 1, "--lr", 0.01)
 GENTLE = ("--alpha_re", 0, "--alpha_p", 0, "--lr", 1e-9)
 
@@ -73,7 +73,7 @@ def history(folder: Path, tag: str) -> dict[str, list]:
 
 
 def assert_same_run(folder: Path, other: Path, tag: str, points: float = 1e-6) -> None:
-    """Weights, statistics, gradients and losses but for rounding; mAP to so many points (rounding can swap two ranks)."""
+    """Weights, statistics, gradients and losses but for rounding; mAP to so many points (it can swap ranks)."""
     assert {name: value for name, value in differences(folder, other, tag).items() if value > 1e-5} == {}
     assert (gradient(folder, tag) - gradient(other, tag)).norm() < 1e-2 * gradient(other, tag).norm()
     ours, theirs = history(folder, tag), history(other, tag)
