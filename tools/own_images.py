@@ -10,9 +10,9 @@ from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as F
 
-from tools.augmentation import add_cover, normalise
+from tools.augmentation import normalise, to_pixels
 from tools.errors import UserError
-from tools.interruption import ignore_signals
+from tools.interruption import end_loader_processes_at_exit, ignore_signals
 from tools.voc import read_image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
@@ -126,14 +126,16 @@ def fit(path: str, image: Image.Image, image_size: int) -> Fitted:
     scale = image_size / max(width, height)
     # Pillow reads large photographs fastest where it may first halve them.
     shrunk = (max(1, round(width * scale)), max(1, round(height * scale)))
-    pixels = F.pil_to_tensor(image.resize(shrunk, Image.Resampling.BICUBIC, reducing_gap=3.0))
+    pixels = to_pixels(image.resize(shrunk, Image.Resampling.BICUBIC, reducing_gap=3.0))
     left, top = (image_size - shrunk[0]) // 2, (image_size - shrunk[1]) // 2
     padding = [left, top, image_size - shrunk[0] - left, image_size - shrunk[1] - top]
-    canvas = normalise(F.pad(add_cover(pixels), padding))
+    canvas = normalise(F.pad(pixels, padding).movedim(0, -1))
     return Fitted(path, "", canvas, (top, left, top + shrunk[1], left + shrunk[0]), (height, width))
 
 
 def own_loader(paths: list[Path], image_size: int, batch_size: int, num_workers: int) -> DataLoader:
     """Lists of `Fitted`, in the order of the paths."""
     dataset = OwnImages(paths, image_size)
+    if num_workers:
+        end_loader_processes_at_exit()
     return DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=list, worker_init_fn=ignore_signals)
