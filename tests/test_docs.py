@@ -118,8 +118,8 @@ def commands_of(text: str) -> list[list[str]]:
 
 def help_of(words: list[str]) -> str:
     """What a script or module of the project says to --help."""
-    before, printed = sys.argv, io.StringIO()
-    sys.argv = [words[0], "--help"]
+    before, printed = (sys.argv, sys.path), io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    sys.argv, sys.path = [words[0], "--help"], [str((ROOT / words[0]).parent), *sys.path]
     try:
         with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as end:
             if words[0] == "-m":
@@ -127,9 +127,10 @@ def help_of(words: list[str]) -> str:
             else:
                 runpy.run_path(str(ROOT / words[0]), run_name="__main__")
     finally:
-        sys.argv = before
+        sys.argv, sys.path = before
     assert not end.value.code
-    return printed.getvalue()
+    printed.seek(0)
+    return printed.read()
 
 
 @pytest.mark.parametrize("block", of_kind("needs VOC", "needs GPUs"), ids=str)
