@@ -19,6 +19,7 @@ from core.training.evaluation import predict
 from core.training.localisation import Localisation
 from core.training.setup import EXPERIMENTS, checkpoint_path, choose_device, trained_network
 from core.views import AveragedViews
+from tools.arguments import Parser
 from tools.augmentation import evaluation_transform
 from tools.bootstrap import Interval, bootstrap_interval
 from tools.errors import UserError, run_main
@@ -43,7 +44,7 @@ from tools.voc import VOCImages, check_folder, missing_files, read_class_names, 
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = Parser(description=__doc__)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--tag", help="evaluate experiments/models/best_TAG.pth")
     which.add_argument("--weights", metavar="FILE", help="evaluate this checkpoint: ours, or one of the official code")

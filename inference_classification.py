@@ -27,6 +27,7 @@ from core.networks import Classifier
 from core.training.arguments import check_image_size
 from core.training.setup import EXPERIMENTS, checkpoint_path, choose_device, trained_network
 from core.training.views import PANEL, STRATEGIES, Cutting, class_panel, four_strategies, tiles_view, with_bar_space
+from tools.arguments import Parser
 from tools.augmentation import denormalise, evaluation_transform
 from tools.errors import UserError, run_main
 from tools.own_images import Fitted, OwnImages, find_images, own_loader, read_upright
@@ -58,9 +59,7 @@ class View:
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     group = parser.add_argument_group("checkpoint")
     which = group.add_mutually_exclusive_group(required=True)
     which.add_argument("--tag", help="look through experiments/models/best_TAG.pth")

@@ -18,6 +18,7 @@ from torch import nn
 
 from core.batch_norm import GroupedBatchNorm2d, Groups
 from core.networks import build_backbone
+from tools.arguments import Parser
 from tools.errors import run_main
 
 TILES = 4
@@ -44,9 +45,7 @@ WAYS = {"plain": nn.BatchNorm2d, "ours": GroupedBatchNorm2d, "joined": Joined, "
 
 def main() -> None:
     """Measure every way on every layer, print the sums and write them as JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(description=__doc__)
     measure.add_arguments(parser)
     args = parser.parse_args()
     measure.set_exactness(args.tf32)

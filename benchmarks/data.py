@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from tools.arguments import Parser
 from tools.augmentation import IMAGENET_MEAN, IMAGENET_STD, training_transform
 from tools.errors import UserError, run_main
 from tools.loader import training_loader
@@ -43,9 +44,7 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(description=__doc__)
     measure.add_data_arguments(parser, images=256)
     parser.add_argument("--workers", default="0,2", help="numbers of loader processes, with commas")
     parser.add_argument("--batch_size", type=measure.positive, default=32, help="images")

@@ -17,6 +17,7 @@ import torch
 from core.networks import Classifier
 from core.training.arguments import check_image_size
 from core.training.evaluation import autocast, predict
+from tools.arguments import Parser
 from tools.augmentation import evaluation_transform
 from tools.errors import run_main
 from tools.loader import evaluation_loader
@@ -43,9 +44,7 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(description=__doc__)
     measure.add_arguments(parser)
     measure.add_data_arguments(parser, images=32)
     parser.add_argument("--num_workers", type=int, default=4, help="loader processes")

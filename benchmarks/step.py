@@ -25,6 +25,7 @@ from core.training.arguments import check_image_size, parse_arguments
 from core.training.evaluation import autocast
 from core.training.step import Crops
 from core.training.trainer import Trainer
+from tools.arguments import Parser
 from tools.errors import UserError, run_main
 
 SCRIPTS = {
@@ -68,9 +69,7 @@ def arguments() -> argparse.Namespace:
     Raises:
         UserError: unknown strategies or figures, or sizes that do not work.
     """
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(description=__doc__)
     measure.add_arguments(parser)
     parser.add_argument("--strategies", default=",".join(SCRIPTS), help="names with commas")
     parser.add_argument("--figures", default=",".join(FIGURES), help="names with commas")

@@ -1,17 +1,17 @@
 """One table of what gpu.sh measured: our step in each precision against the published algorithm in float32."""
 
-import argparse
 from pathlib import Path
 
 import measure
 
+from tools.arguments import Parser
 from tools.errors import run_main
 from tools.files import read_json
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = Parser(description=__doc__)
     parser.add_argument("results", type=Path, help="folder of JSON files")
     parser.add_argument("device", help="cuda or cpu, as in the files' names")
     args = parser.parse_args()

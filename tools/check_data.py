@@ -19,6 +19,7 @@ from PIL import ExifTags, Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from tools.arguments import Parser
 from tools.errors import UserError, run_main
 from tools.files import replace_file
 from tools.interruption import end_loader_processes_at_exit, ignore_signals
@@ -206,9 +207,7 @@ def write_list(path: Path, ids: list[str]) -> None:
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; None takes the process's."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("--data_dir", type=Path, required=True, help="VOC devkit folder")
     parser.add_argument("--split", required=True, help="list in data/, or of the devkit as Main/train")
     parser.add_argument("--class_file", type=Path, default=DATA / "VOC_2012.json", help="JSON file with class_names")

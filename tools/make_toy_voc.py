@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from tools.arguments import Parser
 from tools.devkit import Annotated, annotation, write_lines
 from tools.errors import UserError, run_main
 from tools.files import read_json, write_json
@@ -356,7 +357,7 @@ def _record(toy: ToySet, complete: bool) -> dict[str, object]:
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Draw a toy data set in the layout of the PASCAL VOC devkit.")
+    parser = Parser(description="Draw a toy data set in the layout of the PASCAL VOC devkit.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write, given to the scripts as --data_dir")
     parser.add_argument("--images", type=int, default=800, help="number of images (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other images (default: %(default)s)")

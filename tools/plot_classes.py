@@ -6,6 +6,7 @@ python3 -m tools.plot_classes TAG [TAG …]
 import argparse
 from pathlib import Path
 
+from tools.arguments import Parser
 from tools.charts import bar_chart, page_of
 from tools.errors import run_main
 from tools.histories import best_validation, read_histories
@@ -16,9 +17,7 @@ MOST_ROWS = 12  # in one column
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("tags", nargs="+", metavar="TAG", help="runs, by their --tag; at most seven")
     parser.add_argument("--experiments", type=Path, default="experiments", help="folder of runs (default experiments)")
     parser.add_argument("--out", type=Path, help="picture to write (default experiments/pictures/classes_TAGS.png)")

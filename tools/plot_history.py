@@ -6,6 +6,7 @@ python3 -m tools.plot_history TAG [TAG …]
 import argparse
 from pathlib import Path
 
+from tools.arguments import Parser
 from tools.charts import Line, line_chart, page_of
 from tools.errors import UserError, run_main
 from tools.histories import History, epochs_of, read_histories
@@ -21,9 +22,7 @@ CHARTS = (
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("tags", nargs="+", metavar="TAG", help="runs, by their --tag; at most seven")
     parser.add_argument("--experiments", type=Path, default="experiments", help="folder of runs (default experiments)")
     parser.add_argument("--out", type=Path, help="picture to write (default experiments/pictures/history_TAGS.png)")
