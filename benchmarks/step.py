@@ -49,6 +49,11 @@ def main() -> None:
         measure.set_exactness(args.tf32)
         measure.hand_on(FIGURES[args.figures[0]](args, args.strategies[0]))
         return
+    if args.profile:
+        measure.set_exactness(args.tf32)
+        for strategy in args.strategies:
+            print(f"{strategy}\n{profile(args, strategy)}")
+        return
     results = {}
     print(HEADER)
     for strategy in args.strategies:
@@ -75,6 +80,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--figures", default=",".join(FIGURES), help="names with commas")
     parser.add_argument("--original_precision", default="float32", choices=("float32", "bf16", "fp16"))
     parser.add_argument("--accumulate", type=measure.positive, default=1, help="parts of a batch, in ours")
+    parser.add_argument("--profile", action="store_true", help="instead: where the time of a step of ours goes")
     parser.add_argument("--alone", action="store_true", help="measure the one figure in this process, print it as JSON")
     args = parser.parse_args()
     args.strategies = choices(args.strategies, SCRIPTS, "--strategies")
@@ -149,6 +155,20 @@ def ours(args: argparse.Namespace, strategy: str) -> dict:
     trainer = make_trainer(args, strategy, device)
     times = measure.seconds(lambda: trainer.iterate(images, labels), device, args.repeats, args.warm_up)
     return measure.figure(times, device, crops=len(crops_of(strategy, labels).image))
+
+
+def profile(args: argparse.Namespace, strategy: str) -> str:
+    """The ten operators of PyTorch in which one step of ours, after a first one, spends most time itself."""
+    device = measure.one_device(args.device)
+    trainer, (images, labels) = make_trainer(args, strategy, device), batch(args)
+    trainer.iterate(images, labels)
+    with torch.profiler.profile() as profiler:
+        trainer.iterate(images, labels)
+    rows = profiler.key_averages()
+    spent = {row.key: row.self_cpu_time_total + row.self_device_time_total for row in rows}
+    whole = sum(spent.values())
+    most = sorted(spent, key=spent.get, reverse=True)[:10]
+    return "\n".join(f"  {spent[key] / whole:6.1%}  {spent[key] / 1e6:8.3f} s  {key}" for key in most)
 
 
 def make_trainer(args: argparse.Namespace, strategy: str, device: torch.device) -> Trainer:

@@ -33,6 +33,19 @@ def test_the_step(tmp_path):
     assert results["cMax"]["ratios"]["original/ours"] == pytest.approx(ratio)
 
 
+def test_where_the_time_of_a_step_goes(tmp_path):
+    result = run(tmp_path, "benchmarks/step.py", *TINY, "--profile", "--strategies", "max")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("max\n") and result.stdout.count("%") == 10 and "convolution" in result.stdout
+
+
+def test_batch_normalisation(tmp_path):
+    results = results_of(tmp_path, "batch_norm", *TINY, *ONCE)
+    assert set(results) == {"forward, no gradient", "forward and backward"}
+    for sums in results.values():
+        assert set(sums) == {"plain", "ours", "joined", "var_mean"} and min(sums.values()) > 0
+
+
 def test_the_loader(tmp_path, toy):
     words = ("--data_dir", toy, "--split", "Main/val", "--images", 5, "--workers", 1, *ONCE)
     sizes = ("--batch_size", 2, "--image_size", 32, "--min_image_size", 20, "--max_image_size", 40)
