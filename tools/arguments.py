@@ -63,5 +63,5 @@ class HelpWithDefaults(argparse.RawDescriptionHelpFormatter):
             return text
         if action.required:
             return f"{text} (required)"
-        shown = {None: "none", "": "none"}.get(action.default, action.default)
+        shown = "none" if action.default in (None, "") else action.default
         return f"{text} (default: {str(shown).replace('%', '%%')})"
