@@ -319,11 +319,12 @@ def test_training_and_evaluation_with_negative_images(tmp_path, strategy):
 
 
 def documented(page: str, section: str) -> list[list[str]]:
-    """The python3 commands of a section of a page in docs/, backslashes joined."""
+    """The python3 commands of a section of a page in docs/ but the installation, backslashes joined."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     part = re.split(r"^## ", text.split(f"## {section}\n")[1], flags=re.MULTILINE)[0]
     blocks = "".join(re.findall(r"```\n(.*?)```", part, re.DOTALL)).replace("\\\n", " ")
-    return [shlex.split(line, comments=True) for line in blocks.splitlines() if line.startswith("python3 ")]
+    lines = [line for line in blocks.splitlines() if line.startswith("python3 ") and "-m venv" not in line]
+    return [shlex.split(line, comments=True) for line in lines]
 
 
 def type_in(folder: Path, words: list[str]) -> subprocess.CompletedProcess:
