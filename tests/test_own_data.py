@@ -338,7 +338,6 @@ def type_in(folder: Path, words: list[str]) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
 
 
-@pytest.mark.slow
 def test_twenty_photographs_and_a_table_come_to_pictures(toy, tmp_path):
     """The page's first section, command by command."""
     ids = sorted(path.stem for path in (toy / "JPEGImages").iterdir())[:20]
