@@ -118,6 +118,7 @@ def commands_of(text: str) -> list[list[str]]:
 
 def help_of(words: list[str]) -> str:
     """What a script or module of the project says to --help."""
+    threads = torch.get_num_threads()
     before, printed = (sys.argv, sys.path), io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     sys.argv, sys.path = [words[0], "--help"], [str((ROOT / words[0]).parent), *sys.path]
     try:
@@ -129,6 +130,7 @@ def help_of(words: list[str]) -> str:
     finally:
         sys.argv, sys.path = before
     assert not end.value.code
+    assert torch.get_num_threads() == threads, f"{words}: --help leaves other settings behind"
     printed.seek(0)
     return printed.read()
 

@@ -263,8 +263,9 @@ def main() -> None:
     """Check what the command line asks for."""
     # A folder's name can hold what the terminal's encoding cannot.
     sys.stdout.reconfigure(errors="backslashreplace")
-    torch.set_num_threads(1)
-    sys.exit(check_data(parse_arguments()))
+    args = parse_arguments()
+    torch.set_num_threads(1)  # after the arguments: whoever asks for --help from Python keeps its threads
+    sys.exit(check_data(args))
 
 
 if __name__ == "__main__":
