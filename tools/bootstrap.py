@@ -63,22 +63,31 @@ def paired_bootstrap(
     samples: int = 1000,
     seed: int = 0,
 ) -> Difference:
-    """Compare two sets of scores `[N, V]` of the same images: each sample of images is drawn for both.
+    """Compare two sets of scores of the same images: each sample of images is drawn for both.
 
     The mean average precision is in 0…1. The interval is far narrower than that of two separate bootstraps, because
     an image that is hard for the one is hard for the other.
+
+    Args:
+        first, second: `[N, V]`, or `[runs, N, V]` of several runs (seeds), whose mean average precisions are averaged.
+        labels, counted: boolean `[N, V]`, see `tools.average_precision`.
+        samples: how often N images are drawn with replacement; the same seed draws the same.
     """
-    differences = np.concatenate(
-        [
-            _means(second, labels, counted, counts) - _means(first, labels, counted, counts)
-            for counts in _counts(len(labels), samples, seed)
-        ]
-    )
-    whole = np.ones((1, len(labels)))
-    difference = _means(second, labels, counted, whole) - _means(first, labels, counted, whole)
+
+    def difference(counts: np.ndarray) -> np.ndarray:
+        return _run_means(second, labels, counted, counts) - _run_means(first, labels, counted, counts)
+
+    differences = np.concatenate([difference(counts) for counts in _counts(len(labels), samples, seed)])
+    whole = difference(np.ones((1, len(labels))))
     smaller = min((differences <= 0).mean(), (differences >= 0).mean())
     p_value = float(min(max(2 * smaller, 1 / samples), 1))
-    return Difference(float(difference[0]), Interval(*_percentiles(differences), samples, seed), p_value)
+    return Difference(float(whole[0]), Interval(*_percentiles(differences), samples, seed), p_value)
+
+
+def _run_means(scores: np.ndarray, labels: np.ndarray, counted: np.ndarray | None, counts: np.ndarray) -> np.ndarray:
+    """`_means`, averaged over runs where there are several: `[samples, N]` → `[samples]`."""
+    runs = scores if scores.ndim == 3 else scores[None]
+    return np.mean([_means(run, labels, counted, counts) for run in runs], axis=0)
 
 
 def _counts(images: int, samples: int, seed: int):

@@ -23,7 +23,7 @@ CHARTS = (
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument("tags", nargs="+", metavar="TAG", help="runs, by their --tag; at most seven")
+    parser.add_argument("tags", nargs="+", metavar="TAG", help="runs, by their --tag; at most eight")
     parser.add_argument("--experiments", type=Path, default="experiments", help="folder of runs (default experiments)")
     parser.add_argument("--out", type=Path, help="picture to write (default experiments/pictures/history_TAGS.png)")
     return parser.parse_args()

@@ -185,7 +185,7 @@ def examine_annotation(path: Path, class_names: list[str]) -> tuple[list[VOCObje
     """
     indices = {name: index for index, name in enumerate(class_names)}
     objects, problems = [], []
-    for element in _read_xml(path).findall("object"):
+    for element in read_xml(path).findall("object"):
         try:
             objects.append(_read_object(element, indices))
         except ValueError as error:
@@ -199,7 +199,7 @@ def object_names(path: Path) -> list[str]:
     Raises:
         UserError: unreadable or unsafe XML.
     """
-    return list(dict.fromkeys(_name(element) for element in _read_xml(path).findall("object")))
+    return list(dict.fromkeys(_name(element) for element in read_xml(path).findall("object")))
 
 
 def _name(element: ElementTree.Element) -> str:
@@ -236,7 +236,12 @@ class _TreeWithoutDoctype(ElementTree.TreeBuilder):
         raise ValueError("it has a document type of its own")
 
 
-def _read_xml(path: Path) -> ElementTree.Element:
+def read_xml(path: Path) -> ElementTree.Element:
+    """The root of an annotation file.
+
+    Raises:
+        UserError: it cannot be read, or is no annotation.
+    """
     if _require_regular_file(path).st_size > LARGEST_ANNOTATION:
         raise UserError(f"{path} is no devkit annotation (over {LARGEST_ANNOTATION >> 20} MiB)")
     try:
