@@ -349,7 +349,7 @@ def main() -> None:
         print(f"== {number} of {len(runs)}: {run.tag}{' is finished' if state == 'finished' else ''}", flush=True)
         run.run()
     sections = [
-        Section(one.name, one.caption, [_finished(row, args, runs) for row in one.rows], one.baseline.name)
+        Section(one.name, one.caption, [_finished(row, args, runs) for row in one.rows], one.baseline.name, peak="cMax")
         for one in args.comparisons
     ]
     for path in write_study(args.out / "tables", f"Preset {args.preset_name}: {args.preset.about}", sections):

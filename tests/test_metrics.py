@@ -185,6 +185,17 @@ def test_a_paired_bootstrap_sees_a_difference_that_two_intervals_do_not():
     assert (same.difference, same.p_value) == (0, 1)
 
 
+def test_a_paired_bootstrap_of_several_runs_averages_their_differences():
+    random = np.random.default_rng(3)
+    labels = random.random((60, 4)) < 0.3
+    first, second = random.random((2, 60, 4)), random.random((2, 60, 4))
+    both = paired_bootstrap(first, second, labels, samples=40)
+    single = [paired_bootstrap(a, b, labels, samples=40) for a, b in zip(first, second)]
+    assert both.difference == pytest.approx(np.mean([one.difference for one in single]))
+    alone = paired_bootstrap(first[:1], second[:1], labels, samples=40)
+    assert alone == single[0]
+
+
 def test_all_metrics_of_the_test_split_s_size_take_no_time():
     rng = np.random.default_rng(0)
     presence = rng.choice([-1, 0, 1], (10991, 20), p=[0.92, 0.01, 0.07])

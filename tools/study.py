@@ -109,12 +109,14 @@ class Section:
         caption: what is compared.
         rows: at most as many as colours that can be told apart.
         baseline: name of the row that the others are set against.
+        peak: which of the localisation's keypoints is the arg-max of a map.
     """
 
     name: str
     caption: str
     rows: list[Finished]
     baseline: str
+    peak: str
 
     def differences(self) -> dict[str, Difference]:
         """By row, how much better it is than the baseline, by paired bootstrap over images."""
@@ -154,7 +156,7 @@ class Section:
     def _localisation(self) -> Table:
         first = self.rows[0]
         rows = [
-            [row.name, *map(row.localisation, (row.keypoint, f"{row.keypoint} within 15", "cMax", "energy"))]
+            [row.name, *map(row.localisation, (row.keypoint, f"{row.keypoint} within 15", self.peak, "energy"))]
             for row in self.rows
         ]
         rows.append(["chance: centre", first.localisation("centre"), first.localisation("centre within 15"), "–", "–"])

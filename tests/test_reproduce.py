@@ -1,0 +1,302 @@
+"""reproduce_tables.py as a user types it: planned, broken off, finished, refused; and the tables that it writes."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import ROOT, refused, run
+from PIL import Image
+
+from core.training.timing import seconds_an_image
+from reproduce_tables import COMPARISONS, PRESETS, duration, parse_arguments, plan, settings
+from tools.charts import MOST_LINES
+from tools.errors import UserError
+from tools.experiments import Experiment, words
+from tools.metrics import labels_of
+from tools.results import read_scores
+from tools.scale_devkit import scale_devkit
+from tools.tables import Number, Table
+from tools.voc import read_annotation, read_class_names
+
+SCRIPT = "reproduce_tables.py"
+QUICK = ("--max_epoch", 2, "--image_size", 32, "--min_image_size", 32, "--max_image_size", 48)
+
+
+# The plan ------------------------------------------------------------------------------------------------------------
+
+
+def planned(*given: object):
+    args = parse_arguments([*map(str, given)])
+    return args, plan(args)
+
+
+def test_every_row_that_the_paper_compares_is_there():
+    tables = {one.name: [row.name for row in one.rows] for one in COMPARISONS}
+    assert tables["strategies"] == ["plain", "instances", "centre", "Max", "cMax", "cTopk", "cTopk-w"]
+    assert {"cMax", "cMax, no EMA", "centre", "centre, no EMA"} <= set(tables["ema"])
+    assert tables["topk"] == [f"{name}, k = {k}" for name in ("cTopk", "cTopk-w") for k in (1, 3, 5, 10)]
+    assert len(tables["radius"]) == 2
+    for one in COMPARISONS:
+        assert one.baseline in one.rows and len(one.rows) <= MOST_LINES
+        assert all((ROOT / row.script).is_file() for row in one.rows)
+
+
+def test_tables_share_runs_and_no_two_runs_share_a_tag():
+    args, runs = planned("--preset", "toy", "--seeds", 0, 1)
+    tags = [run.tag for run in runs.values()]
+    assert len(tags) == len(set(tags)) == 2 * 18  # 25 rows, of which 7 are in several tables
+    commands = [" ".join(run.training_command()).replace(run.tag, "") for run in runs.values()]
+    assert len(set(commands)) == len(commands)
+    ks = {run.arguments.get("topk", 5) for run in runs.values() if "cTopk_w" in run.script}
+    assert ks == {1, 3, 5, 10}
+    assert {run.arguments.get("alpha_ema", 0.99) for run in runs.values()} == {0, 0.99}
+    assert any(run.arguments.get("topk_radius") == 0 for run in runs.values())
+
+
+def test_the_paper_preset_is_the_readme_command(tmp_path):
+    args, runs = planned("--preset", "paper", "--data_dir", tmp_path, "--tables", "strategies")
+    assert len(runs) == 7 * 3
+    run = runs["max", 0]
+    assert run.arguments["architecture"] == "resnet50" and run.arguments["max_epoch"] == 15
+    assert (run.arguments["alpha_schedule_re"], run.arguments["alpha_re"], run.arguments["alpha_p"]) == (0.05, 3.0, 0.5)
+    defaults = (run.arguments[name] for name in ("lr", "batch_size", "momentum", "image_size"))
+    assert tuple(defaults) == (0.1, 32, 1e-4, 512)
+
+
+def test_words_behind_two_dashes_reach_every_run(tmp_path):
+    args, runs = planned("--preset", "toy", "--", "--amp", "bf16", "--lr", "0.01")
+    assert all(run.arguments["amp"] == "bf16" and run.arguments["lr"] == "0.01" for run in runs.values())
+    assert settings(args)["momentum"] == 0.9
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (["--preset", "paper"], "--preset paper needs --data_dir"),
+        (["--preset", "toy", "--tables", "speed"], "--tables speed: choose of strategies, ema, topk, radius"),
+        (["--preset", "toy", "--seeds", -1], "--seeds -1: must be 0 or more"),
+        (["--preset", "toy", "--sedes", 1], "did you mean --seeds?"),
+        (["--preset", "toy", "--", "--amp"], "names and values have to alternate"),
+        (["--preset", "toy", "--", "--seed", 3], "--seed cannot follow --"),
+        (["--preset", "toy", "--weights", "nothing.pth"], "--weights nothing.pth: no such file"),
+    ],
+)
+def test_every_mistake_is_one_line(given, said):
+    with pytest.raises(UserError) as error:
+        planned(*given)
+    assert said in str(error.value)
+
+
+def test_a_dry_run_lists_every_run_and_starts_none(tmp_path):
+    result = run(tmp_path, SCRIPT, "--preset", "toy", "--dry_run")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count(" new ") == 18 and result.stdout.count("about") == 19
+    assert "--topk 10" in result.stdout and "18 runs" in result.stdout.splitlines()[-1]
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_estimate_grows_with_the_image():
+    torch.manual_seed(0)
+    device = torch.device("cpu")
+    small, large = (seconds_an_image("resnet18", size, 20, device) for size in (32, 256))
+    assert 0 < small < large
+    assert duration(59 * 60) == "59 min"
+    with pytest.raises(UserError, match="resnet1"):
+        seconds_an_image("resnet1", 32, 20, device)
+
+
+# A whole series ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory):
+    """A folder in which two runs were made, the second broken off by SIGTERM and gone on with; what was printed."""
+    folder = tmp_path_factory.mktemp("series")
+    command = ["--preset", "toy", "--tables", "radius", "--out", "study", "--", *QUICK]
+    environment = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "HOME": str(folder)}
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / SCRIPT), *map(str, command)],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    second = folder / "study/experiments/states/cTopk_ema_topk_radius0_seed0.pth"
+    deadline = time.monotonic() + 300
+    while not second.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    broken, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, broken
+    first = folder / "study/experiments/models/last_cTopk_ema_seed0.pth"
+    trained_at = first.stat().st_mtime_ns
+    again = run(folder, SCRIPT, *command)
+    assert again.returncode == 0, again.stderr
+    assert first.stat().st_mtime_ns == trained_at, "a finished run was repeated"
+    return folder / "study", broken, again.stdout
+
+
+def test_a_broken_series_goes_on_where_it_stopped(series):
+    folder, broken, again = series
+    assert "saved at iteration" in broken
+    assert "cTopk_ema_seed0 is finished" in again
+    log = (folder / "experiments/logs/cTopk_ema_topk_radius0_seed0.txt").read_text()
+    assert "[i] resumed at" in log and not list((folder / "experiments").glob("earlier"))
+
+
+def test_the_tables_say_what_the_evaluations_found(series):
+    folder = series[0]
+    runs = {"cTopk, radius 128": "cTopk_ema_seed0", "cTopk, no radius": "cTopk_ema_topk_radius0_seed0"}
+    results = {
+        name: json.loads((folder / f"experiments/evaluation/best_{tag}_Main_val.json").read_text())
+        for name, tag in runs.items()
+    }
+    means = {row[""]: row for row in csv.DictReader((folder / "tables/radius.csv").open())}
+    per_class = {row[""]: row for row in csv.DictReader((folder / "tables/radius_per_class.csv").open())}
+    for name, result in results.items():
+        assert float(means[name]["mAP"]) == pytest.approx(result["mAP"], abs=1e-4)
+        for class_name, value in result["average_precision"].items():
+            assert float(per_class[class_name][name]) == pytest.approx(value, abs=1e-4)
+    difference = results["cTopk, no radius"]["mAP"] - results["cTopk, radius 128"]["mAP"]
+    assert float(means["cTopk, no radius"]["mAP − cTopk, radius 128"]) == pytest.approx(difference, abs=1e-3)
+    localisation = {row[""]: row for row in csv.DictReader((folder / "tables/radius_localisation.csv").open())}
+    own = results["cTopk, no radius"]["localisation"]["over_pairs"]["cTopk"]
+    assert float(localisation["cTopk, no radius"]["own keypoint in a box"]) == pytest.approx(own, abs=1e-4)
+    page = (folder / "tables/tables.md").read_text()
+    for file in ("radius_bars.png", "radius_curves.png"):
+        assert file in page and min(Image.open(folder / "tables" / file).size) > 100
+    assert (folder / "tables/radius.tex").read_text().count(r"\\") == 3
+
+
+def test_other_settings_are_refused_in_the_same_folder(series):
+    folder = series[0]
+    command = ("--preset", "toy", "--tables", "radius", "--out", "study", "--", *QUICK[:-1], 64)
+    said = refused(folder.parent, SCRIPT, *command)
+    assert "is of a run with other settings (max_image_size 48 there, 64 here): choose another --out" in said
+
+
+def test_a_run_that_fails_ends_the_series_with_its_reason(tmp_path):
+    result = run(tmp_path, SCRIPT, "--preset", "toy", "--tables", "radius", "--", "--image_size", 33)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    reason, ours = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert "--image_size 33 is not divisible by 32" in reason
+    assert "the training of cTopk_ema_seed0 ended with status 2" in ours
+
+
+def test_what_a_part_of_a_run_took_is_added_up(series, tmp_path):
+    usage = json.loads((series[0] / "experiments/usage/cTopk_ema_topk_radius0_seed0.json").read_text())
+    assert set(usage) == {"training_seconds", "training_gib", "evaluation_seconds", "evaluation_gib"}
+    assert 0.1 < usage["training_gib"] < 20 and usage["training_seconds"] > 1
+
+
+def test_an_experiment_without_a_file_is_new(tmp_path):
+    experiment = Experiment("x", "baselines/train_plain.py", {"lr": 0.1}, {"split": "Main/val"}, tmp_path)
+    assert experiment.state() == "new" and experiment.usage() == {}
+    assert experiment.result == tmp_path / "experiments/evaluation/best_x_Main_val.json"
+    assert words({"flip": True, "a": 1, "b": False}) == ["--flip", "--a", "1"]
+
+
+# Tables --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_number_is_a_mean_with_its_deviation():
+    assert str(Number.of([50.0, 52.0, 54.0])) == "52.00 ± 2.00"
+    assert Number.of([1.0, 2.0]).std == pytest.approx(np.std([1, 2], ddof=1))
+    assert str(Number(-0.5, signed=True)) == "−0.50" and str(Number(0.5, signed=True)) == "+0.50"
+    assert str(Number.of([float("nan")])) == "–"
+
+
+def test_a_table_in_three_formats():
+    table = Table("A & B, 50 %", ["", "mAP"], [["cTopk_w", Number.of([50.0, 52.0])], ["plain", Number.of([49.0])]])
+    assert table.markdown().splitlines() == [
+        "|  | mAP |",
+        "| --- | ---: |",
+        "| cTopk_w | 51.00 ± 1.41 |",
+        "| plain | 49.00 |",
+    ]
+    assert list(csv.reader(table.csv().splitlines())) == [
+        ["", "mAP", "mAP std"],
+        ["cTopk_w", "51.0000", "1.4142"],
+        ["plain", "49.0000", ""],
+    ]
+    latex = table.latex()
+    assert r"\caption{A \& B, 50 \%}" in latex and r"cTopk\_w & 51.00 $\pm$ 1.41 \\" in latex
+    assert latex.count(r"\begin") == latex.count(r"\end") == 2
+
+
+# Scaled data ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_scaled_devkit_keeps_labels_and_scales_boxes(toy, tmp_path):
+    out = tmp_path / "small"
+    assert scale_devkit(toy, out, 32) == 100
+    names = read_class_names(ROOT / "data" / "VOC_2012.json")
+    for path in sorted((toy / "JPEGImages").iterdir())[:20]:
+        large, small = (Image.open(folder / "JPEGImages" / path.name).size for folder in (toy, out))
+        assert max(small) == 32
+        factor = 32 / max(large)
+        assert small == tuple(round(side * factor) for side in large)
+        before, after = (read_annotation(folder / f"Annotations/{path.stem}.xml", names) for folder in (toy, out))
+        assert [(item.name, item.difficult) for item in before] == [(item.name, item.difficult) for item in after]
+        for one, other in zip(before, after):
+            assert np.allclose(np.array(one.box) * factor, other.box, atol=0.006)
+    assert (out / "ImageSets/Main/train.txt").read_text() == (toy / "ImageSets/Main/train.txt").read_text()
+
+
+def test_a_scaled_devkit_does_not_enlarge(toy, tmp_path):
+    scale_devkit(toy, tmp_path / "same", 500)
+    path = next((toy / "JPEGImages").iterdir())
+    assert Image.open(tmp_path / "same/JPEGImages" / path.name).size == Image.open(path).size
+
+
+@pytest.mark.parametrize("broken", ["JPEGImages", "Annotations"])
+def test_a_file_that_cannot_be_scaled_is_named_and_nothing_is_left(toy, tmp_path, broken):
+    source = tmp_path / "source"
+    for name in ("JPEGImages", "Annotations", "ImageSets"):
+        (source / name).mkdir(parents=True)
+    name = next((toy / "JPEGImages").iterdir()).stem
+    for folder, suffix in (("JPEGImages", "jpg"), ("Annotations", "xml")):
+        content = (toy / folder / f"{name}.{suffix}").read_bytes()
+        (source / folder / f"{name}.{suffix}").write_bytes(content[:60] if folder == broken else content)
+    said = refused_tool(tmp_path, "--data_dir", source, "--out", tmp_path / "out", "--longer_side", 32)
+    assert f"{broken}/{name}" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_scaled_devkit_replaces_nothing(toy, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/mine.txt").write_text("mine")
+    said = refused_tool(tmp_path, "--data_dir", toy, "--out", tmp_path / "out", "--longer_side", 32)
+    assert "is there already" in said and (tmp_path / "out/mine.txt").exists()
+    assert "must be above 0" in refused_tool(tmp_path, "--data_dir", toy, "--out", tmp_path / "b", "--longer_side", 0)
+
+
+def refused_tool(folder: Path, *given: object) -> str:
+    """The one line of `tools.scale_devkit`."""
+    command = [sys.executable, "-m", "tools.scale_devkit", *map(str, given)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=120)
+    assert result.returncode == 2 and "Traceback" not in result.stderr, result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    return line
+
+
+def test_presets_name_splits_and_sizes_that_the_scripts_take():
+    for name, preset in PRESETS.items():
+        assert preset.arguments["image_size"] % 32 == 0, name
+        assert preset.longer_side <= preset.arguments["image_size"], name
+
+
+def test_scores_of_a_finished_run_can_be_compared(series):
+    scored = read_scores(series[0] / "experiments/evaluation/best_cTopk_ema_seed0_Main_val.npz")
+    labels, counted = labels_of(scored.presence)
+    assert scored.scores.shape == labels.shape == counted.shape == (100, 20)
