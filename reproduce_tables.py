@@ -19,6 +19,7 @@ from core.training.timing import seconds_an_image
 from tools.arguments import Parser
 from tools.errors import UserError, run_main
 from tools.experiments import ROOT, Experiment, words
+from tools.scale_devkit import require_scaled_from
 from tools.study import Finished, Section, write_study
 from tools.voc import read_class_names, read_split
 
@@ -265,20 +266,23 @@ def data_folder(args: argparse.Namespace) -> Path:
 def make_data(args: argparse.Namespace) -> None:
     """Draw the toy images, or scale the given ones down, unless that has been done."""
     folder, preset = data_folder(args), args.preset
-    if folder.exists():
-        return
-    made = {"out": folder}
     if preset.toy_images:
-        # The images' longer side is below image_size: evaluation sees all of them.
-        made |= {"images": preset.toy_images, "image_size": preset.arguments["image_size"]}
-        command = ["tools.make_toy_voc", *words(made)]
-    else:
-        made |= {"data_dir": args.data_dir, "longer_side": preset.longer_side}
-        command = ["tools.scale_devkit", *words(made)]
+        # The longer side is below image_size: evaluation sees whole images.
+        size = preset.arguments["image_size"]
+        _module("tools.make_toy_voc", {"out": folder, "images": preset.toy_images, "image_size": size})
+    elif preset.longer_side and folder.exists():
+        require_scaled_from(Path(args.data_dir), folder, preset.longer_side)
+    elif preset.longer_side:
+        scaled = {"data_dir": args.data_dir, "out": folder, "longer_side": preset.longer_side}
+        _module("tools.scale_devkit", scaled)
+
+
+def _module(name: str, arguments: dict[str, Any]) -> None:
+    command = [name, *words(arguments)]
     print(f"$ python3 -m {shlex.join(command)}", flush=True)
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     if subprocess.run([sys.executable, "-m", *command], env={**os.environ, "PYTHONPATH": path}).returncode:
-        raise UserError(f"{folder} could not be made, for the reason above")
+        raise UserError(f"{arguments['out']} could not be made, for the reason above")
 
 
 # How long it takes ---------------------------------------------------------------------------------------------------

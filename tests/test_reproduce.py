@@ -22,7 +22,7 @@ from tools.errors import UserError
 from tools.experiments import Experiment, words
 from tools.metrics import labels_of
 from tools.results import read_scores
-from tools.scale_devkit import scale_devkit
+from tools.scale_devkit import require_scaled_from, scale_devkit
 from tools.tables import Number, Table
 from tools.voc import read_annotation, read_class_names
 
@@ -250,6 +250,9 @@ def test_a_scaled_devkit_keeps_labels_and_scales_boxes(toy, tmp_path):
         for one, other in zip(before, after):
             assert np.allclose(np.array(one.box) * factor, other.box, atol=0.006)
     assert (out / "ImageSets/Main/train.txt").read_text() == (toy / "ImageSets/Main/train.txt").read_text()
+    require_scaled_from(toy, out, 32)
+    with pytest.raises(UserError, match="choose another --out"):
+        require_scaled_from(tmp_path, out, 32)
 
 
 def test_a_scaled_devkit_does_not_enlarge(toy, tmp_path):

@@ -271,15 +271,6 @@ def _write_lists(toy: ToySet, labels: dict[str, dict[int, int]], folder: Path) -
             write_lines(folder / f"{class_name}_{split}.txt", lines)
 
 
-def _write_lists(toy: ToySet, labels: dict[str, dict[int, int]], folder: Path) -> None:
-    for split in ("train", "val", "trainval"):
-        ids = toy.ids(split)
-        write_lines(folder / f"{split}.txt", ids)
-        for number, class_name in enumerate(toy.class_names):
-            lines = (f"{name} {labels[name].get(number, -1):2d}" for name in ids)
-            write_lines(folder / f"{class_name}_{split}.txt", lines)
-
-
 def read_classes(path: Path) -> tuple[list[str], list[list[int]]]:
     """The class names and their mask colours (RGB) from a class file with the keys class_names and color_dict.
 

@@ -17,10 +17,11 @@ from tqdm import tqdm
 from tools.arguments import Parser
 from tools.devkit import new_folder
 from tools.errors import UserError, run_main
-from tools.files import reason
+from tools.files import read_json, reason, write_json
 from tools.voc import annotation_path, check_folder, read_image, read_xml
 
 QUALITY = 95  # of the JPEG files
+RECORD = "scaled.json"  # in the folder: where its images are from
 
 
 def scale_devkit(data_dir: Path, out: Path, longer_side: int) -> int:
@@ -49,7 +50,19 @@ def scale_devkit(data_dir: Path, out: Path, longer_side: int) -> int:
             if annotation.exists():  # VOC's test images have none
                 _scale_annotation(annotation, annotation_path(folder, path.stem), factor)
         shutil.copytree(data_dir / "ImageSets", folder / "ImageSets")
+        write_json(folder / RECORD, {"data_dir": str(data_dir.resolve()), "longer_side": longer_side})
     return len(images)
+
+
+def require_scaled_from(data_dir: Path, out: Path, longer_side: int) -> None:
+    """Refuse a folder that was not made by `scale_devkit` with these arguments.
+
+    Raises:
+        UserError: it was made otherwise.
+    """
+    record = read_json(out / RECORD)
+    if record != {"data_dir": str(data_dir.resolve()), "longer_side": longer_side}:
+        raise UserError(f"{out} holds the images of {record}, not of {data_dir} at {longer_side}: choose another --out")
 
 
 def _scale_image(path: Path, out: Path, longer_side: int) -> float:

@@ -229,9 +229,9 @@ def _origin(sections: list[Section]) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     return [
         f"`{made['command']}`\n",
-        f"{len(sections[0].rows[0].results)} runs a row; evaluated on the {result['images']:,} images of "
+        f"Runs of each row: {len(sections[0].rows[0].results)}. Evaluated on the {result['images']:,} images of "
         f"{result['split']}; chance {result['chance']:.2f} mAP. Where a row has several runs, figures are mean ± "
         "standard deviation. The best epoch is chosen on the images that it is evaluated on, as in the official code; "
-        "\"last epoch\" is free of that choice. 95 % and p: paired bootstrap over images.\n",
+        '"last epoch" is free of that choice. 95 % and p: paired bootstrap over images.\n',
         f"Commit {made['commit']}; {versions}.\n",
     ]
