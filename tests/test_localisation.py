@@ -106,6 +106,18 @@ def test_a_network_that_looks_at_its_objects_is_told_from_one_that_does_not():
     assert found["good"]["uniform"] == pytest.approx(100 * 16 * 16 / 64**2)
     assert found["good"]["centre"] == pytest.approx(100 / 3)  # (32, 32) is class 1's first pixel
     assert found["good"]["centre within 15"] == 100
+    assert found["good"]["empty"] == found["bad"]["empty"] == 0
+
+
+def test_maps_that_have_died_are_counted():
+    objects = [[an_object(0, 17, 17, 32, 32), an_object(1, 33, 33, 48, 48), an_object(2, 70, 70, 90, 90)]]
+    features = torch.full((1, 3, 4, 4), -2.0)
+    features[0, 1, 2, 2] = 6  # of the two classes that are shown, one has a map
+    localisation = Localisation(objects, [(100, 100)], 3, 64)
+    localisation.observe(features, torch.tensor([0]))
+    assert localisation.means()["empty"] == 50 and localisation.per_class()["empty"].tolist()[:2] == [100, 0]
+    assert localisation.strength() == 2 and localisation.summary(["a", "b", "c"])["strength"] == 2
+    assert "empty maps: 50.00 over pairs" in localisation.text()
 
 
 def test_the_order_and_size_of_batches_change_nothing():

@@ -95,6 +95,10 @@ class Finished:
         values = [result["localisation"]["over_pairs"][column] for result in self.results]
         return Number.of([math.nan if value is None else value for value in values])
 
+    def strength(self) -> Number:
+        """The largest feature of a present class, mean over (image, class) pairs."""
+        return Number.of([result["localisation"]["strength"] for result in self.results])
+
     def used(self, name: str, unit: float = 1.0) -> Number:
         """A figure of the usage, divided by `unit`."""
         return Number(sum(usage.get(name, math.nan) for usage in self.usage) / len(self.usage) / unit, decimals=1)
@@ -155,14 +159,15 @@ class Section:
 
     def _localisation(self) -> Table:
         first = self.rows[0]
-        rows = [
-            [row.name, *map(row.localisation, (row.keypoint, f"{row.keypoint} within 15", self.peak, "energy"))]
-            for row in self.rows
-        ]
-        rows.append(["chance: centre", first.localisation("centre"), first.localisation("centre within 15"), "–", "–"])
-        uniform = first.localisation("uniform")
-        rows.append(["chance: uniform", uniform, first.localisation("uniform within 15"), uniform, uniform])
+        rows = []
+        for row in self.rows:
+            shares = (row.keypoint, f"{row.keypoint} within 15", self.peak, "energy", "empty")
+            rows.append([row.name, *map(row.localisation, shares), row.strength()])
+        centre, uniform = (list(map(first.localisation, (name, f"{name} within 15"))) for name in ("centre", "uniform"))
+        rows.append(["chance: centre", *centre, "–", "–", "–", "–"])
+        rows.append(["chance: uniform", *uniform, uniform[0], uniform[0], "–", "–"])
         columns = ["", "own keypoint in a box", "within 15 px", "map's arg-max in a box", "map's energy in boxes"]
+        columns += ["empty maps", "strongest feature"]
         return Table(f"{self.caption}: object-awareness, per cent of (image, class) pairs", columns, rows)
 
     def _cost(self) -> Table:

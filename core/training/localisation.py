@@ -25,6 +25,7 @@ from tools.voc import VOCObject
 KEYPOINTS = ("Max", "cMax", "cTopk", "cTopk-w", "centre", "uniform")
 NEAR = f"within {TOLERANCE}"
 ENERGY = "energy"
+EMPTY = "empty"
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Localisation:
     lie inside a box of that class? Max has one keypoint an image; it counts for the class whose map is strongest
     there, and for no other. Beside them stands what needs no network: the centre of the visible image, and a uniform
     point in it (its exact probability). Only the visible part of an image and its boxes counts; a class whose boxes lie
-    outside altogether is left out.
+    outside altogether is left out. A map without a positive value is empty: its keypoint is the canvas's centre.
 
     Args:
         objects: of every image, those that count.
@@ -63,6 +64,7 @@ class Localisation:
 
     Attributes:
         left_out: (image, class) pairs that no box shows.
+        strengths: largest feature of each pair's class, before maps are scaled to 0…1.
     """
 
     def __init__(
@@ -80,7 +82,8 @@ class Localisation:
         self.image_size = image_size
         self.topk, self.topk_radius = topk, topk_radius
         self.left_out = 0
-        self.columns = [*KEYPOINTS, *(f"{name} {NEAR}" for name in KEYPOINTS), ENERGY]
+        self.strengths: list[float] = []
+        self.columns = [*KEYPOINTS, *(f"{name} {NEAR}" for name in KEYPOINTS), ENERGY, EMPTY]
         self._sums = np.zeros((num_classes, len(self.columns)))
         self._counts = np.zeros((num_classes, len(self.columns)), int)
 
@@ -106,6 +109,9 @@ class Localisation:
         masks = box_masks(pairs.boxes, pairs.owner, len(pairs.image), self.image_size)
         maps = resized_maps(cams[pairs.image, pairs.label], self.image_size)
         values.append(energy_share(maps, masks, visible))
+        values.append((cams[pairs.image, pairs.label].amax((1, 2)) == 0).double())
+        shown = pairs.owner.unique()
+        self.strengths += features[pairs.image[shown], pairs.label[shown]].float().amax((1, 2)).tolist()
         self._add(pairs, torch.stack(values, 1), has_max)
 
     def _points(
@@ -169,6 +175,10 @@ class Localisation:
         columns = {name: values[~np.isnan(values)] for name, values in self.per_class().items() if name != "pairs"}
         return {name: float(values.mean()) if len(values) else math.nan for name, values in columns.items()}
 
+    def strength(self) -> float:
+        """The largest feature of a pair's class, mean over all pairs: 0 or less where maps have died."""
+        return float(np.mean(self.strengths)) if self.strengths else math.nan
+
     def summary(self, class_names: list[str]) -> dict[str, Any]:
         """Everything, by plain names; per cent."""
         per_class = {
@@ -176,7 +186,7 @@ class Localisation:
             for row, name in enumerate(class_names)
         }
         settings = {"tolerance": TOLERANCE, "topk": self.topk, "topk_radius": self.topk_radius}
-        counts = {"pairs": int(self._counts[:, -1].sum()), "left_out": self.left_out}
+        counts = {"pairs": int(self._counts[:, -1].sum()), "left_out": self.left_out, "strength": self.strength()}
         return (
             settings
             | counts
@@ -203,6 +213,10 @@ class Localisation:
         lines.append(
             f"energy of the CAM in the boxes: {pairs[ENERGY]:.2f} over pairs, {classes[ENERGY]:.2f} mean over classes "
             f"(chance: uniform, {pairs['uniform']:.2f} and {classes['uniform']:.2f})"
+        )
+        lines.append(
+            f"empty maps: {pairs[EMPTY]:.2f} over pairs, {classes[EMPTY]:.2f} mean over classes; strongest feature of "
+            f"a map: {self.strength():.3g} on average"
         )
         lines.append(f"{int(self._counts[:, -1].sum()):,} pairs; {self.left_out:,} left out, their boxes out of sight")
         return "\n".join(lines)
