@@ -159,7 +159,7 @@ def test_a_bar_is_as_long_as_its_value():
 
 
 def test_a_legend_breaks_lines_rather_than_running_out_of_the_page():
-    page = legend([f"a rather long tag {k}" for k in range(7)], 500)
+    page = legend([f"a rather long tag {k}" for k in range(8)], 500)
     assert page.shape[1] == 500 and len(page) > 34
     assert all(len(where(page, colour)) > 200 for colour in LINE_COLOURS)
 
@@ -228,8 +228,8 @@ def test_bars_show_the_best_epoch_of_every_run(experiments, monkeypatch):
 def test_what_is_no_run_is_said(experiments, monkeypatch, main):
     with pytest.raises(UserError, match=r"no history .*nobody.json.*here: one, two"):
         typed(monkeypatch, main, "one", "nobody")
-    with pytest.raises(UserError, match="at most 7"):
-        typed(monkeypatch, main, *["one"] * 8)
+    with pytest.raises(UserError, match="at most 8"):
+        typed(monkeypatch, main, *["one"] * 9)
     (experiments / "odd.json").write_text("[1]")
     with pytest.raises(UserError, match="is no history"):
         typed(monkeypatch, main, "odd")
