@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from core.training.arguments import parse_arguments as parse_script_arguments
 from core.training.setup import choose_device
 from core.training.timing import seconds_an_image
 from tools.arguments import Parser
 from tools.errors import UserError, run_main
-from tools.experiments import ROOT, Experiment, words
+from tools.experiments import ROOT, Experiment, sum_of_seconds, words
 from tools.scale_devkit import require_scaled_from
 from tools.study import Finished, Section, write_study
 from tools.voc import read_class_names, read_split
@@ -231,14 +232,24 @@ def plan(args: argparse.Namespace) -> dict[tuple[str, int], Experiment]:
 
 
 def settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The arguments that all rows share."""
+    """The arguments that all rows share; files by their whole path, for the runs have a folder of their own."""
     weights = {"weights": args.weights} if args.weights else {}
     shared = {**args.preset.arguments, **weights, **args.passed_on}
-    if shared["weights"] not in ("imagenet", "none"):
-        if not Path(shared["weights"]).is_file():
-            raise UserError(f"--weights {shared['weights']}: no such file")
-        shared["weights"] = str(Path(shared["weights"]).resolve())
+    for name in ("weights", "class_file"):
+        if name in shared and shared[name] not in ("imagenet", "none"):
+            if not Path(shared[name]).is_file():
+                raise UserError(f"--{name} {shared[name]}: no such file")
+            shared[name] = str(Path(shared[name]).resolve())
     return shared
+
+
+def checked_settings(args: argparse.Namespace) -> argparse.Namespace:
+    """The shared arguments as the training scripts read them.
+
+    Raises:
+        UserError: what they would refuse; found before the first run.
+    """
+    return parse_script_arguments(__doc__, words({"data_dir": data_folder(args), **settings(args)}))
 
 
 def _experiment(args: argparse.Namespace, row: Row, seed: int) -> Experiment:
@@ -292,28 +303,24 @@ def estimates(args: argparse.Namespace, runs: dict[tuple[str, int], Experiment])
     """Seconds of each run: what a finished run of the row took with another seed, else its passes times the measured
     time of one, in float32, plus validation's."""
     rows = {row.tag: row for comparison in args.comparisons for row in comparison.rows}
-    taken = {tag: run.usage() for (tag, _), run in runs.items() if run.state() == "finished"}
-    shared = settings(args)
-    training, validation = (_images(args, shared[f"{name}_split"]) for name in ("train", "val"))
-    classes = len(read_class_names(shared.get("class_file", ROOT / "data" / "VOC_2012.json")))
-    device = choose_device(shared.get("device", "auto"))
-    second = seconds_an_image(shared["architecture"], int(shared["image_size"]), classes, device)
-    epochs = int(shared["max_epoch"])
+    taken = {tag: sum_of_seconds(run.usage()) for (tag, _), run in runs.items() if run.state() == "finished"}
+    shared = checked_settings(args)
+    training, validation = _images(args, shared)
+    classes = len(read_class_names(shared.class_file))
+    second = seconds_an_image(shared.architecture, shared.image_size, classes, choose_device(shared.device))
 
     def seconds(tag: str) -> float:
-        if tag in taken:
-            return taken[tag]["training_seconds"] + taken[tag]["evaluation_seconds"]
-        passes = epochs * (rows[tag].cost * training + validation / 3) + validation / 3
-        return second * passes + STARTS
+        passes = shared.max_epoch * (rows[tag].cost * training + validation / 3) + validation / 3
+        return taken.get(tag) or second * passes + STARTS
 
     return {(tag, seed): seconds(tag) for tag, seed in runs}
 
 
-def _images(args: argparse.Namespace, split: str) -> int:
+def _images(args: argparse.Namespace, shared: argparse.Namespace) -> tuple[int, int]:
+    """Training and validation images."""
     if args.preset.toy_images:
-        share = {"Main/train": 0.75, "Main/val": 0.25}[split]
-        return round(share * args.preset.toy_images)
-    return len(read_split(args.data_dir, split))
+        return round(0.75 * args.preset.toy_images), round(0.25 * args.preset.toy_images)
+    return len(read_split(args.data_dir, shared.train_split)), len(read_split(args.data_dir, shared.val_split))
 
 
 def list_runs(args: argparse.Namespace, runs: dict[tuple[str, int], Experiment]) -> None:
@@ -342,11 +349,12 @@ def duration(seconds: float) -> str:
 def main() -> None:
     """Make the data, run what is left, write the tables."""
     args = parse_arguments(sys.argv[1:])
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     runs = plan(args)
     if args.dry_run:
         list_runs(args, runs)
         return
+    checked_settings(args)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     make_data(args)
     for number, run in enumerate(runs.values(), 1):
         state = run.state()

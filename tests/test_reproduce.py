@@ -15,6 +15,7 @@ import torch
 from command_line import ROOT, refused, run
 from PIL import Image
 
+import reproduce_tables
 from core.training.timing import seconds_an_image
 from reproduce_tables import COMPARISONS, PRESETS, duration, parse_arguments, plan, settings
 from tools.charts import MOST_LINES
@@ -185,11 +186,29 @@ def test_other_settings_are_refused_in_the_same_folder(series):
 
 
 def test_a_run_that_fails_ends_the_series_with_its_reason(tmp_path):
-    result = run(tmp_path, SCRIPT, "--preset", "toy", "--tables", "radius", "--", "--image_size", 33)
+    result = run(tmp_path, SCRIPT, "--preset", "toy", "--tables", "radius", "--", "--batch_size", 1000)
     assert result.returncode == 2 and "Traceback" not in result.stderr
     reason, ours = [line for line in result.stderr.splitlines() if line.startswith("error:")]
-    assert "--image_size 33 is not divisible by 32" in reason
+    assert "1000" in reason
     assert "the training of cTopk_ema_seed0 ended with status 2" in ours
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry_run"]])
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (["--image_size", "33"], "--image_size 33 is not divisible by 32"),
+        (["--max_epoch", "many"], "argument --max_epoch: invalid int value: 'many'"),
+        (["--maxepoch", "3"], "did you mean --max_epoch?"),
+        (["--class_file", "none.json"], "--class_file none.json: no such file"),
+    ],
+)
+def test_what_the_scripts_would_refuse_is_said_before_anything_is_made(tmp_path, monkeypatch, dry, given, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [SCRIPT, "--preset", "toy", *dry, "--", *given])
+    with pytest.raises(UserError) as error:
+        reproduce_tables.main()
+    assert said in str(error.value) and not any(tmp_path.iterdir())
 
 
 def test_what_a_part_of_a_run_took_is_added_up(series, tmp_path):

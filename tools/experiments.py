@@ -129,6 +129,15 @@ class Experiment:
             )
 
 
+def sum_of_seconds(usage: dict[str, float]) -> float:
+    """Training and evaluation together; 0 where nothing was noted.
+
+    >>> sum_of_seconds({"training_seconds": 60.0, "evaluation_seconds": 5.0, "training_gib": 1.5})
+    65.0
+    """
+    return sum(value for name, value in usage.items() if name.endswith("_seconds"))
+
+
 def _same(saved: Any, given: Any) -> bool:
     """Whether two values of an argument mean the same: 0 and "0.0" do."""
     try:

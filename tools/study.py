@@ -159,14 +159,15 @@ class Section:
 
     def _localisation(self) -> Table:
         first = self.rows[0]
+        near = f"within {first.results[0]['localisation']['tolerance']}"
         rows = []
         for row in self.rows:
-            shares = (row.keypoint, f"{row.keypoint} within 15", self.peak, "energy", "empty")
+            shares = (row.keypoint, f"{row.keypoint} {near}", self.peak, "energy", "empty")
             rows.append([row.name, *map(row.localisation, shares), row.strength()])
-        centre, uniform = (list(map(first.localisation, (name, f"{name} within 15"))) for name in ("centre", "uniform"))
+        centre, uniform = (list(map(first.localisation, (name, f"{name} {near}"))) for name in ("centre", "uniform"))
         rows.append(["chance: centre", *centre, "–", "–", "–", "–"])
         rows.append(["chance: uniform", *uniform, uniform[0], uniform[0], "–", "–"])
-        columns = ["", "own keypoint in a box", "within 15 px", "map's arg-max in a box", "map's energy in boxes"]
+        columns = ["", "own keypoint in a box", f"{near} px", "map's arg-max in a box", "map's energy in boxes"]
         columns += ["empty maps", "strongest feature"]
         return Table(f"{self.caption}: object-awareness, per cent of (image, class) pairs", columns, rows)
 
