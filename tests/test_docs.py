@@ -16,6 +16,7 @@ Blocks of ```python are run too. Blocks of a page share a folder and run in the 
 
 import contextlib
 import io
+import json
 import os
 import re
 import runpy
@@ -279,3 +280,18 @@ def test_the_fifth_strategy_is_the_page_s_and_cuts_at_the_centre_of_mass():
     places = (np.arange(8) + 0.5) * 16
     expected = [np.average(places, weights=weights[0].sum(axis).numpy()) for axis in (1, 0)]
     assert np.abs(centre_of_mass(weights, 128)[0].numpy() - expected).max() <= 0.51
+
+
+def test_the_study_s_batch_statistics_of_a_checkpoint(workshop):
+    checkpoint = "experiments/models/best_Toy_cMax.pth"
+    words = ("--weights", checkpoint, "--data_dir", "toy_voc")
+    found = run(workshop, "docs/study/batch_statistics.py", *words)
+    assert found.returncode == 0, found.stderr
+    scores = dict(re.findall(r"^(.+?) +([\d.]+) mAP$", found.stdout, re.MULTILINE))
+    assert list(scores) == ["running", "of the batch", "re-estimated"]
+    words = ("--weights", checkpoint, "--data_dir", "toy_voc", "--split", "Main/val", "--num_workers", "0")
+    evaluated = run(workshop, "evaluate_classification.py", *words, "--out", "whole")
+    assert evaluated.returncode == 0, evaluated.stderr
+    expected = json.loads((workshop / "whole.json").read_text())["mAP"]
+    assert abs(float(scores["running"]) - expected) < 0.01
+    assert len(set(scores.values())) == 3  # few iterations leave running statistics far from either of the others
