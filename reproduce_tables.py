@@ -151,7 +151,7 @@ PRESETS = {
         {
             **{**DEVKIT_LISTS, "architecture": "timm/tf_efficientnet_lite0", "weights": "imagenet"},
             **{"image_size": 160, "min_image_size": 100, "max_image_size": 200, "num_workers": 0},
-            **{"batch_size": 16, "max_epoch": 5, "lr": 0.03, "momentum": 0.9, **METHOD},
+            **{"batch_size": 16, "max_epoch": 7, "lr": 0.03, "momentum": 0.9, **METHOD},
         },
         longer_side=156,
     ),
