@@ -12,34 +12,25 @@ from typing import Any
 import numpy as np
 import torch
 
+from core.evaluation.loading import check_image_size, choose_device, trained_network
+from core.evaluation.localization import Localization
+from core.evaluation.prediction import PRECISIONS, TestTimeAugmentation, predict
 from core.keypoints import TOPK, TOPK_RADIUS
 from core.networks import HEADS
-from core.training.arguments import PRECISIONS, check_image_size
-from core.training.evaluation import predict
-from core.training.localisation import Localisation
-from core.training.setup import EXPERIMENTS, checkpoint_path, choose_device, trained_network
-from core.views import AveragedViews
-from tools.arguments import Parser
-from tools.augmentation import evaluation_transform
-from tools.bootstrap import Interval, bootstrap_interval
-from tools.errors import UserError, run_main
-from tools.loader import evaluation_loader
-from tools.metrics import DIFFICULT, Metrics, all_metrics, labels_of
-from tools.presence import presence_of, read_objects, read_presence_lists, read_sizes
-from tools.results import (
-    Scores,
-    csv_text,
-    mean_row,
-    provenance,
-    read_scores,
-    result_name,
-    sha256,
-    table,
-    write_results,
-    write_scores,
-)
-from tools.submission import COMPETITIONS, TEST_IMAGES, check_submission, write_submission
-from tools.voc import VOCImages, check_folder, missing_files, read_class_names, split_path
+from tools.data.annotations import presence_of, read_objects, read_presence_lists, read_sizes
+from tools.data.datasets import VOCImages
+from tools.data.devkit import check_folder, missing_files, read_class_names, split_path
+from tools.data.loader import evaluation_loader
+from tools.data.transforms import evaluation_transform
+from tools.metrics.bootstrap import Interval, bootstrap_interval
+from tools.metrics.multilabel import DIFFICULT, Metrics, all_metrics, labels_of
+from tools.metrics.reports import csv_text, mean_row, result_name, table, write_results
+from tools.metrics.scores import Scores, read_scores, write_scores
+from tools.metrics.submission import COMPETITIONS, TEST_IMAGES, check_submission, write_submission
+from tools.runs.folder import EXPERIMENTS, checkpoint_path
+from tools.system.command_line import Parser
+from tools.system.errors import UserError, run_main
+from tools.system.files import provenance, sha256
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -75,7 +66,7 @@ def parse_arguments() -> argparse.Namespace:
     metrics.add_argument("--threshold", type=float, default=0.5, help="of precision and recall (default 0.5)")
     metrics.add_argument("--bootstrap", type=int, default=1000, help="samples of the mAP's interval, 0: none")
     metrics.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
-    metrics.add_argument("--localisation", action="store_true", help="do keypoints and CAMs lie on the objects?")
+    metrics.add_argument("--localization", action="store_true", help="do keypoints and CAMs lie on the objects?")
     output = parser.add_argument_group("output")
     output.add_argument("--out", help="result files without suffix (default experiments/evaluation/NAME_SPLIT)")
     output.add_argument("--submission", metavar="FILE.tar.gz", help="archive for the test server")
@@ -99,8 +90,8 @@ def _check(args: argparse.Namespace) -> None:
     args.split = args.split or (None if args.scores else "val")
     if not args.scores and not args.data_dir:
         raise UserError("--data_dir is missing: give the devkit folder (VOC2012)")
-    if args.scores and args.localisation:
-        raise UserError("--localisation needs the network: give --tag or --weights instead of --scores")
+    if args.scores and args.localization:
+        raise UserError("--localization needs the network: give --tag or --weights instead of --scores")
     if not 0 <= args.threshold <= 1:
         raise UserError(f"--threshold {args.threshold}: must be in 0…1, as the scores are")
     for name, least in (("batch_size", 1), ("num_workers", 0), ("bootstrap", 0), ("seed", 0)):
@@ -110,8 +101,8 @@ def _check(args: argparse.Namespace) -> None:
         check_image_size(args.image_size)
 
 
-def score(args: argparse.Namespace) -> tuple[Scores, Localisation | None]:
-    """Scores of the split's images, and what `--localisation` collected on the way."""
+def score(args: argparse.Namespace) -> tuple[Scores, Localization | None]:
+    """Scores of the split's images, and what `--localization` collected on the way."""
     path = checkpoint_path(args.tag, args.weights)
     class_names = read_class_names(args.class_file) if args.class_file else None
     network, description = trained_network(
@@ -120,19 +111,19 @@ def score(args: argparse.Namespace) -> tuple[Scores, Localisation | None]:
     class_names, image_size = description["class_names"], args.image_size or description["image_size"]
     if args.submission:
         check_submission(Path(args.submission), class_names)
-    dataset = VOCImages(args.data_dir, args.split, evaluation_transform(image_size, normalised=False))
+    dataset = VOCImages(args.data_dir, args.split, evaluation_transform(image_size, normalized=False))
     presence, objects = read_labels(args, dataset.ids, class_names)
-    localisation = None
-    if args.localisation:
+    localization = None
+    if args.localization:
         trained = description.get("arguments", {})
         sizes = read_sizes(dataset.data_dir, dataset.ids)
         topk = (trained.get("topk", TOPK), trained.get("topk_radius", TOPK_RADIUS))
-        localisation = Localisation(objects, sizes, len(class_names), image_size, *topk)
+        localization = Localization(objects, sizes, len(class_names), image_size, *topk)
     device = choose_device(args.device)
-    views = AveragedViews(network, args.scales, args.flip).to(device).eval()
+    views = TestTimeAugmentation(network, args.scales, args.flip).to(device).eval()
     loader = evaluation_loader(dataset, args.batch_size, args.num_workers)
     try:
-        scores, _ = predict(views, loader, device, args.amp, localisation.observe if localisation else None)
+        scores, _ = predict(views, loader, device, args.amp, localization.observe if localization else None)
     except torch.cuda.OutOfMemoryError as error:
         raise UserError(f"out of memory at --batch_size {args.batch_size}: try a smaller one, or --amp bf16") from error
     settings = {
@@ -149,16 +140,16 @@ def score(args: argparse.Namespace) -> tuple[Scores, Localisation | None]:
         "amp": args.amp,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
     }
-    return Scores(dataset.ids, class_names, scores, presence, settings), localisation
+    return Scores(dataset.ids, class_names, scores, presence, settings), localization
 
 
 def read_labels(args: argparse.Namespace, ids: list[str], class_names: list[str]) -> tuple[np.ndarray | None, list]:
     """Presence `[N, V]`, or None where a submission's images have no annotations; and the objects that count."""
     data_dir, objects = Path(args.data_dir), []
-    unlabelled = args.submission and missing_files(data_dir, ids, "Annotations", ".xml")
-    if unlabelled and args.labels == "xml" and not args.localisation:
+    unlabeled = args.submission and missing_files(data_dir, ids, "Annotations", ".xml")
+    if unlabeled and args.labels == "xml" and not args.localization:
         return None, objects
-    if args.labels == "xml" or args.localisation:
+    if args.labels == "xml" or args.localization:
         check_folder(data_dir, ("Annotations",))
         objects = read_objects(data_dir, ids, args.split, class_names)
     from_lists = args.labels == "lists"
@@ -195,7 +186,7 @@ def measure(args: argparse.Namespace, scored: Scores) -> tuple[Metrics, Interval
 
 
 def summary(args: argparse.Namespace, scored: Scores, metrics: Metrics, interval: Interval | None) -> dict[str, Any]:
-    """What the JSON file says, but for localisation."""
+    """What the JSON file says, but for localization."""
     names, per_class = scored.class_names, metrics.per_class
     return {
         "checkpoint": scored.settings.get("checkpoint"),
@@ -241,9 +232,9 @@ def main() -> None:
     args = parse_arguments()
     base = base_path(args)
     if args.scores:
-        scored, localisation = read_again(args), None
+        scored, localization = read_again(args), None
     else:
-        scored, localisation = score(args)
+        scored, localization = score(args)
         scored.check(f"checkpoint {scored.settings['checkpoint']}")
         write_scores(base.with_name(f"{base.name}.npz"), scored)
         print(f"written: {base.with_name(base.name + '.npz')}")
@@ -256,10 +247,10 @@ def main() -> None:
     text = table(scored.class_names, metrics, interval, args.threshold)
     tables = {"": csv_text(scored.class_names, metrics.per_class, mean_row(metrics))}
     result = summary(args, scored, metrics, interval)
-    if localisation:
-        text += "\n\n" + localisation.text()
-        tables["_localisation"] = csv_text(scored.class_names, localisation.per_class(), localisation.class_means())
-        result["localisation"] = localisation.summary(scored.class_names)
+    if localization:
+        text += "\n\n" + localization.text()
+        tables["_localization"] = csv_text(scored.class_names, localization.per_class(), localization.class_means())
+        result["localization"] = localization.summary(scored.class_names)
     print(text)
     for path in write_results(base, f"{text}\n\n{result['command']}", tables, result):
         print(f"written: {path}")

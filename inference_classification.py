@@ -7,7 +7,7 @@
 Writes a table (CSV and JSON) of each image's predicted classes, their scores and keypoints in the image's own pixels,
 and with --pictures a picture of each image under the class activation maps of its classes. --compare draws instead
 the four strategies side by side on a few images (the paper's figure 2), --tiles the four tiles of a crop and the map
-laid together from them; for these, --data_dir and --split stand for a labelled split, without --images.
+laid together from them; for these, --data_dir and --split stand for a labeled split, without --images.
 
 Architecture, classes, image size and strategy are read from the description beside the checkpoint.
 """
@@ -23,17 +23,27 @@ import torch
 from tqdm import tqdm
 
 from core.cam import make_cam
+from core.evaluation.loading import check_image_size, choose_device, trained_network
+from core.evaluation.panels import PANEL, class_panel, four_strategies, tiles_view, with_bar_space
 from core.networks import Classifier
-from core.training.arguments import check_image_size
-from core.training.setup import EXPERIMENTS, checkpoint_path, choose_device, trained_network
-from core.training.views import PANEL, STRATEGIES, Cutting, class_panel, four_strategies, tiles_view, with_bar_space
-from tools.arguments import Parser
-from tools.augmentation import denormalise, evaluation_transform
-from tools.errors import UserError, run_main
-from tools.own_images import Fitted, OwnImages, find_images, own_loader, read_upright
-from tools.pictures import caption, check_picture_path, colour_bar, grid, on_white, resized, sheet, write_picture
-from tools.predictions import Prediction, PredictionTable
-from tools.voc import VOCClassification
+from core.strategy import STRATEGIES, Cutting
+from tools.data.datasets import ImageFiles, Letterboxed, VOCClassification, image_loader
+from tools.data.images import find_images, read_upright
+from tools.data.transforms import denormalize, evaluation_transform
+from tools.metrics.reports import Prediction, PredictionTable
+from tools.pictures.panels import (
+    caption,
+    check_picture_path,
+    color_bar,
+    grid,
+    on_white,
+    resized,
+    sheet,
+    write_picture,
+)
+from tools.runs.folder import EXPERIMENTS, checkpoint_path
+from tools.system.command_line import Parser
+from tools.system.errors import UserError, run_main
 
 COLUMNS = 4  # panels in a row of a picture
 NARROWEST = 160  # pixels of a panel, so that its caption fits
@@ -66,7 +76,7 @@ def parse_arguments() -> argparse.Namespace:
     which.add_argument("--weights", help="look through this checkpoint, described by a .json of the same name")
     group = parser.add_argument_group("images")
     group.add_argument("--images", nargs="+", help="files, folders (with all below them) or quoted patterns")
-    group.add_argument("--data_dir", help="devkit folder, for --compare and --tiles on a labelled split")
+    group.add_argument("--data_dir", help="devkit folder, for --compare and --tiles on a labeled split")
     group.add_argument("--split", default="val", help="list in data/, or of the devkit as Main/val (default val)")
     group.add_argument("--count", type=int, default=4, help="images of --compare and --tiles, the first (default 4)")
     group.add_argument(
@@ -148,7 +158,7 @@ def predict_images(args: argparse.Namespace, view: View, checkpoint: Path) -> in
         folder = Path(args.pictures) if args.pictures else EXPERIMENTS / "pictures" / out.stem
     about = {"checkpoint": str(checkpoint), "strategy": view.cutting.strategy, "image_size": view.image_size}
     about |= {"topk": args.topk} if args.topk else {"threshold": args.threshold}
-    loader = own_loader(paths, view.image_size, args.batch_size, args.num_workers)
+    loader = image_loader(paths, view.image_size, args.batch_size, args.num_workers)
     names, left_out = PictureNames(), 0
     with PredictionTable(out, about) as table, tqdm(total=len(paths), unit="image", desc="inference") as bar:
         for batch in loader:
@@ -170,7 +180,7 @@ def predict_images(args: argparse.Namespace, view: View, checkpoint: Path) -> in
 
 
 def predictions_of(
-    item: Fitted, cams: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor, view: View
+    item: Letterboxed, cams: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor, view: View
 ) -> list[Prediction]:
     """Name, score and keypoint of the classes `labels` `[C]` of an image with maps `[V, n, n]` and scores `[V]`."""
     if not len(labels):
@@ -183,7 +193,7 @@ def predictions_of(
 
 
 @torch.no_grad()
-def look_at(view: View, batch: list[Fitted]) -> Iterator[tuple[Fitted, torch.Tensor, torch.Tensor]]:
+def look_at(view: View, batch: list[Letterboxed]) -> Iterator[tuple[Letterboxed, torch.Tensor, torch.Tensor]]:
     """Each image with its maps `[V, n, n]`, 0 where there is no image, and scores `[V]`."""
     if not batch:
         return
@@ -211,7 +221,7 @@ class PictureNames:
 
 
 def picture_of(
-    item: Fitted, cams: torch.Tensor, found: list[Prediction], scores: torch.Tensor, view: View
+    item: Letterboxed, cams: torch.Tensor, found: list[Prediction], scores: torch.Tensor, view: View
 ) -> np.ndarray:
     """An image, and beside it the map, keypoint and cut of each of its predicted classes.
 
@@ -231,7 +241,7 @@ def picture_of(
         title = f"{prediction.name} {prediction.score:.2f}"
         panels.append(class_panel(picture, item.heat_of(cam), prediction.keypoint, title, PANEL, NARROWEST))
     page = grid(panels, COLUMNS)
-    return sheet([[page, with_bar_space(colour_bar(max(len(plain), 80), "0", "1"))]], gap=0)
+    return sheet([[page, with_bar_space(color_bar(max(len(plain), 80), "0", "1"))]], gap=0)
 
 
 # The strategies side by side, and tiles ----------------------------------------------------------------------------
@@ -240,7 +250,7 @@ def picture_of(
 def examples_of(args: argparse.Namespace, view: View) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
     """The first `--count` images, `[3, S, S]`, each with the indices of its classes (None: those predicted)."""
     if args.images:
-        images = OwnImages(find_images(args.images)[: args.count], view.image_size)
+        images = ImageFiles(find_images(args.images)[: args.count], view.image_size)
         for index in range(len(images)):
             item = images[index]
             if item.problem:
@@ -249,10 +259,10 @@ def examples_of(args: argparse.Namespace, view: View) -> Iterator[tuple[torch.Te
         return
     transform = evaluation_transform(view.image_size)
     dataset = VOCClassification(args.data_dir, args.split, view.class_names, transform)
-    labelled = torch.nonzero(dataset.labels.any(1)).flatten().tolist()[: args.count]
-    if not labelled:
+    labeled = torch.nonzero(dataset.labels.any(1)).flatten().tolist()[: args.count]
+    if not labeled:
         raise UserError(f"no image of split '{args.split}' has a label")
-    for index in labelled:
+    for index in labeled:
         image, labels, _ = dataset[index]
         yield image, labels.nonzero()[:, 0]
 
@@ -271,7 +281,7 @@ def draw_examples(args: argparse.Namespace, view: View, checkpoint: Path) -> Non
         present = present.to(view.device)
         shown = int(present[scores[present].argmax()])
         name = f"{view.class_names[shown]} {scores[shown]:.2f}"
-        picture = denormalise(image).numpy()
+        picture = denormalize(image).numpy()
         if args.tiles:
             rows.append([tiles_view(view.network, image, picture, shown, name, view.cutting)])
         else:

@@ -13,7 +13,7 @@ case "${1:-cTopk_w}" in
     *) echo "error: unknown strategy '$1': choose Max, cMax, cTopk, cTopk_w or all" >&2; exit 2 ;;
 esac
 
-. ./install.sh requirements.txt
+. tools/install.sh requirements.txt
 
 toy=toy_voc
 python -m tools.make_toy_voc --out "$toy" --images 800 --image_size 96 --seed 0

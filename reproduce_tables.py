@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.training.arguments import parse_arguments as parse_script_arguments
-from core.training.setup import choose_device
+from core.evaluation.loading import choose_device
+from core.training.config import parse_arguments as parse_script_arguments
 from core.training.timing import seconds_an_image
-from tools.arguments import Parser
-from tools.errors import UserError, run_main
-from tools.experiments import ROOT, Experiment, sum_of_seconds, words
+from tools.data.devkit import read_class_names, read_split
+from tools.reproduction.series import ROOT, Experiment, sum_of_seconds, words
+from tools.reproduction.study import CompletedRuns, TableSection, write_study
 from tools.scale_devkit import require_scaled_from
-from tools.study import Finished, Section, write_study
-from tools.voc import read_class_names, read_split
+from tools.system.command_line import Parser
+from tools.system.errors import UserError, run_main
 
 CROPS = 1.5  # of an image, on average: a VOC image's present classes
 STARTS = 20  # seconds: Python twice, checks of the data
@@ -37,7 +37,7 @@ class Row:
         script: from the repository's root.
         cost: of an iteration, in forward and backward passes of the images (a forward pass is a third of it).
         arguments: of the script, where they differ from the preset's.
-        keypoint: the column of the evaluation's localisation that is this row's own.
+        keypoint: the column of the evaluation's localization that is this row's own.
     """
 
     name: str
@@ -58,10 +58,10 @@ class Row:
 
 
 WITH_TEACHER = 1 + CROPS / 3
-PLAIN = Row("plain", "baselines/train_plain.py", 1, "cMax")
-INSTANCES = Row("instances", "baselines/train_instances.py", 1, "cMax")
-CENTRE = Row("centre, no EMA", "baselines/train_centre.py", 2, "centre")
-CENTRE_EMA = Row("centre", "baselines/train_centre_ema.py", WITH_TEACHER, "centre")
+PLAIN = Row("plain", "baselines/plain.py", 1, "cMax")
+INSTANCES = Row("instances", "baselines/instances.py", 1, "cMax")
+CENTRE = Row("centre, no EMA", "baselines/centre.py", 2, "centre")
+CENTRE_EMA = Row("centre", "baselines/centre_ema.py", WITH_TEACHER, "centre")
 MAX = Row("Max", "train_classification_with_puzzle_max.py", 2, "Max")
 CMAX = Row("cMax", "train_classification_with_puzzle_cMax_ema.py", WITH_TEACHER, "cMax")
 CTOPK = Row("cTopk", "train_classification_with_puzzle_cTopk_ema.py", WITH_TEACHER, "cTopk")
@@ -257,7 +257,7 @@ def _experiment(args: argparse.Namespace, row: Row, seed: int) -> Experiment:
     data_dir = str(data_folder(args).resolve())
     shared = settings(args)
     evaluation = {
-        **{"tag": tag, "data_dir": data_dir, "split": shared["val_split"], "localisation": True},
+        **{"tag": tag, "data_dir": data_dir, "split": shared["val_split"], "localization": True},
         **{"num_workers": shared["num_workers"], "batch_size": shared["batch_size"]},
         **({"device": shared["device"]} if "device" in shared else {}),
     }
@@ -361,15 +361,17 @@ def main() -> None:
         print(f"== {number} of {len(runs)}: {run.tag}{' is finished' if state == 'finished' else ''}", flush=True)
         run.run()
     sections = [
-        Section(one.name, one.caption, [_finished(row, args, runs) for row in one.rows], one.baseline.name, peak="cMax")
+        TableSection(
+            one.name, one.caption, [_finished(row, args, runs) for row in one.rows], one.baseline.name, peak="cMax"
+        )
         for one in args.comparisons
     ]
     for path in write_study(args.out / "tables", f"Preset {args.preset_name}: {args.preset.about}", sections):
         print(f"written: {path}")
 
 
-def _finished(row: Row, args: argparse.Namespace, runs: dict[tuple[str, int], Experiment]) -> Finished:
-    return Finished.read(row.name, row.keypoint, [runs[row.tag, seed] for seed in args.seeds])
+def _finished(row: Row, args: argparse.Namespace, runs: dict[tuple[str, int], Experiment]) -> CompletedRuns:
+    return CompletedRuns.read(row.name, row.keypoint, [runs[row.tag, seed] for seed in args.seeds])
 
 
 if __name__ == "__main__":

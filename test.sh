@@ -2,6 +2,6 @@
 # Installs what the tests need, checks the style and runs the tests. Arguments go to pytest: bash test.sh -m slow
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-. ./install.sh requirements-test.txt
+. tools/install.sh tests/requirements.txt
 ruff check .
 exec python -m pytest "$@"

@@ -1,25 +1,25 @@
-"""Time of crop-wise batch normalisation over all of a network's layers, against plain batch normalisation.
+"""Time of crop-wise batch normalization over all of a network's layers, against plain batch normalization.
 
 plain     the library's kernel on the whole batch: other numbers, and the least that can be hoped for
 ours      `core.batch_norm.GroupedBatchNorm2d`
 joined    the library's kernel crop by crop, results joined: a copy more, with gradient two
 var_mean  mean and variance of a view `[crops, 4, C, h, w]`, then one multiplication and addition
 
-Every layer of the architecture normalises noise of the shape that it has on the tiles; the times of all layers are
+Every layer of the architecture normalizes noise of the shape that it has on the tiles; the times of all layers are
 added. Without gradient as in the teacher, and with gradient as in Max.
 """
 
 import argparse
 
-import measure
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from benchmarks import measure
 from core.batch_norm import GroupedBatchNorm2d, Groups
 from core.networks import build_backbone
-from tools.arguments import Parser
-from tools.errors import run_main
+from tools.system.command_line import Parser
+from tools.system.errors import run_main
 
 TILES = 4
 
@@ -27,7 +27,7 @@ TILES = 4
 class Joined(GroupedBatchNorm2d):
     """Crop by crop, results joined."""
 
-    def _normalise(self, x: torch.Tensor) -> torch.Tensor:
+    def _normalize(self, x: torch.Tensor) -> torch.Tensor:
         parts = x.chunk(self.groups.total)
         running = (self.running_mean, self.running_var)
         return torch.cat([F.batch_norm(part, *running, self.weight, self.bias, True) for part in parts])
@@ -36,7 +36,7 @@ class Joined(GroupedBatchNorm2d):
 class VarMean(GroupedBatchNorm2d):
     """All crops at once, from library functions."""
 
-    def _normalise(self, x: torch.Tensor) -> torch.Tensor:
+    def _normalize(self, x: torch.Tensor) -> torch.Tensor:
         return self._all_groups_at_once(x)
 
 

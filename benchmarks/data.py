@@ -1,8 +1,8 @@
 """Images per second and core of the training images' loader, against the pipeline as published.
 
-published  Pillow and NumPy: Pillow's bicubic resizing, flip, normalisation in float32, crop into a canvas of zeros,
+published  Pillow and NumPy: Pillow's bicubic resizing, flip, normalization in float32, crop into a canvas of zeros,
            axes exchanged; a plain `DataLoader` around it
-ours       the training scripts' loader, whose uint8 pixels are normalised on the device
+ours       the training scripts' loader, whose uint8 pixels are normalized on the device
 
 Both read the same images, decoded by Pillow from files that the system holds in memory, into batches on the host. In
 the main process (0 workers) one thread works; with n workers the figure is the whole loader's, divided by n. Every
@@ -12,16 +12,16 @@ figure has a process of its own.
 import argparse
 from pathlib import Path
 
-import measure
 import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from tools.arguments import Parser
-from tools.augmentation import IMAGENET_MEAN, IMAGENET_STD, training_transform
-from tools.errors import UserError, run_main
-from tools.loader import training_loader
+from benchmarks import measure
+from tools.data.loader import training_loader
+from tools.data.transforms import IMAGENET_MEAN, IMAGENET_STD, training_transform
+from tools.system.command_line import Parser
+from tools.system.errors import UserError, run_main
 
 
 def main() -> None:
@@ -95,7 +95,7 @@ def ratio(pair: dict[str, dict]) -> float:
 
 def ours(args: argparse.Namespace, workers: int) -> DataLoader:
     """The training scripts' loader."""
-    transform = training_transform(args.image_size, args.min_image_size, args.max_image_size, normalised=False)
+    transform = training_transform(args.image_size, args.min_image_size, args.max_image_size, normalized=False)
     return training_loader(measure.dataset(args, transform), args.batch_size, workers, seed=0)
 
 
@@ -119,12 +119,12 @@ class PublishedTransform:
         if self.rng.random() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         pixels = np.asarray(image)
-        normalised = np.empty(pixels.shape, np.float32)
+        normalized = np.empty(pixels.shape, np.float32)
         for channel in range(3):
-            normalised[..., channel] = (pixels[..., channel] / 255.0 - IMAGENET_MEAN[channel]) / IMAGENET_STD[channel]
+            normalized[..., channel] = (pixels[..., channel] / 255.0 - IMAGENET_MEAN[channel]) / IMAGENET_STD[channel]
         canvas = np.zeros((self.image_size, self.image_size, 3), np.float32)
-        (rows, onto_rows), (columns, onto_columns) = map(self.place, normalised.shape[:2])
-        canvas[onto_rows, onto_columns] = normalised[rows, columns]
+        (rows, onto_rows), (columns, onto_columns) = map(self.place, normalized.shape[:2])
+        canvas[onto_rows, onto_columns] = normalized[rows, columns]
         return torch.from_numpy(canvas.transpose(2, 0, 1))
 
     def place(self, side: int) -> tuple[slice, slice]:

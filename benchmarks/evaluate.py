@@ -2,7 +2,7 @@
 
 bare        the forward pass of a batch that lies on the device, again and again
 evaluation  the loop of evaluate_classification.py over as many images of a data set: files read, decoded and cut,
-            batches to the device, normalisation, forward pass, scores back to the host
+            batches to the device, normalization, forward pass, scores back to the host
 
 Both in evaluation mode, without gradient, at the same batch size, precision and memory layout (channels-last). Every
 figure has a process of its own.
@@ -11,17 +11,17 @@ figure has a process of its own.
 import argparse
 from collections.abc import Callable
 
-import measure
 import torch
 
+from benchmarks import measure
+from core.evaluation.loading import check_image_size
+from core.evaluation.prediction import autocast, predict
 from core.networks import Classifier
-from core.training.arguments import check_image_size
-from core.training.evaluation import autocast, predict
-from tools.arguments import Parser
-from tools.augmentation import evaluation_transform
-from tools.errors import run_main
-from tools.loader import evaluation_loader
-from tools.voc import read_class_names
+from tools.data.devkit import read_class_names
+from tools.data.loader import evaluation_loader
+from tools.data.transforms import evaluation_transform
+from tools.system.command_line import Parser
+from tools.system.errors import run_main
 
 
 def main() -> None:
@@ -95,7 +95,7 @@ def evaluation(args: argparse.Namespace) -> dict:
     """The loop of evaluate_classification.py."""
     device = measure.one_device(args.device)
     network = network_of(args, device)
-    transform = evaluation_transform(args.image_size, normalised=False)
+    transform = evaluation_transform(args.image_size, normalized=False)
     loader = evaluation_loader(measure.dataset(args, transform), args.batch_size, args.num_workers)
     return timed(args, lambda: predict(network, loader, device, measure.amp_of(args.precision)), device)
 

@@ -11,7 +11,7 @@ if [ "$device" != cpu ] && ! nvidia-smi -L 2>/dev/null | grep -q GPU; then
     echo "$no_gpu" >&2
     exit 2
 fi
-. ./install.sh requirements-test.txt
+. tools/install.sh tests/requirements.txt
 if [ "$device" != cpu ] && ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     echo "error: PyTorch finds no GPU though nvidia-smi does: its CUDA build may be too new for the driver" >&2
     exit 2
@@ -25,7 +25,7 @@ stage() { # a command that may use what is left of the time
 }
 sizes=(--device "$device" --architecture "${ARCHITECTURE:-resnet50}" --image_size "${SIZE:-512}" --batch_size "${BATCH:-32}")
 step() { # name of the result, further arguments
-    stage python benchmarks/step.py "${sizes[@]}" --output "$results/$1.json" "${@:2}"
+    stage python -m benchmarks.step "${sizes[@]}" --output "$results/$1.json" "${@:2}"
 }
 workers=$(nproc)
 
@@ -35,12 +35,12 @@ step "step_${device}_float32" --figures ours,limit,keypoints --repeats "$repeats
 step "step_${device}_bf16" --figures ours,limit,keypoints --repeats "$repeats" --precision bf16
 step "step_${device}_bf16_max_accumulate2" --figures ours --repeats "$repeats" --precision bf16 --strategies max --accumulate 2
 for precision in bf16 float32; do
-    stage python benchmarks/evaluate.py "${sizes[@]}" --precision "$precision" --num_workers "$workers" --repeats 3 \
+    stage python -m benchmarks.evaluate "${sizes[@]}" --precision "$precision" --num_workers "$workers" --repeats 3 \
         --warm_up 1 --images "$((20 * ${BATCH:-32}))" --output "$results/evaluate_${device}_$precision.json"
 done
-stage python benchmarks/data.py --workers "0,$workers" --batch_size "${BATCH:-32}" --image_size "${SIZE:-512}" --repeats 3 \
+stage python -m benchmarks.data --workers "0,$workers" --batch_size "${BATCH:-32}" --image_size "${SIZE:-512}" --repeats 3 \
     --images "$((64 * ${BATCH:-32}))" --output "$results/data_${device}.json"
-stage python benchmarks/summary.py "$results" "$device"
+stage python -m benchmarks.summary "$results" "$device"
 
 echo "== $SECONDS seconds"
 for command in ${failed[@]+"${failed[@]}"}; do echo "failed: $command" >&2; done

@@ -14,17 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-# The benchmarks run from a checkout; the literal algorithm that they compare with lies among the tests.
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+import torch
+import torchvision
+from torch.utils.data import Subset
 
-import torch  # noqa: E402
-import torchvision  # noqa: E402
-from torch.utils.data import Subset  # noqa: E402
-
-from tools.errors import UserError  # noqa: E402
-from tools.files import write_json  # noqa: E402
-from tools.voc import DATA, VOCClassification, read_class_names  # noqa: E402
+from tools.data.datasets import VOCClassification
+from tools.data.devkit import DATA, read_class_names
+from tools.system.errors import UserError
+from tools.system.files import ROOT, write_json
 
 RESULTS = ROOT / "benchmarks" / "results"
 MEBIBYTE = 1 << 20
@@ -85,7 +82,7 @@ def one_device(name: str) -> torch.device:
     Raises:
         UserError: no such device here.
     """
-    from core.training.setup import choose_device
+    from core.evaluation.loading import choose_device
 
     device = choose_device(name)
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device

@@ -2,9 +2,9 @@
 
 original  the algorithm as published (tests/oracle.py): a copy of the feature map for every class, one pass through the
           network for every crop, peaks by scikit-image on the host; contiguous memory, float32 unless told otherwise
-ours      one iteration as the training scripts make it: batch to the device, step, backward pass, optimiser, teacher
+ours      one iteration as the training scripts make it: batch to the device, step, backward pass, optimizer, teacher
 limit     forward and backward pass of backbone and CAM branch on the images and, on the tiles, one forward pass
-          without gradient (Max: forward and backward pass), with plain batch normalisation; nothing else
+          without gradient (Max: forward and backward pass), with plain batch normalization; nothing else
 
 All see the same images, normal noise, whose labels name 1, 2, 2, 2, 1, 2, 2, 2, … classes (1.75 crops an image, 1 in
 Max; VOC has 1.5 classes an image). Limit and ours share precision and memory layout (channels-last). Every figure has a
@@ -14,19 +14,20 @@ process of its own. Peak memory is the process's on a CPU, that of tensors on a 
 import argparse
 import importlib
 
-import measure
-import oracle
 import torch
 
+from benchmarks import measure
 from core.cam import make_cam
+from core.evaluation.loading import check_image_size
+from core.evaluation.prediction import autocast
 from core.keypoints import cmax_keypoints, ctopk_keypoints, ctopk_w_keypoints, max_keypoints
 from core.networks import Classifier, build_backbone
-from core.training.arguments import check_image_size, parse_arguments
-from core.training.evaluation import autocast
-from core.training.step import Crops
+from core.strategy import Crops
+from core.training.config import parse_arguments
 from core.training.trainer import Trainer
-from tools.arguments import Parser
-from tools.errors import UserError, run_main
+from tests.helpers import oracle
+from tools.system.command_line import Parser
+from tools.system.errors import UserError, run_main
 
 SCRIPTS = {
     "max": "train_classification_with_puzzle_max",
@@ -137,12 +138,12 @@ def original(args: argparse.Namespace, strategy: str) -> dict:
     student = oracle.resnet_classifier(args.architecture, CLASSES).to(device)
     teacher = None if strategy == "max" else oracle.make_teacher(student)
     hyper = oracle.Hyper(lr=LEARNING_RATE)
-    optimiser = oracle.make_optimiser(student, hyper)
+    optimizer = oracle.make_optimizer(student, hyper)
 
     def step() -> None:
         on_device = images.to(device), labels.to(device)
         with autocast(device, amp):
-            oracle.training_step(strategy, student, teacher, optimiser, *on_device, ITERATIONS // 2, ITERATIONS, hyper)
+            oracle.training_step(strategy, student, teacher, optimizer, *on_device, ITERATIONS // 2, ITERATIONS, hyper)
 
     times = measure.seconds(step, device, args.repeats, args.warm_up)
     return measure.figure(times, device, crops=len(crops_of(strategy, labels).image))
@@ -187,7 +188,7 @@ def make_trainer(args: argparse.Namespace, strategy: str, device: torch.device) 
 
 
 def limit(args: argparse.Namespace, strategy: str) -> dict:
-    """The least: the networks' own passes, with plain batch normalisation."""
+    """The least: the networks' own passes, with plain batch normalization."""
     device = measure.one_device(args.device)
     images, labels = batch(args)
     crops = len(crops_of(strategy, labels).image)
@@ -210,7 +211,7 @@ def limit(args: argparse.Namespace, strategy: str) -> dict:
 
 
 def cam_network(architecture: str, device: torch.device) -> torch.nn.Module:
-    """Backbone with the library's own batch normalisation, and CAM branch, in train mode."""
+    """Backbone with the library's own batch normalization, and CAM branch, in train mode."""
     backbone, channels, _ = build_backbone(architecture)
     network = torch.nn.Sequential(backbone, torch.nn.Conv2d(channels, CLASSES, 1, bias=False))
     return network.to(device=device, memory_format=torch.channels_last).train()

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import measure
-
-from tools.arguments import Parser
-from tools.errors import run_main
-from tools.files import read_json
+from benchmarks import measure
+from tools.system.command_line import Parser
+from tools.system.errors import run_main
+from tools.system.files import read_json
 
 
 def main() -> None:

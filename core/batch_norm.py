@@ -1,4 +1,4 @@
-"""Batch normalisation over groups of images: one crop's four tiles share their statistics, and no other crop's."""
+"""Batch normalization over groups of images: one crop's four tiles share their statistics, and no other crop's."""
 
 from typing import NamedTuple
 
@@ -16,17 +16,17 @@ class Groups(NamedTuple):
         crops: the batch is so many crops, one after another; 1 for ordinary images.
         replicas: each crop (or the batch of images) is so many equal parts with batch statistics of their own.
         follow: whether the running statistics move.
-        synchronise: average the batch statistics over the processes of `torch.distributed`.
+        synchronize: average the batch statistics over the processes of `torch.distributed`.
     """
 
     crops: int = 1
     replicas: int = 1
     follow: bool = True
-    synchronise: bool = False
+    synchronize: bool = False
 
     @property
     def total(self) -> int:
-        """Number of groups that are normalised each by itself."""
+        """Number of groups that are normalized each by itself."""
         return self.crops * self.replicas
 
 
@@ -34,26 +34,26 @@ ONE_GROUP = Groups()
 
 
 class GroupedBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation whose batch may consist of several groups, each normalised by itself.
+    """Batch normalization whose batch may consist of several groups, each normalized by itself.
 
     The official code passes one crop (four tiles) at a time through the network, so a crop's batch statistics are
     those of its four tiles. Here all crops pass at once, and this layer keeps them apart. With `replicas` R, each
     crop is split further into R equal parts, as `nn.DataParallel` would deal its tiles out over R GPUs.
 
     Running statistics move as if crop followed crop, each time with the statistics of the first replica (the only
-    one whose buffers `nn.DataParallel` keeps). The usual batch normalisation is the case of one crop, one replica.
+    one whose buffers `nn.DataParallel` keeps). The usual batch normalization is the case of one crop, one replica.
     """
 
     def __init__(self, num_features: int, **keywords):
         super().__init__(num_features, **keywords)
         self.groups = ONE_GROUP
-        # timm joins normalisation, drop-out and activation in one layer; elsewhere both do nothing.
+        # timm joins normalization, drop-out and activation in one layer; elsewhere both do nothing.
         self.drop = nn.Identity()
         self.act = nn.Identity()
 
     @classmethod
-    def take_over(cls, norm: nn.BatchNorm2d) -> "GroupedBatchNorm2d":
-        """The same layer as `norm`, parameters and buffers shared, able to normalise in groups."""
+    def from_batch_norm(cls, norm: nn.BatchNorm2d) -> "GroupedBatchNorm2d":
+        """The same layer as `norm`, parameters and buffers shared, able to normalize in groups."""
         grouped = cls(norm.num_features, eps=norm.eps, momentum=norm.momentum, affine=norm.affine)
         grouped.weight, grouped.bias = norm.weight, norm.bias
         grouped.running_mean, grouped.running_var = norm.running_mean, norm.running_var
@@ -64,16 +64,16 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x `[crops · images, C, h, w]` → the same shape."""
-        return self.act(self.drop(self._normalise(x)))
+        return self.act(self.drop(self._normalize(x)))
 
-    def _normalise(self, x: torch.Tensor) -> torch.Tensor:
+    def _normalize(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return super().forward(x)
         if len(x) % self.groups.total:
             raise ValueError(f"{len(x)} images do not divide into {self.groups.crops} crops of {self.groups.replicas}")
         if self.groups.follow:
             self.num_batches_tracked += self.groups.crops
-        if x.is_cuda and self.groups.total > 1 or self.groups.synchronise:
+        if x.is_cuda and self.groups.total > 1 or self.groups.synchronize:
             return self._all_groups_at_once(x)
         return self._group_by_group(x)
 
@@ -90,12 +90,12 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         split = x.unflatten(0, (self.groups.total, -1))
         count = split[0, :, 0].numel()
         var, mean = torch.var_mean(split.float(), dim=(1, 3, 4), correction=0)
-        if self.groups.synchronise:
+        if self.groups.synchronize:
             count *= torch.distributed.get_world_size()
             mean, var = average_statistics(mean, var)
         scale = torch.rsqrt(var + self.eps) * self.weight
         shift = self.bias - mean * scale
-        result = torch.addcmul(_spread(shift, x.dtype), split, _spread(scale, x.dtype)).flatten(0, 1)
+        result = torch.addcmul(_broadcast(shift, x.dtype), split, _broadcast(scale, x.dtype)).flatten(0, 1)
         if self.groups.follow:
             with torch.no_grad():
                 unbiased = var * (count / max(count - 1, 1))
@@ -148,7 +148,7 @@ def average_statistics(mean: torch.Tensor, var: torch.Tensor) -> tuple[torch.Ten
     return mean_of_all, var_of_all
 
 
-def _spread(statistics: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _broadcast(statistics: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """`[groups, C]` → `[groups, 1, C, 1, 1]`."""
     return statistics.to(dtype)[:, None, :, None, None]
 
@@ -162,7 +162,7 @@ def follow(running: torch.Tensor, values: torch.Tensor, momentum: float) -> None
         momentum: the weight of each new value.
     """
     steps = len(values)
-    # The library's batch normalisation keeps this buffer for its backward pass, though training never reads it there:
+    # The library's batch normalization keeps this buffer for its backward pass, though training never reads it there:
     # through `.data`, moving it in between is no error.
     running = running.data
     ages = torch.arange(steps - 1, -1, -1, device=values.device, dtype=running.dtype)
@@ -174,7 +174,7 @@ def group_batch_norms(module: nn.Module) -> nn.Module:
     """Replace every `BatchNorm2d` inside `module` by a `GroupedBatchNorm2d` of the same parameters, in place."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
-            setattr(module, name, GroupedBatchNorm2d.take_over(child))
+            setattr(module, name, GroupedBatchNorm2d.from_batch_norm(child))
         else:
             group_batch_norms(child)
     return module

@@ -7,7 +7,7 @@ from core.batch_norm import ONE_GROUP, Groups, average_statistics, follow
 
 
 class ClassSpecificInstances(nn.Module):
-    """One batch normalisation and one 1×1 convolution per class on `x · cam_v`, then global average pooling.
+    """One batch normalization and one 1×1 convolution per class on `x · cam_v`, then global average pooling.
 
     Literally, `logit_v = mean_hw(conv_v(BN_v(x · cam_v)))` needs V copies of the feature map. Convolution and mean
     are linear, so the logit needs only the mean of `x · cam_v` and, for the batch variance, of its square: two
@@ -62,7 +62,7 @@ class ClassSpecificInstances(nn.Module):
         weights = maps.square().unflatten(0, (groups.total, -1)).transpose(1, 2).flatten(2)  # [groups, V, m·hw]
         count = squares.shape[1]
         var = (weights @ squares / count - mean.square()).clamp_min(0)
-        if groups.synchronise:
+        if groups.synchronize:
             count *= torch.distributed.get_world_size()
             mean, var = average_statistics(mean, var)
         if groups.follow:

@@ -148,7 +148,7 @@ def _window_maximum(maps: torch.Tensor, distance: int) -> torch.Tensor:
 
 
 def _running_maximum(x: torch.Tensor, dim: int, length: int) -> torch.Tensor:
-    """Maximum of every `length` neighbours along `dim`; windows double in length, so few passes are needed."""
+    """Maximum of every `length` neighbors along `dim`; windows double in length, so few passes are needed."""
     span = 1
     while span < length:
         step = min(span, length - span)

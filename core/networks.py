@@ -66,20 +66,20 @@ class Classifier(nn.Module):
         """V."""
         return self.classifier.out_channels
 
-    def set_replicas(self, replicas: int, devices: int = 1, leads: bool = True, synchronise: bool = False) -> None:
+    def set_replicas(self, replicas: int, devices: int = 1, leads: bool = True, synchronize: bool = False) -> None:
         """Compute the batch statistics that the official code has on `replicas` GPUs.
 
-        There each GPU normalises its share of the images by itself, the four tiles of a crop are dealt out over the
+        There each GPU normalizes its share of the images by itself, the four tiles of a crop are dealt out over the
         GPUs, and the running statistics are the first GPU's.
 
         Args:
             replicas: R.
             devices: of those that share the work, each with its own copy of this network; they divide R.
             leads: whether this copy's images move the running statistics (of several processes, the first one's do).
-            synchronise: batch statistics of the images over all processes.
+            synchronize: batch statistics of the images over all processes.
         """
         tile_groups = len(torch.empty(TILES).chunk(replicas))
-        self.image_groups = Groups(1, max(replicas // devices, 1), follow=leads, synchronise=synchronise)
+        self.image_groups = Groups(1, max(replicas // devices, 1), follow=leads, synchronize=synchronize)
         self.tile_groups = Groups(1, tile_groups)
 
     def forward(self, images: torch.Tensor, features_only: bool = False) -> tuple[torch.Tensor | None, torch.Tensor]:

@@ -1,6 +1,6 @@
 """Several devices at work on one batch: shared gradients, and running statistics as one device would have them.
 
-The running statistics of batch normalisation move crop after crop. Where several copies of the network each see some of
+The running statistics of batch normalization move crop after crop. Where several copies of the network each see some of
 the crops, every copy starts from the same statistics; afterwards these are put together as if the crops of the second
 copy had followed those of the first, and so on.
 """
@@ -29,19 +29,21 @@ class RunningStatistics(NamedTuple):
     steps: torch.Tensor
 
 
-def tracking_layers(network: nn.Module) -> list[nn.Module]:
+def layers_with_stats(network: nn.Module) -> list[nn.Module]:
     """The layers with running statistics, in a fixed order."""
     return [layer for layer in network.modules() if isinstance(layer, (GroupedBatchNorm2d, ClassSpecificInstances))]
 
 
 def _statistics(network: nn.Module) -> list[torch.Tensor]:
-    return [statistic for layer in tracking_layers(network) for statistic in (layer.running_mean, layer.running_var)]
+    return [statistic for layer in layers_with_stats(network) for statistic in (layer.running_mean, layer.running_var)]
 
 
 def read_statistics(network: nn.Module) -> RunningStatistics:
     """A copy of the network's running statistics."""
     values = torch.cat([statistic.flatten() for statistic in _statistics(network)])
-    counters = [layer.num_batches_tracked.expand(2 * layer.running_mean.numel()) for layer in tracking_layers(network)]
+    counters = [
+        layer.num_batches_tracked.expand(2 * layer.running_mean.numel()) for layer in layers_with_stats(network)
+    ]
     return RunningStatistics(values, torch.cat(counters))
 
 
@@ -52,20 +54,20 @@ def write_statistics(network: nn.Module, statistics: RunningStatistics) -> None:
     parts = statistics.values.split([place.numel() for place in places])
     for place, part in zip(places, parts):
         place.data.copy_(part.view_as(place))  # `.data`: see `core.batch_norm.follow`
-    counts = statistics.steps.split([2 * layer.running_mean.numel() for layer in tracking_layers(network)])
-    for layer, count in zip(tracking_layers(network), counts):
+    counts = statistics.steps.split([2 * layer.running_mean.numel() for layer in layers_with_stats(network)])
+    for layer, count in zip(layers_with_stats(network), counts):
         layer.num_batches_tracked.copy_(count[0])
 
 
 def momenta(network: nn.Module) -> torch.Tensor:
     """`[N]`, the momentum of each running statistic."""
-    layers = tracking_layers(network)
+    layers = layers_with_stats(network)
     return torch.cat(
         [layer.running_mean.new_full((2 * layer.running_mean.numel(),), layer.momentum) for layer in layers]
     )
 
 
-def one_after_another(
+def merge_running_stats(
     before: RunningStatistics, after: Sequence[RunningStatistics], momentum: torch.Tensor
 ) -> RunningStatistics:
     """What one network would have after the batches of all copies, the first copy's first.
@@ -85,7 +87,7 @@ def one_after_another(
     return RunningStatistics(values, steps)
 
 
-def join_processes_statistics(network: Classifier, before: RunningStatistics) -> None:
+def sync_running_stats(network: Classifier, before: RunningStatistics) -> None:
     """Put the running statistics of all processes together, in place on every one.
 
     Args:
@@ -98,7 +100,7 @@ def join_processes_statistics(network: Classifier, before: RunningStatistics) ->
     torch.distributed.all_gather(values, mine.values)
     torch.distributed.all_gather(steps, mine.steps)
     after = [RunningStatistics(*pair) for pair in zip(values, steps)]
-    write_statistics(network, one_after_another(before, after, momenta(network)))
+    write_statistics(network, merge_running_stats(before, after, momenta(network)))
 
 
 @torch.no_grad()
@@ -143,5 +145,5 @@ class CropDataParallel(nn.DataParallel):
         outputs = super().parallel_apply(replicas, inputs, kwargs)
         device = before.values.device
         after = [RunningStatistics(*(part.to(device) for part in read_statistics(replica))) for replica in replicas]
-        write_statistics(self.module, one_after_another(before, after, momenta(self.module)))
+        write_statistics(self.module, merge_running_stats(before, after, momenta(self.module)))
         return outputs

@@ -1,6 +1,6 @@
 """Tiles: a keypoint cuts an image into four; their feature maps are laid back into one (paper, section 2).
 
-Cutting, resizing and merging with nearest neighbours are index look-ups, so all crops are treated at once.
+Cutting, resizing and merging with nearest neighbors are index look-ups, so all crops are treated at once.
 """
 
 import torch

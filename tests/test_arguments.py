@@ -4,12 +4,12 @@ import json
 import re
 
 import pytest
-from command_line import SCRIPTS, refused, run, small_with
 
-from core.training.arguments import parse_arguments, replayable
-from tools.errors import UserError
+from core.training.config import parse_arguments, replayable
+from tests.helpers.command_line import SCRIPTS, refused, run, small_with
+from tools.system.errors import UserError
 
-GROUPS = ["data", "network", "method", "optimisation", "run", "output"]
+GROUPS = ["data", "network", "method", "optimization", "run", "output"]
 
 
 def parse(*words: object):

@@ -3,15 +3,15 @@
 import importlib
 import json
 
-import oracle
 import pytest
 import torch
 import torch.nn.functional as F
-from command_line import SMALL, run
 
 from core.ema import make_teacher
 from core.networks import Classifier
-from core.training.step import Crops, Options
+from core.strategy import Crops, Options
+from tests.helpers import oracle
+from tests.helpers.command_line import SMALL, run
 
 OPTIONS = Options(alpha_p=0.5, alpha_re=2.0, re_loss="L1_Loss", topk=5, topk_radius=128)
 
@@ -27,7 +27,7 @@ def step_of(name: str, *case, crops: Crops):
     return importlib.import_module(f"baselines.{name}").training_step(*case, crops, OPTIONS)
 
 
-@pytest.mark.parametrize("name, head", [("train_plain", "gap"), ("train_instances", "instances")])
+@pytest.mark.parametrize("name, head", [("plain", "gap"), ("instances", "instances")])
 def test_without_a_puzzle_the_loss_is_the_class_loss(name, head):
     network, images, labels = make_case(head)
     logits, features = network(images)
@@ -57,7 +57,7 @@ def test_the_centre_cut_s_losses_are_those_of_four_equal_tiles(with_teacher):
         target = F.one_hot(torch.tensor(label), 3).float() if with_teacher else labels[image]
         puzzle.append(F.multilabel_soft_margin_loss(merged.mean((1, 2))[None], target[None]))
         reconstruction.append(((features[image] - merged).abs() * target[:, None, None]).mean())
-    name = "train_centre_ema" if with_teacher else "train_centre"
+    name = "centre_ema" if with_teacher else "centre"
     step = step_of(name, network, teacher, images, labels, crops=crops)
     classification = F.multilabel_soft_margin_loss(logits, labels)
     expected = (classification, sum(puzzle) / len(puzzle), sum(reconstruction) / len(reconstruction))
@@ -71,16 +71,16 @@ def test_the_centre_cut_s_losses_are_those_of_four_equal_tiles(with_teacher):
         assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("train_instances", "train_centre", "train_centre_ema")]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("instances", "centre", "centre_ema")]
 
 
-@pytest.mark.parametrize("name", ["train_plain", *SLOW])
+@pytest.mark.parametrize("name", ["plain", *SLOW])
 def test_a_baseline_trains_and_is_evaluated_as_it_was_trained(name, toy, tmp_path):
     words = [*SMALL, "--data_dir", toy, "--tag", name, "--max_epoch", 1, "--lr", 0.01]
     result = run(tmp_path, f"baselines/{name}.py", *words)
     assert result.returncode == 0, result.stderr
     description = json.loads((tmp_path / f"experiments/models/best_{name}.json").read_text())
-    assert description["head"] == ("gap" if name == "train_plain" else "instances")
+    assert description["head"] == ("gap" if name == "plain" else "instances")
     words = ["--tag", name, "--data_dir", toy, "--split", "Main/val", "--num_workers", 0, "--bootstrap", 0]
     assert run(tmp_path, "evaluate_classification.py", *words).returncode == 0
     written = json.loads((tmp_path / f"experiments/evaluation/best_{name}_Main_val.json").read_text())

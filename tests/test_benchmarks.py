@@ -6,10 +6,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from command_line import ROOT, run
 from PIL import Image
 
-from tools.augmentation import training_transform
+from tests.helpers.command_line import ROOT, run
+from tools.data.transforms import training_transform
 
 TINY = ("--device", "cpu", "--architecture", "resnet18", "--image_size", 32, "--batch_size", 2)
 ONCE = ("--repeats", 1, "--warm_up", 1)
@@ -39,7 +39,7 @@ def test_where_the_time_of_a_step_goes(tmp_path):
     assert result.stdout.startswith("max\n") and result.stdout.count("%") == 10 and "convolution" in result.stdout
 
 
-def test_batch_normalisation(tmp_path):
+def test_batch_normalization(tmp_path):
     results = results_of(tmp_path, "batch_norm", *TINY, *ONCE)
     assert set(results) == {"forward, no gradient", "forward and backward"}
     for sums in results.values():

@@ -10,25 +10,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tools.augmentation import (
+from tests.helpers.command_line import ROOT
+from tools.data.annotations import multi_hot, read_annotation
+from tools.data.datasets import VOCClassification
+from tools.data.devkit import read_class_names, read_split
+from tools.data.loader import EpochSampler, evaluation_loader, training_loader
+from tools.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     RandomLongerSide,
-    denormalise,
+    denormalize,
     evaluation_transform,
-    normalise,
+    normalize,
     to_pixels,
     training_transform,
 )
-from tools.average_precision import average_precisions, mean_average_precision
-from tools.errors import UserError
-from tools.loader import EpochSampler, evaluation_loader, training_loader
-from tools.voc import VOCClassification, multi_hot, read_annotation, read_class_names, read_split
+from tools.metrics.average_precision import average_precisions, mean_average_precision
+from tools.system.errors import UserError
 
 CLASSES = ["cat", "dog"]
 OBJECT = (
@@ -199,9 +201,9 @@ def test_loader_processes_do_not_outlive_a_program_that_ends_in_their_midst(devk
     """They ignore SIGTERM, which is how Python would end them at its exit before it waits for them."""
     program = f"""
 from pathlib import Path
-from tools.augmentation import evaluation_transform
-from tools.loader import evaluation_loader
-from tools.voc import VOCClassification
+from tools.data.transforms import evaluation_transform
+from tools.data.loader import evaluation_loader
+from tools.data.datasets import VOCClassification
 dataset = VOCClassification(Path({str(devkit)!r}), "Main/train", {CLASSES!r}, evaluation_transform(32))
 kept = iter(evaluation_loader(dataset, 2, 2))
 next(kept)
@@ -265,23 +267,23 @@ def test_a_large_image_is_cut_at_every_offset():
     lefts = set()
     for seed in range(200):
         torch.manual_seed(seed)
-        row = denormalise(transform(image))[0, :, 0]
+        row = denormalize(transform(image))[0, :, 0]
         lefts.add(int(row.min()))
         assert int(row.max()) == int(row.min()) + 31
     assert lefts == set(range(9))
 
 
 @pytest.mark.parametrize("augment", ["", "colorjitter,randaugment"])
-def test_pixels_normalised_in_a_batch_are_what_the_transform_itself_gives(augment):
+def test_pixels_normalized_in_a_batch_are_what_the_transform_itself_gives(augment):
     pixels = np.random.default_rng(0).integers(0, 255, (40, 100, 3), dtype=np.uint8)
     image, here, later = Image.fromarray(pixels), [], []
-    for normalised, images in ((True, here), (False, later)):
+    for normalized, images in ((True, here), (False, later)):
         torch.manual_seed(0)
-        for transform in (training_transform(64, 50, 90, augment, normalised), evaluation_transform(64, normalised)):
+        for transform in (training_transform(64, 50, 90, augment, normalized), evaluation_transform(64, normalized)):
             images.append(transform(image))
     batch = torch.stack(later)
     assert batch.dtype == torch.uint8 and batch.shape == (2, 64, 64, 4)
-    assert torch.equal(normalise(batch), torch.stack(here))
+    assert torch.equal(normalize(batch), torch.stack(here))
     expected = (pixels[:, :64] / 255 - IMAGENET_MEAN) / IMAGENET_STD
     np.testing.assert_allclose(here[1][:, :40].movedim(0, -1), expected, atol=1e-6)
 
@@ -290,7 +292,7 @@ def test_padding_is_zero_and_black_or_transparent_pixels_are_not():
     buffer = io.BytesIO()
     Image.new("RGB", (20, 30), (1, 2, 3)).save(buffer, "PNG", transparency=(1, 2, 3))
     for image in (Image.new("RGB", (20, 30)), Image.open(buffer)):
-        batch = normalise(evaluation_transform(32, normalised=False)(image)[None])
+        batch = normalize(evaluation_transform(32, normalized=False)(image)[None])
         assert (batch[0, :, :30, :20] != 0).all()
         assert (batch[0, :, 30:] == 0).all() and (batch[0, :, :, 20:] == 0).all()
 
@@ -319,7 +321,7 @@ def test_evaluation_takes_the_top_left_corner_without_resizing():
     pixels = np.random.default_rng(0).integers(0, 255, (40, 100, 3), dtype=np.uint8)
     result = evaluation_transform(64)(Image.fromarray(pixels))
     assert (result[:, 40:] == 0).all() and type(result) is torch.Tensor
-    np.testing.assert_array_equal(denormalise(result)[:40], pixels[:, :64])
+    np.testing.assert_array_equal(denormalize(result)[:40], pixels[:, :64])
 
 
 def test_an_unknown_augmentation_is_refused():
@@ -391,11 +393,11 @@ def test_an_error_in_a_loader_process_ends_the_program(devkit):
     path = devkit / "JPEGImages/im_4.jpg"
     path.write_bytes(path.read_bytes()[:-900])
     program = f"""
-from tools.augmentation import evaluation_transform
-from tools.errors import run_main
-from tools.loader import evaluation_loader
-from tools.voc import VOCClassification
-dataset = VOCClassification({str(devkit)!r}, "Main/train", {CLASSES}, evaluation_transform(32, normalised=False))
+from tools.data.transforms import evaluation_transform
+from tools.system.errors import run_main
+from tools.data.loader import evaluation_loader
+from tools.data.datasets import VOCClassification
+dataset = VOCClassification({str(devkit)!r}, "Main/train", {CLASSES}, evaluation_transform(32, normalized=False))
 run_main(lambda: list(evaluation_loader(dataset, 4, 2)))
 """
     root = Path(__file__).parents[1]

@@ -29,10 +29,10 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from command_line import ROOT, SCRIPTS, run, small_with
 from PIL import Image
 
 from core.networks import Classifier
+from tests.helpers.command_line import ROOT, SCRIPTS, run, small_with
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MARKERS = ("toy", "toy slow", "own test", "needs VOC", "needs GPUs", "output")

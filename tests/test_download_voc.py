@@ -12,7 +12,7 @@ import pytest
 from torchvision.datasets.utils import calculate_md5
 
 from tools import download_voc
-from tools.errors import UserError
+from tools.system.errors import UserError
 
 NAME = "VOCtrainval_11-May-2012.tar"
 

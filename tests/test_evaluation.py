@@ -10,38 +10,38 @@ import sys
 import numpy as np
 import pytest
 import torch
-from command_line import refused, run
 from PIL import Image
 
+from core.evaluation.prediction import TestTimeAugmentation, resized
 from core.networks import Classifier
-from core.views import AveragedViews, resized
-from tools.average_precision import average_precisions
-from tools.checkpoints import save_checkpoint
-from tools.errors import UserError
-from tools.presence import read_presence_lists
-from tools.results import Scores, read_scores, write_scores
-from tools.submission import CLASSES, find_problem, read_submission, write_submission
-from tools.voc import read_class_names
+from tests.helpers.command_line import refused, run
+from tools.data.annotations import read_presence_lists
+from tools.data.devkit import read_class_names
+from tools.metrics.average_precision import average_precisions
+from tools.metrics.scores import Scores, read_scores, write_scores
+from tools.metrics.submission import CLASSES, find_problem, read_submission, write_submission
+from tools.runs.checkpoints import save_checkpoint
+from tools.system.errors import UserError
 
 SCRIPT = "evaluate_classification.py"
 
 
 @pytest.fixture(scope="module")
 def class_names():
-    from tools.voc import DATA
+    from tools.data.devkit import DATA
 
     return read_class_names(DATA / "VOC_2012.json")
 
 
 @pytest.fixture(scope="module")
 def evaluated(toy, class_names, tmp_path_factory):
-    """A folder with a checkpoint whose evaluation, localisation included, has been written."""
+    """A folder with a checkpoint whose evaluation, localization included, has been written."""
     folder = tmp_path_factory.mktemp("evaluated")
     torch.manual_seed(0)
     network = Classifier("resnet18", 20).eval()
     description = {"architecture": "resnet18", "class_names": class_names, "image_size": 64}
     save_checkpoint(folder / "experiments/models/best_x.pth", network.state_dict(), description)
-    words = ["--localisation", "--difficult", "ignore", "--bootstrap", 50]
+    words = ["--localization", "--difficult", "ignore", "--bootstrap", 50]
     result = run(folder, SCRIPT, "--tag", "x", "--data_dir", toy, "--split", "Main/val", "--num_workers", 0, *words)
     assert result.returncode == 0, result.stderr
     (folder / "printed.txt").write_text(result.stdout)
@@ -86,8 +86,8 @@ def test_text_csv_json_and_scores_agree(evaluated, class_names):
         assert found is None if np.isnan(value) else found == pytest.approx(100 * value)
 
 
-def test_localisation_stands_beside_chance(evaluated):
-    found = results(evaluated)["localisation"]
+def test_localization_stands_beside_chance(evaluated):
+    found = results(evaluated)["localization"]
     assert found["tolerance"] == 15 and found["pairs"] > 20
     for name in ("Max", "cMax", "cTopk", "cTopk-w", "centre", "uniform"):
         assert 0 <= found["over_pairs"][name] <= found["over_pairs"][f"{name} within 15"] <= 100
@@ -111,7 +111,7 @@ def test_labels_of_the_devkit_s_lists_are_those_of_the_xml(evaluated, toy, class
 
 
 def test_a_checkpoint_without_description_is_usable_with_both_arguments(evaluated, toy, tmp_path):
-    from tools.voc import DATA
+    from tools.data.devkit import DATA
 
     shutil.copy(evaluated / "experiments/models/best_x.pth", tmp_path / "bare.pth")
     words = ["--weights", "bare.pth", "--data_dir", toy, "--split", "Main/val", "--num_workers", 0, "--bootstrap", 0]
@@ -136,7 +136,7 @@ def test_a_score_that_is_no_number_is_refused_with_its_image(tmp_path):
     [
         (["--tag", "x"], "--data_dir is missing"),
         (["--scores", "none.npz"], "none.npz"),
-        (["--scores", "none.npz", "--localisation"], "--localisation needs the network"),
+        (["--scores", "none.npz", "--localization"], "--localization needs the network"),
         (["--tag", "x", "--data_dir", ".", "--threshold", "2"], "--threshold 2.0"),
         (["--tag", "x", "--data_dir", ".", "--image_size", "100"], "not divisible by 32"),
         (["--tag", "x", "--data_dir", ".", "--bootstrap", "-1"], "--bootstrap -1"),
@@ -144,7 +144,7 @@ def test_a_score_that_is_no_number_is_refused_with_its_image(tmp_path):
 )
 def test_wrong_arguments_get_one_line(words, said, tmp_path, monkeypatch, capsys):
     import evaluate_classification
-    from tools.errors import run_main
+    from tools.system.errors import run_main
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["evaluate_classification.py", *words])
@@ -228,7 +228,7 @@ def test_views_average_the_logits_of_scales_and_mirror_images():
     network = Classifier("resnet18", 3).eval()
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        found, features = AveragedViews(network, (0.5, 1.0, 1.5), flip=True)(images)
+        found, features = TestTimeAugmentation(network, (0.5, 1.0, 1.5), flip=True)(images)
         views = []
         for side in (32, 64, 96):
             view = torch.nn.functional.interpolate(
@@ -237,7 +237,7 @@ def test_views_average_the_logits_of_scales_and_mirror_images():
             views += [network(view)[0], network(view.flip(-1))[0]]
         assert torch.allclose(found, torch.stack(views).mean(0), atol=1e-5)
         assert torch.allclose(features, network(images)[1], atol=1e-5)
-        assert torch.equal(AveragedViews(network)(images)[0], network(images)[0])
+        assert torch.equal(TestTimeAugmentation(network)(images)[0], network(images)[0])
 
 
 @pytest.mark.parametrize("size, scale, side", [(512, 0.5, 256), (512, 1.5, 768), (320, 0.7, 224), (64, 0.1, 32)])

@@ -20,14 +20,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from core.evaluation.loading import trained_network
 from core.networks import Classifier
-from core.training.arguments import parse_arguments
-from core.training.setup import trained_network
+from core.training.config import parse_arguments
 from core.weights import load_weights
-from tools.checkpoints import read_state_dict
-from tools.errors import UserError
-from tools.run_files import RunFiles
-from tools.voc import image_path, read_annotation, read_image, read_split, split_path
+from tools.data.annotations import read_annotation
+from tools.data.devkit import image_path, read_split, split_path
+from tools.data.images import read_image
+from tools.runs.checkpoints import read_state_dict
+from tools.runs.folder import RunFiles
+from tools.system.errors import UserError
 
 CLASSES = ["cat", "dog"]
 PATIENCE = timedelta(seconds=20)  # for one case, on a busy machine

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from golden import fill
 
 from core.networks import Classifier
-from core.training.arguments import parse_arguments
-from core.training.step import Crops, Step
+from core.strategy import Crops, Step
+from core.training.config import parse_arguments
 from core.training.trainer import Trainer
 from core.weights import load_weights
+from tests.golden import fill
 
 SCRIPTS = {
     "max": "train_classification_with_puzzle_max",
@@ -73,7 +73,7 @@ def make_trainer(strategy: str, case: dict, replicas: int, device: torch.device)
 def gradient_norms(trainer: Trainer) -> list[float]:
     return [
         float(torch.stack([parameter.grad.detach().norm() for parameter in group["params"]]).norm())
-        for group in trainer.optimiser.param_groups
+        for group in trainer.optimizer.param_groups
     ]
 
 
@@ -106,7 +106,7 @@ def check_case(strategy: str, case: dict, replicas: int, device: torch.device) -
     for expected in case["steps"]:
         batch_key = f"{case['batch_key']}{expected['iteration']}"
         images, labels = map(torch.from_numpy, fill.batch(batch_key, case["batch_size"]))
-        assert [group["lr"] for group in trainer.optimiser.param_groups] == pytest.approx(expected["learning_rates"])
+        assert [group["lr"] for group in trainer.optimizer.param_groups] == pytest.approx(expected["learning_rates"])
         assert trainer.alpha_re == pytest.approx(expected["alpha_re"])
         step, logits = iterate_and_keep_logits(trainer, images, labels)
         assert step.keypoints.tolist() == one_list(expected["keypoints"])

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from golden import fill
 
 from core.cam import make_cam
 from core.instances import ClassSpecificInstances
 from core.keypoints import cmax_keypoints, ctopk_keypoints, ctopk_w_keypoints, max_keypoints
 from core.losses import p_class_loss, reconstruction_loss
 from core.puzzle import cut_tiles, merge_tiles
+from tests.golden import fill
 
 
 @pytest.fixture(scope="module")

@@ -11,23 +11,24 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from command_line import SCRIPTS, run, small_with
 from PIL import Image
 
 import inference_classification
 from core.networks import Classifier
+from core.strategy import SCRIPTS as STRATEGY_OF
+from core.strategy import STRATEGIES, Cutting
 from core.training.snapshots import varied
-from core.training.views import SCRIPTS as STRATEGY_OF
-from core.training.views import STRATEGIES, Cutting
-from tools.checkpoints import save_checkpoint
-from tools.errors import UserError
-from tools.own_images import OwnImages, find_images
-from tools.predictions import COLUMNS, Prediction, PredictionTable
+from tests.helpers.command_line import SCRIPTS, run, small_with
+from tools.data.datasets import ImageFiles
+from tools.data.images import find_images
+from tools.metrics.reports import COLUMNS, Prediction, PredictionTable
+from tools.runs.checkpoints import save_checkpoint
+from tools.system.errors import UserError
 
 NAMES = ["red thing", "grün", "blue"]
 
 
-class ColourNetwork(torch.nn.Module):
+class ColorNetwork(torch.nn.Module):
     """Its three maps are an image's red, green and blue: what it must find, everybody sees."""
 
     def forward(self, images, features_only=False):
@@ -37,10 +38,10 @@ class ColourNetwork(torch.nn.Module):
 
 
 @pytest.fixture
-def colours(tmp_path, monkeypatch):
+def colors(tmp_path, monkeypatch):
     """A folder to type in, where the checkpoint `best_C` is the network above."""
     description = {"class_names": NAMES, "image_size": 128, "script": "train_classification_with_puzzle_cMax_ema"}
-    monkeypatch.setattr(inference_classification, "trained_network", lambda path: (ColourNetwork(), description))
+    monkeypatch.setattr(inference_classification, "trained_network", lambda path: (ColorNetwork(), description))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -56,10 +57,10 @@ def typed(monkeypatch, *words) -> int:
 
 
 def painted(path: Path, width: int, height: int, *spots: tuple[str, int, int, int], **how) -> None:
-    """A black image with squares: (colour, row and column of the centre, half side)."""
+    """A black image with squares: (color, row and column of the centre, half side)."""
     image = Image.new("RGB", (width, height))
-    for colour, row, column, half in spots:
-        image.paste(colour, (column - half, row - half, column + half + 1, row + half + 1))
+    for color, row, column, half in spots:
+        image.paste(color, (column - half, row - half, column + half + 1, row + half + 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path, **how)
 
@@ -71,9 +72,9 @@ def table(path: str = "experiments/predictions/best_C.csv") -> list[dict[str, st
 
 @pytest.mark.parametrize("width, height", [(500, 375), (375, 500), (1600, 300), (90, 700), (64, 64), (128, 128)])
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_keypoints_are_in_the_original_image_s_pixels(colours, monkeypatch, width, height, strategy):
+def test_keypoints_are_in_the_original_image_s_pixels(colors, monkeypatch, width, height, strategy):
     row, column, half = int(height * 0.7), int(width * 0.35), max(width, height) // 16
-    painted(colours / "a.png", width, height, ("red", row, column, half))
+    painted(colors / "a.png", width, height, ("red", row, column, half))
     assert typed(monkeypatch, "--tag", "C", "--images", "a.png", "--strategy", strategy) == 0
     (found,) = table()
     assert found["class"] == "red thing" and float(found["score"]) > 0.5
@@ -82,9 +83,9 @@ def test_keypoints_are_in_the_original_image_s_pixels(colours, monkeypatch, widt
     assert 0 <= int(found["keypoint_row"]) < height and 0 <= int(found["keypoint_column"]) < width
 
 
-def test_table_and_json_say_the_same_of_every_image(colours, monkeypatch):
-    painted(colours / "in/two.png", 300, 200, ("red", 40, 40, 20), ("blue", 150, 250, 20))
-    painted(colours / "in/none.png", 200, 200)
+def test_table_and_json_say_the_same_of_every_image(colors, monkeypatch):
+    painted(colors / "in/two.png", 300, 200, ("red", 40, 40, 20), ("blue", 150, 250, 20))
+    painted(colors / "in/none.png", 200, 200)
     assert typed(monkeypatch, "--tag", "C", "--images", "in") == 0
     rows = table()
     assert [row["image"] for row in rows] == ["in/none.png", "in/two.png", "in/two.png"]
@@ -99,11 +100,11 @@ def test_table_and_json_say_the_same_of_every_image(colours, monkeypatch):
         assert [int(row["keypoint_row"]), int(row["keypoint_column"])] == entry["keypoint"]
 
 
-def test_a_broken_image_is_said_in_one_line_and_left_out(colours, monkeypatch, capsys):
+def test_a_broken_image_is_said_in_one_line_and_left_out(colors, monkeypatch, capsys):
     for name in ("a", "b", "c"):
-        painted(colours / f"in/{name}.png", 100, 100, ("blue", 50, 50, 20))
-    (colours / "in/b.png").write_bytes((colours / "in/b.png").read_bytes()[:60])
-    (colours / "in/empty.jpg").touch()
+        painted(colors / f"in/{name}.png", 100, 100, ("blue", 50, 50, 20))
+    (colors / "in/b.png").write_bytes((colors / "in/b.png").read_bytes()[:60])
+    (colors / "in/empty.jpg").touch()
     assert typed(monkeypatch, "--tag", "C", "--images", "in", "--batch_size", 1, "--pictures") == 1
     skipped = [line for line in capsys.readouterr().err.splitlines() if "skipped:" in line]
     assert len(skipped) == 2 and "in/b.png" in skipped[0] and "in/empty.jpg" in skipped[1]
@@ -111,8 +112,8 @@ def test_a_broken_image_is_said_in_one_line_and_left_out(colours, monkeypatch, c
     assert [row["image"] for row in table()] == ["in/a.png", "in/c.png"]
 
 
-def test_topk_predicts_so_many_whatever_their_scores(colours, monkeypatch):
-    painted(colours / "a.png", 100, 100, ("lime", 50, 50, 20))
+def test_topk_predicts_so_many_whatever_their_scores(colors, monkeypatch):
+    painted(colors / "a.png", 100, 100, ("lime", 50, 50, 20))
     assert typed(monkeypatch, "--tag", "C", "--images", "a.png", "--topk", 2) == 0
     rows = table()
     assert len(rows) == 2 and rows[0]["class"] == "grün" and float(rows[0]["score"]) > 0.5 > float(rows[1]["score"])
@@ -120,17 +121,17 @@ def test_topk_predicts_so_many_whatever_their_scores(colours, monkeypatch):
     assert [row["class"] for row in table()] == [""]
 
 
-def test_max_has_one_keypoint_for_all_predicted_classes(colours, monkeypatch):
-    painted(colours / "a.png", 128, 128, ("red", 30, 30, 12), ("blue", 100, 100, 12))
+def test_max_has_one_keypoint_for_all_predicted_classes(colors, monkeypatch):
+    painted(colors / "a.png", 128, 128, ("red", 30, 30, 12), ("blue", 100, 100, 12))
     for strategy, places in (("Max", 1), ("cMax", 2)):
         assert typed(monkeypatch, "--tag", "C", "--images", "a.png", "--strategy", strategy) == 0
         assert len({(row["keypoint_row"], row["keypoint_column"]) for row in table()}) == places
 
 
-def test_a_photograph_is_looked_at_upright(colours, monkeypatch):
+def test_a_photograph_is_looked_at_upright(colors, monkeypatch):
     exif = Image.Exif()
     exif[0x112] = 6  # to be shown turned right by 90 degrees
-    painted(colours / "a.jpg", 400, 200, ("blue", 150, 60, 24), exif=exif)
+    painted(colors / "a.jpg", 400, 200, ("blue", 150, 60, 24), exif=exif)
     assert typed(monkeypatch, "--tag", "C", "--images", "a.jpg") == 0
     (found,) = table()
     upright = json.loads(Path("experiments/predictions/best_C.json").read_text())["images"][0]
@@ -139,12 +140,12 @@ def test_a_photograph_is_looked_at_upright(colours, monkeypatch):
     assert abs(int(found["keypoint_row"]) - 60) <= 50 and abs(int(found["keypoint_column"]) - 49) <= 50
 
 
-def test_every_image_has_its_own_picture_and_the_table_names_it(colours, monkeypatch):
-    painted(colours / "in/a.png", 100, 100, ("red", 50, 50, 20))
-    painted(colours / "in/A.jpg", 100, 100, ("blue", 50, 50, 20))
-    painted(colours / "in/deep/a.png", 100, 100)
-    painted(colours / "in/deep/thin.png", 1000, 2, ("blue", 1, 500, 200))
-    painted(colours / "in/deep/one.png", 1, 1, ("blue", 0, 0, 0))
+def test_every_image_has_its_own_picture_and_the_table_names_it(colors, monkeypatch):
+    painted(colors / "in/a.png", 100, 100, ("red", 50, 50, 20))
+    painted(colors / "in/A.jpg", 100, 100, ("blue", 50, 50, 20))
+    painted(colors / "in/deep/a.png", 100, 100)
+    painted(colors / "in/deep/thin.png", 1000, 2, ("blue", 1, 500, 200))
+    painted(colors / "in/deep/one.png", 1, 1, ("blue", 0, 0, 0))
     painted(Path(os.fsdecode(b"in/deep/\xff.png")), 60, 60)
     assert typed(monkeypatch, "--tag", "C", "--images", "in", "--pictures", "shown", "--batch_size", 2) == 0
     entries = json.loads(Path("experiments/predictions/best_C.json").read_text())["images"]
@@ -153,8 +154,8 @@ def test_every_image_has_its_own_picture_and_the_table_names_it(colours, monkeyp
     assert len(list(Path("shown").iterdir())) == 6
 
 
-def test_the_picture_shows_map_and_cut_where_the_object_is(colours, monkeypatch):
-    painted(colours / "a.png", 400, 400, ("blue", 100, 300, 40))
+def test_the_picture_shows_map_and_cut_where_the_object_is(colors, monkeypatch):
+    painted(colors / "a.png", 400, 400, ("blue", 100, 300, 40))
     assert typed(monkeypatch, "--tag", "C", "--images", "a.png", "--pictures") == 0
     picture = cv2.imread("experiments/pictures/best_C/a.png")[..., ::-1]
     assert picture.shape[1] > 2 * 300  # the image, and the map of its one class
@@ -178,7 +179,7 @@ def test_files_folders_and_patterns_name_images_once(tmp_path, monkeypatch):
 
 def test_an_image_fills_its_canvas_and_the_rest_is_0(tmp_path):
     Image.new("RGB", (300, 100), "white").save(tmp_path / "a.png")
-    item = OwnImages([tmp_path / "a.png"], 96)[0]
+    item = ImageFiles([tmp_path / "a.png"], 96)[0]
     assert item.box == (32, 0, 64, 96)
     assert (item.canvas[:, :32] == 0).all() and (item.canvas[:, 64:] == 0).all() and (item.canvas[:, 32:64] > 2).all()
     assert item.to_original([32, 0]) == (1, 1) and item.to_original([63, 95]) == (98, 298)
@@ -220,17 +221,17 @@ def test_rows_reach_the_disk_as_they_come(tmp_path):
         (["--images", "a.png", "--device", "toaster"], "--device toaster"),
     ],
 )
-def test_mistakes_are_said(colours, monkeypatch, words, said):
-    painted(colours / "a.png", 64, 64)
+def test_mistakes_are_said(colors, monkeypatch, words, said):
+    painted(colors / "a.png", 64, 64)
     with pytest.raises(UserError) as error:
         typed(monkeypatch, "--tag", "C", *words)
     assert said in str(error.value)
 
 
 @pytest.mark.parametrize("mode", ["--compare", "--tiles"])
-def test_strategies_and_tiles_of_own_images(colours, monkeypatch, mode):
-    painted(colours / "a.png", 200, 150, ("red", 60, 60, 20))
-    painted(colours / "b.png", 200, 150)
+def test_strategies_and_tiles_of_own_images(colors, monkeypatch, mode):
+    painted(colors / "a.png", 200, 150, ("red", 60, 60, 20))
+    painted(colors / "b.png", 200, 150)
     assert typed(monkeypatch, "--tag", "C", "--images", "a.png", "b.png", mode, "--out", "s.png") == 0
     sheet = cv2.imread("s.png")
     assert sheet.shape[0] > 2 * 300 and sheet.shape[1] > 4 * 300

@@ -14,7 +14,7 @@ from tools.make_toy_voc import CLASS_FILE, VOID, draw_scene, segmentation_mask
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = json.loads(CLASS_FILE.read_text())["class_names"]
-COLOURS = json.loads(CLASS_FILE.read_text())["color_dict"]
+COLORS = json.loads(CLASS_FILE.read_text())["color_dict"]
 SIZE = 96
 
 
@@ -138,10 +138,10 @@ def test_a_lone_object_fills_its_box(toy, objects):
         assert item["box"] == [columns.min() + 1, rows.min() + 1, columns.max() + 1, rows.max() + 1]
 
 
-def test_masks_have_the_colours_of_the_class_file(toy):
+def test_masks_have_the_colors_of_the_class_file(toy):
     palette = Image.open(toy / "SegmentationClass" / "toy_000001.png").getpalette()
     for number, class_name in enumerate(CLASSES, start=1):
-        assert palette[3 * number : 3 * number + 3] == COLOURS[class_name]
+        assert palette[3 * number : 3 * number + 3] == COLORS[class_name]
     assert palette[:3] == [0, 0, 0] and palette[3 * VOID :] == [224, 224, 192]
 
 

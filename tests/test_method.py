@@ -3,12 +3,10 @@
 import importlib
 
 import numpy as np
-import oracle
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_golden_steps import SCRIPTS, iterate_and_keep_logits
 
 from core.batch_norm import GroupedBatchNorm2d, Groups, follow
 from core.cam import make_cam
@@ -17,12 +15,14 @@ from core.instances import ClassSpecificInstances
 from core.keypoints import cmax_keypoints, ctopk_keypoints, ctopk_w_keypoints, max_keypoints
 from core.losses import class_loss, p_class_loss, ramp, reconstruction_loss
 from core.networks import Classifier
-from core.optimiser import make_optimiser, poly_schedule
+from core.optimizer import make_optimizer, poly_schedule
 from core.puzzle import cut_tiles, merge_tiles
-from core.training.arguments import parse_arguments
-from core.training.step import Crops, Options
+from core.strategy import Crops, Options
+from core.training.config import parse_arguments
 from core.training.trainer import Trainer
 from core.weights import from_official, load_weights
+from tests.helpers import oracle
+from tests.test_golden_steps import SCRIPTS, iterate_and_keep_logits
 
 sizes = st.integers(1, 6).map(lambda multiple: 32 * multiple)
 seeds = st.integers(0, 2**31)
@@ -154,12 +154,12 @@ def test_steps_equal_the_literal_algorithm(strategy, re_loss):
     ours, literal = twins(classes)
     hyper = oracle.Hyper(lr=0.01, re_loss=re_loss)
     teacher = None if strategy == "max" else oracle.make_teacher(literal)
-    optimiser = oracle.make_optimiser(literal, hyper)
+    optimizer = oracle.make_optimizer(literal, hyper)
     trainer = trainer_of(strategy, ours, hyper, max_iteration)
     labels = torch.tensor([[1, 0, 1, 0, 0], [0, 0, 0, 0, 0], [0, 1, 1, 1, 0]], dtype=torch.float32)
     for iteration in range(2):
         images = torch.randn(3, 3, 128, 128, generator=torch.Generator().manual_seed(iteration))
-        arguments = (literal, teacher, optimiser, images, labels, iteration, max_iteration, hyper)
+        arguments = (literal, teacher, optimizer, images, labels, iteration, max_iteration, hyper)
         expected = oracle.training_step(strategy, *arguments)
         step, logits = iterate_and_keep_logits(trainer, images, labels)
         assert step.keypoints.tolist() == expected["keypoints"]
@@ -231,17 +231,17 @@ def test_ramp_rises_to_its_end():
 
 
 def test_learning_rates_of_the_schedule():
-    optimiser = make_optimiser(Classifier("resnet18", 2), lr=0.1, wd=1e-4)
-    schedule = poly_schedule(optimiser, max_iteration=10, warmup_iterations=2)
+    optimizer = make_optimizer(Classifier("resnet18", 2), lr=0.1, wd=1e-4)
+    schedule = poly_schedule(optimizer, max_iteration=10, warmup_iterations=2)
     rates = []
     for _ in range(10):
-        rates.append(optimiser.param_groups[0]["lr"])
-        optimiser.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
         schedule.step()
     poly = [0.1 * (1 - t / 10) ** 0.9 for t in range(10)]
     assert rates == pytest.approx([poly[0] / 2, *poly[1:]])
     assert [
-        group["lr"] for group in make_optimiser(Classifier("resnet18", 2), 0.1, 1e-4).param_groups
+        group["lr"] for group in make_optimizer(Classifier("resnet18", 2), 0.1, 1e-4).param_groups
     ] == pytest.approx([0.1, 0.2, 1, 2])
 
 

@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score
 
-from tools.average_precision import (
+from tools.metrics.average_precision import (
     average_precisions,
     mean_average_precision,
     voc2007_average_precisions,
     voc2010_average_precisions,
 )
-from tools.bootstrap import bootstrap_interval, paired_bootstrap
-from tools.metrics import above, all_metrics, labels_of, precision_recall, top
+from tools.metrics.bootstrap import bootstrap_interval, paired_bootstrap
+from tools.metrics.multilabel import above, all_metrics, labels_of, precision_recall, top
 
 seeds = st.integers(0, 2**31)
 

@@ -3,11 +3,12 @@
 import json
 
 import numpy as np
-import oracle
 import pytest
 import torch
-from golden import fill
 from torch import nn
+
+from tests.golden import fill
+from tests.helpers import oracle
 
 STRATEGIES = oracle.STRATEGIES
 CLASSES = 20
@@ -171,11 +172,11 @@ def one_list(keypoints: list) -> list[list[int]]:
     return [point for image in keypoints for point in (image if isinstance(image[0], list) else [image])]
 
 
-def gradient_norms(optimiser: torch.optim.Optimizer) -> list[float]:
+def gradient_norms(optimizer: torch.optim.Optimizer) -> list[float]:
     """Norm of all gradients of each parameter group."""
     return [
         float(torch.stack([parameter.grad.double().norm() for parameter in group["params"]]).norm())
-        for group in optimiser.param_groups
+        for group in optimizer.param_groups
     ]
 
 
@@ -183,10 +184,10 @@ def relative(value: float, expected: float) -> float:
     return abs(value - expected) / abs(expected) if expected else abs(value)
 
 
-def step_deviations(result: dict, optimiser: torch.optim.Optimizer, expected: dict) -> dict[str, float]:
+def step_deviations(result: dict, optimizer: torch.optim.Optimizer, expected: dict) -> dict[str, float]:
     """Deviations of one step's losses, logits, gradients and settings from the golden ones."""
     assert result["keypoints"] == one_list(expected["keypoints"])
-    norms = zip(gradient_norms(optimiser), expected["grad_norm_per_group"], strict=True)
+    norms = zip(gradient_norms(optimizer), expected["grad_norm_per_group"], strict=True)
     return {name: relative(result[name], expected[name]) for name in LOSSES} | {
         "logits": float(np.abs(result["logits"].numpy() - np.array(expected["logits"])).max()),
         "gradient_norms": max(relative(*pair) for pair in norms),
@@ -210,14 +211,14 @@ def check_steps(strategy: str, case: dict, replicas: int) -> None:
     hyper = oracle.Hyper(**settings) if strategy == "max" else oracle.Hyper(**settings, alpha_ema=case["alpha_ema"])
     student = filled(oracle.resnet_classifier("resnet50", CLASSES))
     teacher = None if strategy == "max" else oracle.make_teacher(student)
-    optimiser = oracle.make_optimiser(student, hyper)
+    optimizer = oracle.make_optimizer(student, hyper)
     for expected in case["steps"]:
         iteration = expected["iteration"]
         images, labels = map(torch.from_numpy, fill.batch(f"{case['batch_key']}{iteration}", case["batch_size"]))
         result = oracle.training_step(
-            strategy, student, teacher, optimiser, images, labels, iteration, case["max_iteration"], hyper, replicas
+            strategy, student, teacher, optimizer, images, labels, iteration, case["max_iteration"], hyper, replicas
         )
-        check(step_deviations(result, optimiser, expected), TOLERANCES)
+        check(step_deviations(result, optimizer, expected), TOLERANCES)
     check(tensor_deviations(student, case["parameters_after"]), TOLERANCES)
     check(tensor_deviations(student, case["buffers_after"]), TOLERANCES)
     if teacher is not None:

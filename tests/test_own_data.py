@@ -14,13 +14,15 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from command_line import ROOT, SCRIPTS, run
 from PIL import Image
 
-from tools import devkit
-from tools.errors import run_main
+from tests.helpers.command_line import ROOT, SCRIPTS, run
+from tools.data import writing as devkit
+from tools.data.annotations import read_annotation
+from tools.data.datasets import VOCClassification
+from tools.data.devkit import read_class_names
 from tools.make_class_file import names_in
-from tools.voc import VOCClassification, read_annotation, read_class_names
+from tools.system.errors import run_main
 
 QUICK = (
     *("--architecture", "resnet18", "--weights", "none", "--image_size", "32", "--min_image_size", "32"),
@@ -51,9 +53,9 @@ def said(name: str, *words: object) -> str:
     return lines[0]
 
 
-def picture(path: Path, size: tuple[int, int] = (60, 40), colour: str = "teal", **options: object) -> Path:
+def picture(path: Path, size: tuple[int, int] = (60, 40), color: str = "teal", **options: object) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(path, **options)
+    Image.new("RGB", size, color).save(path, **options)
     return path
 
 

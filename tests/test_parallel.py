@@ -9,18 +9,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_golden_steps import SCRIPTS
 
 from core.batch_norm import GroupedBatchNorm2d
 from core.ema import make_teacher
 from core.networks import Classifier
-from core.parallel import CropDataParallel, RunningStatistics, one_after_another, read_statistics
-from core.training.arguments import parse_arguments
+from core.parallel import CropDataParallel, RunningStatistics, merge_running_stats, read_statistics
+from core.strategy import Crops
+from core.training.config import parse_arguments
 from core.training.devices import choose_devices
-from core.training.step import Crops
 from core.training.trainer import Trainer
-from tools.errors import UserError
-from tools.processes import Processes
+from tests.test_golden_steps import SCRIPTS
+from tools.system.errors import UserError
+from tools.system.processes import Processes
 
 CLASSES = 3
 
@@ -169,7 +169,7 @@ def test_steps_on_two_devices_equal_those_of_two_replicas_on_one(no_gpus, strate
 
 
 @pytest.mark.parametrize("strategy", SCRIPTS)
-def test_the_gpu_s_way_of_normalising_groups_trains_as_the_cpu_s(strategy, monkeypatch):
+def test_the_gpu_s_way_of_normalizing_groups_trains_as_the_cpu_s(strategy, monkeypatch):
     """Images go through the library's kernel, tiles through all groups at once; one backward pass goes through both."""
     first, second = networks(1, 1)
     theirs = trainer_of(strategy, second)
@@ -214,7 +214,7 @@ def test_joined_statistics_are_those_of_one_batch_after_another(counts, seed):
 
     before = RunningStatistics(start, torch.full((3,), 7))
     after = [RunningStatistics(moved(start, seen), torch.full((3,), 7 + len(seen))) for seen in batches]
-    joined = one_after_another(before, after, momentum)
+    joined = merge_running_stats(before, after, momentum)
     literal = moved(start, [value for seen in batches for value in seen])
     torch.testing.assert_close(joined.values, literal, rtol=1e-4, atol=1e-4)
     assert joined.steps.tolist() == [7 + sum(counts)] * 3

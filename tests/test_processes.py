@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import ROOT, SCRIPTS, SMALL, run, small_with
-from test_data import devkit  # noqa: F401 – a fixture
 
-from tools.augmentation import training_transform
-from tools.loader import evaluation_loader, training_loader
-from tools.voc import VOCClassification
+from tests.helpers.command_line import ROOT, SCRIPTS, SMALL, run, small_with
+from tests.test_data import devkit  # noqa: F401 – a fixture
+from tools.data.datasets import VOCClassification
+from tools.data.loader import evaluation_loader, training_loader
+from tools.data.transforms import training_transform
 
 # Maps are flat at the border, so that the last bit of a feature can choose a keypoint, and an untrained network
 # enlarges every rounding. So runs are compared after one step, or after steps that are too small to move a weight and
@@ -63,9 +63,9 @@ def differences(folder: Path, other: Path, tag: str) -> dict[str, float]:
 
 
 def gradient(folder: Path, tag: str) -> torch.Tensor:
-    """The last iteration's, of all parameters (with the default momentum of 1e-4 the optimiser remembers no more)."""
+    """The last iteration's, of all parameters (with the default momentum of 1e-4 the optimizer remembers no more)."""
     state = torch.load(folder / f"experiments/states/{tag}.pth", weights_only=True)
-    return torch.cat([entry["momentum_buffer"].flatten() for entry in state["trainer"]["optimiser"].values()])
+    return torch.cat([entry["momentum_buffer"].flatten() for entry in state["trainer"]["optimizer"].values()])
 
 
 def history(folder: Path, tag: str) -> dict[str, list]:
@@ -114,14 +114,14 @@ def test_two_processes_train_as_one_with_two_replicas_and_the_first_alone_writes
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", SCRIPTS)
 def test_two_processes_of_every_strategy_train_as_one(strategy, toy, tmp_path):
-    # Max's gradient goes through the tiles: of one feature cell each, half a crop would be normalised over two numbers.
+    # Max's gradient goes through the tiles: of one feature cell each, half a crop would be normalized over two numbers.
     larger = ("--image_size", 64, "--max_image_size", 64, "--lr", 1e-4) if strategy == "Max" else ()
     check(tmp_path, toy, strategy, larger, (*larger, "--replicas", 2))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", SCRIPTS)
-def test_synchronised_statistics_are_those_of_one_process_without_replicas(strategy, toy, tmp_path):
+def test_synchronized_statistics_are_those_of_one_process_without_replicas(strategy, toy, tmp_path):
     check(tmp_path, toy, strategy, ("--sync_bn", *GENTLE), GENTLE, points=1)
 
 

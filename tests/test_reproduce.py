@@ -12,20 +12,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import ROOT, refused, run
 from PIL import Image
 
 import reproduce_tables
 from core.training.timing import seconds_an_image
 from reproduce_tables import COMPARISONS, PRESETS, duration, parse_arguments, plan, settings
-from tools.charts import MOST_LINES
-from tools.errors import UserError
-from tools.experiments import Experiment, words
-from tools.metrics import labels_of
-from tools.results import read_scores
+from tests.helpers.command_line import ROOT, refused, run
+from tools.data.annotations import read_annotation
+from tools.data.devkit import read_class_names
+from tools.metrics.multilabel import labels_of
+from tools.metrics.scores import read_scores
+from tools.pictures.charts import MOST_LINES
+from tools.reproduction.series import Experiment, words
+from tools.reproduction.tables import Number, Table
 from tools.scale_devkit import require_scaled_from, scale_devkit
-from tools.tables import Number, Table
-from tools.voc import read_annotation, read_class_names
+from tools.system.errors import UserError
 
 SCRIPT = "reproduce_tables.py"
 QUICK = ("--max_epoch", 2, "--image_size", 32, "--min_image_size", 32, "--max_image_size", 48)
@@ -169,9 +170,9 @@ def test_the_tables_say_what_the_evaluations_found(series):
             assert float(per_class[class_name][name]) == pytest.approx(value, abs=1e-4)
     difference = results["cTopk, no radius"]["mAP"] - results["cTopk, radius 128"]["mAP"]
     assert float(means["cTopk, no radius"]["mAP − cTopk, radius 128"]) == pytest.approx(difference, abs=1e-3)
-    localisation = {row[""]: row for row in csv.DictReader((folder / "tables/radius_localisation.csv").open())}
-    own = results["cTopk, no radius"]["localisation"]["over_pairs"]["cTopk"]
-    assert float(localisation["cTopk, no radius"]["own keypoint in a box"]) == pytest.approx(own, abs=1e-4)
+    localization = {row[""]: row for row in csv.DictReader((folder / "tables/radius_localization.csv").open())}
+    own = results["cTopk, no radius"]["localization"]["over_pairs"]["cTopk"]
+    assert float(localization["cTopk, no radius"]["own keypoint in a box"]) == pytest.approx(own, abs=1e-4)
     page = (folder / "tables/tables.md").read_text()
     for file in ("radius_bars.png", "radius_curves.png"):
         assert file in page and min(Image.open(folder / "tables" / file).size) > 100
@@ -218,7 +219,7 @@ def test_what_a_part_of_a_run_took_is_added_up(series, tmp_path):
 
 
 def test_an_experiment_without_a_file_is_new(tmp_path):
-    experiment = Experiment("x", "baselines/train_plain.py", {"lr": 0.1}, {"split": "Main/val"}, tmp_path)
+    experiment = Experiment("x", "baselines/plain.py", {"lr": 0.1}, {"split": "Main/val"}, tmp_path)
     assert experiment.state() == "new" and experiment.usage() == {}
     assert experiment.result == tmp_path / "experiments/evaluation/best_x_Main_val.json"
     assert words({"flip": True, "a": 1, "b": False}) == ["--flip", "--a", "1"]

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import ROOT, SCRIPTS, SMALL, refused, run
 
-from core.training.devices import shortages
-from tools.errors import UserError
-from tools.interruption import Interrupted, Interruption
-from tools.run_files import RunFiles
+from core.training.devices import explain_resource_errors
+from tests.helpers.command_line import ROOT, SCRIPTS, SMALL, refused, run
+from tools.runs.folder import RunFiles
+from tools.system.errors import UserError
+from tools.system.interruption import Interrupted, Interruption
 
 EPOCHS = 3
 ITERATIONS = 4  # of an epoch of the toy data set
@@ -343,7 +343,7 @@ def test_signals_are_noted_and_end_where_it_is_allowed():
 def test_a_claim_excludes_others_but_not_its_own_process(tmp_path):
     files = RunFiles(tmp_path, "tag")
     files.take()
-    script = "import sys, pathlib, tools.run_files as r; r.RunFiles(pathlib.Path(sys.argv[1]), 'tag').take()"
+    script = "import sys, pathlib, tools.runs.folder as r; r.RunFiles(pathlib.Path(sys.argv[1]), 'tag').take()"
     other = subprocess.run([sys.executable, "-c", script, tmp_path], cwd=ROOT, capture_output=True, text=True)
     assert "UserError: a run with tag tag is going on" in other.stderr
     files.release()
@@ -408,12 +408,15 @@ def test_a_state_from_elsewhere_does_not_overwrite_an_earlier_run_of_the_tag(toy
 )
 def test_a_lack_of_memory_is_one_line_that_says_what_to_lower(raised, said):
     args = argparse.Namespace(batch_size=32, image_size=512, accumulate=2)
-    with pytest.raises(UserError, match=said) as error, shortages(args):
+    with pytest.raises(UserError, match=said) as error, explain_resource_errors(args):
         raise raised
     assert "\n" not in str(error.value) and "--resume" in str(error.value)
-    with pytest.raises(UserError, match="--deterministic: pool_cuda"), shortages(args):
+    with pytest.raises(UserError, match="--deterministic: pool_cuda"), explain_resource_errors(args):
         raise RuntimeError(
             "pool_cuda does not have a deterministic implementation, but you set …. You can turn it off."
         )
-    with pytest.raises(RuntimeError, match="a bug"), shortages(args):  # what is not understood keeps its traceback
+    with (
+        pytest.raises(RuntimeError, match="a bug"),
+        explain_resource_errors(args),
+    ):  # what is not understood keeps its traceback
         raise RuntimeError("a bug")

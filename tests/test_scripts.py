@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import ROOT, SCRIPTS, SMALL, refused, run, small_with
 from torchvision.models import resnet18
 
 from core.networks import Classifier
 from core.weights import load_weights
+from tests.helpers.command_line import ROOT, SCRIPTS, SMALL, refused, run, small_with
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torchvision.models import ResNet18_Weights, get_model
 
+from core.evaluation.loading import make_network, trained_network
 from core.networks import ARCHITECTURES, Classifier
-from core.training.setup import make_network, trained_network
 from core.weights import load_weights
-from tools.checkpoints import imagenet_state_dict, read_state_dict, save_checkpoint
-from tools.errors import UserError
-from tools.files import replace_file
+from tools.runs.checkpoints import imagenet_state_dict, read_state_dict, save_checkpoint
+from tools.system.errors import UserError
+from tools.system.files import replace_file
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

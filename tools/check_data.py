@@ -19,23 +19,21 @@ from PIL import ExifTags, Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from tools.arguments import Parser
-from tools.errors import UserError, run_main
-from tools.files import replace_file
-from tools.interruption import end_loader_processes_at_exit, ignore_signals
-from tools.voc import (
+from tools.data.annotations import VOCObject, examine_annotation
+from tools.data.devkit import (
     DATA,
-    VOCObject,
     annotation_path,
     check_folder,
-    examine_annotation,
     examine_split,
     image_path,
-    opened_image,
     read_class_names,
-    read_image,
     split_path,
 )
+from tools.data.images import opened_image, read_image
+from tools.system.command_line import Parser
+from tools.system.errors import UserError, run_main
+from tools.system.files import replace_file
+from tools.system.interruption import end_loader_processes_at_exit, ignore_signals
 
 LIST, IMAGE, ANNOTATION, BOX = "lines of the list", "images", "annotations", "boxes"
 FIRST = 3  # ids named in a note

@@ -21,18 +21,18 @@ from torchvision.datasets.utils import USER_AGENT, calculate_md5
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 from tqdm import tqdm
 
-from tools.arguments import Parser
-from tools.devkit import print_next_commands
-from tools.errors import UserError, run_main
-from tools.files import read_json, reason, write_json
-from tools.voc import check_folder
+from tools.data.devkit import check_folder
+from tools.data.writing import print_next_commands
+from tools.system.command_line import Parser
+from tools.system.errors import UserError, run_main
+from tools.system.files import read_json, reason, write_json
 
 YEARS = {"2012": ("2012",), "2007": ("2007", "2007-test")}  # keys of torchvision's table
 SPLITS = {"2012": ("train_aug", "val"), "2007": ("Main/trainval", "Main/test")}
 RECORD = "download.json"
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 60  # seconds without a byte
-TRIES = 5  # broken transfers one after another that brought nothing
+MAX_RETRIES = 5  # broken transfers one after another that brought nothing
 WAYS_OUT = "type the command again to go on, or give --mirror URL, or --tar FILE with an archive that you have"
 
 
@@ -91,7 +91,7 @@ def fetch(archive: Archive, folder: Path) -> Path:
         except (BrokenOff, http.client.HTTPException, OSError, ValueError) as error:
             after = part.stat().st_size if part.exists() else 0
             failures = 0 if after > before else failures + 1
-            if failures >= TRIES or not _worth_another_try(error):
+            if failures >= MAX_RETRIES or not _worth_another_try(error):
                 where = f"after {after:,} bytes " if after else ""
                 raise UserError(f"cannot download {archive.url} {where}({_why(error)}): {WAYS_OUT}") from error
         time.sleep(min(2**failures, 30) / 2)
@@ -245,7 +245,7 @@ def report(args: argparse.Namespace, data_dir: Path, archives: list[Path], refus
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--year", choices=tuple(YEARS), default="2012", help="2007 comes with its labelled test set")
+    parser.add_argument("--year", choices=tuple(YEARS), default="2012", help="2007 comes with its labeled test set")
     parser.add_argument("--out", type=Path, required=True, help="folder; the data set is in its VOCdevkit/VOC<year>")
     parser.add_argument(
         "--mirror", metavar="URL", help="folder of another server, or its .tar (default: official server)"

@@ -13,10 +13,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from tools.arguments import Parser
-from tools.devkit import (
-    Annotated,
-    Box,
+from tools.data.annotations import Annotated, Box
+from tools.data.writing import (
     Sample,
     class_name_problem,
     find_image,
@@ -26,8 +24,9 @@ from tools.devkit import (
     split_ids,
     write_data_set,
 )
-from tools.errors import UserError, run_main
-from tools.files import read_json
+from tools.system.command_line import Parser
+from tools.system.errors import UserError, run_main
+from tools.system.files import read_json
 
 
 def read_instances(path: Path, images: Path) -> tuple[list[Sample], list[str]]:

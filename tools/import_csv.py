@@ -11,9 +11,8 @@ import argparse
 import csv
 from pathlib import Path
 
-from tools.arguments import Parser
-from tools.devkit import (
-    Annotated,
+from tools.data.annotations import Annotated
+from tools.data.writing import (
     Sample,
     class_name_problem,
     find_image,
@@ -23,8 +22,9 @@ from tools.devkit import (
     split_ids,
     write_data_set,
 )
-from tools.errors import UserError, run_main
-from tools.files import reason
+from tools.system.command_line import Parser
+from tools.system.errors import UserError, run_main
+from tools.system.files import reason
 
 HEADERS = ("image", "file", "filename", "path")
 

@@ -3,7 +3,7 @@
     python3 -m tools.make_class_file --data_dir my_data
 
 The file is JSON: `class_names` in alphabetical order (a name's place is its index; the only key that training needs),
-`color_dict` (mask colours) and `images` (how many show each class).
+`color_dict` (mask colors) and `images` (how many show each class).
 """
 
 import argparse
@@ -14,10 +14,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from tools.arguments import Parser
-from tools.devkit import CLASS_FILE, class_name_problem, print_next_commands, refuse, write_class_file
-from tools.errors import UserError, run_main
-from tools.voc import check_folder, object_names, read_annotation
+from tools.data.annotations import object_names, read_annotation
+from tools.data.devkit import check_folder
+from tools.data.writing import CLASS_FILE, class_name_problem, print_next_commands, refuse, write_class_file
+from tools.system.command_line import Parser
+from tools.system.errors import UserError, run_main
 
 
 def names_in(path: Path) -> list[str] | str:

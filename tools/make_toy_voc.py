@@ -22,11 +22,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from tools.arguments import Parser
-from tools.devkit import Annotated, annotation, write_lines
-from tools.errors import UserError, run_main
-from tools.files import read_json, write_json
-from tools.toy_shapes import draw_object
+from tools.data.annotations import Annotated, annotation
+from tools.data.devkit import DATA
+from tools.data.toy_shapes import draw_object
+from tools.data.writing import write_lines
+from tools.system.command_line import Parser
+from tools.system.errors import UserError, run_main
+from tools.system.files import read_json, write_json
 
 MIN_VISIBLE = 0.4  # share of an object's pixels that must stay in sight
 SMALL, LARGE = 0.15, 0.60  # an object's size as a share of the image's longer side
@@ -34,10 +36,10 @@ SMALLEST, SMALL_SHARE = 0.11, 0.08  # size and frequency of the difficult ones
 OBJECT_COUNTS = (0.35, 0.35, 0.20, 0.10)  # how often an image gets one, two, three and four objects
 TRIES = 20  # places tried for an object before it is left out
 VOID = 255  # the mask's value where two objects touch
-VOID_COLOUR = (224, 224, 192)
+VOID_COLOR = (224, 224, 192)
 SCALE = 2  # scenes are drawn larger and shrunk, which smooths every edge
 FOLDERS = ("JPEGImages", "Annotations", "ImageSets", "SegmentationClass")
-CLASS_FILE = Path(__file__).resolve().parents[1] / "data" / "VOC_2012.json"
+CLASS_FILE = DATA / "VOC_2012.json"
 CLASS_NAME = r"[^/\\\s\x00-\x1f]+( [^/\\\s\x00-\x1f]+)*"  # words: a name is part of its lists' file names
 RECORD = "toy_voc.json"
 RECORD_FORMAT = 1  # raise it when the same arguments draw other images
@@ -68,7 +70,7 @@ class ToySet:
     image_size: int
     val_share: float
     class_names: list[str]
-    colours: list[list[int]]
+    colors: list[list[int]]
 
     @property
     def val_images(self) -> int:
@@ -123,7 +125,7 @@ def segmentation_mask(objects: Iterable[ToyObject], shape: tuple[int, int]) -> n
 
 
 def _background(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """A ground of colour gradients, soft clouds, blobs and lines, all duller than the objects: float32 RGB."""
+    """A ground of color gradients, soft clouds, blobs and lines, all duller than the objects: float32 RGB."""
     canvas = _gradient(height, width, rng)
     if rng.random() < 0.6:
         horizon = int(height * rng.uniform(0.4, 0.8))
@@ -137,32 +139,32 @@ def _background(height: int, width: int, rng: np.random.Generator) -> np.ndarray
 
 
 def _gradient(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    corners = np.array([_dull_colour(rng) for _ in range(2)])[[[0, 0], [1, 1]]] + rng.uniform(-15, 15, (2, 2, 3))
+    corners = np.array([_dull_color(rng) for _ in range(2)])[[[0, 0], [1, 1]]] + rng.uniform(-15, 15, (2, 2, 3))
     return cv2.resize(corners.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
 
 
-def _dull_colour(rng: np.random.Generator) -> np.ndarray:
-    """A light or dark colour mixed with grey: colour at full strength belongs to the objects."""
+def _dull_color(rng: np.random.Generator) -> np.ndarray:
+    """A light or dark color mixed with gray: color at full strength belongs to the objects."""
     return 255 * np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.05, 0.32), rng.uniform(0.45, 0.95)))
 
 
 def _distractor(canvas: np.ndarray, rng: np.random.Generator) -> None:
     """Draw a line, an ellipse or a polygon that is no object onto `canvas`."""
     height, width = canvas.shape[:2]
-    colour = _dull_colour(rng).tolist()
+    color = _dull_color(rng).tolist()
     centre = rng.uniform(0, 1, 2) * (width, height)
     radius = rng.uniform(0.02, 0.2) * max(height, width)
     kind = rng.integers(3)
     if kind == 0:
         ends = rng.uniform(-0.1, 1.1, (2, 2)) * (width, height)
-        cv2.polylines(canvas, [ends.astype(np.int32)], False, colour, int(rng.integers(1, 7)))
+        cv2.polylines(canvas, [ends.astype(np.int32)], False, color, int(rng.integers(1, 7)))
     elif kind == 1:
         axes = (int(radius), int(radius * rng.uniform(0.3, 1)))
-        cv2.ellipse(canvas, centre.astype(int).tolist(), axes, rng.uniform(0, 180), 0, 360, colour, -1)
+        cv2.ellipse(canvas, centre.astype(int).tolist(), axes, rng.uniform(0, 180), 0, 360, color, -1)
     else:
         angles = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(3, 7)))
         corners = centre + radius * np.stack([np.cos(angles), np.sin(angles)], 1)
-        cv2.fillPoly(canvas, [corners.astype(np.int32)], colour)
+        cv2.fillPoly(canvas, [corners.astype(np.int32)], color)
 
 
 def _place_object(
@@ -223,7 +225,7 @@ def write_toy_set(toy: ToySet, out: Path) -> int:
     """Draw every image of the set into `out`, with annotations, masks and lists; returns the number of objects."""
     for folder in (*FOLDERS, "ImageSets/Main"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    palette = _palette(toy.colours)
+    palette = _palette(toy.colors)
     labels = {}
     count = 0
     for index in tqdm(range(toy.images), desc="drawing", unit="image"):
@@ -243,10 +245,10 @@ def write_toy_set(toy: ToySet, out: Path) -> int:
     return count
 
 
-def _palette(colours: list[list[int]]) -> list[int]:
+def _palette(colors: list[list[int]]) -> list[int]:
     palette = np.zeros((256, 3), np.uint8)
-    palette[1 : 1 + len(colours)] = colours
-    palette[VOID] = VOID_COLOUR
+    palette[1 : 1 + len(colors)] = colors
+    palette[VOID] = VOID_COLOR
     return palette.flatten().tolist()
 
 
@@ -272,25 +274,25 @@ def _write_lists(toy: ToySet, labels: dict[str, dict[int, int]], folder: Path) -
 
 
 def read_classes(path: Path) -> tuple[list[str], list[list[int]]]:
-    """The class names and their mask colours (RGB) from a class file with the keys class_names and color_dict.
+    """The class names and their mask colors (RGB) from a class file with the keys class_names and color_dict.
 
     Raises:
-        UserError: the file cannot be read, or its names or colours cannot be used.
+        UserError: the file cannot be read, or its names or colors cannot be used.
     """
     content = read_json(path)
     content = content if isinstance(content, dict) else {}
-    names, colours = content.get("class_names"), content.get("color_dict")
+    names, colors = content.get("class_names"), content.get("color_dict")
     if not isinstance(names, list) or not 0 < len(names) < VOID or len(set(map(str, names))) < len(names):
         raise UserError(f"{path}: class_names must list 1 to {VOID - 1} different names")
     for name in names:
         if not isinstance(name, str) or not re.fullmatch(CLASS_NAME, name):
             raise UserError(f"{path}: the class name {name!r} cannot be part of a file name: take letters and digits")
-        if not isinstance(colours, dict) or not _is_colour(colours.get(name)):
+        if not isinstance(colors, dict) or not _is_color(colors.get(name)):
             raise UserError(f"{path}: color_dict needs three whole numbers from 0 to 255 for {name}")
-    return names, [colours[name] for name in names]
+    return names, [colors[name] for name in names]
 
 
-def _is_colour(value: object) -> bool:
+def _is_color(value: object) -> bool:
     return isinstance(value, list) and len(value) == 3 and all(number in range(256) for number in value)
 
 
@@ -367,8 +369,8 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Draw the set that the command line asks for."""
     args = parse_arguments()
-    names, colours = read_classes(args.class_file)
-    toy = ToySet(args.images, args.seed, args.image_size, args.val_share, names, colours)
+    names, colors = read_classes(args.class_file)
+    toy = ToySet(args.images, args.seed, args.image_size, args.val_share, names, colors)
     check(toy)
     try:
         if not prepare_folder(toy, args.out, args.overwrite):

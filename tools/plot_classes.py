@@ -6,11 +6,11 @@ python3 -m tools.plot_classes TAG [TAG …]
 import argparse
 from pathlib import Path
 
-from tools.arguments import Parser
-from tools.charts import bar_chart, page_of
-from tools.errors import run_main
-from tools.histories import best_validation, read_histories
-from tools.pictures import check_picture_path, write_picture
+from tools.pictures.charts import bar_chart, page_of
+from tools.pictures.panels import check_picture_path, write_picture
+from tools.runs.folder import best_validation, read_histories
+from tools.system.command_line import Parser
+from tools.system.errors import run_main
 
 MOST_ROWS = 12  # in one column
 

@@ -6,11 +6,11 @@ python3 -m tools.plot_history TAG [TAG …]
 import argparse
 from pathlib import Path
 
-from tools.arguments import Parser
-from tools.charts import Line, line_chart, page_of
-from tools.errors import UserError, run_main
-from tools.histories import History, epochs_of, read_histories
-from tools.pictures import check_picture_path, write_picture
+from tools.pictures.charts import Line, line_chart, page_of
+from tools.pictures.panels import check_picture_path, write_picture
+from tools.runs.folder import History, epochs_of, read_histories
+from tools.system.command_line import Parser
+from tools.system.errors import UserError, run_main
 
 CHARTS = (
     ("train", "loss", "loss"),

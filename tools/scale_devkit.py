@@ -14,11 +14,13 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from tools.arguments import Parser
-from tools.devkit import new_folder
-from tools.errors import UserError, run_main
-from tools.files import read_json, reason, write_json
-from tools.voc import annotation_path, check_folder, read_image, read_xml
+from tools.data.annotations import read_xml
+from tools.data.devkit import annotation_path, check_folder
+from tools.data.images import read_image
+from tools.data.writing import new_folder
+from tools.system.command_line import Parser
+from tools.system.errors import UserError, run_main
+from tools.system.files import read_json, reason, write_json
 
 QUALITY = 95  # of the JPEG files
 RECORD = "scaled.json"  # in the folder: where its images are from

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
+from core.evaluation.loading import choose_device
 from core.networks import TILES, Classifier
-from core.training.setup import choose_device
-from tools.errors import UserError
-from tools.processes import Processes
+from tools.system.errors import UserError
+from tools.system.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Devices:
     def share(self, network: Classifier, replicas: int, sync_bn: bool) -> None:
         """Tell the network whose batch statistics to compute."""
         leads = self.processes.is_first
-        network.set_replicas(1 if sync_bn else replicas, self.count, leads, synchronise=sync_bn)
+        network.set_replicas(1 if sync_bn else replicas, self.count, leads, synchronize=sync_bn)
 
 
 def choose_devices(args: argparse.Namespace, processes: Processes) -> Devices:
@@ -111,7 +111,7 @@ def _set_exactness(args: argparse.Namespace) -> None:
 
 
 @contextmanager
-def shortages(args: argparse.Namespace) -> Iterator[None]:
+def explain_resource_errors(args: argparse.Namespace) -> Iterator[None]:
     """Turn what the machine lacks, memory above all, into one line that says what to change."""
     try:
         yield

@@ -9,21 +9,23 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from core.training.arguments import parse_arguments
-from core.training.devices import Devices, choose_devices, shortages
-from core.training.evaluation import predict
+from core.evaluation.loading import make_network
+from core.evaluation.prediction import predict
+from core.strategy import Crops
+from core.training.config import parse_arguments
+from core.training.devices import Devices, choose_devices, explain_resource_errors
 from core.training.run import Run
-from core.training.setup import EXPERIMENTS, make_network
 from core.training.snapshots import Snapshots
-from core.training.step import Crops
 from core.training.trainer import LOSSES, NotFinite, Trainer, TrainingStep
-from tools.augmentation import evaluation_transform, training_transform
-from tools.average_precision import average_precisions, mean_average_precision
-from tools.errors import UserError, run_main
-from tools.interruption import Interrupted, Interruption
-from tools.loader import evaluation_loader, training_loader
-from tools.processes import Processes
-from tools.voc import VOCClassification, read_class_names
+from tools.data.datasets import VOCClassification
+from tools.data.devkit import read_class_names
+from tools.data.loader import evaluation_loader, training_loader
+from tools.data.transforms import evaluation_transform, training_transform
+from tools.metrics.average_precision import average_precisions, mean_average_precision
+from tools.runs.folder import EXPERIMENTS
+from tools.system.errors import UserError, run_main
+from tools.system.interruption import Interrupted, Interruption
+from tools.system.processes import Processes
 
 
 def main(
@@ -67,7 +69,7 @@ def train(
     devices = choose_devices(args, processes)
     class_names = read_class_names(args.class_file)
     train_loader, val_loader = make_loaders(args, class_names, processes)
-    with Interruption() as interruption, shortages(args):
+    with Interruption() as interruption, explain_resource_errors(args):
         torch.manual_seed(args.seed)
         network = make_network(args.architecture, args.weights, len(class_names), args.channels_last, head)
         network.to(devices.first)
@@ -183,8 +185,8 @@ def make_loaders(
     """Loaders of the training and the validation split; every file is looked for before the first iteration."""
     share = (processes.rank, processes.size) if processes else (0, 1)
     sizes = (args.image_size, args.min_image_size, args.max_image_size)
-    augmented = training_transform(*sizes, args.augment, normalised=False)
-    plain = evaluation_transform(args.image_size, normalised=False)
+    augmented = training_transform(*sizes, args.augment, normalized=False)
+    plain = evaluation_transform(args.image_size, normalized=False)
     training = VOCClassification(args.data_dir, args.train_split, class_names, augmented)
     validation = VOCClassification(args.data_dir, args.val_split, class_names, plain)
     return (

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from core.training.arguments import OWN_STATE, replayable
-from core.training.step import Step
+from core.strategy import Step
+from core.training.config import OWN_STATE, replayable
 from core.training.trainer import LOSSES, Trainer
-from tools.checkpoints import save_checkpoint
-from tools.errors import UserError
-from tools.files import write_json
-from tools.interruption import Interrupted, Interruption
-from tools.run_files import RunFiles
-from tools.run_log import RunLog
+from tools.runs.checkpoints import save_checkpoint
+from tools.runs.folder import RunFiles
+from tools.runs.log import RunLog
+from tools.system.errors import UserError
+from tools.system.files import write_json
+from tools.system.interruption import Interrupted, Interruption
 
 # Arguments that may differ between a run and its continuation without another result (but for rounding).
 FREE = ("data_dir", "device", "force", "num_workers", "print_ratio", "resume", "save_minutes", "tag", "tensorboard")

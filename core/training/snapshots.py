@@ -4,11 +4,12 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from core.cam import make_cam
+from core.evaluation.panels import class_panel, with_bar_space
+from core.strategy import SCRIPTS, Cutting
 from core.training.run import Run
-from core.training.views import SCRIPTS, Cutting, class_panel, with_bar_space
-from tools.augmentation import denormalise, evaluation_transform
-from tools.pictures import colour_bar, draw_text, grid, on_white, sheet, write_picture
-from tools.voc import VOCClassification
+from tools.data.datasets import VOCClassification
+from tools.data.transforms import denormalize, evaluation_transform
+from tools.pictures.panels import color_bar, draw_text, grid, on_white, sheet, write_picture
 
 IMAGES = 8
 COLUMNS = 4
@@ -38,7 +39,7 @@ class Snapshots:
             return
         panels = self._panels()
         page = grid(panels, COLUMNS)
-        page = sheet([[page, with_bar_space(colour_bar(SIDE, "0", "1"))]], gap=0)
+        page = sheet([[page, with_bar_space(color_bar(SIDE, "0", "1"))]], gap=0)
         title = on_white(page[:0], 40, page.shape[1])
         draw_text(title, f"{args.tag}, epoch {epoch}, mAP {mean:.1f}: map of a present class, its score", (24, 12))
         page = sheet([[title], [page]], gap=0)
@@ -64,7 +65,7 @@ class Snapshots:
                 present = self.dataset.labels[index].nonzero()[:, 0] if strategy == "Max" else torch.tensor([label])
                 keypoint = cutting.keypoints(cams, present.to(device), image.shape[-1])[0].tolist()
             title = f"{names[label]} {torch.sigmoid(logits[0, label]):.2f}"
-            panels.append(class_panel(denormalise(image).numpy(), cams[label].cpu().numpy(), keypoint, title, SIDE))
+            panels.append(class_panel(denormalize(image).numpy(), cams[label].cpu().numpy(), keypoint, title, SIDE))
         student.train(training)
         return panels
 

@@ -5,7 +5,7 @@ import time
 import torch
 
 from core.networks import Classifier
-from tools.errors import UserError
+from tools.system.errors import UserError
 
 BATCH = 2
 

@@ -1,4 +1,4 @@
-"""One iteration after another: how student, teacher, optimiser and schedule move."""
+"""One iteration after another: how student, teacher, optimizer and schedule move."""
 
 import argparse
 from collections.abc import Callable
@@ -8,20 +8,20 @@ from typing import Any
 import torch
 
 from core.ema import make_teacher, update_teacher
+from core.evaluation.prediction import autocast, to_device
 from core.losses import ramp
 from core.networks import Classifier
-from core.optimiser import make_optimiser, poly_schedule
+from core.optimizer import make_optimizer, poly_schedule
 from core.parallel import (
     CropDataParallel,
     RunningStatistics,
     average_gradients,
-    join_processes_statistics,
     read_statistics,
+    sync_running_stats,
     write_statistics,
 )
-from core.training.evaluation import autocast, to_device
-from core.training.step import Crops, Options, Step
-from tools.processes import Processes
+from core.strategy import Crops, Options, Step
+from tools.system.processes import Processes
 
 TrainingStep = Callable[..., Step]
 LOSSES = ("loss", "class_loss", "p_class_loss", "re_loss")
@@ -40,15 +40,15 @@ class NotFinite(Exception):
 
 
 class Trainer:
-    """Student, teacher, optimiser and schedule, and how one iteration moves them.
+    """Student, teacher, optimizer and schedule, and how one iteration moves them.
 
     Args:
         network: the student, on its device.
         training_step: the strategy.
-        args: arguments of `core.training.arguments`.
+        args: arguments of `core.training.config`.
         epoch_iterations: iterations in an epoch.
         with_teacher: whether the strategy has an EMA teacher.
-        crops_of: which crops the strategy makes of a batch's labels, see `core.training.step.Crops`.
+        crops_of: which crops the strategy makes of a batch's labels, see `core.strategy.Crops`.
         processes: those that share each batch.
         gpus: indices of the GPUs that share this process's part, the network's own first; empty for its device alone.
     """
@@ -78,8 +78,8 @@ class Trainer:
         self.epoch_iterations = epoch_iterations
         self.max_iteration = args.max_epoch * epoch_iterations
         self.iteration = 0
-        self.optimiser = make_optimiser(network, args.lr, args.wd, args.momentum, args.nesterov)
-        self.schedule = poly_schedule(self.optimiser, self.max_iteration, args.warmup_epoch * epoch_iterations)
+        self.optimizer = make_optimizer(network, args.lr, args.wd, args.momentum, args.nesterov)
+        self.schedule = poly_schedule(self.optimizer, self.max_iteration, args.warmup_epoch * epoch_iterations)
         # Float16 gradients underflow without a scale; in every other precision the scaler does nothing.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=args.amp == "fp16")
 
@@ -91,7 +91,7 @@ class Trainer:
     @property
     def lr(self) -> float:
         """The backbone weights' learning rate at this iteration."""
-        return self.optimiser.param_groups[0]["lr"]
+        return self.optimizer.param_groups[0]["lr"]
 
     @property
     def alpha_re(self) -> float:
@@ -104,10 +104,10 @@ class Trainer:
         return self._forward_student
 
     def iterate(self, images: torch.Tensor, labels: torch.Tensor) -> Step:
-        """One iteration: losses, gradients, optimiser, teacher, schedule.
+        """One iteration: losses, gradients, optimizer, teacher, schedule.
 
         Args:
-            images: see `core.training.evaluation.to_device`, labels: multi-hot `[B, V]`: this process's part of the
+            images: see `core.evaluation.prediction.to_device`, labels: multi-hot `[B, V]`: this process's part of the
                 batch, on the CPU, as the loader gives it.
 
         Returns:
@@ -118,7 +118,7 @@ class Trainer:
                 `--on_nan skip`) running statistics are then as before.
         """
         before = read_statistics(self.student) if self.processes.size > 1 or self.args.on_nan == "skip" else None
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         step = self._losses_and_gradients(images, labels)
         finite = self._agree(torch.isfinite(step.loss)) and self._gradients_finite()
         if finite:
@@ -174,10 +174,10 @@ class Trainer:
         return bool(torch.isfinite(torch.stack(norms)).all())
 
     def _move(self, before: RunningStatistics | None) -> None:
-        self.scaler.step(self.optimiser)
+        self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.processes.size > 1:
-            join_processes_statistics(self.student, before)
+            sync_running_stats(self.student, before)
         if self.teacher is not None:
             update_teacher(self.teacher, self.student, self.iteration, self.args.alpha_ema)
 
@@ -186,7 +186,7 @@ class Trainer:
         return {
             "student": self.student.state_dict(),
             "teacher": self.teacher.state_dict() if self.teacher is not None else {},
-            "optimiser": self.optimiser.state_dict()["state"],
+            "optimizer": self.optimizer.state_dict()["state"],
             "scaler": self.scaler.state_dict(),
             "iteration": self.iteration,
         }
@@ -201,9 +201,9 @@ class Trainer:
         if self.teacher is not None:
             self.teacher.load_state_dict(state["teacher"])
         # Learning rates, weight decays and the schedule are the arguments', which --force may have changed.
-        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state["optimiser"]})
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state["optimizer"]})
         self.scaler.load_state_dict(state["scaler"])
         self.iteration = iteration
         self.schedule.load_state_dict({"last_epoch": iteration, "_step_count": iteration + 1, "lr_lambdas": [None] * 4})
-        for group in self.optimiser.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self.schedule.lr_lambdas[0](iteration)

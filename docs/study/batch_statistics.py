@@ -7,23 +7,20 @@ of the batch: those of the validation images that are evaluated together, as in 
 If small batches had spoilt the running statistics, the other two would score higher. See docs/study.md.
 """
 
-import sys
 from pathlib import Path
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository's root, whence `core` is imported
-
-from core.training.evaluation import predict, to_device
-from core.training.setup import choose_device, trained_network
-from tools.arguments import Parser
-from tools.augmentation import evaluation_transform
-from tools.average_precision import mean_average_precision
-from tools.errors import UserError, run_main
-from tools.loader import evaluation_loader
-from tools.voc import VOCClassification
+from core.evaluation.loading import choose_device, trained_network
+from core.evaluation.prediction import predict, to_device
+from tools.data.datasets import VOCClassification
+from tools.data.loader import evaluation_loader
+from tools.data.transforms import evaluation_transform
+from tools.metrics.average_precision import mean_average_precision
+from tools.system.command_line import Parser
+from tools.system.errors import UserError, run_main
 
 
 def estimate_again(network: nn.Module, loader: torch.utils.data.DataLoader) -> None:
@@ -68,7 +65,7 @@ def main() -> None:
     device = choose_device("auto")
     network, description = trained_network(args.weights)
     network.to(device)
-    transform = evaluation_transform(description["image_size"], normalised=False)
+    transform = evaluation_transform(description["image_size"], normalized=False)
 
     def loader(split: str) -> torch.utils.data.DataLoader:
         dataset = VOCClassification(args.data_dir, split, description["class_names"], transform)

@@ -1,0 +1,1 @@
+"""Networks at work: loading, prediction, localization, panels."""

@@ -1,0 +1,135 @@
+"""Keypoints and maps against boxes: masks, tolerance, energy and chance, with literal searches as oracles."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core.evaluation.localization import (
+    Localization,
+    box_masks,
+    clip_boxes,
+    energy_share,
+    share_of,
+    strongest_at,
+    visible_masks,
+    whole_pixels,
+)
+from tools.data.annotations import VOCObject
+
+
+def an_object(label: int, xmin: float, ymin: float, xmax: float, ymax: float) -> VOCObject:
+    return VOCObject("abc"[label], label, False, (xmin, ymin, xmax, ymax))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from([0, 1, 4, 15]))
+def test_masks_hold_the_pixels_within_the_tolerance_of_a_box(seed, tolerance):
+    rng = np.random.default_rng(seed)
+    size, count = 24, 3
+    corners = np.sort(rng.integers(0, size, (5, 2, 2)), axis=1)
+    boxes = np.concatenate((corners[:, 0], corners[:, 1] + 1), 1)
+    owner = rng.integers(0, count, 5)
+    masks = box_masks(torch.tensor(boxes), torch.tensor(owner), count, size, tolerance)
+    for k in range(count):
+        for row in range(size):
+            for column in range(size):
+                distances = [
+                    math.hypot(
+                        max(top - row, row - (bottom - 1), 0),
+                        max(left - column, column - (right - 1), 0),
+                    )
+                    for top, left, bottom, right in boxes[owner == k]
+                ]
+                assert bool(masks[k, row, column]) == (min(distances, default=math.inf) <= tolerance)
+
+
+def test_boxes_are_clipped_to_what_is_seen():
+    boxes, kept = clip_boxes(torch.tensor([[-3, 2, 5, 50], [20, 0, 30, 9], [0, 0, 1, 1]]), 10, 40)
+    assert boxes.tolist()[0] == [0, 2, 5, 40] and kept.tolist() == [True, False, True]
+
+
+def test_the_devkit_s_inclusive_corners_become_whole_pixels():
+    assert whole_pixels(an_object(0, 1, 2, 3, 4)) == (1, 0, 4, 3)
+    assert whole_pixels(an_object(0, 1.5, 2, 3.2, 4)) == (1, 0, 4, 4)
+
+
+def test_energy_is_the_share_of_the_visible_map():
+    maps = torch.zeros(2, 8, 8)
+    maps[0, 2, 2], maps[0, 5, 5], maps[0, 7, 7] = 3.0, 1.0, 100.0  # the last lies beyond the image
+    masks = box_masks(torch.tensor([[0, 0, 4, 4], [0, 0, 4, 4]]), torch.tensor([0, 1]), 2, 8)
+    visible = visible_masks(torch.tensor([7, 7]), torch.tensor([7, 7]), 8)
+    assert energy_share(maps, masks, visible).tolist() == [0.75, 0]
+    assert share_of(masks, visible).tolist() == pytest.approx([16 / 49] * 2)
+
+
+def test_max_s_keypoint_belongs_to_the_class_that_is_strongest_there():
+    maps = torch.zeros(3, 4, 4)
+    maps[0, 1, 1], maps[1, 1, 1], maps[2, 1, 1] = 0.5, 0.9, 0.2
+    image, label = torch.tensor([0, 0, 1]), torch.tensor([0, 2, 1])
+    points = torch.tensor([[1, 1], [1, 1]])
+    assert strongest_at(maps, image, label, points, 3).tolist() == [2, 1]
+
+
+def features_with_peaks(*peaks: tuple[int, int, int, int]) -> torch.Tensor:
+    """Features of two images and three classes with one strong cell for each (image, class, row, column)."""
+    features = torch.full((2, 3, 4, 4), -1.0)
+    for image, label, row, column in peaks:
+        features[image, label, row, column] = 5.0 + label
+    return features
+
+
+def test_a_network_that_looks_at_its_objects_is_told_from_one_that_does_not():
+    objects = [
+        [an_object(0, 17, 17, 32, 32), an_object(1, 33, 33, 48, 48)],  # feature cells (1, 1) and (2, 2)
+        [an_object(2, 33, 17, 48, 32), an_object(0, 70, 70, 90, 90)],  # cell (1, 2), and one outside the crop
+    ]
+    sizes = [(64, 64), (100, 100)]
+    good = features_with_peaks((0, 0, 1, 1), (0, 1, 2, 2), (1, 2, 1, 2), (1, 0, 2, 1))
+    bad = features_with_peaks((0, 0, 2, 2), (0, 1, 1, 1), (1, 2, 2, 1), (1, 0, 1, 2))
+    found = {}
+    for name, features in (("good", good), ("bad", bad)):
+        localization = Localization(objects, sizes, 3, 64)
+        localization.observe(features[:1], torch.tensor([0]))  # batch by batch
+        localization.observe(features[1:], torch.tensor([1]))
+        assert localization.left_out == 1
+        assert localization.per_class()["pairs"].tolist() == [1, 1, 1]
+        found[name] = localization.means()
+    assert found["good"]["cMax"] == 100 and found["bad"]["cMax"] == 0
+    # Every keypoint is that of one class: a network that mixes up the classes hits nothing.
+    assert found["good"]["Max"] == 100 and found["bad"]["Max"] == 0
+    # Of a linear peak of two cells' width, 3/4 · 3/4 lies in its own cell, 1/8 · 1/8 in a diagonal neighbor.
+    assert found["good"]["energy"] == pytest.approx(56.25, abs=0.1)
+    assert found["bad"]["energy"] == pytest.approx(1.5625, abs=0.1)
+    assert found["good"]["uniform"] == pytest.approx(100 * 16 * 16 / 64**2)
+    assert found["good"]["centre"] == pytest.approx(100 / 3)  # (32, 32) is class 1's first pixel
+    assert found["good"]["centre within 15"] == 100
+    assert found["good"]["empty"] == found["bad"]["empty"] == 0
+
+
+def test_maps_that_have_died_are_counted():
+    objects = [[an_object(0, 17, 17, 32, 32), an_object(1, 33, 33, 48, 48), an_object(2, 70, 70, 90, 90)]]
+    features = torch.full((1, 3, 4, 4), -2.0)
+    features[0, 1, 2, 2] = 6  # of the two classes that are shown, one has a map
+    localization = Localization(objects, [(100, 100)], 3, 64)
+    localization.observe(features, torch.tensor([0]))
+    assert localization.means()["empty"] == 50 and localization.per_class()["empty"].tolist()[:2] == [100, 0]
+    assert localization.strength() == 2 and localization.summary(["a", "b", "c"])["strength"] == 2
+    assert "empty maps: 50.00 over pairs" in localization.text()
+
+
+def test_the_order_and_size_of_batches_change_nothing():
+    rng = np.random.default_rng(0)
+    objects = [[an_object(label, 5, 5, 30 + i, 40) for label in rng.integers(0, 3, 2)] for i in range(6)]
+    sizes = [(50 + 3 * i, 64) for i in range(6)]
+    features = torch.from_numpy(rng.normal(size=(6, 3, 4, 4)).astype(np.float32))
+    results = []
+    for batches in ([[0, 1, 2, 3, 4, 5]], [[5, 3], [1], [0, 2, 4]]):
+        localization = Localization(objects, sizes, 3, 64)
+        for batch in batches:
+            localization.observe(features[batch], torch.tensor(batch))
+        results.append(localization.means())
+    assert results[0] == pytest.approx(results[1])

@@ -1,0 +1,1 @@
+"""Data sets on the disk and on their way into the network."""

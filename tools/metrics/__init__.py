@@ -1,0 +1,1 @@
+"""From scores to numbers, intervals, tables and archives."""

@@ -1,0 +1,1 @@
+"""Series of runs, and the tables made of them."""

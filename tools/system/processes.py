@@ -1,0 +1,106 @@
+"""The processes of one run: those that torchrun started, or this one alone."""
+
+import os
+import sys
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from tools.system.errors import UserError
+
+# How long a process waits for the others, for example while the first one validates or writes.
+TIMEOUT = timedelta(minutes=30)
+
+
+# How gloo and NCCL say that another process is gone.
+LOST = ("peer", "pair closure", "remote process", "Broken pipe")
+
+
+class Processes:
+    """This process among those that torchrun started; without torchrun, the only one.
+
+    Attributes:
+        rank: this process's number, from 0; size: how many there are; local_rank: its number on its machine.
+    """
+
+    def __init__(self):
+        try:
+            self.rank = int(os.environ.get("RANK", 0))
+            self.size = int(os.environ.get("WORLD_SIZE", 1))
+            self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
+        except ValueError as error:
+            raise UserError(f"RANK, WORLD_SIZE or LOCAL_RANK is no number ({error}): start with torchrun") from error
+        self._store: dist.Store | None = None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the files and the screen."""
+        return self.rank == 0
+
+    def __enter__(self) -> "Processes":
+        """Meet the others: tensors on GPUs go over NCCL, all else over gloo."""
+        if self.size > 1:
+            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+            try:
+                self._store, _, _ = next(rendezvous("env://", timeout=TIMEOUT))
+                dist.init_process_group(
+                    backend, timeout=TIMEOUT, store=self._store, rank=self.rank, world_size=self.size
+                )
+            except (ValueError, RuntimeError) as error:
+                raise UserError(f"the processes do not find each other ({str(error).splitlines()[0]})") from error
+        return self
+
+    def any(self, *flags: bool) -> list[bool]:
+        """For each flag, whether it is up on any process. On the CPU: no GPU waits for it."""
+        if self.size == 1:
+            return list(flags)
+        raised = torch.tensor(flags, dtype=torch.int32)
+        dist.all_reduce(raised, op=dist.ReduceOp.MAX)
+        return [bool(flag) for flag in raised.tolist()]
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value of every process, in the order of ranks."""
+        if self.size == 1:
+            return [value]
+        values = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def broadcast(self, value: Any) -> Any:
+        """The first process's value, in every process."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values)
+        return values[0]
+
+    def sum(self, value: torch.Tensor) -> torch.Tensor:
+        """Sum of a tensor over the processes."""
+        if self.size > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+        return value
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """An error in one process ends all. Its message is shown once, however many processes meet it."""
+        if self.size == 1:
+            return
+        if error is None or isinstance(error, SystemExit):
+            dist.destroy_process_group()
+        elif isinstance(error, UserError):
+            if not self._speaks_first():
+                sys.exit(2)
+            if not self.is_first:
+                print(file=sys.stderr)  # ends the line of the first process's progress bar
+        elif isinstance(error, RuntimeError) and any(word in str(error) for word in LOST):
+            raise SystemExit("another process of this run ended; its own message says why") from error
+
+    def _speaks_first(self) -> bool:
+        """Whether no other process has met an error before. torchrun itself counts: it outlives its processes."""
+        try:
+            return self._store is None or self._store.add("errors", 1) == 1
+        except RuntimeError:
+            return True
