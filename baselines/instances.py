@@ -1,33 +1,22 @@
-"""Baseline: class-specific instances alone, the network of the four strategies without their puzzle."""
+"""Baseline: the class-specific instances alone, without a puzzle. No image is cut."""
 
-import torch
+from torch import Tensor
 
 from core.losses import class_loss
-from core.training import Crops, Options, Step, main
+from core.networks import Classifier
+from core.strategy import Crops, Options, Step, Strategy
+from core.training import train
 
 
 def training_step(
-    student: torch.nn.Module,
-    teacher: None,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    crops: Crops,
-    options: Options,
+    student: Classifier, teacher: None, images: Tensor, labels: Tensor, crops: Crops, options: Options
 ) -> Step:
-    """The class loss on one batch.
-
-    Args:
-        student: a `Classifier` in train mode; there is no teacher.
-        images: `[B, 3, S, S]`; labels: multi-hot `[B, V]`.
-        crops, options: of no use here.
-    """
+    """Return the losses of the class-specific instances alone on one batch; `core.strategy.Strategy` describes the arguments."""
     logits, _ = student(images)  # [B, V]
+    return Step(class_loss(logits, labels))
 
-    classification = class_loss(logits, labels)
-    nothing = torch.zeros_like(classification)
-    no_keypoints = torch.zeros(0, 2, dtype=torch.long, device=images.device)
-    return Step(classification, classification, nothing, nothing, no_keypoints)
 
+STRATEGY = Strategy("instances", training_step, teacher=False, crops=Crops.one_per_image)
 
 if __name__ == "__main__":
-    main(training_step, __doc__, with_teacher=False, crops_of=Crops.one_per_image)
+    train(STRATEGY, __doc__)

@@ -42,7 +42,7 @@ def cmax_keypoints(cams: torch.Tensor, image_size: int) -> torch.Tensor:
     Returns:
         `[crops, 2]` int64, (row, column) in pixels.
     """
-    return _or_centre(_argmax(_resize(cams, image_size))[1], image_size)
+    return _or_centre(_argmax(resize_cams(cams, image_size))[1], image_size)
 
 
 @torch.no_grad()
@@ -60,7 +60,7 @@ def ctopk_keypoints(cams: torch.Tensor, image_size: int, k: int = TOPK, radius: 
     Returns:
         `[crops, 2]` int64, (row, column) in pixels; sums of coordinates, integer-divided.
     """
-    maps = _resize(cams, image_size)
+    maps = resize_cams(cams, image_size)
     coordinates, _, taken = local_maxima(maps, k)
     if radius > 0:
         offset = (coordinates - _argmax(maps)[1][:, None]).double()
@@ -88,12 +88,17 @@ def ctopk_w_keypoints(cams: torch.Tensor, image_size: int, k: int = TOPK) -> tor
     return _or_centre((coordinates * values / total).long().sum(1), image_size)
 
 
+def centre_keypoints(crops: int, image_size: int, device: torch.device | None = None) -> torch.Tensor:
+    """Puzzle-CAM's cut: the image centre for every crop, `[crops, 2]` int64, (row, column) in pixels."""
+    return torch.full((crops, 2), image_size // 2, device=device)
+
+
 @torch.no_grad()
 def strongest_peaks(
     cams: torch.Tensor, image_size: int, k: int = TOPK
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The local maxima that cTopk and cTopk-w start from: `local_maxima` of maps `[crops, n, n]` at image size."""
-    return local_maxima(_resize(cams, image_size), k)
+    return local_maxima(resize_cams(cams, image_size), k)
 
 
 def local_maxima(maps: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -128,7 +133,7 @@ def local_maxima(maps: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor
     return torch.stack(coordinates, 1) * taken[..., None], values.masked_fill(~taken, 0), taken
 
 
-def _resize(cams: torch.Tensor, image_size: int) -> torch.Tensor:
+def resize_cams(cams: torch.Tensor, image_size: int) -> torch.Tensor:
     """Maps `[crops, n, n]` → `[crops, S, S]`, bilinear with half-pixel centres, float32."""
     maps = cams.float().contiguous()[:, None]
     return F.interpolate(maps, size=(image_size, image_size), mode="bilinear", align_corners=False)[:, 0]

@@ -6,6 +6,8 @@ Every mean over crops is 0 when a batch has no crop at all (no image with a labe
 import torch
 import torch.nn.functional as F
 
+from core.strategy import Crops
+
 RECONSTRUCTION_LOSSES = ("L1_Loss", "L2_Loss")
 
 
@@ -22,6 +24,32 @@ def class_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     # The sigmoid form of the multi-label soft margin, element by element.
     elements = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
     return elements.mean(1).sum() / max(len(elements), 1)
+
+
+def puzzle_losses(
+    logits: torch.Tensor,
+    features: torch.Tensor,
+    merged: torch.Tensor,
+    labels: torch.Tensor,
+    crops: Crops,
+    re_loss: str = "L1_Loss",
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the paper's three losses of a batch: `class_loss`, `p_class_loss` and `re_loss`, scalars without weights.
+
+    Args:
+        logits: of the images `[B, V]`; features: their maps `[B, V, n, n]`.
+        merged: the maps stitched together from each crop's tiles `[crops, V, n, n]`.
+        labels: multi-hot `[B, V]`.
+        crops: image and class of each crop. A crop's target is its class, or all classes of its image if it has none.
+        re_loss: see `reconstruction_loss`.
+    """
+    own_class = F.one_hot(crops.label.clamp_min(0), labels.shape[1]).to(labels.dtype)
+    targets = torch.where((crops.label < 0)[:, None], labels[crops.image], own_class)  # [crops, V]
+    return (
+        class_loss(logits, labels),
+        p_class_loss(merged, targets),
+        reconstruction_loss(features[crops.image], merged, targets, re_loss),
+    )
 
 
 def p_class_loss(merged: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -59,7 +87,7 @@ def reconstruction_loss(
     return per_crop.sum() / max(len(per_crop), 1)
 
 
-def ramp(alpha_re: float, alpha_schedule_re: float, iteration: int, max_iteration: int) -> float:
+def alpha_re_at(alpha_re: float, alpha_schedule_re: float, iteration: int, max_iteration: int) -> float:
     """Weight of the reconstruction loss: rises linearly to `alpha_re` over the share `alpha_schedule_re` of training.
 
     Args:

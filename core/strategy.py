@@ -1,21 +1,18 @@
-"""What a strategy declares, and what it exchanges with the training loop."""
+"""What a script declares (`Strategy`), and what its step and the training loop exchange (`Crops`, `Options`, `Step`)."""
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 
-from core.keypoints import (
-    TOPK,
-    TOPK_RADIUS,
-    cmax_keypoints,
-    ctopk_keypoints,
-    ctopk_w_keypoints,
-    max_keypoints,
-)
+from core.keypoints import TOPK, TOPK_RADIUS, centre_keypoints, cmax_keypoints, ctopk_keypoints, ctopk_w_keypoints
+
+LOSSES = ("loss", "class_loss", "p_class_loss", "re_loss")  # the official code's, in its order
 
 
 class Crops(NamedTuple):
-    """The crops of a batch: one for every present class of every image, image by image, classes in order.
+    """The crops of a batch: one per present class of every image, image by image, classes in order.
 
     Attributes:
         image: index of the image `[crops]` int64.
@@ -26,23 +23,27 @@ class Crops(NamedTuple):
     label: torch.Tensor
 
     @classmethod
+    def one_per_class(cls, labels: torch.Tensor) -> "Crops":
+        """Return the crops of multi-hot labels `[B, V]`.
+
+        Call it while the labels are on the CPU, where the loader leaves them: on a GPU, `nonzero` synchronizes.
+        """
+        return cls(*labels.nonzero(as_tuple=True))
+
+    @classmethod
     def one_per_image(cls, labels: torch.Tensor) -> "Crops":
-        """One crop for every image, whatever its classes (their indices are then -1)."""
+        """Return one crop per image, whatever its classes (their indices are then -1)."""
         image = torch.arange(len(labels))
         return cls(image, torch.full_like(image, -1))
 
-    @classmethod
-    def of(cls, labels: torch.Tensor) -> "Crops":
-        """The crops of multi-hot labels `[B, V]`. On the CPU, where the loader left them, this waits for no GPU."""
-        return cls(*labels.nonzero(as_tuple=True))
-
     def to(self, device: torch.device) -> "Crops":
-        """The same on another device."""
+        """Return the same crops on another device."""
         return Crops(*(index.to(device, non_blocking=True) for index in self))
 
 
-class Options(NamedTuple):
-    """What a step may be told.
+@dataclass(frozen=True)
+class Options:
+    """What a step and a keypoint function are told.
 
     Attributes:
         alpha_p: weight of the puzzle classification loss.
@@ -50,63 +51,91 @@ class Options(NamedTuple):
         re_loss: "L1_Loss" or "L2_Loss".
         topk: number of local maxima (cTopk, cTopk-w).
         topk_radius: pixels at S = 512, 0 for none (cTopk).
+        own: values of the strategy's own arguments; each is also read as an attribute, `options.NAME`.
     """
 
-    alpha_p: float
-    alpha_re: float
-    re_loss: str
-    topk: int
-    topk_radius: float
+    alpha_p: float = 0.0
+    alpha_re: float = 0.0
+    re_loss: str = "L1_Loss"
+    topk: int = TOPK
+    topk_radius: float = TOPK_RADIUS
+    own: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "own" and name in self.own:  # `own` itself is missing while the dataclass is being copied
+            return self.own[name]
+        raise AttributeError(f"the strategy declares no argument '{name}'")
 
 
-class Step(NamedTuple):
-    """A step's losses, scalars, and the keypoints it cut at.
+@dataclass(frozen=True)
+class Step:
+    """A step's losses, scalars, and the keypoints it cut at. A step without a puzzle returns `Step(class_loss)`.
+
+    A batch may be split into micro-batches (`--accumulate`) or over processes, whose numbers of crops differ. So the
+    loop has to know what is a mean over crops: everything in `loss` except `class_loss` and the `image_losses`.
 
     Attributes:
-        loss: what is minimized.
-        class_loss, p_class_loss, re_loss: its parts, before their weights.
+        loss: what is minimized: class_loss + sum of image_losses + means over crops, in any combination.
+        class_loss: mean over images, with weight 1 in `loss`; None: it is all of `loss`.
+        p_class_loss, re_loss: means over crops, before their weights.
         keypoints: `[crops, 2]`, (row, column) in pixels.
+        image_losses: further named losses that are means over images, as they enter `loss` (weights included).
+        crop_losses: further named losses that are means over crops; for the log.
     """
 
     loss: torch.Tensor
-    class_loss: torch.Tensor
-    p_class_loss: torch.Tensor
-    re_loss: torch.Tensor
-    keypoints: torch.Tensor
+    class_loss: torch.Tensor | None = None
+    p_class_loss: torch.Tensor | None = None
+    re_loss: torch.Tensor | None = None
+    keypoints: torch.Tensor | None = None
+    image_losses: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    crop_losses: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    def over_images(self) -> dict[str, torch.Tensor]:
+        """Return the named losses that are means over images."""
+        return {"class_loss": self.loss if self.class_loss is None else self.class_loss, **self.image_losses}
+
+    def over_crops(self) -> dict[str, torch.Tensor]:
+        """Return the named losses that are means over crops."""
+        official = {"p_class_loss": self.p_class_loss, "re_loss": self.re_loss}
+        return {name: loss for name, loss in official.items() if loss is not None} | dict(self.crop_losses)
 
 
-STRATEGIES = ("Max", "cMax", "cTopk", "cTopk-w")
-
-
-SCRIPTS = {
-    "train_classification_with_puzzle_max": "Max",
-    "train_classification_with_puzzle_cMax_ema": "cMax",
-    "train_classification_with_puzzle_cTopk_ema": "cTopk",
-    "train_classification_with_puzzle_cTopk_w_ema": "cTopk-w",
-}
-
-
-class Cutting(NamedTuple):
-    """How keypoints are found.
+class Argument(NamedTuple):
+    """An argument of a strategy's own, for the command line.
 
     Attributes:
-        strategy: one of `STRATEGIES`.
-        topk, topk_radius: see `core.keypoints`.
+        default: its type is the argument's: int, float, str or bool.
+        help: one line, with the unit.
+        above, least, below, most: bounds of a number.
+        choices: the accepted values.
     """
 
-    strategy: str
-    topk: int = TOPK
-    topk_radius: float = TOPK_RADIUS
+    default: Any
+    help: str
+    above: float | None = None
+    least: float | None = None
+    below: float | None = None
+    most: float | None = None
+    choices: tuple | None = None
 
-    @classmethod
-    def of(cls, description: dict[str, Any], strategy: str | None = None) -> "Cutting":
-        """As the checkpoint with this description was trained; cTopk-w where it does not say."""
-        arguments = description.get("arguments", {})
-        trained = SCRIPTS.get(description.get("script", ""), "cTopk-w")
-        return cls(strategy or trained, arguments.get("topk", TOPK), arguments.get("topk_radius", TOPK_RADIUS))
 
-    def keypoints(self, cams: torch.Tensor, present: torch.Tensor, image_size: int) -> torch.Tensor:
-        """A keypoint for each present class of one image; Max gives all of them the same.
+class Keypoints(NamedTuple):
+    """How a strategy finds keypoints, for whatever shows them: localization, pictures, tables.
+
+    Attributes:
+        name: what the keypoints are called.
+        find: (maps `[crops, n, n]`, image size S in pixels, `Options`) to `[crops, 2]` int64, (row, column) in pixels.
+        per_image: one keypoint per image, on the maximum over the maps of its present classes; otherwise one per
+            present class, on the map of that class.
+    """
+
+    name: str
+    find: Callable[[torch.Tensor, int, Options], torch.Tensor]
+    per_image: bool = False
+
+    def of_image(self, cams: torch.Tensor, present: torch.Tensor, image_size: int, options: Options) -> torch.Tensor:
+        """Return a keypoint for each present class of one image, the same for all of them if `per_image`.
 
         Args:
             cams: class activation maps of the image `[V, n, n]`.
@@ -116,11 +145,68 @@ class Cutting(NamedTuple):
         Returns:
             `[C, 2]` int64, (row, column) in pixels.
         """
-        if self.strategy == "Max":
-            labels = torch.zeros(len(cams), device=cams.device).index_fill_(0, present, 1)
-            return max_keypoints(cams[None], labels[None], image_size).expand(len(present), -1)
-        if self.strategy == "cMax":
-            return cmax_keypoints(cams[present], image_size)
-        if self.strategy == "cTopk":
-            return ctopk_keypoints(cams[present], image_size, self.topk, self.topk_radius)
-        return ctopk_w_keypoints(cams[present], image_size, self.topk)
+        if not self.per_image:
+            return self.find(cams[present], image_size, options)
+        return self.find(cams[present].amax(0, keepdim=True), image_size, options).expand(len(present), -1)
+
+
+STRATEGIES = ("Max", "cMax", "cTopk", "cTopk-w")
+KEYPOINTS = {
+    "Max": Keypoints("Max", lambda cams, size, options: cmax_keypoints(cams, size), per_image=True),
+    "cMax": Keypoints("cMax", lambda cams, size, options: cmax_keypoints(cams, size)),
+    "cTopk": Keypoints(
+        "cTopk", lambda cams, size, options: ctopk_keypoints(cams, size, options.topk, options.topk_radius)
+    ),
+    "cTopk-w": Keypoints("cTopk-w", lambda cams, size, options: ctopk_w_keypoints(cams, size, options.topk)),
+    "centre": Keypoints("centre", lambda cams, size, options: centre_keypoints(len(cams), size, cams.device)),
+}
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A strategy, declared once in its script and used by training, evaluation, pictures, tables and tests.
+
+    Attributes:
+        name: for logs, checkpoints and tables.
+        training_step: the losses of one batch, called as `training_step(student, teacher, images, labels, crops,
+            options)` and returning a `Step`:
+            student: a `core.networks.Classifier` in train mode; called with images `[B, 3, S, S]` it returns logits
+                `[B, V]` and features of the CAM branch `[B, V, n, n]`; called with tiles `[crops, 4, 3, S/2, S/2]`,
+                logits `[crops, 4, V]` and features `[crops, 4, V, n/2, n/2]`.
+            teacher: its exponential moving average, also in train mode, or None. No gradient reaches its parameters.
+            images: normalized, float32 `[B, 3, S, S]`; labels: multi-hot float32 `[B, V]`.
+            crops: image and class of each crop.
+            options: weights of the losses, and the strategy's own arguments.
+        teacher: whether there is an EMA teacher.
+        crops: the crops of a batch's labels `[B, V]`.
+        head: what computes the logits, see `core.networks.Classifier`.
+        keypoints: a function of its own (see `Keypoints.find`), or the name of the strategy in `KEYPOINTS` whose
+            keypoints these are. By default the strategy's own name, where it is known; otherwise there are none.
+        arguments: arguments of its own by name. They appear in --help, are saved with the run, and reach the step in
+            `options`.
+    """
+
+    name: str
+    training_step: Callable[..., Step]
+    teacher: bool = True
+    crops: Callable[[torch.Tensor], Crops] = Crops.one_per_class
+    head: str = "instances"
+    keypoints: Callable[[torch.Tensor, int, Options], torch.Tensor] | str | None = None
+    arguments: Mapping[str, Argument] = field(default_factory=dict)
+
+    def shown_keypoints(self) -> Keypoints | None:
+        """Return how its keypoints are found; None for a strategy that has none."""
+        if callable(self.keypoints):
+            return Keypoints(self.name, self.keypoints, per_image=self.crops == Crops.one_per_image)
+        return KEYPOINTS.get(self.keypoints or self.name)
+
+    def options(self, arguments: Mapping[str, Any], alpha_re: float = 0.0) -> Options:
+        """Return the options that a run's arguments make; what they lack has its default.
+
+        Args:
+            arguments: values by name, as a config or the description of a checkpoint holds them.
+            alpha_re: the reconstruction loss's weight at this iteration.
+        """
+        own = {name: arguments.get(name, argument.default) for name, argument in self.arguments.items()}
+        given = {name: arguments[name] for name in ("alpha_p", "re_loss", "topk", "topk_radius") if name in arguments}
+        return Options(alpha_re=alpha_re, own=own, **given)

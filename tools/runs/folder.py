@@ -6,6 +6,7 @@ import glob
 import os
 import shutil
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,6 +16,74 @@ from tools.pictures.charts import MOST_LINES
 from tools.runs.checkpoints import read_tensors
 from tools.system.errors import UserError
 from tools.system.files import read_json, reason, replace_file
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Every path in an `experiments` folder. No other file of the project knows one.
+
+    Attributes:
+        root: the folder itself.
+    """
+
+    root: Path = Path("experiments")
+
+    def log(self, tag: str) -> Path:
+        """Return the text log of a run."""
+        return self.root / "logs" / f"{tag}.txt"
+
+    def history(self, tag: str) -> Path:
+        """Return the losses and average precisions of a run (JSON)."""
+        return self.root / "data" / f"{tag}.json"
+
+    def config(self, tag: str) -> Path:
+        """Return the arguments of a run, for `--config` (JSON)."""
+        return self.root / "data" / f"{tag}.config.json"
+
+    def model(self, tag: str, kind: str = "") -> Path:
+        """Return the latest (""), the "best_" or the "last_" model of a run; its description is the .json beside it."""
+        return self.root / "models" / f"{kind}{tag}.pth"
+
+    def state(self, tag: str, suffix: str = ".pth") -> Path:
+        """Return the state that `--resume` reads; ".earlier.pth": the one before; ".lock": the run's claim."""
+        return self.root / "states" / f"{tag}{suffix}"
+
+    def curves(self, tag: str) -> Path:
+        """Return the TensorBoard folder of a run."""
+        return self.root / "tensorboards" / tag
+
+    def snapshots(self, tag: str) -> Path:
+        """Return the folder of a run's sheets of validation images."""
+        return self.root / "snapshots" / tag
+
+    def usage(self, tag: str) -> Path:
+        """Return what a run of a series took (JSON)."""
+        return self.root / "usage" / f"{tag}.json"
+
+    def earlier(self, tag: str, number: int) -> Path:
+        """Return the folder of what the `number`-th earlier run of this tag left."""
+        return self.root / "earlier" / f"{tag}.{number}"
+
+    def results(self, checkpoint: Path, split: str) -> Path:
+        """Return where the evaluation of a checkpoint on a split goes, without suffix."""
+        return self.root / "evaluation" / f"{checkpoint.stem}_{split.replace('/', '_')}"
+
+    def results_again(self, scores: Path) -> Path:
+        """Return where a second measurement of a scores file goes, without suffix; it does not replace the first."""
+        return self.root / "evaluation" / f"{scores.stem}_again"
+
+    def predictions(self, checkpoint: Path) -> Path:
+        """Return the table of predictions of a checkpoint (CSV)."""
+        return self.root / "predictions" / f"{checkpoint.stem}.csv"
+
+    def pictures(self, name: str) -> Path:
+        """Return the folder of pictures that belong to a table of predictions."""
+        return self.root / "pictures" / name
+
+    def picture(self, name: str) -> Path:
+        """Return a single picture."""
+        return self.root / "pictures" / f"{name}.png"
+
 
 # What a state consists of.
 PARTS = {"trainer": dict, "random": list, "epoch": int, "samples": int, "losses": torch.Tensor, "best": (int, float)}

@@ -1,39 +1,271 @@
-"""A command line whose every mistake is one line, and which names the argument that was probably meant."""
+"""A program's command line as one frozen dataclass: a field is its type, default, help, bounds and group in one place.
+
+Written on argparse, because the official code's argument names and its `--nesterov True` have to stay.
+
+    @dataclass(frozen=True)
+    class Config(Arguments):
+        data_dir: Path = argument(help="devkit folder", group="data")           # no default: required
+        lr: float = argument(0.1, "learning rate per step", group="optimization", above=0)
+
+    config = parse(Config, __doc__)
+"""
 
 import argparse
+import dataclasses
 import difflib
-from collections.abc import Iterable, Sequence
-from typing import NoReturn
+import math
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
 
 from tools.system.errors import UserError
 
+Config = TypeVar("Config", bound="Arguments")
+_NO_DEFAULT = object()
+# What other code bases call an argument: a near name cannot be guessed from the spelling.
+SYNONYMS = {
+    "arch": "architecture",
+    "backbone": "architecture",
+    "checkpoint": "weights",
+    "classes": "class_file",
+    "cpu": "device",
+    "data": "data_dir",
+    "data_root": "data_dir",
+    "dataset": "data_dir",
+    "decay": "wd",
+    "epoch": "max_epoch",
+    "epochs": "max_epoch",
+    "gpu": "device",
+    "gpus": "device",
+    "img_size": "image_size",
+    "input_size": "image_size",
+    "learning_rate": "lr",
+    "model": "architecture",
+    "name": "tag",
+    "num_epochs": "max_epoch",
+    "output": "out",
+    "output_dir": "out",
+    "pretrained": "weights",
+    "root": "data_dir",
+    "warmup": "warmup_epoch",
+    "weight_decay": "wd",
+    "workers": "num_workers",
+}
+
+
+@dataclass(frozen=True)
+class Argument:
+    """What a command line knows of an argument besides its name, type and default.
+
+    Attributes:
+        help: one line, with the unit.
+        group: heading under which --help lists it.
+        choices: the accepted values.
+        above, least, below, most: bounds of a number; a bounded number is finite.
+        parse: turns the typed text into the value; raises `ValueError` or `argparse.ArgumentTypeError`.
+        bare: the value of the flag without a value after it.
+        metavar: what --help shows for the value.
+        one_of: of the arguments with this word exactly one has to be given.
+        at_most_one_of: of the arguments with this word at most one may be given.
+        aliases: further names that are accepted but not shown.
+        resumable: whether it may differ between a run and its continuation without changing the result.
+    """
+
+    help: str = ""
+    group: str = ""
+    choices: Iterable[str] | None = None
+    above: float | None = None
+    least: float | None = None
+    below: float | None = None
+    most: float | None = None
+    parse: Callable[[str], Any] | None = None
+    bare: Any = None
+    metavar: str | None = None
+    one_of: str = ""
+    at_most_one_of: str = ""
+    aliases: Sequence[str] = ()
+    resumable: bool = False
+
+    def problem(self, value: Any) -> str | None:
+        """Say which bound `value` breaks, or return None."""
+        bounds = {"above": self.above, "least": self.least, "below": self.below, "most": self.most}
+        if value is None or all(bound is None for bound in bounds.values()):
+            return None
+        values = value if isinstance(value, (list, tuple)) else [value]
+        if all(self._within(number) for number in values):
+            return None
+        words = {"above": "above {}", "least": "{} or more", "below": "below {}", "most": "at most {}"}
+        return "must be " + " and ".join(words[name].format(b) for name, b in bounds.items() if b is not None)
+
+    def _within(self, number: float) -> bool:
+        return (
+            math.isfinite(number)
+            and (self.above is None or number > self.above)
+            and (self.least is None or number >= self.least)
+            and (self.below is None or number < self.below)
+            and (self.most is None or number <= self.most)
+        )
+
+
+def argument(default: Any = _NO_DEFAULT, help: str = "", **about: Any) -> Any:
+    """Declare a field of an `Arguments` dataclass; `about` are attributes of `Argument`. No default: required."""
+    metadata = {"argument": Argument(help, **about)}
+    if default is _NO_DEFAULT:
+        return dataclasses.field(metadata=metadata, kw_only=True)
+    return dataclasses.field(default=default, metadata=metadata, kw_only=True)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Base of the dataclasses that hold a program's arguments. Nothing writes to one after it is made."""
+
+    def __post_init__(self) -> None:
+        for name, about in arguments_of(type(self)).items():
+            problem = about.problem(getattr(self, name))
+            if problem:
+                raise UserError(f"--{name} {getattr(self, name)}: {problem}")
+        self.check()
+
+    def check(self) -> None:
+        """Refuse values that contradict each other.
+
+        Raises:
+            UserError: they do.
+        """
+
+
+def arguments_of(config: type[Arguments]) -> dict[str, Argument]:
+    """Return what is declared of every argument, by name and in order."""
+    return {field.name: field.metadata["argument"] for field in dataclasses.fields(config)}
+
+
+def with_arguments(config: type[Config], declared: dict[str, tuple[Any, Argument]]) -> type[Config]:
+    """Return `config` with further arguments: by name their default, whose type is theirs, and `Argument`."""
+    fields = [
+        (name, type(default), dataclasses.field(default=default, metadata={"argument": about}, kw_only=True))
+        for name, (default, about) in declared.items()
+    ]
+    return dataclasses.make_dataclass(config.__name__, fields, bases=(config,), frozen=True)
+
+
+def parse(config: type[Config], description: str | None, argv: Sequence[str] | None = None, usage: str = "") -> Config:
+    """Read a program's arguments.
+
+    Args:
+        config: the dataclass to fill.
+        description: the program's docstring, shown by --help.
+        argv: the words of the command line; None takes the process's.
+
+    Raises:
+        UserError: whatever is wrong with them, in one line.
+    """
+    return config(**vars(make_parser(config, description, usage).parse_args(argv)))
+
+
+def make_parser(config: type[Arguments], description: str | None, usage: str = "") -> "Parser":
+    """Return the parser of a dataclass's arguments."""
+    parser = Parser(description=(description or "").strip(), usage=usage or None)
+    hints = typing.get_type_hints(config)
+    groups: dict[str, Any] = {"": parser}
+    for field in dataclasses.fields(config):
+        about: Argument = field.metadata["argument"]
+        if about.group not in groups:
+            groups[about.group] = parser.add_argument_group(about.group)
+        group, exclusive = groups[about.group], about.one_of or about.at_most_one_of
+        if exclusive:
+            key = f"{about.group}/{exclusive}"
+            if key not in groups:
+                groups[key] = group.add_mutually_exclusive_group(required=bool(about.one_of))
+            group = groups[key]
+        options = _options(field, about, hints[field.name])
+        group.add_argument(f"--{field.name}", **options)
+        for alias in about.aliases:
+            hidden = {**options, "help": argparse.SUPPRESS, "default": argparse.SUPPRESS, "required": False}
+            parser.add_argument(f"--{alias}", dest=field.name, **hidden)
+    return parser
+
+
+def _options(field: dataclasses.Field, about: Argument, hint: Any) -> dict[str, Any]:
+    """Return the keywords of `add_argument`."""
+    required = field.default is dataclasses.MISSING and not about.one_of
+    options: dict[str, Any] = {"help": about.help, "metavar": about.metavar, "choices": about.choices}
+    options |= {"required": True} if required else {"default": None if about.one_of else field.default}
+    kind, several = _kind(hint)
+    if kind is bool:
+        return options | {"type": boolean, "nargs": "?", "const": True, "metavar": "True|False"}
+    if about.bare is not None:
+        options |= {"nargs": "?", "const": about.bare}
+    if several and not about.parse:
+        options["nargs"] = "+"
+    return options | {"type": about.parse or kind}
+
+
+def _kind(hint: Any) -> tuple[type, bool]:
+    """Return the type of one value and whether there are several: `list[int] | None` has (int, True)."""
+    if isinstance(hint, types.UnionType):
+        hint = next(kind for kind in typing.get_args(hint) if kind is not types.NoneType)
+    if typing.get_origin(hint) in (list, tuple):
+        return typing.get_args(hint)[0], True
+    return hint, False
+
+
+def boolean(word: str) -> bool:
+    """Read a truth value.
+
+    >>> boolean("y"), boolean("False")
+    (True, False)
+    """
+    if word.lower() in ("true", "t", "yes", "y", "1"):
+        return True
+    if word.lower() in ("false", "f", "no", "n", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"'{word}' is neither True nor False")
+
+
+def to_argv(arguments: dict[str, Any]) -> list[str]:
+    """Return arguments by name as words of a command line; False and None leave their argument out.
+
+    >>> to_argv({"lr": 0.1, "flip": True, "amp": False, "seeds": [1, 2]})
+    ['--lr', '0.1', '--flip', '--seeds', '1', '2']
+    """
+    words = []
+    for name, value in arguments.items():
+        if value is None or value is False:
+            continue
+        values = [] if value is True else value if isinstance(value, (list, tuple)) else [value]
+        words += [f"--{name}", *map(str, values)]
+    return words
+
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, but for this: nothing is abbreviated, and a mistake is a `UserError` (one line, exit status 2)."""
+    """argparse's parser, except that nothing is abbreviated and a mistake is a `UserError` (one line, status 2)."""
 
-    def __init__(self, *args, **options):
+    def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **{"allow_abbrev": False, "formatter_class": HelpWithDefaults, **options})
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
-        """The arguments.
+        """Read the arguments.
 
         Raises:
             UserError: whatever is wrong with them.
         """
-        parsed, unknown = self.parse_known_args(args, namespace)
+        parsed, unknown = self.parse_known_args(sys.argv[1:] if args is None else args, namespace)
         if unknown:
             self.error(self.unknown(unknown[0]))
         return parsed
 
     def unknown(self, word: str) -> str:
-        """That a word of the command line is not known, and which is near."""
+        """Say that a word of the command line is unknown, and which known one is near."""
         if not word.startswith("-"):
             return f"unexpected word {word!r}: values follow the name of their argument"
         name = word.split("=")[0]
-        return f"unknown argument {name}: {near(name, self.flags())}"
+        return f"unknown argument {name}: {nearest(name, self.flags())}"
 
     def flags(self) -> list[str]:
-        """Every argument that --help shows."""
+        """Return every argument that --help shows."""
         shown = [action for action in self._actions if action.help != argparse.SUPPRESS]
         return [flag for action in shown for flag in action.option_strings]
 
@@ -42,20 +274,24 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (--help lists all arguments)" if "--help" not in message else message)
 
 
-def near(word: str, known: Iterable[str]) -> str:
-    """Which of the known words is probably meant.
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Say which of the known words is probably meant.
 
-    >>> near("--batchsize", ["--batch_size", "--lr"])
-    'did you mean --batch_size?'
-    >>> near("--xyz", ["--batch_size", "--lr"])
+    >>> nearest("--batch-size", ["--batch_size", "--lr"]), nearest("--learning_rate", ["--batch_size", "--lr"])
+    ('did you mean --batch_size?', 'did you mean --lr?')
+    >>> nearest("--xyz", ["--batch_size", "--lr"])
     '--help lists all arguments'
     """
-    found = difflib.get_close_matches(word, list(known), n=1)
+    known = list(known)
+    dashes = "--" if word.startswith("-") else ""
+    name = word.strip("-").replace("-", "_").lower()
+    meant = dashes + SYNONYMS.get(name, name)
+    found = [meant] if meant in known else difflib.get_close_matches(dashes + name, known, n=1)
     return f"did you mean {found[0]}?" if found else "--help lists all arguments"
 
 
 class HelpWithDefaults(argparse.RawDescriptionHelpFormatter):
-    """Keeps the description's lines and says each argument's default, or that it is required."""
+    """Keep the description's lines, and show each argument's default or that it is required."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
