@@ -17,7 +17,7 @@ from core.training import train
 def training_step(
     student: Classifier, teacher: Classifier, images: Tensor, labels: Tensor, crops: Crops, options: Options
 ) -> Step:
-    """Return the losses of the centre cut with a teacher on one batch; `core.strategy.Strategy` describes the arguments."""
+    """Return the losses of the centre cut on one batch; `core.strategy.Strategy` describes the arguments."""
     logits, features = student(images)  # [B, V], [B, V, n, n]
 
     keypoints = centre_keypoints(len(crops.image), images.shape[-1], images.device)  # [crops, 2]

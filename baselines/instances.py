@@ -11,7 +11,7 @@ from core.training import train
 def training_step(
     student: Classifier, teacher: None, images: Tensor, labels: Tensor, crops: Crops, options: Options
 ) -> Step:
-    """Return the losses of the class-specific instances alone on one batch; `core.strategy.Strategy` describes the arguments."""
+    """Return the class loss of one batch; `core.strategy.Strategy` describes the arguments."""
     logits, _ = student(images)  # [B, V]
     return Step(class_loss(logits, labels))
 

@@ -1,4 +1,4 @@
-"""What a script declares (`Strategy`), and what its step and the training loop exchange (`Crops`, `Options`, `Step`)."""
+"""What a script declares (`Strategy`), and what step and training loop exchange (`Crops`, `Options`, `Step`)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
