@@ -95,7 +95,7 @@ def test_training_starts_from_every_kind_of_weights(trained, toy, tmp_path):
         ({"image_size": 100}, "not divisible by 32"),
         ({"batch_size": 1000}, "--batch_size 1000 exceeds"),
         ({"architecture": "vgg16"}, "choose one of resnet18, resnet34, resnet50"),
-        ({"architecture": "timm/nothing_like_it"}, "PLACE"),
+        ({"architecture": "timm/nothing_like_it"}, "timm does not have a model"),
         ({"weights": "nothing.pth"}, "no file nothing.pth"),
         ({"augment": "blur"}, "unknown 'blur'"),
         ({"class_file": "nothing.json"}, "nothing.json"),
