@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from tools.data.annotations import object_names, read_annotation
 from tools.data.devkit import check_folder
-from tools.data.writing import CLASS_FILE, class_name_problem, print_next_commands, refuse, write_class_file
+from tools.data.writing import CLASS_FILE, class_name_problem, print_next_commands, raise_problems, write_class_file
 from tools.system.command_line import Parser
 from tools.system.errors import UserError, run_main
 
@@ -41,7 +41,7 @@ def count_names(folder: Path) -> tuple[Counter, Counter]:
     paths = sorted(folder.glob("*.xml"))
     with ThreadPoolExecutor() as pool:
         found = list(tqdm(pool.map(names_in, paths), desc="reading", unit="file", total=len(paths)))
-    refuse(folder, [f"{path.name}: {names}" for path, names in zip(paths, found) if isinstance(names, str)])
+    raise_problems(folder, [f"{path.name}: {names}" for path, names in zip(paths, found) if isinstance(names, str)])
     images = Counter(name for names in found for name in set(names))
     if not images:
         raise UserError(f"{folder} has no annotation with an object: give the devkit folder as --data_dir")
