@@ -299,7 +299,7 @@ def test_a_scaled_devkit_replaces_nothing(toy, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/mine.txt").write_text("mine")
     said = refused_tool(tmp_path, "--data_dir", toy, "--out", tmp_path / "out", "--longer_side", 32)
-    assert "is there already" in said and (tmp_path / "out/mine.txt").exists()
+    assert "already exists" in said and (tmp_path / "out/mine.txt").exists()
     assert "must be above 0" in refused_tool(tmp_path, "--data_dir", toy, "--out", tmp_path / "b", "--longer_side", 0)
 
 
