@@ -47,6 +47,7 @@ def predict(
     amp: str = "off",
     observe: Callable[[torch.Tensor, torch.Tensor], None] | None = None,
     silent: bool = False,
+    total: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compute the scores of every image, in evaluation mode; the network's mode is restored.
 
@@ -63,7 +64,9 @@ def predict(
     training = network.training
     network.eval()
     scores, labels = [], []
-    for images, batch_labels, indices in tqdm(loader, desc="evaluation", unit="batch", leave=False, disable=silent):
+    for images, batch_labels, indices in tqdm(
+        loader, desc="evaluation", unit="batch", leave=False, disable=silent, total=total
+    ):
         images = to_device(images, device, network.memory_format)
         with autocast(device, amp):
             logits, features = network(images)
