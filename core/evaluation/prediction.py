@@ -57,6 +57,7 @@ def predict(
         amp: precision, see `autocast`.
         observe: called with the features `[B, V, n, n]` and indices of every batch.
         silent: hide the progress bar.
+        total: number of batches, for a loader without a length.
 
     Returns:
         scores (sigmoids of the logits) and labels, both float32 `[N, V]` in the loader's order.
@@ -64,9 +65,8 @@ def predict(
     training = network.training
     network.eval()
     scores, labels = [], []
-    for images, batch_labels, indices in tqdm(
-        loader, desc="evaluation", unit="batch", leave=False, disable=silent, total=total
-    ):
+    batches = tqdm(loader, "evaluation", total, unit="batch", leave=False, disable=silent)
+    for images, batch_labels, indices in batches:
         images = to_device(images, device, network.memory_format)
         with autocast(device, amp):
             logits, features = network(images)

@@ -85,9 +85,9 @@ def read_scores(path: Path) -> Scores:
         raise UserError(f"{path}: scores must be numbers [images, classes], not {scores.dtype} {list(scores.shape)}")
     ids, class_names = ([str(name) for name in np.atleast_1d(arrays[key])] for key in ("ids", "class_names"))
     try:
-        settings = json.loads(str(arrays.get("settings", "{}")))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: its settings are not JSON ({reason(error)})") from error
+        settings = dict(json.loads(str(arrays.get("settings", "{}"))))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: its settings are not a JSON object ({reason(error)})") from error
     scored = Scores(ids, class_names, scores, arrays.get("presence"), settings)
     scored.check(str(path))
     return scored
