@@ -66,8 +66,8 @@ class Config(Arguments):
 
     difficult: str = argument(
         "positive",
-        "what to count classes as that an image shows only as difficult objects (default positive, as the official "
-        "code; the devkit and the server ignore them)",
+        "how to count a class that an image shows only as difficult objects (default positive, as the official code; "
+        "the devkit and the server ignore it)",
         group="metrics",
         choices=DIFFICULT,
     )
@@ -143,8 +143,10 @@ def score(config: Config) -> tuple[Scores, Localization | None]:
 def read_labels(
     config: Config, split: str, ids: list[str], class_names: list[str]
 ) -> tuple[np.ndarray | None, list[list[VOCObject]]]:
-    """Return labels `[N, V]` (see `Scores`), None if a submission's images have no annotations; and the objects that
-    localization counts."""
+    """Read labels `[N, V]` (see `Scores`), and the objects of each image that localization counts.
+
+    A submission's images may have no annotations: their labels are None.
+    """
     unlabeled = config.submission and missing_files(config.data_dir, ids, "Annotations", ".xml")
     if unlabeled and config.labels == "xml" and not config.localization:
         return None, []

@@ -41,8 +41,8 @@ def evaluated(toy, class_names, tmp_path_factory):
     network = Classifier("resnet18", 20).eval()
     description = Description("resnet18", class_names, image_size=64)
     save_checkpoint(folder / "experiments/models/best_x.pth", network.state_dict(), description)
-    words = ["--localization", "--difficult", "ignore", "--bootstrap", 50]
-    result = run(folder, SCRIPT, "--tag", "x", "--data_dir", toy, "--split", "Main/val", "--num_workers", 0, *words)
+    arguments = ["--localization", "--difficult", "ignore", "--bootstrap", 50]
+    result = run(folder, SCRIPT, "--tag", "x", "--data_dir", toy, "--split", "Main/val", "--num_workers", 0, *arguments)
     assert result.returncode == 0, result.stderr
     (folder / "printed.txt").write_text(result.stdout)
     return folder
@@ -114,10 +114,21 @@ def test_a_checkpoint_without_description_is_usable_with_both_arguments(evaluate
     from tools.data.devkit import DATA
 
     shutil.copy(evaluated / "experiments/models/best_x.pth", tmp_path / "bare.pth")
-    words = ["--weights", "bare.pth", "--data_dir", toy, "--split", "Main/val", "--num_workers", 0, "--bootstrap", 0]
-    assert "--architecture and --class_file" in refused(tmp_path, SCRIPT, *words)
-    words += ["--architecture", "resnet18", "--class_file", DATA / "VOC_2012.json", "--image_size", 64]
-    assert run(tmp_path, SCRIPT, *words).returncode == 0
+    arguments = [
+        "--weights",
+        "bare.pth",
+        "--data_dir",
+        toy,
+        "--split",
+        "Main/val",
+        "--num_workers",
+        0,
+        "--bootstrap",
+        0,
+    ]
+    assert "--architecture and --class_file" in refused(tmp_path, SCRIPT, *arguments)
+    arguments += ["--architecture", "resnet18", "--class_file", DATA / "VOC_2012.json", "--image_size", 64]
+    assert run(tmp_path, SCRIPT, *arguments).returncode == 0
     scored = read_scores(tmp_path / "experiments/evaluation/bare_Main_val.npz")
     first = read_scores(evaluated / "experiments/evaluation/best_x_Main_val.npz")
     np.testing.assert_allclose(scored.scores, first.scores, rtol=1e-4)
@@ -132,7 +143,7 @@ def test_a_score_that_is_not_finite_is_refused_with_its_image(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words, said",
+    "arguments, message",
     [
         (["--tag", "x"], "--data_dir is missing"),
         (["--scores", "none.npz"], "--scores none.npz cannot be read"),
@@ -145,16 +156,16 @@ def test_a_score_that_is_not_finite_is_refused_with_its_image(tmp_path):
         (["--tag", "x", "--data_dir", ".", "--strategy", "cMax"], "--strategy is only used by --localization"),
     ],
 )
-def test_wrong_arguments_get_one_line(words, said, tmp_path, monkeypatch, capsys):
+def test_wrong_arguments_get_one_line(arguments, message, tmp_path, monkeypatch, capsys):
     import evaluate_classification
     from tools.system.errors import run_main
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["evaluate_classification.py", *words])
+    monkeypatch.setattr(sys, "argv", ["evaluate_classification.py", *arguments])
     with pytest.raises(SystemExit) as stop:
         run_main(evaluate_classification.main)
     error = capsys.readouterr().err
-    assert stop.value.code == 2 and error.count("\n") == 1 and said in error
+    assert stop.value.code == 2 and error.count("\n") == 1 and message in error
 
 
 @pytest.mark.parametrize("damage", ["truncated", "pickled", "text", "an array"])
@@ -185,10 +196,21 @@ def test_keypoints_of_a_strategy_of_ones_own_need_its_file(evaluated, toy, class
     description = Description("resnet18", class_names, image_size=64, strategy="mine", keypoints="mine")
     save_checkpoint(tmp_path / "mine.pth", network.state_dict(), description)
     (tmp_path / "mine.py").write_text(STRATEGY_FILE)
-    words = ["--weights", "mine.pth", "--data_dir", toy, "--split", "Main/val", "--num_workers", 0, "--bootstrap", 0]
-    assert run(tmp_path, SCRIPT, *words).returncode == 0
-    assert "--strategy FILE.py" in refused(tmp_path, SCRIPT, *words, "--localization")
-    result = run(tmp_path, SCRIPT, *words, "--localisation", "--strategy", "mine.py")
+    arguments = [
+        "--weights",
+        "mine.pth",
+        "--data_dir",
+        toy,
+        "--split",
+        "Main/val",
+        "--num_workers",
+        0,
+        "--bootstrap",
+        0,
+    ]
+    assert run(tmp_path, SCRIPT, *arguments).returncode == 0
+    assert "--strategy FILE.py" in refused(tmp_path, SCRIPT, *arguments, "--localization")
+    result = run(tmp_path, SCRIPT, *arguments, "--localisation", "--strategy", "mine.py")
     assert result.returncode == 0, result.stderr
     found = results(tmp_path, "mine_Main_val")["localization"]["over_pairs"]
     assert found["mine"] == found["cMax"] and list(found)[:6] == ["Max", "cMax", "cTopk", "cTopk-w", "mine", "centre"]
@@ -235,9 +257,9 @@ def test_the_test_split_of_the_devkit_becomes_an_archive(evaluated, tmp_path):
     for number, image_id in enumerate(ids):
         os.link(tmp_path / f"{number % 10}.jpg", tmp_path / f"voc/JPEGImages/{image_id}.jpg")
     (tmp_path / "voc/ImageSets/Main/test.txt").write_text("".join(f"{image_id}\n" for image_id in ids))
-    words = ["--weights", evaluated / "experiments/models/best_x.pth", "--data_dir", "voc", "--split", "Main/test"]
-    words += ["--image_size", 32, "--num_workers", 0, "--batch_size", 128, "--submission", "out/s.tar.gz"]
-    result = run(tmp_path, SCRIPT, *words)
+    arguments = ["--weights", evaluated / "experiments/models/best_x.pth", "--data_dir", "voc", "--split", "Main/test"]
+    arguments += ["--image_size", 32, "--num_workers", 0, "--batch_size", 128, "--submission", "out/s.tar.gz"]
+    result = run(tmp_path, SCRIPT, *arguments)
     assert result.returncode == 0, result.stderr
     assert "10,991 images" in result.stdout and "note:" not in result.stdout
     contents = read_submission(tmp_path / "out/s.tar.gz")
@@ -251,10 +273,10 @@ def test_a_submission_needs_no_annotations(evaluated, toy, tmp_path):
     shutil.copytree(
         toy, tmp_path / "voc", ignore=lambda folder, names: ["Annotations"] if "Annotations" in names else []
     )
-    words = ["--weights", evaluated / "experiments/models/best_x.pth", "--data_dir", "voc", "--split", "Main/val"]
-    words += ["--num_workers", 0]
-    assert "no folder Annotations" in refused(tmp_path, SCRIPT, *words)
-    result = run(tmp_path, SCRIPT, *words, "--submission", "s.tar.gz", "--flip", "--scales", "0.5,1")
+    arguments = ["--weights", evaluated / "experiments/models/best_x.pth", "--data_dir", "voc", "--split", "Main/val"]
+    arguments += ["--num_workers", 0]
+    assert "no folder Annotations" in refused(tmp_path, SCRIPT, *arguments)
+    result = run(tmp_path, SCRIPT, *arguments, "--submission", "s.tar.gz", "--flip", "--scales", "0.5,1")
     assert result.returncode == 0, result.stderr
     assert "no labels, no metrics" in result.stdout and "note: the VOC 2012 server accepts" in result.stdout
     assert "results/VOC2012/Main/comp2_cls_val_cat.txt" in read_submission(tmp_path / "s.tar.gz")

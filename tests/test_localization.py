@@ -103,7 +103,7 @@ def test_a_network_that_looks_at_its_objects_differs_from_one_that_does_not():
     assert found["good"]["cMax"] == 100 and found["bad"]["cMax"] == 0
     # Every keypoint is that of one class: a network that mixes up the classes hits nothing.
     assert found["good"]["Max"] == 100 and found["bad"]["Max"] == 0
-    # Of a linear peak of two cells' width, 3/4 · 3/4 lies in its own cell, 1/8 · 1/8 in a diagonal neighbor.
+    # Of a linear peak of two cells' width, 3/4 · 3/4 is in its own cell, 1/8 · 1/8 in a diagonal neighbor.
     assert found["good"]["energy"] == pytest.approx(56.25, abs=0.1)
     assert found["bad"]["energy"] == pytest.approx(1.5625, abs=0.1)
     assert found["good"]["uniform"] == pytest.approx(100 * 16 * 16 / 64**2)

@@ -118,7 +118,7 @@ def test_precision_and_recall_equal_those_of_scikit_learn(seed):
                 function(labels, predicted, average=average, zero_division=0)
                 for function in (precision_score, recall_score)
             ]
-            # scikit-learn takes a single column for a binary problem
+            # scikit-learn reads a single column as a binary problem
             if labels.shape[1] > 1:
                 assert [getattr(found, name) for name in names] == pytest.approx(expected)
         if labels.shape[1] > 1:

@@ -90,7 +90,7 @@ class TestTimeAugmentation(nn.Module):
         flip: add the mirrored views.
     """
 
-    __test__ = False  # pytest takes classes named Test… for tests
+    __test__ = False  # pytest would collect a class named Test…
 
     def __init__(self, network: Classifier, scales: Sequence[float] = (1.0,), flip: bool = False):
         super().__init__()
