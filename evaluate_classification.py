@@ -17,7 +17,7 @@ from core.evaluation.localization import Localization
 from core.evaluation.prediction import PRECISIONS, TestTimeAugmentation, predict
 from core.keypoints import TOPK, TOPK_RADIUS
 from core.networks import HEADS
-from tools.data.annotations import presence_of, read_objects, read_presence_lists, read_sizes
+from tools.data.annotations import labels_of_objects, read_label_lists, read_objects, read_sizes
 from tools.data.datasets import VOCImages
 from tools.data.devkit import check_folder, missing_files, read_class_names, split_path
 from tools.data.loader import evaluation_loader
@@ -29,7 +29,7 @@ from tools.metrics.scores import Scores, read_scores, write_scores
 from tools.metrics.submission import COMPETITIONS, TEST_IMAGES, check_submission, write_submission
 from tools.runs.folder import EXPERIMENTS, checkpoint_path
 from tools.system.command_line import Parser
-from tools.system.errors import UserError, run_main
+from tools.system.errors import UserError, advice, run_main
 from tools.system.files import provenance, sha256
 
 
@@ -111,7 +111,8 @@ def score(args: argparse.Namespace) -> tuple[Scores, Localization | None]:
     class_names, image_size = description["class_names"], args.image_size or description["image_size"]
     if args.submission:
         check_submission(Path(args.submission), class_names)
-    dataset = VOCImages(args.data_dir, args.split, evaluation_transform(image_size, normalized=False))
+    with advice("check --data_dir and --split"):
+        dataset = VOCImages(args.data_dir, args.split, evaluation_transform(image_size))
     presence, objects = read_labels(args, dataset.ids, class_names)
     localization = None
     if args.localization:
@@ -150,14 +151,14 @@ def read_labels(args: argparse.Namespace, ids: list[str], class_names: list[str]
     if unlabeled and args.labels == "xml" and not args.localization:
         return None, objects
     if args.labels == "xml" or args.localization:
-        check_folder(data_dir, ("Annotations",))
-        objects = read_objects(data_dir, ids, args.split, class_names)
-    from_lists = args.labels == "lists"
-    presence = (
-        read_presence_lists(data_dir, args.split, ids, class_names)
-        if from_lists
-        else presence_of(objects, len(class_names))
-    )
+        with advice("check --data_dir and --split; python3 -m tools.check_data lists every problem of a split"):
+            check_folder(data_dir, ("Annotations",))
+            objects = read_objects(data_dir, ids, args.split, class_names)
+    if args.labels == "lists":
+        with advice("--labels lists reads the devkit's lists of this split; give --labels xml otherwise"):
+            presence = read_label_lists(data_dir, args.split, ids, class_names)
+    else:
+        presence = labels_of_objects(objects, len(class_names))
     counting = [[item for item in some if args.difficult == "positive" or not item.difficult] for some in objects]
     return presence, counting
 

@@ -15,7 +15,7 @@ from PIL import Image
 from core.evaluation.prediction import TestTimeAugmentation, resized
 from core.networks import Classifier
 from tests.helpers.command_line import refused, run
-from tools.data.annotations import read_presence_lists
+from tools.data.annotations import read_label_lists
 from tools.data.devkit import read_class_names
 from tools.metrics.average_precision import average_precisions
 from tools.metrics.scores import Scores, read_scores, write_scores
@@ -107,7 +107,7 @@ def test_scores_are_measured_again_without_the_network(evaluated, tmp_path):
 
 def test_labels_of_the_devkit_s_lists_are_those_of_the_xml(evaluated, toy, class_names):
     scored = read_scores(evaluated / "experiments/evaluation/best_x_Main_val.npz")
-    np.testing.assert_array_equal(read_presence_lists(toy, "Main/val", scored.ids, class_names), scored.presence)
+    np.testing.assert_array_equal(read_label_lists(toy, "Main/val", scored.ids, class_names), scored.presence)
 
 
 def test_a_checkpoint_without_description_is_usable_with_both_arguments(evaluated, toy, tmp_path):

@@ -4,7 +4,6 @@ import argparse
 import time
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -19,11 +18,11 @@ from core.training.snapshots import Snapshots
 from core.training.trainer import LOSSES, NotFinite, Trainer, TrainingStep
 from tools.data.datasets import VOCClassification
 from tools.data.devkit import read_class_names
-from tools.data.loader import evaluation_loader, training_loader
+from tools.data.loader import evaluation_loader, interleave, training_loader
 from tools.data.transforms import evaluation_transform, training_transform
 from tools.metrics.average_precision import average_precisions, mean_average_precision
 from tools.runs.folder import EXPERIMENTS
-from tools.system.errors import UserError, run_main
+from tools.system.errors import UserError, advice, run_main
 from tools.system.interruption import Interrupted, Interruption
 from tools.system.processes import Processes
 
@@ -133,7 +132,7 @@ def validate(run: Run, loader: DataLoader) -> float:
     scores, labels = predict(
         trainer.evaluated, _watched(loader, run), trainer.device, run.args.amp, silent=run.log.silent
     )
-    scores, labels = _interleave(trainer.processes, scores), _interleave(trainer.processes, labels)
+    scores, labels = (interleave(trainer.processes.gather(rows)) for rows in (scores, labels))
     try:
         precisions = 100 * average_precisions(scores, labels)
     except ValueError as error:
@@ -170,29 +169,23 @@ class _watched:
             yield batch
 
 
-def _interleave(processes: Processes, rows: np.ndarray) -> np.ndarray:
-    """The rows of all processes in the data set's order; each process had every size-th image."""
-    parts = processes.gather(rows)
-    whole = np.empty((sum(map(len, parts)), *rows.shape[1:]), rows.dtype)
-    for rank, part in enumerate(parts):
-        whole[rank :: len(parts)] = part
-    return whole
-
-
 def make_loaders(
     args: argparse.Namespace, class_names: list[str], processes: Processes | None = None
 ) -> tuple[DataLoader, DataLoader]:
     """Loaders of the training and the validation split; every file is looked for before the first iteration."""
     share = (processes.rank, processes.size) if processes else (0, 1)
     sizes = (args.image_size, args.min_image_size, args.max_image_size)
-    augmented = training_transform(*sizes, args.augment, normalized=False)
-    plain = evaluation_transform(args.image_size, normalized=False)
-    training = VOCClassification(args.data_dir, args.train_split, class_names, augmented)
-    validation = VOCClassification(args.data_dir, args.val_split, class_names, plain)
-    return (
-        training_loader(training, args.batch_size, args.num_workers, args.seed, *share),
-        evaluation_loader(validation, args.batch_size, args.num_workers, *share),
-    )
+    with advice("see --augment"):
+        augmented = training_transform(*sizes, args.augment)
+    plain = evaluation_transform(args.image_size)
+    check = "python3 -m tools.check_data lists every problem of a split"
+    with advice(f"check --data_dir, --train_split and --class_file; {check}"):
+        training = VOCClassification(args.data_dir, args.train_split, class_names, augmented)
+    with advice(f"check --data_dir, --val_split and --class_file; {check}"):
+        validation = VOCClassification(args.data_dir, args.val_split, class_names, plain)
+    with advice("choose another --batch_size"):
+        train_loader = training_loader(training, args.batch_size, args.num_workers, args.seed, *share)
+    return train_loader, evaluation_loader(validation, args.batch_size, args.num_workers, *share)
 
 
 def _summary(devices: Devices, processes: Processes, train_loader: DataLoader, val_loader: DataLoader) -> str:
