@@ -87,13 +87,13 @@ def reconstruction_loss(
     return per_crop.sum() / max(len(per_crop), 1)
 
 
-def alpha_re_at(alpha_re: float, alpha_schedule_re: float, iteration: int, max_iteration: int) -> float:
-    """Weight of the reconstruction loss: rises linearly to `alpha_re` over the share `alpha_schedule_re` of training.
+def alpha_re_at(iteration: int, max_iteration: int, alpha_re: float, alpha_schedule_re: float) -> float:
+    """Return the weight of the reconstruction loss: it rises linearly to `alpha_re`, then stays.
 
     Args:
-        alpha_re: the final weight.
-        alpha_schedule_re: share of `max_iteration` after which it is reached; 0 means at once.
         iteration, max_iteration: t and T.
+        alpha_re: the final weight.
+        alpha_schedule_re: the share of training after which it is reached; 0: at once.
     """
     rise = max_iteration * alpha_schedule_re
     if rise <= 0:
