@@ -17,7 +17,7 @@ from core.evaluation.localization import THE_FOUR, Localization
 from core.evaluation.prediction import PRECISIONS, TestTimeAugmentation, predict
 from core.networks import HEADS
 from core.strategy import KEYPOINTS
-from tools.data.annotations import VOCObject, presence_of, read_objects, read_presence_lists, read_sizes
+from tools.data.annotations import VOCObject, labels_of_objects, read_label_lists, read_objects, read_sizes
 from tools.data.datasets import VOCImages
 from tools.data.devkit import check_folder, missing_files, read_class_names, split_path
 from tools.data.loader import evaluation_loader
@@ -30,7 +30,7 @@ from tools.metrics.submission import COMPETITIONS, TEST_IMAGES, check_submission
 from tools.runs.checkpoints import Description
 from tools.runs.folder import Folder, checkpoint_path
 from tools.system.command_line import Arguments, argument, parse
-from tools.system.errors import UserError, run_main
+from tools.system.errors import UserError, advice, run_main
 from tools.system.files import provenance, sha256
 
 
@@ -107,7 +107,8 @@ def score(config: Config) -> tuple[Scores, Localization | None]:
     )
     class_names, image_size = description.class_names, config.image_size or description.image_size
     check_archive(config, class_names)
-    dataset = VOCImages(config.data_dir, split, evaluation_transform(image_size, normalized=False))
+    with advice("check --data_dir and --split"):
+        dataset = VOCImages(config.data_dir, split, evaluation_transform(image_size))
     labels, objects = read_labels(config, split, dataset.ids, class_names)
     localization = localization_of(config, description, dataset, objects, image_size) if config.localization else None
     device = choose_device(config.device)
@@ -133,10 +134,8 @@ def score(config: Config) -> tuple[Scores, Localization | None]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
     }
     scored = Scores(dataset.ids, class_names, scores, labels, settings)
-    try:
+    with advice("look at these images, or try --amp off"):
         scored.check(f"checkpoint {path}")
-    except UserError as error:
-        raise UserError(f"{error}: look at these images, or try --amp off") from error
     return scored, localization
 
 
@@ -152,12 +151,14 @@ def read_labels(
         return None, []
     objects = []
     if config.labels == "xml" or config.localization:
-        check_folder(config.data_dir, ("Annotations",))
-        objects = read_objects(config.data_dir, ids, split, class_names)
+        with advice("check --data_dir and --split; python3 -m tools.check_data lists every problem of a split"):
+            check_folder(config.data_dir, ("Annotations",))
+            objects = read_objects(config.data_dir, ids, split, class_names)
     if config.labels == "lists":
-        labels = read_presence_lists(config.data_dir, split, ids, class_names)
+        with advice("--labels lists reads the devkit's lists of this split; give --labels xml otherwise"):
+            labels = read_label_lists(config.data_dir, split, ids, class_names)
     else:
-        labels = presence_of(objects, len(class_names))
+        labels = labels_of_objects(objects, len(class_names))
     if config.difficult != "positive":
         objects = [[item for item in of_image if not item.difficult] for of_image in objects]
     return labels, objects
@@ -182,10 +183,8 @@ def localization_of(
 
 def read_again(config: Config) -> Scores:
     """Read the scores of a file; with --data_dir, read their labels again."""
-    try:
+    with advice("check --scores"):
         scored = read_scores(config.scores)
-    except UserError as error:
-        raise UserError(f"--scores {error}") from error
     check_archive(config, scored.class_names)
     if config.data_dir:
         scored.labels, _ = read_labels(config, split_of(config, scored), scored.ids, scored.class_names)
@@ -244,10 +243,8 @@ def base_path(config: Config) -> Path:
 def check_archive(config: Config, class_names: list[str]) -> None:
     """Refuse, before anything is computed, a --submission that the server does not accept."""
     if config.submission:
-        try:
+        with advice("choose another --submission, or leave it out"):
             check_submission(config.submission, class_names)
-        except UserError as error:
-            raise UserError(f"--submission: {error}") from error
 
 
 def submit(config: Config, scored: Scores) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from core.evaluation.prediction import TestTimeAugmentation, resize_images
 from core.networks import Classifier
 from tests.helpers.command_line import refused, run
-from tools.data.annotations import read_presence_lists
+from tools.data.annotations import read_label_lists
 from tools.data.devkit import read_class_names
 from tools.metrics.average_precision import average_precisions
 from tools.metrics.scores import Scores, read_scores, write_scores
@@ -107,7 +107,7 @@ def test_scores_are_measured_again_without_the_network(evaluated, tmp_path):
 
 def test_class_lists_of_the_devkit_and_xml_have_the_same_labels(evaluated, toy, class_names):
     scored = read_scores(evaluated / "experiments/evaluation/best_x_Main_val.npz")
-    np.testing.assert_array_equal(read_presence_lists(toy, "Main/val", scored.ids, class_names), scored.labels)
+    np.testing.assert_array_equal(read_label_lists(toy, "Main/val", scored.ids, class_names), scored.labels)
 
 
 def test_a_checkpoint_without_description_is_usable_with_both_arguments(evaluated, toy, tmp_path):
@@ -146,7 +146,7 @@ def test_a_score_that_is_not_finite_is_refused_with_its_image(tmp_path):
     "arguments, message",
     [
         (["--tag", "x"], "--data_dir is missing"),
-        (["--scores", "none.npz"], "--scores none.npz cannot be read"),
+        (["--scores", "none.npz"], "none.npz cannot be read (No such file or directory); check --scores"),
         (["--scores", "none.npz", "--localization"], "--localization needs the network"),
         (["--tag", "x", "--data_dir", ".", "--threshold", "2"], "--threshold 2.0"),
         (["--tag", "x", "--data_dir", ".", "--image_size", "100"], "not divisible by 32"),
