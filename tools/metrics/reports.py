@@ -110,12 +110,12 @@ class Prediction(NamedTuple):
     Attributes:
         name: the class.
         score: 0…1.
-        keypoint: (row, column) in pixels of the original image.
+        keypoint: (row, column) in pixels of the original image; None for a network without keypoints.
     """
 
     name: str
     score: float
-    keypoint: tuple[int, int]
+    keypoint: tuple[int, int] | None
 
 
 class PredictionTable:
@@ -144,10 +144,10 @@ class PredictionTable:
 
     def add(self, image: str, size: tuple[int, int], predictions: list[Prediction], **more: str) -> None:
         """Take in an image's predictions; `size` is (height, width), `more` goes into the JSON file."""
-        classes = [{"class": p.name, "score": round(p.score, 6), "keypoint": list(p.keypoint)} for p in predictions]
+        classes = [{"class": p.name, "score": round(p.score, 6), "keypoint": p.keypoint} for p in predictions]
         entry = {"image": image, "height": size[0], "width": size[1], "classes": classes, **more}
         self._images.append(json.dumps(entry))
-        rows = [(image, p.name, f"{p.score:.6f}", *p.keypoint) for p in predictions]
+        rows = [(image, p.name, f"{p.score:.6f}", *(p.keypoint or ("", ""))) for p in predictions]
         self._rows += rows or [(image, "", "", "", "")]
 
     def __exit__(self, kind: type | None, *_: object) -> None:
