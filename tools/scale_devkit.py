@@ -87,7 +87,7 @@ def _scale_annotation(path: Path, out: Path, factor: float) -> None:
         for corner in (corner for box in root.iter("bndbox") for corner in box):
             corner.text = f"{float(corner.text) * factor:.2f}"
     except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"{path} cannot be scaled ({reason(error)}): restore it from the devkit") from error
+        raise UserError(f"{path} cannot be scaled ({reason(error)})") from error
     ElementTree.ElementTree(root).write(out)
 
 

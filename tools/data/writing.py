@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from tools.data.annotations import Annotated, Box, annotation
 from tools.data.devkit import UNPRINTABLE, annotation_path, image_path
+from tools.data.devkit import class_name_problem as class_name_problem
 from tools.data.images import opened_image, read_image
 from tools.system.errors import UserError
 from tools.system.files import reason, write_json
@@ -63,18 +64,6 @@ def write_class_file(path: Path, class_names: Sequence[str], images: dict[str, i
     colors = {name: voc_color((index + 1) % 256) for index, name in enumerate(class_names)}
     counts = {name: images.get(name, 0) for name in class_names}
     write_json(path, {"class_names": list(class_names), "color_dict": colors, "images": counts})
-
-
-def class_name_problem(name: str) -> str | None:
-    """Why a class cannot have this name.
-
-    >>> class_name_problem("hot dog")
-    >>> class_name_problem(" ")
-    "the class name ' ' is empty, or has blanks around it or unprintable signs"
-    """
-    if name and name == name.strip() and not re.search(f"[{UNPRINTABLE}]", name):
-        return None
-    return f"the class name {name[:60]!r} is empty, or has blanks around it or unprintable signs"
 
 
 def image_id_of(name: str) -> str:
@@ -238,7 +227,7 @@ def _sizes(samples: Sequence[Sample], origin: Path) -> list[tuple[int, int]]:
             with opened_image(sample.source) as image:
                 return image.size
         except UserError as error:
-            return f"{sample.place}: {str(error).replace(': restore it from the devkit', '')}"
+            return f"{sample.place}: {error}"
 
     with ThreadPoolExecutor() as pool:
         sizes = list(tqdm(pool.map(size, samples), desc="reading", unit="image", total=len(samples)))
