@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from tools.data.annotations import Annotated, Box
+from tools.data.devkit import class_name_problem
 from tools.data.importing import ImportArguments, find_duplicates, find_image, image_id_of, import_samples, split_ids
-from tools.data.writing import Sample, class_name_problem, raise_problems
+from tools.data.writing import Sample, raise_problems
 from tools.system.command_line import argument, parse
 from tools.system.errors import UserError, run_main
 from tools.system.files import read_json

@@ -20,7 +20,7 @@ from tools.data.devkit import annotation_path, check_folder
 from tools.data.images import read_image
 from tools.data.writing import new_folder
 from tools.system.command_line import Arguments, argument, parse
-from tools.system.errors import UserError, run_main
+from tools.system.errors import UserError, advice, run_main
 from tools.system.files import read_json, reason, write_json
 
 JPEG_QUALITY = 95
@@ -41,19 +41,18 @@ def scale_devkit(data_dir: Path, out: Path, longer_side: int) -> int:
         UserError: not a devkit folder, an image or annotation that cannot be read, or `out` cannot be made; nothing is
             left of it then.
     """
-    check_folder(data_dir, ("JPEGImages", "ImageSets"))
+    with advice("give the devkit folder as --data_dir"):
+        check_folder(data_dir, ("JPEGImages", "ImageSets"))
     images = sorted((data_dir / "JPEGImages").glob("*.jpg"))
     with new_folder(out) as folder:
         for name in ("JPEGImages", "Annotations"):
             (folder / name).mkdir()
         for path in tqdm(images, desc="scaling", unit="image"):
-            try:
+            with advice("restore it from the original data set"):
                 factor = _scale_image(path, folder / "JPEGImages" / path.name, longer_side)
                 annotation = annotation_path(data_dir, path.stem)
                 if annotation.exists():  # VOC's test images have none
                     _scale_annotation(annotation, annotation_path(folder, path.stem), factor)
-            except UserError as error:
-                raise UserError(f"{error}: restore it from the original data set") from error
         shutil.copytree(data_dir / "ImageSets", folder / "ImageSets")
         write_json(folder / RECORD, _record(data_dir, longer_side))
     return len(images)

@@ -4,7 +4,6 @@ OUT/JPEGImages/ID.jpg    OUT/Annotations/ID.xml    OUT/ImageSets/Main/{train,val
 """
 
 import os
-import re
 import shlex
 import shutil
 from collections import Counter
@@ -17,9 +16,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from tools.data.annotations import Annotated, Box, annotation
-from tools.data.devkit import UNPRINTABLE, annotation_path, image_path
+from tools.data.devkit import annotation_path, image_path
 from tools.data.images import read_image
-from tools.system.errors import UserError, first_few, quoted
+from tools.system.errors import UserError, first_few
 from tools.system.files import write_json, writing
 
 CLASS_FILE = "classes.json"
@@ -164,18 +163,6 @@ def voc_color(number: int) -> list[int]:
     """
     # The number's bits, three at a time from the lowest, are the colors' bits from the highest.
     return [sum(((number >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(8)) for channel in range(3)]
-
-
-def class_name_problem(name: str) -> str | None:
-    """Say why a class cannot have this name, or return None.
-
-    >>> class_name_problem("hot dog")
-    >>> class_name_problem(" ")
-    "the class name ' ' is empty, has surrounding whitespace or contains unprintable characters"
-    """
-    if name and name == name.strip() and not re.search(f"[{UNPRINTABLE}]", name):
-        return None
-    return f"the class name {quoted(name)} is empty, has surrounding whitespace or contains unprintable characters"
 
 
 def raise_problems(path: Path, problems: Sequence[str]) -> None:
