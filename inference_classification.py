@@ -29,7 +29,7 @@ from core.networks import Classifier
 from core.strategy import STRATEGIES, Cutting
 from tools.data.datasets import ImageFiles, Letterboxed, VOCClassification, image_loader
 from tools.data.images import find_images, read_upright
-from tools.data.transforms import denormalize, evaluation_transform
+from tools.data.transforms import denormalize, evaluation_transform, normalize
 from tools.metrics.reports import Prediction, PredictionTable
 from tools.pictures.panels import (
     caption,
@@ -43,7 +43,7 @@ from tools.pictures.panels import (
 )
 from tools.runs.folder import EXPERIMENTS, checkpoint_path
 from tools.system.command_line import Parser
-from tools.system.errors import UserError, run_main
+from tools.system.errors import UserError, advice, run_main
 
 COLUMNS = 4  # panels in a row of a picture
 NARROWEST = 160  # pixels of a panel, so that its caption fits
@@ -151,7 +151,8 @@ def predicted_classes(scores: torch.Tensor, threshold: float, topk: int | None) 
 
 def predict_images(args: argparse.Namespace, view: View, checkpoint: Path) -> int:
     """Write the table of `--images`, and their pictures where wanted; gives the number of images left out."""
-    paths = find_images(args.images)
+    with advice("check --images"):
+        paths = find_images(args.images)
     out = Path(args.out) if args.out else EXPERIMENTS / "predictions" / f"{checkpoint.stem}.csv"
     folder = None
     if args.pictures is not None:
@@ -250,7 +251,8 @@ def picture_of(
 def examples_of(args: argparse.Namespace, view: View) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
     """The first `--count` images, `[3, S, S]`, each with the indices of its classes (None: those predicted)."""
     if args.images:
-        images = ImageFiles(find_images(args.images)[: args.count], view.image_size)
+        with advice("check --images"):
+            images = ImageFiles(find_images(args.images)[: args.count], view.image_size)
         for index in range(len(images)):
             item = images[index]
             if item.problem:
@@ -258,13 +260,14 @@ def examples_of(args: argparse.Namespace, view: View) -> Iterator[tuple[torch.Te
             yield item.canvas, None
         return
     transform = evaluation_transform(view.image_size)
-    dataset = VOCClassification(args.data_dir, args.split, view.class_names, transform)
+    with advice("check --data_dir and --split; python3 -m tools.check_data lists every problem of a split"):
+        dataset = VOCClassification(args.data_dir, args.split, view.class_names, transform)
     labeled = torch.nonzero(dataset.labels.any(1)).flatten().tolist()[: args.count]
     if not labeled:
         raise UserError(f"no image of split '{args.split}' has a label")
     for index in labeled:
-        image, labels, _ = dataset[index]
-        yield image, labels.nonzero()[:, 0]
+        pixels, labels, _ = dataset[index]
+        yield normalize(pixels), labels.nonzero()[:, 0]
 
 
 @torch.no_grad()

@@ -95,7 +95,7 @@ def ratio(pair: dict[str, dict]) -> float:
 
 def ours(args: argparse.Namespace, workers: int) -> DataLoader:
     """The training scripts' loader."""
-    transform = training_transform(args.image_size, args.min_image_size, args.max_image_size, normalized=False)
+    transform = training_transform(args.image_size, args.min_image_size, args.max_image_size)
     return training_loader(measure.dataset(args, transform), args.batch_size, workers, seed=0)
 
 

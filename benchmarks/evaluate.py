@@ -95,7 +95,7 @@ def evaluation(args: argparse.Namespace) -> dict:
     """The loop of evaluate_classification.py."""
     device = measure.one_device(args.device)
     network = network_of(args, device)
-    transform = evaluation_transform(args.image_size, normalized=False)
+    transform = evaluation_transform(args.image_size)
     loader = evaluation_loader(measure.dataset(args, transform), args.batch_size, args.num_workers)
     return timed(args, lambda: predict(network, loader, device, measure.amp_of(args.precision)), device)
 

@@ -8,7 +8,7 @@ from core.evaluation.panels import class_panel, with_bar_space
 from core.strategy import SCRIPTS, Cutting
 from core.training.run import Run
 from tools.data.datasets import VOCClassification
-from tools.data.transforms import denormalize, evaluation_transform
+from tools.data.transforms import denormalize, evaluation_transform, normalize
 from tools.pictures.panels import color_bar, draw_text, grid, on_white, sheet, write_picture
 
 IMAGES = 8
@@ -56,7 +56,7 @@ class Snapshots:
         strategy = SCRIPTS.get(trainer.script)
         panels = []
         for index, label in self.chosen:
-            image = self.transform(self.dataset.image(index))
+            image = normalize(self.transform(self.dataset.image(index)))
             logits, features = student(image[None].to(device))
             cams = make_cam(features[0].float())
             keypoint = None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tools.metrics.bootstrap import Difference, paired_bootstrap
-from tools.metrics.multilabel import labels_of
+from tools.metrics.multilabel import binary_labels
 from tools.metrics.scores import read_scores
 from tools.pictures.charts import Line, bar_chart, line_chart, page_of
 from tools.pictures.panels import write_picture
@@ -67,7 +67,7 @@ class CompletedRuns:
             [read_json(run.result) for run in runs],
             first.class_names,
             np.stack([one.scores for one in scored]),
-            first.presence,
+            first.labels,
             [read_histories(run.experiments, [run.tag])[0] for run in runs],
             [run.usage() for run in runs],
         )
@@ -125,7 +125,7 @@ class TableSection:
     def differences(self) -> dict[str, Difference]:
         """By row, how much better it is than the baseline, by paired bootstrap over images."""
         base = next(row for row in self.rows if row.name == self.baseline)
-        labels, counted = labels_of(base.presence)
+        labels, counted = binary_labels(base.presence)
         return {
             row.name: paired_bootstrap(base.scores, row.scores, labels, counted)
             for row in self.rows
