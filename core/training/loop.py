@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,12 +16,14 @@ from core.strategy import Strategy
 from core.training.config import Config, parse_config
 from core.training.devices import Devices, choose_devices, explain_resource_errors
 from core.training.run import Run
+from core.training.snapshots import Snapshots
 from core.training.trainer import Trainer
 from tools.data.datasets import VOCClassification
 from tools.data.devkit import read_class_names
 from tools.data.loader import evaluation_loader, training_loader
 from tools.data.transforms import evaluation_transform, training_transform
 from tools.metrics.average_precision import average_precisions, mean_over_classes
+from tools.pictures.figure import rgb_array, write_picture
 from tools.runs.folder import Folder
 from tools.system.errors import UserError, run_main
 from tools.system.interruption import Interrupted, Interruption
@@ -83,19 +85,27 @@ def _epochs(run: Run, data: Data) -> None:
             train_epoch(run, data)
             mean = validate(run, data)
             if snapshots and (run.epoch + 1) % run.config.snapshot_every == 0:
-                snapshots.take(mean)
+                _draw_snapshot(run, snapshots, mean)
             run.finish_epoch(mean)
         run.finish()
     except Interrupted as interrupted:
         run.interrupt(interrupted)
 
 
-def _snapshots(run: Run, validation: VOCClassification) -> Any:
-    if not run.config.snapshot_every or not run.trainer.processes.is_first:
+def _snapshots(run: Run, validation: VOCClassification) -> Snapshots | None:
+    config, strategy = run.config, run.trainer.strategy
+    if not config.snapshot_every or not run.trainer.processes.is_first:
         return None
-    from core.training.snapshots import Snapshots  # matplotlib is imported only by runs that draw
+    return Snapshots(validation, config.image_size, strategy, strategy.options(asdict(config)))
 
-    return Snapshots(run, validation)
+
+def _draw_snapshot(run: Run, snapshots: Snapshots, mean: float) -> None:
+    tag, epoch = run.config.tag, run.epoch + 1
+    title = f"{tag}, epoch {epoch}, mAP {mean:.1f}: map of a present class, its score"
+    figure = snapshots.take(run.trainer.student, title)
+    if figure:
+        write_picture(run.folder.snapshots(tag) / f"epoch_{epoch:03d}.png", figure)
+        run.log.picture("snapshot", rgb_array(figure), run.trainer.iteration)
 
 
 def train_epoch(run: Run, data: Data) -> None:

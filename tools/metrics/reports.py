@@ -111,12 +111,12 @@ class Prediction(NamedTuple):
 
     Attributes:
         name: the class; score: 0…1.
-        keypoint: (row, column) in the original image's pixels.
+        keypoint: (row, column) in the original image's pixels; None for a network without keypoints.
     """
 
     name: str
     score: float
-    keypoint: tuple[int, int]
+    keypoint: tuple[int, int] | None
 
 
 class PredictionTable:
@@ -154,9 +154,9 @@ class PredictionTable:
 
     def add(self, image: str, size: tuple[int, int], predictions: list[Prediction], **more: str) -> None:
         """Write an image's predictions; `size` is (height, width), `more` goes into the JSON file."""
-        classes = [{"class": p.name, "score": round(p.score, 6), "keypoint": list(p.keypoint)} for p in predictions]
+        classes = [{"class": p.name, "score": round(p.score, 6), "keypoint": p.keypoint} for p in predictions]
         entry = {"image": image, "height": size[0], "width": size[1], "classes": classes, **more}
-        rows = [(image, p.name, f"{p.score:.6f}", *p.keypoint) for p in predictions]
+        rows = [(image, p.name, f"{p.score:.6f}", *(p.keypoint or ("", ""))) for p in predictions]
         try:
             self._rows.writerows(rows or [(image, "", "", "", "")])
             self._files[1].write(("," if self._count else "") + "\n  " + json.dumps(entry))
