@@ -92,9 +92,10 @@ def _draw_bars(axes: Axes, names: list[str], values: np.ndarray, colors: tuple[s
         bars = axes.barh(middles + offset, np.nan_to_num(series), 0.93 * thickness, color=color)
         axes.bar_label(bars, ["none" if math.isnan(value) else f"{value:.1f}" for value in series], padding=4)
     axes.set_yticks(middles, map(printable, names))
-    for label in axes.get_yticklabels():
-        fit_text(label, NAMES)
-    axes.set_yticks(middles, [label.get_text() for label in axes.get_yticklabels()])  # drawing would restore the names
+    written = axes.get_yticklabels()
+    for text in written:
+        fit_text(text, NAMES)
+    axes.set_yticks(middles, [text.get_text() for text in written])  # drawing would restore the whole names
     axes.tick_params(left=False, bottom=False, labelbottom=False)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     axes.spines["left"].set_bounds(-0.5, len(names) - 0.5)

@@ -50,6 +50,7 @@ def panel_grid(rows: int, widths: list[int], height: int = PANEL, title: str = "
     return figure, grid
 
 
+@style()
 def caption(axes: Axes, text: str) -> None:
     """Write a line above a panel, shortened where it would reach the next one."""
     width = axes.get_position(original=True).width * axes.figure.bbox.width
