@@ -38,8 +38,6 @@ from tools.system.errors import UserError, run_main
 
 @dataclass(frozen=True)
 class Config(Arguments):
-    """The arguments."""
-
     tag: str | None = argument(None, "use experiments/models/best_TAG.pth", group="checkpoint", one_of="checkpoint")
     weights: str | None = argument(
         None, "use this checkpoint, described by a .json of the same name", group="checkpoint", one_of="checkpoint"
