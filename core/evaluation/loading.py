@@ -1,37 +1,39 @@
-"""From words on a command line to a network on a device."""
+"""From a name or a file to a network on a device, and to the keypoints of its strategy."""
 
+import difflib
+import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from core.networks import Classifier
+from core.networks import TIMM_PREFIX, Classifier
+from core.strategy import KEYPOINTS, STRATEGIES, Keypoints, Options, Strategy
 from core.weights import load_weights
-from tools.runs.checkpoints import imagenet_state_dict, read_description, read_state_dict
+from tools.runs.checkpoints import Description, imagenet_state_dict, read_description, read_state_dict
 from tools.system.errors import UserError
-
-IMAGE_SIZE = 512  # of a checkpoint that does not say (the official code's)
 
 
 def make_network(
     architecture: str, weights: str, num_classes: int, channels_last: bool = True, head: str = "instances"
 ) -> Classifier:
-    """A classifier with its first weights.
+    """Return a classifier with its first weights.
 
     Args:
-        architecture: see `core.networks.Classifier`.
+        architecture, channels_last, head: see `core.networks.Classifier`.
         weights: "imagenet", "none" or a file; see `core.weights.load_weights`.
         num_classes: V.
-        channels_last: memory layout.
-        head: what gives the logits, see `core.networks.Classifier`.
 
     Raises:
-        UserError: unknown architecture, weights that cannot be had, or that do not fit.
+        UserError: an unknown architecture, or weights that are not available or do not fit.
     """
     try:
         network = Classifier(architecture, num_classes, channels_last, head)
-    except (ValueError, ImportError) as error:
-        raise UserError(f"--architecture: {error}") from error
+    except ImportError as error:
+        raise UserError(f"--architecture {architecture} needs timm: pip install timm") from error
+    except ValueError as error:
+        raise UserError(f"--architecture: {error}{_similar_in_timm(architecture)}") from error
     if weights == "none":
         return network
     state_dict = imagenet_state_dict(architecture) if weights == "imagenet" else read_state_dict(Path(weights))
@@ -42,42 +44,109 @@ def make_network(
     return network
 
 
-def trained_network(path: Path, **overrides: Any) -> tuple[Classifier, dict[str, Any]]:
-    """A checkpoint of ours, or of the official code, as a network in evaluation mode, and the description beside it.
+def _similar_in_timm(architecture: str) -> str:
+    """Name models of timm that are spelled like an unknown one."""
+    if not architecture.startswith(TIMM_PREFIX):
+        return ""
+    import timm
+
+    name = architecture.removeprefix(TIMM_PREFIX)
+    similar = [] if timm.is_model(name) else difflib.get_close_matches(name, timm.list_models())
+    return f" (similar: {', '.join(similar)})" if similar else ""
+
+
+def trained_network(
+    path: Path, architecture: str | None = None, class_names: list[str] | None = None, head: str | None = None
+) -> tuple[Classifier, Description]:
+    """Load a checkpoint of ours or of the official code.
 
     Args:
-        path: the checkpoint.
-        overrides: `architecture`, `class_names` or `head` in place of the description's; None changes nothing. The
-            first two make a checkpoint without a description usable.
+        path: the checkpoint; its description is the .json file beside it.
+        architecture, class_names, head: replace what the description says. The first two make a checkpoint without a
+            description usable.
 
     Returns:
-        the network; its description, with the keys `architecture`, `class_names` and `image_size`.
+        the network in evaluation mode, and the description with these replacements.
 
     Raises:
-        UserError: no such checkpoint, it does not fit, or its architecture or classes are not known.
+        UserError: no such checkpoint, it does not fit, or its architecture or classes are unknown.
     """
     state_dict = read_state_dict(path)
-    given = {key: value for key, value in overrides.items() if value is not None}
-    description = {"image_size": IMAGE_SIZE, **read_description(path), **given}
-    missing = [key for key in ("architecture", "class_names") if key not in description]
+    given = {"architecture": architecture, "class_names": class_names, "head": head}
+    description = replace(read_description(path), **{name: value for name, value in given.items() if value is not None})
+    missing = [name for name in ("architecture", "class_names") if getattr(description, name) is None]
     if missing:
         raise UserError(
-            f"{path.with_suffix('.json')} beside the checkpoint is missing or lacks {', '.join(missing)}: put it there "
-            "or evaluate with --architecture and --class_file"
+            f"{path.with_suffix('.json')} beside the checkpoint is missing or lacks {', '.join(missing)}: put it there, "
+            "or give --architecture and --class_file"
         )
-    architecture, num_classes = description["architecture"], len(description["class_names"])
-    network = make_network(architecture, "none", num_classes, head=description.get("head", "instances"))
+    what = f"{description.architecture} with {len(description.class_names)} classes"
+    network = make_network(description.architecture, "none", len(description.class_names), head=description.head)
     try:
         kind = load_weights(network, state_dict)
     except ValueError as error:
-        raise UserError(f"{path} does not fit {architecture} with {num_classes} classes: {error}") from error
+        raise UserError(f"{path} does not fit {what}: {error}") from error
     if kind == "backbone":
-        raise UserError(f"{path} holds a backbone alone, without a trained head: give a checkpoint of a training run")
+        raise UserError(f"{path} holds only a backbone, without a trained head: give a checkpoint of a training run")
     return network.eval(), description
 
 
+def read_strategy(path: Path) -> Strategy:
+    """Import a script and return the `STRATEGY` that it declares.
+
+    Raises:
+        UserError: no such file, it cannot be imported, or it declares no strategy.
+    """
+    if not path.is_file():
+        raise UserError(f"no file {path}: give a script that declares a STRATEGY")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None:
+        raise UserError(f"{path} is not a Python file: give a script that declares a STRATEGY")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the script does wrong
+        raise UserError(f"cannot import {path}: {type(error).__name__}: {error}") from error
+    strategy: Any = getattr(module, "STRATEGY", None)
+    if not isinstance(strategy, Strategy):
+        raise UserError(f"{path} does not declare STRATEGY = Strategy(…): see docs/change-the-method.md")
+    return strategy
+
+
+def keypoints_of(description: Description, given: str | None = None) -> tuple[Keypoints | None, Options]:
+    """Return how the keypoints of a checkpoint's strategy are found, and with which options.
+
+    Args:
+        description: of the checkpoint.
+        given: `--strategy`: one of `STRATEGIES`, or the file of a strategy of one's own; None: the checkpoint's own.
+
+    Returns:
+        the keypoints, None for a strategy that has none (plain, instances); the options it was trained with.
+
+    Raises:
+        UserError: the strategy is unknown here.
+    """
+    if given and given.endswith(".py"):
+        strategy = read_strategy(Path(given))
+    else:
+        strategy = Strategy(given or description.strategy or "", training_step=None, keypoints=given)
+    options = strategy.options(description.arguments)
+    if given and (given.endswith(".py") or given in STRATEGIES):
+        return strategy.shown_keypoints(), options
+    if given:
+        raise UserError(f"--strategy {given}: choose one of {', '.join(STRATEGIES)}, or a script that declares STRATEGY")
+    if description.strategy is None:
+        raise UserError(f"the checkpoint does not say its strategy: give --strategy ({', '.join(STRATEGIES)})")
+    if description.keypoints is not None and description.keypoints not in KEYPOINTS:
+        raise UserError(
+            f"the checkpoint's strategy '{description.strategy}' is unknown here: give --strategy FILE.py, the script "
+            f"that declares it, or one of {', '.join(STRATEGIES)}"
+        )
+    return KEYPOINTS.get(description.keypoints), options
+
+
 def choose_device(name: str) -> torch.device:
-    """The device that is asked for; "auto" is a GPU where there is one.
+    """Return the device of this name; "auto" is a GPU if there is one.
 
     Raises:
         UserError: no such device here.
@@ -88,7 +157,8 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name} is not to be had here ({str(error).splitlines()[0]}): try cpu") from error
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {name} is not available here ({reason}): use --device cpu") from error
     return device
 
 
@@ -96,7 +166,7 @@ def check_image_size(image_size: int) -> None:
     """Refuse an image size whose tiles do not fit the feature cells.
 
     Raises:
-        UserError: not divisible by 32; a size that is, is named.
+        UserError: it is not divisible by 32; names the nearest size that is.
     """
     if image_size % 32 or image_size < 32:
         near = max(32, round(image_size / 32) * 32)

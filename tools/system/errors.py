@@ -1,16 +1,17 @@
-"""Errors that are the user's to mend: one line on the screen, no traceback, exit status 2."""
+"""Errors that the user can fix: one line on the screen, no traceback, exit status 2."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+MAX_QUOTED_CHARS = 60
 _IN_TRACEBACK = "UserError: "
 
 
 class UserError(Exception):
-    """Something the user can put right. Its text is one line: what is wrong, where, and what to do."""
+    """Something the user can fix. Its text is one line: what is wrong, where, and what to do."""
 
     def __str__(self) -> str:
-        # A loader process hands its error on inside the text of a traceback; the last line is the error's own.
+        # A loader process passes its error on inside the text of a traceback; the last line is the error itself.
         text = super().__str__().strip()
         if _IN_TRACEBACK in text:
             text = text.rsplit(_IN_TRACEBACK, 1)[1]
@@ -29,13 +30,21 @@ def run_main(main: Callable[[], None]) -> None:
         sys.exit(130)
 
 
-MAX_QUOTED_CHARS = 60  # characters of a stranger's word in a message
-
-
 def shorten(text: str) -> str:
+    """Return at most `MAX_QUOTED_CHARS` characters of untrusted text."""
     return text if len(text) <= MAX_QUOTED_CHARS else text[:MAX_QUOTED_CHARS] + "…"
 
 
 def quoted(text: str) -> str:
-    """A stranger's text as it may stand in a message: short, on one line, nothing that a terminal obeys."""
+    """Return untrusted text as a message may show it: short, on one line, without control characters."""
     return repr(shorten(text))
+
+
+def first_few(items: Sequence[str], count: int = 3, separator: str = ", ") -> str:
+    """Return the first items, and how many more there are.
+
+    >>> first_few(["a", "b", "c"]), first_few(["a", "b", "c", "d", "e"])
+    ('a, b, c', 'a, b, c, and 2 more')
+    """
+    more = [f"and {len(items) - count:,} more"] if len(items) > count else []
+    return separator.join([*items[:count], *more])
