@@ -360,8 +360,13 @@ class Study:
         """Return the shared arguments as the training scripts read them.
 
         Raises:
-            UserError: what a script would refuse, before the first run starts.
+            UserError: what a script would refuse, or earlier runs with other settings; before the first run starts.
         """
+        try:
+            for run in self.runs.values():
+                run.state()
+        except UserError as error:
+            raise UserError(f"{error}: choose another --out") from error
         argv = to_argv({"data_dir": self.data_dir, **self.settings})
         for row in self.own_rows:
             training.parse_config(row.strategy, __doc__, argv)
