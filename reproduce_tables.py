@@ -17,8 +17,10 @@ import torch
 
 from core.evaluation.loading import choose_device, make_network, read_strategy
 from core.strategy import Crops, Strategy
-from core.training import config as training
+from core.training.config import Config as TrainingConfig
+from core.training.config import parse_config
 from tools.data.devkit import read_class_names, read_split
+from tools.reproduction.presets import PRESETS
 from tools.reproduction.series import Experiment, environment, total_seconds
 from tools.reproduction.study import CompletedRuns, TableSection, write_study
 from tools.scale_devkit import require_scaled_from
@@ -130,95 +132,6 @@ COMPARISONS = (
 )
 
 
-# The presets ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Data and settings of a study.
-
-    Attributes:
-        about: one sentence.
-        arguments: of the training scripts.
-        seeds: used unless --seeds is given.
-        toy_images: number of images to draw; 0: --data_dir names the data.
-        longer_side: length to scale the images down to first, pixels; 0: do not scale.
-    """
-
-    about: str
-    arguments: dict[str, Any]
-    seeds: tuple[int, ...] = (0,)
-    toy_images: int = 0
-    longer_side: int = 0
-
-
-PRESETS = {
-    "paper": Preset(
-        "the paper's: ResNet-50, VOC 2012 (train_aug and val), 512 px, batch 32, 15 epochs",
-        {
-            "train_split": "train_aug",
-            "val_split": "val",
-            "architecture": "resnet50",
-            "weights": "imagenet",
-            "image_size": 512,
-            "min_image_size": 320,
-            "max_image_size": 640,
-            "num_workers": 4,
-            "batch_size": 32,
-            "max_epoch": 15,
-            "lr": 0.1,
-            "momentum": 1e-4,
-            "alpha_p": 0.5,
-            "alpha_re": 3.0,
-            "alpha_schedule_re": 0.05,
-        },
-        seeds=(0, 1, 2),
-    ),
-    "voc-sample": Preset(
-        "EfficientNet-Lite0 on a few thousand photographs at 160 px, feasible on two cores",
-        {
-            "train_split": "Main/train",
-            "val_split": "Main/val",
-            "architecture": "timm/tf_efficientnet_lite0",
-            "weights": "imagenet",
-            "image_size": 160,
-            "min_image_size": 100,
-            "max_image_size": 200,
-            "num_workers": 0,
-            "batch_size": 16,
-            "max_epoch": 7,
-            "lr": 0.03,
-            "momentum": 0.9,
-            "alpha_p": 0.5,
-            "alpha_re": 3.0,
-            "alpha_schedule_re": 0.05,
-        },
-        longer_side=156,
-    ),
-    "toy": Preset(
-        "untrained ResNet-18 on drawn images: shows that everything runs, not which strategy is best",
-        {
-            "train_split": "Main/train",
-            "val_split": "Main/val",
-            "architecture": "resnet18",
-            "weights": "none",
-            "image_size": 64,
-            "min_image_size": 48,
-            "max_image_size": 80,
-            "num_workers": 0,
-            "batch_size": 16,
-            "max_epoch": 5,
-            "lr": 0.05,
-            "momentum": 0.9,
-            "alpha_p": 0.5,
-            "alpha_re": 1.0,
-            "alpha_schedule_re": 0.05,
-        },
-        toy_images=400,
-    ),
-}
-
-
 # The command line ----------------------------------------------------------------------------------------------------
 
 TABLES = tuple(comparison.name for comparison in COMPARISONS)
@@ -241,8 +154,8 @@ class Config(Arguments):
     tables: tuple[str, ...] = argument(
         TABLES, f"comma-separated names (default: {','.join(TABLES)})", parse=_comma_separated, metavar="NAMES"
     )
-    rows: tuple[str, ...] = argument(
-        (),
+    rows: tuple[str, ...] | None = argument(
+        None,
         "comma-separated scripts that declare a STRATEGY: further rows of the table strategies",
         parse=_comma_separated,
         metavar="FILES",
@@ -321,7 +234,7 @@ class Study:
         self.preset = PRESETS[self.config.preset]
         self.out = self.config.out or Path("reproduction") / self.config.preset
         self.seeds = list(dict.fromkeys(self.config.seeds or self.preset.seeds))
-        self.own_rows = own_rows(self.config.rows)
+        self.own_rows = own_rows(self.config.rows or ())
         self.comparisons = [one for one in COMPARISONS if one.name in self.config.tables]
         if self.own_rows:
             strategies, *others = self.comparisons
@@ -356,7 +269,7 @@ class Study:
         arguments = {"data_dir": data_dir, "tag": tag, "seed": seed, **self.settings, **row.arguments}
         return Experiment(tag, row.program, arguments, evaluation, self.out)
 
-    def check_settings(self) -> training.Config:
+    def check_settings(self) -> TrainingConfig:
         """Return the shared arguments as the training scripts read them.
 
         Raises:
@@ -369,8 +282,8 @@ class Study:
             raise UserError(f"{error}: choose another --out") from error
         argv = to_argv({"data_dir": self.data_dir, **self.settings})
         for row in self.own_rows:
-            training.parse_config(row.strategy, __doc__, argv)
-        return training.parse_config(PLAIN.strategy, __doc__, argv)
+            parse_config(row.strategy, __doc__, argv)
+        return parse_config(PLAIN.strategy, __doc__, argv)
 
     @property
     def data_dir(self) -> Path:
