@@ -1,1 +1,1 @@
-"""The method: networks, keypoints, tiles, losses, teacher, and the training loop that joins them with `tools`."""
+"""Object-aware self-supervised multi-label classification: the method, its training and its evaluation."""

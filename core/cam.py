@@ -4,11 +4,11 @@ import torch
 
 
 def make_cam(features: torch.Tensor, epsilon: float = 1e-5) -> torch.Tensor:
-    """Class activation maps, scaled per image and class to 0…1 (official code: `make_cam`).
+    """Return class activation maps, scaled to 0…1 per image and class (official code: `make_cam`).
 
     Args:
         features: `[..., h, w]`, output of the CAM branch.
-        epsilon: what a map loses and its maximum gains; it makes an all-zero map stay zero.
+        epsilon: subtracted from the map and added to its maximum, so that an all-zero map stays zero.
 
     Returns:
         maps of the same shape: relu(relu(features) − ε) / (max over the map of relu(features) + ε).

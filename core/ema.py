@@ -1,4 +1,8 @@
-"""The teacher: an exponential moving average of the student."""
+"""The teacher: an exponential moving average of the student.
+
+torch's `AveragedModel` and timm's `ModelEmaV3` also copy the student's buffers into the teacher. Here, as in the
+official code, the teacher's running statistics are its own: the golden numbers `ema_buffers_after` hold this.
+"""
 
 import copy
 
@@ -7,13 +11,13 @@ from torch import nn
 
 
 def make_teacher(student: nn.Module) -> nn.Module:
-    """A copy of the student that no gradient reaches. It stays in train mode: its tiles use batch statistics."""
+    """Return a copy of the student that no gradient reaches. It stays in train mode: its tiles use batch statistics."""
     return copy.deepcopy(student).requires_grad_(False).train()
 
 
 @torch.no_grad()
 def update_teacher(teacher: nn.Module, student: nn.Module, iteration: int, alpha_ema: float) -> None:
-    """Move the teacher's parameters towards the student's, in place; buffers stay the teacher's own.
+    """Move the teacher's parameters toward the student's, in place; buffers stay the teacher's own.
 
     Args:
         teacher, student: networks of the same parameters.

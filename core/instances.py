@@ -1,17 +1,21 @@
 """Class-specific instances: every class looks at the feature map through its own class activation map."""
 
 import torch
+import torch.distributed
 from torch import nn
 
-from core.batch_norm import ONE_GROUP, Groups, average_statistics, follow
+from core.batch_norm import ONE_GROUP, Groups, average_statistics, update_running_stats
 
 
 class ClassSpecificInstances(nn.Module):
     """One batch normalization and one 1×1 convolution per class on `x · cam_v`, then global average pooling.
 
-    Literally, `logit_v = mean_hw(conv_v(BN_v(x · cam_v)))` needs V copies of the feature map. Convolution and mean
-    are linear, so the logit needs only the mean of `x · cam_v` and, for the batch variance, of its square: two
-    matrix products (DESIGN of the method: "closed form"). The result is the same up to float32 rounding.
+    Computed literally, `logit_v = mean_hw(conv_v(BN_v(x · cam_v)))` needs V copies of the feature map. Convolution and
+    mean are linear, so only two means are needed, both matrix products; the result is the same up to float32 rounding:
+
+        s1[b,v,c] = mean_hw(x[b,c] · cam[b,v])                mean = mean_b s1
+        s2[v,c]   = mean_bhw(x[b,c]² · cam[b,v]²)             var  = s2 − mean²     (evaluation: running statistics)
+        logit[b,v] = Σ_c w[v,c] · γ[v,c] · (s1[b,v,c] − mean[v,c]) / √(var[v,c] + ε)  +  Σ_c w[v,c] · β[v,c]
 
     Parameters and buffers are stacked over classes: `weight` (the convolutions), `bn_weight`, `bn_bias`,
     `running_mean`, `running_var`, each `[V, D]`.
@@ -30,12 +34,12 @@ class ClassSpecificInstances(nn.Module):
         nn.init.kaiming_normal_(self.weight)
 
     def forward(self, x: torch.Tensor, cams: torch.Tensor, groups: Groups = ONE_GROUP) -> torch.Tensor:
-        """Class logits of each image.
+        """Return the class logits of each image.
 
         Args:
             x: feature maps `[B, D, h, w]`.
             cams: class activation maps in 0…1 `[B, V, h, w]`; the gradient flows through them too.
-            groups: how the B images are made up; each group has batch statistics of its own.
+            groups: how the B images are made up; each group has its own batch statistics.
 
         Returns:
             logits `[B, V]`, float32.
@@ -54,7 +58,7 @@ class ClassSpecificInstances(nn.Module):
     def _statistics(
         self, mean_per_image: torch.Tensor, pixels: torch.Tensor, maps: torch.Tensor, groups: Groups
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and biased variance of `x · cam_v` over each group's images and pixels, both `[groups, V, D]`."""
+        """Return mean and biased variance of `x · cam_v` over each group's images and pixels, both `[groups, V, D]`."""
         if not self.training:
             return self.running_mean[None], self.running_var[None]
         mean = mean_per_image.unflatten(0, (groups.total, -1)).mean(1)
@@ -65,12 +69,12 @@ class ClassSpecificInstances(nn.Module):
         if groups.synchronize:
             count *= torch.distributed.get_world_size()
             mean, var = average_statistics(mean, var)
-        if groups.follow:
-            self._follow(mean.detach()[:: groups.replicas], var.detach()[:: groups.replicas], count)
+        if groups.update_running:
+            self._update_running(mean.detach()[:: groups.replicas], var.detach()[:: groups.replicas], count)
         return mean, var
 
-    def _follow(self, means: torch.Tensor, variances: torch.Tensor, count: int) -> None:
-        """Move the running statistics crop after crop; the running variance is the unbiased one."""
+    def _update_running(self, means: torch.Tensor, variances: torch.Tensor, count: int) -> None:
+        """Move the running statistics crop by crop; the running variance is the unbiased one."""
         self.num_batches_tracked += len(means)
-        follow(self.running_mean, means, self.momentum)
-        follow(self.running_var, variances * (count / max(count - 1, 1)), self.momentum)
+        update_running_stats(self.running_mean, means, self.momentum)
+        update_running_stats(self.running_var, variances * (count / max(count - 1, 1)), self.momentum)

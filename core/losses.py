@@ -1,6 +1,6 @@
 """The losses of the paper, and the schedule of the reconstruction weight.
 
-Every mean over crops is 0 when a batch has no crop at all (no image with a label).
+Every mean over crops is 0 for a batch without crops (no image has a label).
 """
 
 import torch
@@ -12,7 +12,7 @@ RECONSTRUCTION_LOSSES = ("L1_Loss", "L2_Loss")
 
 
 def class_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Multi-label soft margin loss, mean over classes and images.
+    """Return the multi-label soft margin loss, mean over classes and images.
 
     Args:
         logits: `[N, V]`.
@@ -53,7 +53,7 @@ def puzzle_losses(
 
 
 def p_class_loss(merged: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Class loss of the merged maps after global average pooling.
+    """Return the class loss of the merged maps after global average pooling.
 
     Args:
         merged: `[crops, V, n, n]`.
@@ -68,7 +68,7 @@ def p_class_loss(merged: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 def reconstruction_loss(
     features: torch.Tensor, merged: torch.Tensor, targets: torch.Tensor, kind: str = "L1_Loss"
 ) -> torch.Tensor:
-    """Distance between the whole image's maps and the merged ones, on the target classes (`re_loss`).
+    """Return the distance between the whole image's maps and the merged ones, on the target classes (`re_loss`).
 
     Args:
         features: `[crops, V, n, n]`, the maps of each crop's image.
@@ -87,13 +87,13 @@ def reconstruction_loss(
     return per_crop.sum() / max(len(per_crop), 1)
 
 
-def alpha_re_at(alpha_re: float, alpha_schedule_re: float, iteration: int, max_iteration: int) -> float:
-    """Weight of the reconstruction loss: rises linearly to `alpha_re` over the share `alpha_schedule_re` of training.
+def alpha_re_at(iteration: int, max_iteration: int, alpha_re: float, alpha_schedule_re: float) -> float:
+    """Return the weight of the reconstruction loss: it rises linearly to `alpha_re`, then stays.
 
     Args:
-        alpha_re: the final weight.
-        alpha_schedule_re: share of `max_iteration` after which it is reached; 0 means at once.
         iteration, max_iteration: t and T.
+        alpha_re: the final weight.
+        alpha_schedule_re: the share of training after which it is reached; 0: at once.
     """
     rise = max_iteration * alpha_schedule_re
     if rise <= 0:

@@ -1,7 +1,5 @@
 """The classifier: a backbone of output stride 16, a CAM branch and class-specific instances (paper, section 2)."""
 
-import difflib
-
 import torch
 import torchvision
 from torch import nn
@@ -25,15 +23,15 @@ TILES = 4  # of a crop
 
 
 class Classifier(nn.Module):
-    """Multi-label classifier: a CAM branch, and logits that come from class-specific instances.
+    """Multi-label classifier: a CAM branch, and logits from class-specific instances.
 
     Args:
         architecture: one of `ARCHITECTURES`, or "timm/NAME" for a model of the optional timm.
         num_classes: V.
-        channels_last: memory layout. True is several times faster on a CPU and the natural one of a GPU's matrix
-            units; False is the official code's, whose float32 rounding it then reproduces most closely.
-        head: what gives the logits: "instances", the method's class-specific instances, or "gap", the CAM branch after
-            global average pooling (baselines; the instances are then at rest).
+        channels_last: memory layout. True is several times faster on a CPU and suits the matrix units of a GPU; False
+            is the official code's, whose float32 rounding it then reproduces most closely.
+        head: what computes the logits: "instances", the method's class-specific instances, or "gap", global average
+            pooling of the CAM branch (baselines; the instances are then unused).
 
     Raises:
         ValueError: unknown architecture or head (the choices are named).
@@ -63,34 +61,37 @@ class Classifier(nn.Module):
 
     @property
     def num_classes(self) -> int:
-        """V."""
+        """V, the number of classes."""
         return self.classifier.out_channels
 
-    def set_replicas(self, replicas: int, devices: int = 1, leads: bool = True, synchronize: bool = False) -> None:
+    def set_replicas(
+        self, replicas: int, devices: int = 1, is_first_replica: bool = True, synchronize: bool = False
+    ) -> None:
         """Compute the batch statistics that the official code has on `replicas` GPUs.
 
-        There each GPU normalizes its share of the images by itself, the four tiles of a crop are dealt out over the
+        There each GPU normalizes its share of the images by itself, the four tiles of a crop are scattered over the
         GPUs, and the running statistics are the first GPU's.
 
         Args:
             replicas: R.
-            devices: of those that share the work, each with its own copy of this network; they divide R.
-            leads: whether this copy's images move the running statistics (of several processes, the first one's do).
-            synchronize: batch statistics of the images over all processes.
+            devices: number of devices that share the work, each with its own copy of this network; it divides R.
+            is_first_replica: whether this copy's images move the running statistics (of several processes, the first
+                one's do).
+            synchronize: compute the batch statistics of the images over all processes.
         """
         tile_groups = len(torch.empty(TILES).chunk(replicas))
-        self.image_groups = Groups(1, max(replicas // devices, 1), follow=leads, synchronize=synchronize)
+        self.image_groups = Groups(1, max(replicas // devices, 1), is_first_replica, synchronize)
         self.tile_groups = Groups(1, tile_groups)
 
     def forward(self, images: torch.Tensor, features_only: bool = False) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """Logits and features of images, or of crops' tiles.
+        """Return logits and features of images, or of the tiles of crops.
 
-        In train mode ordinary images share their batch statistics; of tiles only the four of one crop do, and the
-        running statistics move crop after crop.
+        In train mode images share their batch statistics; of tiles only the four of one crop do, and the running
+        statistics move crop by crop.
 
         Args:
             images: `[B, 3, h, w]`, or tiles `[crops, 4, 3, h, w]`; h and w divisible by the output stride.
-            features_only: leave out the class-specific instances (logits None, their running statistics at rest).
+            features_only: skip the class-specific instances (logits None; their running statistics are not updated).
 
         Returns:
             logits `[B, V]` and features of the CAM branch `[B, V, h/16, w/16]`; for tiles `[crops, 4, V]` and
@@ -116,17 +117,17 @@ class Classifier(nn.Module):
         return self.instances(x, make_cam(features.float()), groups), features
 
     def _no_crops(self, tiles: torch.Tensor, features_only: bool):
-        """Empty results for a batch without labels, which no convolution need see."""
+        """Return empty outputs for a batch without crops, which convolutions would refuse."""
         height, width = (side // self.output_stride for side in tiles.shape[-2:])
         features = tiles.new_zeros(0, tiles.shape[1], self.num_classes, height, width)
         return None if features_only else features.sum((-2, -1)), features
 
 
 def build_backbone(architecture: str) -> tuple[nn.Module, int, int]:
-    """Untrained backbone, its number of output channels D, and its output stride (16 where the network allows).
+    """Return an untrained backbone, its number of output channels D, and its output stride (16 if the network allows).
 
-    The backbone takes images `[B, 3, h, w]` and gives the last feature map `[B, D, h/16, w/16]`; its parameters
-    have torchvision's (timm's) names.
+    The backbone takes images `[B, 3, h, w]` and returns the last feature map `[B, D, h/16, w/16]`; its parameters have
+    torchvision's (timm's) names.
     """
     if architecture.startswith(TIMM_PREFIX):
         return _timm_backbone(architecture.removeprefix(TIMM_PREFIX))
@@ -138,7 +139,7 @@ def build_backbone(architecture: str) -> tuple[nn.Module, int, int]:
 
 
 class ResNetFeatures(nn.Module):
-    """torchvision's ResNet up to `layer4`, whose stride is set to 1 without dilation: output stride 16."""
+    """torchvision's ResNet up to `layer4`, whose stride is 1 without dilation: output stride 16 (official code)."""
 
     def __init__(self, architecture: str):
         super().__init__()
@@ -172,13 +173,12 @@ def _timm_backbone(name: str) -> tuple[nn.Module, int, int]:
     try:
         import timm
     except ImportError as error:
-        raise ImportError(f"architecture timm/{name} needs timm: pip install timm") from error
+        raise ImportError(f"timm/{name} needs timm") from error
     if not timm.is_model(name):
-        near = ", ".join(difflib.get_close_matches(name, timm.list_models())) or "see timm.list_models()"
-        raise ValueError(f"timm knows no model '{name}' (near it: {near})")
+        raise ValueError(f"timm does not have a model '{name}'")
     try:
         model = timm.create_model(name, features_only=True, output_stride=16, out_indices=(-1,))
     except (AssertionError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"timm/{name} cannot give feature maps of output stride 16: {error}") from error
+        raise ValueError(f"timm/{name} does not return feature maps of output stride 16: {error}") from error
     info = model.feature_info
     return TimmFeatures(model), info.channels()[-1], info.reduction()[-1]

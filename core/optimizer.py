@@ -2,17 +2,16 @@
 
 from torch import nn
 from torch.optim import SGD
-from torch.optim.lr_scheduler import LambdaLR
 
-# The official optimizer passes its weight decay in momentum's place; the learning rate of 0.1 depends on it.
+# The official optimizer passes its weight decay in place of the momentum; the learning rate of 0.1 depends on it.
 MOMENTUM = 1e-4
 POWER = 0.9
 
 
 def parameter_groups(network: nn.Module, lr: float, wd: float) -> list[dict]:
-    """Backbone weights, backbone biases, head weights, head biases, with their learning rates and weight decays.
+    """Return backbone weights, backbone biases, head weights and head biases, with their rates and weight decays.
 
-    Weights and biases include those of batch normalization; the head is everything but the backbone.
+    Weights and biases include those of batch normalization; the head is everything except the backbone.
 
     Args:
         network: a `core.networks.Classifier`.
@@ -30,7 +29,7 @@ def parameter_groups(network: nn.Module, lr: float, wd: float) -> list[dict]:
         {
             "params": parameters,
             "name": f"{part} {kind}",
-            "lr": lr * part_factor[part] * (2 if kind == "bias" else 1),
+            "full_lr": lr * part_factor[part] * (2 if kind == "bias" else 1),
             "weight_decay": 0.0 if kind == "bias" else wd,
         }
         for (part, kind), parameters in groups.items()
@@ -39,21 +38,24 @@ def parameter_groups(network: nn.Module, lr: float, wd: float) -> list[dict]:
 
 
 def make_optimizer(network: nn.Module, lr: float, wd: float, momentum: float = MOMENTUM, nesterov: bool = True) -> SGD:
-    """SGD over `parameter_groups`. Without momentum there is nothing for Nesterov to look ahead with."""
+    """Return SGD over `parameter_groups`; Nesterov requires momentum > 0."""
     return SGD(parameter_groups(network, lr, wd), lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0)
 
 
-def poly_schedule(optimizer: SGD, max_iteration: int, warmup_iterations: int = 0) -> LambdaLR:
-    """Learning rate lr · (1 − t/T)^0.9, after a linear warm-up from lr/W to lr over the first W iterations.
+def learning_rate_at(iteration: int, lr: float, max_iteration: int, warmup_iterations: int = 0) -> float:
+    """Return lr · (1 − t/T)^0.9, multiplied by (t + 1)/W during the first W iterations.
 
     Args:
-        optimizer: its groups' learning rates are the ones at full strength.
+        iteration: t, counted from 0.
+        lr: the learning rate at full strength.
         max_iteration: T, warm-up included.
-        warmup_iterations: W; the official code assumes 661 iterations an epoch, here it is the real number.
+        warmup_iterations: W; the official code assumes 661 iterations per epoch, here it is the real number.
     """
+    poly = max(0.0, 1 - iteration / max_iteration) ** POWER
+    return lr * (poly * min(1.0, (iteration + 1) / max(warmup_iterations, 1)))
 
-    def factor(iteration: int) -> float:
-        poly = max(0.0, 1 - iteration / max_iteration) ** POWER
-        return poly * min(1.0, (iteration + 1) / max(warmup_iterations, 1))
 
-    return LambdaLR(optimizer, factor)
+def set_learning_rates(optimizer: SGD, iteration: int, max_iteration: int, warmup_iterations: int = 0) -> None:
+    """Set the learning rate of every group for this iteration; see `learning_rate_at`."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate_at(iteration, group["full_lr"], max_iteration, warmup_iterations)

@@ -1,8 +1,8 @@
-"""Several devices at work on one batch: shared gradients, and running statistics as one device would have them.
+"""Training one batch on several devices: shared gradients, and running statistics as one device would have them.
 
-The running statistics of batch normalization move crop after crop. Where several copies of the network each see some of
-the crops, every copy starts from the same statistics; afterwards these are put together as if the crops of the second
-copy had followed those of the first, and so on.
+The running statistics of batch normalization move crop by crop. If several copies of the network each see some of the
+crops, every copy starts from the same statistics; afterwards they are merged as if the crops of the second copy had
+followed those of the first, and so on.
 """
 
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ class RunningStatistics(NamedTuple):
     """All running statistics of a network.
 
     Attributes:
-        values: `[N]`, every layer's running mean and variance, one after another.
-        steps: `[N]`, for each of them, how many batches its layer has followed.
+        values: `[N]`, every layer's running mean and variance, concatenated.
+        steps: `[N]`, for each of them, how many updates its layer has seen.
     """
 
     values: torch.Tensor
@@ -30,17 +30,17 @@ class RunningStatistics(NamedTuple):
 
 
 def layers_with_stats(network: nn.Module) -> list[nn.Module]:
-    """The layers with running statistics, in a fixed order."""
+    """Return the layers with running statistics, in a fixed order."""
     return [layer for layer in network.modules() if isinstance(layer, (GroupedBatchNorm2d, ClassSpecificInstances))]
 
 
-def _statistics(network: nn.Module) -> list[torch.Tensor]:
+def _buffers(network: nn.Module) -> list[torch.Tensor]:
     return [statistic for layer in layers_with_stats(network) for statistic in (layer.running_mean, layer.running_var)]
 
 
 def read_statistics(network: nn.Module) -> RunningStatistics:
-    """A copy of the network's running statistics."""
-    values = torch.cat([statistic.flatten() for statistic in _statistics(network)])
+    """Return a copy of the network's running statistics."""
+    values = torch.cat([statistic.flatten() for statistic in _buffers(network)])
     counters = [
         layer.num_batches_tracked.expand(2 * layer.running_mean.numel()) for layer in layers_with_stats(network)
     ]
@@ -50,17 +50,17 @@ def read_statistics(network: nn.Module) -> RunningStatistics:
 @torch.no_grad()
 def write_statistics(network: nn.Module, statistics: RunningStatistics) -> None:
     """Set the network's running statistics, in place."""
-    places = _statistics(network)
-    parts = statistics.values.split([place.numel() for place in places])
-    for place, part in zip(places, parts):
-        place.data.copy_(part.view_as(place))  # `.data`: see `core.batch_norm.follow`
+    buffers = _buffers(network)
+    parts = statistics.values.split([buffer.numel() for buffer in buffers])
+    for buffer, part in zip(buffers, parts, strict=True):
+        buffer.data.copy_(part.view_as(buffer))  # `.data`: see `core.batch_norm.update_running_stats`
     counts = statistics.steps.split([2 * layer.running_mean.numel() for layer in layers_with_stats(network)])
-    for layer, count in zip(layers_with_stats(network), counts):
+    for layer, count in zip(layers_with_stats(network), counts, strict=True):
         layer.num_batches_tracked.copy_(count[0])
 
 
 def momenta(network: nn.Module) -> torch.Tensor:
-    """`[N]`, the momentum of each running statistic."""
+    """Return the momentum of each running statistic, `[N]`."""
     layers = layers_with_stats(network)
     return torch.cat(
         [layer.running_mean.new_full((2 * layer.running_mean.numel(),), layer.momentum) for layer in layers]
@@ -70,25 +70,25 @@ def momenta(network: nn.Module) -> torch.Tensor:
 def merge_running_stats(
     before: RunningStatistics, after: Sequence[RunningStatistics], momentum: torch.Tensor
 ) -> RunningStatistics:
-    """What one network would have after the batches of all copies, the first copy's first.
+    """Return what one network would have after the batches of all copies, the first copy's first.
 
-    A copy that follows s batches takes its statistics from r to (1 − momentum)^s · r + c, where c is what it saw. So c
-    can be read off, and applied to the statistics that the copies before it left.
+    s updates take a statistic from r to (1 − momentum)^s · r + c, where c depends on what the copy saw alone. So c can
+    be solved for, and applied to the statistics that the copies before it left.
 
     Args:
-        before: of all copies alike; after: of each copy, in order; momentum: `[N]`.
+        before: the same for all copies; after: of each copy, in order; momentum: `[N]`.
     """
     values, steps = after[0]
     for copy in after[1:]:
-        followed = copy.steps - before.steps
-        kept = (1 - momentum) ** followed
+        updates = copy.steps - before.steps
+        kept = (1 - momentum) ** updates
         values = kept * values + (copy.values - kept * before.values)
-        steps = steps + followed
+        steps = steps + updates
     return RunningStatistics(values, steps)
 
 
 def sync_running_stats(network: Classifier, before: RunningStatistics) -> None:
-    """Put the running statistics of all processes together, in place on every one.
+    """Merge the running statistics of all processes, in place on every one.
 
     Args:
         network: this process's copy after an iteration; before: its running statistics before.
@@ -99,7 +99,7 @@ def sync_running_stats(network: Classifier, before: RunningStatistics) -> None:
     steps = [torch.empty_like(mine.steps) for _ in range(size)]
     torch.distributed.all_gather(values, mine.values)
     torch.distributed.all_gather(steps, mine.steps)
-    after = [RunningStatistics(*pair) for pair in zip(values, steps)]
+    after = [RunningStatistics(*pair) for pair in zip(values, steps, strict=True)]
     write_statistics(network, merge_running_stats(before, after, momenta(network)))
 
 
@@ -107,37 +107,39 @@ def sync_running_stats(network: Classifier, before: RunningStatistics) -> None:
 def average_gradients(network: nn.Module) -> None:
     """Average the gradients over all processes, in place, in one message.
 
-    After the whole backward pass rather than in the midst of it, as `DistributedDataParallel` would: a step may use the
-    network twice, or only parts of it, and this way it need not know that there are other processes.
+    After the backward pass, not during it as `DistributedDataParallel` would: a step may use the network twice, or only
+    parts of it, and this way it does not have to know that there are other processes.
     """
     gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
     message = torch.cat([gradient.flatten() for gradient in gradients])
     torch.distributed.all_reduce(message)
     message /= torch.distributed.get_world_size()
     parts = message.split([gradient.numel() for gradient in gradients])
-    torch._foreach_copy_(gradients, [part.view(gradient.shape) for part, gradient in zip(parts, gradients)])
+    torch._foreach_copy_(
+        gradients, [part.view(gradient.shape) for part, gradient in zip(parts, gradients, strict=True)]
+    )
 
 
 class CropDataParallel(nn.DataParallel):
     """`nn.DataParallel` for a `Classifier`: each GPU takes whole images, or whole crops with their four tiles.
 
-    The batch is scattered over its first axis, so a crop `[4, 3, h, w]` is never torn apart. The first GPU's images
-    alone move the running statistics, as in the official code; the crops of all GPUs do, in order.
+    The batch is scattered over its first axis, so a crop `[4, 3, h, w]` stays whole. Of the images only the first GPU's
+    move the running statistics, as in the official code; of the crops those of all GPUs do, in order.
     """
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """The network's memory layout."""
+        """The memory format of the wrapped network."""
         return self.module.memory_format
 
     def scatter(self, inputs: Sequence, kwargs: dict, device_ids: Sequence[int]) -> tuple[Sequence, Sequence]:
-        """Deal the batch out. Where it is too small for all GPUs, some stay idle instead of running on nothing."""
+        """Scatter the batch; GPUs that would receive no sample are skipped."""
         inputs, kwargs = super().scatter(inputs, kwargs, device_ids)
         busy = sum(bool(part) for part in inputs)
         return inputs[:busy], kwargs[:busy]
 
     def parallel_apply(self, replicas: Sequence[Classifier], inputs: Sequence, kwargs: Sequence) -> list:
-        """Run the replicas side by side; the first shares its running statistics with the network itself."""
+        """Run the replicas in parallel; the first shares its running statistics with the network itself."""
         tiles = inputs[0][0].dim() == 5
         if not (tiles and self.module.training):
             return super().parallel_apply(replicas, inputs, kwargs)

@@ -91,6 +91,10 @@ class Step:
     image_losses: Mapping[str, torch.Tensor] = field(default_factory=dict)
     crop_losses: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
+    def losses(self) -> dict[str, torch.Tensor]:
+        """Return all named losses."""
+        return {"loss": self.loss, **self.over_images(), **self.over_crops()}
+
     def over_images(self) -> dict[str, torch.Tensor]:
         """Return the named losses that are means over images."""
         return {"class_loss": self.loss if self.class_loss is None else self.class_loss, **self.image_losses}

@@ -1,4 +1,4 @@
-"""Weights of every origin: which state dict this is, and how it fits a `Classifier`. Tensors only, no files."""
+"""Load a state dict from any supported source into a `Classifier`. Tensors only, no files."""
 
 import torch
 
@@ -20,7 +20,7 @@ def load_weights(network: Classifier, state_dict: StateDict) -> str:
             each with or without `module.` before the names (`nn.DataParallel`).
 
     Returns:
-        what it was: "checkpoint", "official checkpoint" or "backbone".
+        the kind: "checkpoint", "official checkpoint" or "backbone".
 
     Raises:
         ValueError: it does not fit; says what is missing, extra or of another shape.
@@ -28,7 +28,7 @@ def load_weights(network: Classifier, state_dict: StateDict) -> str:
     state_dict = {name.removeprefix("module."): value for name, value in state_dict.items()}
     try:
         return _load_by_kind(network, state_dict)
-    except (RuntimeError, TypeError) as error:  # tensors of a kind that no network has: sparse, without values, …
+    except (RuntimeError, TypeError) as error:  # tensors that no network has: sparse, without values, …
         raise ValueError(f"the weights do not fit this network: {str(error).splitlines()[-1].strip()}") from error
 
 
@@ -49,7 +49,7 @@ def is_official(state_dict: StateDict) -> bool:
 
 
 def from_official(state_dict: StateDict) -> StateDict:
-    """The official code's full state dict under our names, its entries per class stacked to `[V, D]`."""
+    """Return the official code's full state dict under our names, its entries per class stacked to `[V, D]`."""
     num_classes = len(state_dict["classifier.weight"])
     ours = {
         name.replace("model.", "backbone.", 1): value
@@ -73,24 +73,31 @@ def from_official(state_dict: StateDict) -> StateDict:
 
 
 def _backbone_names(backbone: torch.nn.Module, state_dict: StateDict) -> StateDict:
-    """The entries of a backbone's file under the backbone's own names.
+    """Return the entries of a backbone's file under the backbone's own names.
 
-    timm flattens some module names when it extracts features (`stages.0` → `stages_0`), so dots and underscores
-    count as the same. Whole modules that the backbone does not have (the classification head) are left out.
+    timm flattens some module names when it extracts features (`stages.0` → `stages_0`), so dots and underscores count
+    as the same. Modules that the backbone does not have are its classification head, which is skipped; a name that is
+    neither is kept, so that it is reported.
     """
-    own = {_plain(name): name for name in backbone.state_dict()}
-    modules = {name.removeprefix("model.").split(".")[0] + "_" for name in backbone.state_dict()}
-    named = {}
-    for name, value in state_dict.items():
-        plain = _plain(name)
-        if plain in own:
-            named[own[plain]] = value
-        elif any(module.startswith(name.split(".")[0] + "_") for module in modules):
-            named[name] = value
-    return named
+    own = {_flat(name): name for name in backbone.state_dict()}
+    modules = {_module(name) for name in own.values()}
+
+    def is_head(name: str) -> bool:
+        return not any(f"{module}_".startswith(f"{_module(name)}_") for module in modules)
+
+    return {
+        own.get(_flat(name), name): value
+        for name, value in state_dict.items()
+        if _flat(name) in own or not is_head(name)
+    }
 
 
-def _plain(name: str) -> str:
+def _module(name: str) -> str:
+    """The first part of a name: the module of the backbone that holds the tensor."""
+    return name.removeprefix("model.").split(".")[0]
+
+
+def _flat(name: str) -> str:
     return name.removeprefix("model.").replace(".", "_")
 
 
@@ -99,12 +106,12 @@ def _load(module: torch.nn.Module, state_dict: StateDict) -> None:
     # Counters do not influence anything here, and old files lack them.
     missing = [name for name in own if name not in state_dict and not name.endswith("num_batches_tracked")]
     extra = [name for name in state_dict if name not in own]
-    other = [
+    mismatched = [
         f"{name} {list(state_dict[name].shape)} instead of {list(own[name].shape)}"
         for name in own
         if name in state_dict and state_dict[name].shape != own[name].shape
     ]
-    kinds = {"missing": missing, "extra": extra, "of another shape": other}
+    kinds = {"missing": missing, "extra": extra, "of another shape": mismatched}
     problems = [_few(kind, names) for kind, names in kinds.items() if names]
     if problems:
         raise ValueError("the weights do not fit this network: " + "; ".join(problems))

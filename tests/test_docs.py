@@ -32,6 +32,7 @@ import torch
 from PIL import Image
 
 from core.networks import Classifier
+from core.strategy import Options
 from tests.helpers.command_line import ROOT, SCRIPTS, run, small_with
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -234,7 +235,7 @@ def test_slow_toy_commands_run_as_written(workshop, block):
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "python"], ids=str)
 def test_python_blocks_run(workshop, block, monkeypatch):
     monkeypatch.chdir(workshop)
-    names = {"torch": torch}  # an excerpt may lean on the imports of the file that it is from
+    names = {"torch": torch, "Options": Options}  # an excerpt may lean on the imports of its file
     exec(compile(block.text, str(block), "exec"), names)
 
 
@@ -274,12 +275,13 @@ def test_the_fifth_strategy_is_the_page_s_and_cuts_at_the_centre_of_mass():
     maps = torch.zeros(3, 8, 8)
     maps[0, 2, 5] = 1  # the cell of rows 32…47, columns 80…95
     maps[1, 0, :] = 0.5
-    found = centre_of_mass(maps, 128)
+    plain = Options(own={"sharpness": 1.0})
+    found = centre_of_mass(maps, 128, plain)
     assert found.tolist() == [[40, 88], [8, 64], [64, 64]]
     weights = torch.rand(1, 8, 8)
     places = (np.arange(8) + 0.5) * 16
     expected = [np.average(places, weights=weights[0].sum(axis).numpy()) for axis in (1, 0)]
-    assert np.abs(centre_of_mass(weights, 128)[0].numpy() - expected).max() <= 0.51
+    assert np.abs(centre_of_mass(weights, 128, plain)[0].numpy() - expected).max() <= 0.51
 
 
 def test_the_study_s_batch_statistics_of_a_checkpoint(workshop):

@@ -77,8 +77,8 @@ def trained_network(
     missing = [name for name in ("architecture", "class_names") if getattr(description, name) is None]
     if missing:
         raise UserError(
-            f"{path.with_suffix('.json')} beside the checkpoint is missing or lacks {', '.join(missing)}: put it there, "
-            "or give --architecture and --class_file"
+            f"{path.with_suffix('.json')} beside the checkpoint is missing or lacks {', '.join(missing)}: put it "
+            "there, or give --architecture and --class_file"
         )
     what = f"{description.architecture} with {len(description.class_names)} classes"
     network = make_network(description.architecture, "none", len(description.class_names), head=description.head)
@@ -134,7 +134,9 @@ def keypoints_of(description: Description, given: str | None = None) -> tuple[Ke
     if given and (given.endswith(".py") or given in STRATEGIES):
         return strategy.shown_keypoints(), options
     if given:
-        raise UserError(f"--strategy {given}: choose one of {', '.join(STRATEGIES)}, or a script that declares STRATEGY")
+        raise UserError(
+            f"--strategy {given}: choose one of {', '.join(STRATEGIES)}, or a script that declares STRATEGY"
+        )
     if description.strategy is None:
         raise UserError(f"the checkpoint does not say its strategy: give --strategy ({', '.join(STRATEGIES)})")
     if description.keypoints is not None and description.keypoints not in KEYPOINTS:

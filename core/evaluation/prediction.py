@@ -45,6 +45,7 @@ def predict(
     amp: str = "off",
     observe: Callable[[torch.Tensor, torch.Tensor], None] | None = None,
     silent: bool = False,
+    total: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores and labels of every image, in the loader's order; the network is left in the mode it was in.
 
@@ -60,7 +61,9 @@ def predict(
     training = network.training
     network.eval()
     scores, labels = [], []
-    for images, batch_labels, indices in tqdm(loader, desc="evaluation", unit="batch", leave=False, disable=silent):
+    for images, batch_labels, indices in tqdm(
+        loader, desc="evaluation", unit="batch", leave=False, disable=silent, total=total
+    ):
         images = to_device(images, device, network.memory_format)
         with autocast(device, amp):
             logits, features = network(images)

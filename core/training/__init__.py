@@ -1,6 +1,5 @@
-"""The training loop: the one room of `core` that joins the method with files, arguments and screens."""
+"""The training loop: it joins a strategy with data, devices and files."""
 
-from core.strategy import Crops, Options, Step
-from core.training.loop import main
+from core.training.loop import train
 
-__all__ = ["Crops", "Options", "Step", "main"]
+__all__ = ["train"]

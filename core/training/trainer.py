@@ -1,17 +1,15 @@
-"""One iteration after another: how student, teacher, optimizer and schedule move."""
+"""One iteration: how losses, gradients, optimizer and teacher move the networks."""
 
-import argparse
-from collections.abc import Callable
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 
 from core.ema import make_teacher, update_teacher
 from core.evaluation.prediction import autocast, to_device
-from core.losses import ramp
+from core.losses import alpha_re_at
 from core.networks import Classifier
-from core.optimizer import make_optimizer, poly_schedule
+from core.optimizer import learning_rate_at, make_optimizer, set_learning_rates
 from core.parallel import (
     CropDataParallel,
     RunningStatistics,
@@ -20,169 +18,139 @@ from core.parallel import (
     sync_running_stats,
     write_statistics,
 )
-from core.strategy import Crops, Options, Step
+from core.strategy import Crops, Step, Strategy
+from core.training.config import Config
 from tools.system.processes import Processes
-
-TrainingStep = Callable[..., Step]
-LOSSES = ("loss", "class_loss", "p_class_loss", "re_loss")
-
-
-class NotFinite(Exception):
-    """The loss is no number any more.
-
-    Attributes:
-        step: the losses of the batch.
-    """
-
-    def __init__(self, step: Step):
-        super().__init__("the loss is not finite")
-        self.step = step
 
 
 class Trainer:
-    """Student, teacher, optimizer and schedule, and how one iteration moves them.
+    """Student, teacher and optimizer, and how one iteration moves them.
 
     Args:
         network: the student, on its device.
-        training_step: the strategy.
-        args: arguments of `core.training.config`.
-        epoch_iterations: iterations in an epoch.
-        with_teacher: whether the strategy has an EMA teacher.
-        crops_of: which crops the strategy makes of a batch's labels, see `core.strategy.Crops`.
+        strategy: what a step computes.
+        config: the run's arguments.
+        epoch_iterations: iterations per epoch.
         processes: those that share each batch.
-        gpus: indices of the GPUs that share this process's part, the network's own first; empty for its device alone.
+        gpus: indices of the GPUs that share this process's part of a batch, the network's own first; None: its device
+            alone.
     """
 
     def __init__(
         self,
         network: Classifier,
-        training_step: TrainingStep,
-        args: argparse.Namespace,
+        strategy: Strategy,
+        config: Config,
         epoch_iterations: int,
-        with_teacher: bool,
-        crops_of: Callable[[torch.Tensor], Crops] = Crops.of,
         processes: Processes | None = None,
         gpus: list[int] | None = None,
     ):
-        self.args = args
-        self.training_step = training_step
-        self.crops_of = crops_of
+        self.strategy = strategy
+        self.config = config
+        self.arguments = asdict(config)
         self.processes = processes or Processes()
         self.student = network.train()
-        self.teacher = make_teacher(network) if with_teacher else None
+        self.teacher = make_teacher(network) if strategy.teacher else None
         several = gpus is not None and len(gpus) > 1
-        self._forward_student = CropDataParallel(self.student, gpus) if several else self.student
-        self._forward_teacher = CropDataParallel(self.teacher, gpus) if several and with_teacher else self.teacher
+        # What a step calls: the networks themselves, or their replicas on several GPUs.
+        self.student_forward = CropDataParallel(self.student, gpus) if several else self.student
+        self.teacher_forward = CropDataParallel(self.teacher, gpus) if several and strategy.teacher else self.teacher
         self.device = next(network.parameters()).device
         self.gpus = gpus if several else [self.device.index or 0] if self.device.type == "cuda" else []
         self.epoch_iterations = epoch_iterations
-        self.max_iteration = args.max_epoch * epoch_iterations
+        self.max_iteration = config.max_epoch * epoch_iterations
+        self.warmup_iterations = config.warmup_epoch * epoch_iterations
         self.iteration = 0
-        self.optimizer = make_optimizer(network, args.lr, args.wd, args.momentum, args.nesterov)
-        self.schedule = poly_schedule(self.optimizer, self.max_iteration, args.warmup_epoch * epoch_iterations)
+        self.optimizer = make_optimizer(network, config.lr, config.wd, config.momentum, config.nesterov)
         # Float16 gradients underflow without a scale; in every other precision the scaler does nothing.
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=args.amp == "fp16")
-
-    @property
-    def script(self) -> str:
-        """Name of the script that the strategy stands in, without suffix."""
-        return Path(self.training_step.__code__.co_filename).stem
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "fp16")
 
     @property
     def lr(self) -> float:
-        """The backbone weights' learning rate at this iteration."""
-        return self.optimizer.param_groups[0]["lr"]
+        """The learning rate of the backbone's weights at this iteration."""
+        return learning_rate_at(self.iteration, self.config.lr, self.max_iteration, self.warmup_iterations)
 
     @property
     def alpha_re(self) -> float:
-        """The reconstruction loss's weight at this iteration."""
-        return ramp(self.args.alpha_re, self.args.alpha_schedule_re, self.iteration, self.max_iteration)
+        """The weight of the reconstruction loss at this iteration."""
+        return alpha_re_at(self.iteration, self.max_iteration, self.config.alpha_re, self.config.alpha_schedule_re)
 
-    @property
-    def evaluated(self) -> torch.nn.Module:
-        """The student on all of this process's devices."""
-        return self._forward_student
-
-    def iterate(self, images: torch.Tensor, labels: torch.Tensor) -> Step:
-        """One iteration: losses, gradients, optimizer, teacher, schedule.
+    def iterate(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[Step, bool]:
+        """Compute losses and gradients, and move optimizer and teacher.
 
         Args:
-            images: see `core.evaluation.prediction.to_device`, labels: multi-hot `[B, V]`: this process's part of the
-                batch, on the CPU, as the loader gives it.
+            images: see `core.evaluation.prediction.to_device`; labels: multi-hot `[B, V]`: this process's part of the
+                batch, on the CPU, as the loader returns it.
 
         Returns:
-            the losses, whose mean over the processes is that of the whole batch.
-
-        Raises:
-            NotFinite: a loss or a gradient is no number, here or in another process. Weights, teacher and (with
-                `--on_nan skip`) running statistics are then as before.
+            the losses, whose mean over the processes is that of the whole batch; and whether loss and gradients are
+            finite in every process. If not, weights, teacher and (with `--on_nan skip`) running statistics are as
+            before.
         """
-        before = read_statistics(self.student) if self.processes.size > 1 or self.args.on_nan == "skip" else None
+        several = self.processes.size > 1
+        before = read_statistics(self.student) if several or self.config.on_nan == "skip" else None
+        set_learning_rates(self.optimizer, self.iteration, self.max_iteration, self.warmup_iterations)
         self.optimizer.zero_grad()
         step = self._losses_and_gradients(images, labels)
-        finite = self._agree(torch.isfinite(step.loss)) and self._gradients_finite()
+        if several:
+            average_gradients(self.student)
+        finite = self._all_finite(step.loss)
         if finite:
-            self._move(before)
+            self._update(before)
         elif before is not None:
             write_statistics(self.student, before)
-        self.schedule.step()
         self.iteration += 1
-        if not finite:
-            raise NotFinite(step)
-        return step
+        return step, finite
 
     def _losses_and_gradients(self, images: torch.Tensor, labels: torch.Tensor) -> Step:
-        """Forward and backward passes of the batch's parts, one after another (`--accumulate`)."""
-        parts = list(zip(images.chunk(self.args.accumulate), labels.chunk(self.args.accumulate)))
-        crops = [self.crops_of(part_labels) for _, part_labels in parts]
-        counts = torch.tensor([float(len(part.image)) for part in crops])
-        # Crop losses are means over crops: a part, or a process, counts as much as it has crops.
-        mean_count = self.processes.sum(counts.mean()) / self.processes.size
-        shares = (counts / mean_count).nan_to_num(1.0).tolist()
-        steps = [
-            self._part(part_images, part_labels, part_crops, share)
-            for (part_images, part_labels), part_crops, share in zip(parts, crops, shares)
-        ]
-        losses = [torch.stack([getattr(step, name) for step in steps]).mean() for name in LOSSES]
-        return Step(*losses, torch.cat([step.keypoints for step in steps]))
+        """Run forward and backward passes of the micro-batches, one after another (`--accumulate`).
 
-    def _part(self, images: torch.Tensor, labels: torch.Tensor, crops: Crops, share: float) -> Step:
-        args = self.args
-        options = Options(args.alpha_p, self.alpha_re, args.re_loss, args.topk, args.topk_radius)
+        Losses over crops are means over the crops of one micro-batch. Their mean over all crops of the batch is
+        mean_i(w_i · loss_i) with w_i = crops_i / mean_j(crops_j), over the micro-batches i of all processes.
+        """
+        labels_of = labels.chunk(self.config.accumulate)
+        crops_of = [self.strategy.crops(part) for part in labels_of]
+        counts = torch.tensor([float(len(crops.image)) for crops in crops_of])
+        mean_count = self.processes.sum(counts.mean()) / self.processes.size
+        crop_weights = (counts / mean_count).nan_to_num(1.0).tolist()
+        parts = zip(images.chunk(self.config.accumulate), labels_of, crops_of, crop_weights, strict=True)
+        return _mean_step([self._micro_batch(*part) for part in parts], crop_weights)
+
+    def _micro_batch(self, images: torch.Tensor, labels: torch.Tensor, crops: Crops, crop_weight: float) -> Step:
         images = to_device(images, self.device, self.student.memory_format)
         labels = labels.to(self.device, non_blocking=True)
-        with autocast(self.device, args.amp):
-            step = self.training_step(
-                self._forward_student, self._forward_teacher, images, labels, crops.to(self.device), options
+        crops = crops.to(self.device)
+        options = self.strategy.options(self.arguments, self.alpha_re)
+        with autocast(self.device, self.config.amp):
+            step = self.strategy.training_step(
+                self.student_forward, self.teacher_forward, images, labels, crops, options
             )
-        # The part of the loss that is a mean over crops is what class_loss leaves of it.
-        loss = step.loss if share == 1 else torch.lerp(step.class_loss, step.loss, share)
-        self.scaler.scale(loss / args.accumulate).backward()
-        losses = (loss, step.class_loss, share * step.p_class_loss, share * step.re_loss)
-        return Step(*(value.detach() for value in losses), step.keypoints)
+        loss = step.loss
+        if crop_weight != 1:
+            over_images = sum(step.over_images().values())
+            loss = over_images + crop_weight * (step.loss - over_images)
+        self.scaler.scale(loss / self.config.accumulate).backward()
+        return replace(step, loss=loss)
 
-    def _agree(self, holds: torch.Tensor) -> bool:
-        """Whether it holds in every process. The only place of an iteration where the device is waited for."""
-        return not self.processes.any(not bool(holds))[0]
+    def _all_finite(self, loss: torch.Tensor) -> bool:
+        """Whether loss and gradients are finite everywhere: the only host–device synchronization per iteration."""
+        finite = torch.isfinite(loss)
+        # The first loss scales of float16 overflow by design; GradScaler skips those steps by itself.
+        if not self.scaler.is_enabled():
+            gradients = [parameter.grad for parameter in self.student.parameters() if parameter.grad is not None]
+            finite = finite & torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all()
+        return not self.processes.any(not bool(finite))[0]
 
-    def _gradients_finite(self) -> bool:
-        if self.processes.size > 1:
-            average_gradients(self.student)
-        if self.scaler.is_enabled():  # float16's first scales overflow; the scaler then leaves the step out
-            return True
-        norms = torch._foreach_norm([p.grad for p in self.student.parameters() if p.grad is not None])
-        return bool(torch.isfinite(torch.stack(norms)).all())
-
-    def _move(self, before: RunningStatistics | None) -> None:
+    def _update(self, before: RunningStatistics | None) -> None:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.processes.size > 1:
             sync_running_stats(self.student, before)
         if self.teacher is not None:
-            update_teacher(self.teacher, self.student, self.iteration, self.args.alpha_ema)
+            update_teacher(self.teacher, self.student, self.iteration, self.config.alpha_ema)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the iterations to come depend on, but for random numbers: plain values and tensors."""
+        """Return everything needed to continue except RNG states: plain values and tensors."""
         return {
             "student": self.student.state_dict(),
             "teacher": self.teacher.state_dict() if self.teacher is not None else {},
@@ -192,18 +160,38 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any], iteration: int) -> None:
-        """Go on from a `state_dict`, at `iteration` of the schedule that the arguments make.
+        """Continue from a `state_dict`, at `iteration` of the schedule that the arguments make.
 
         Raises:
-            RuntimeError, ValueError, KeyError: it is of another network or strategy.
+            RuntimeError, ValueError, KeyError: it was saved by a different network or strategy.
         """
         self.student.load_state_dict(state["student"])
         if self.teacher is not None:
             self.teacher.load_state_dict(state["teacher"])
-        # Learning rates, weight decays and the schedule are the arguments', which --force may have changed.
+        # Learning rates and weight decays are those of the arguments, which --force may have changed.
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state["optimizer"]})
         self.scaler.load_state_dict(state["scaler"])
         self.iteration = iteration
-        self.schedule.load_state_dict({"last_epoch": iteration, "_step_count": iteration + 1, "lr_lambdas": [None] * 4})
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * self.schedule.lr_lambdas[0](iteration)
+
+
+@torch.no_grad()
+def _mean_step(steps: list[Step], crop_weights: list[float]) -> Step:
+    """Return the losses of a batch from those of its micro-batches."""
+
+    def mean(values: list[torch.Tensor]) -> torch.Tensor:
+        return torch.stack(values).mean()
+
+    images = {name: mean([step.over_images()[name] for step in steps]) for name in steps[0].over_images()}
+    crops = {
+        name: mean([weight * step.over_crops()[name] for step, weight in zip(steps, crop_weights, strict=True)])
+        for name in steps[0].over_crops()
+    }
+    return Step(
+        loss=mean([step.loss for step in steps]),
+        class_loss=images.pop("class_loss"),
+        p_class_loss=crops.pop("p_class_loss", None),
+        re_loss=crops.pop("re_loss", None),
+        keypoints=None if steps[0].keypoints is None else torch.cat([step.keypoints for step in steps]),
+        image_losses=images,
+        crop_losses=crops,
+    )

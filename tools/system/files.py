@@ -16,7 +16,6 @@ from typing import Any
 
 from tools.system.errors import UserError
 
-
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "opencv-python-headless", "pillow")
 
