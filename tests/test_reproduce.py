@@ -101,7 +101,7 @@ def test_arguments_after_two_dashes_reach_every_run():
         (["--preset", "toy", "--", "--seed", 3], "--seed cannot be passed through: use --seeds"),
         (["--preset", "toy", "--weights", "nothing.pth"], "--weights nothing.pth: no such file"),
         (["--preset", "toy", "--rows", "nothing.py"], "--rows nothing.py: no file"),
-        (["--preset", "toy", "--rows", ROOT / "evaluate_classification.py"], "does not declare STRATEGY"),
+        (["--preset", "toy", "--rows", ROOT / "tools/system/errors.py"], "does not declare STRATEGY"),
         (["--preset", "toy", "--rows", ROOT / "baselines/plain.py"], "this script has a row already"),
         (["--preset", "toy", "--rows", "own.py", "--tables", "ema"], "--rows adds rows to the table strategies"),
     ],
