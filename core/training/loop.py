@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,8 +95,6 @@ def draw_snapshots(run: Run, validation: VOCClassification, mean: float) -> None
     trainer, epoch, every = run.trainer, run.epoch + 1, run.config.snapshot_every
     if not every or epoch % every or not trainer.processes.is_first:
         return
-    from core.training.snapshots import Snapshots  # it imports matplotlib, which most runs do not need
-    from tools.pictures.figure import rgb_array, write_picture
 
     options = trainer.strategy.options(trainer.arguments)
     snapshots = Snapshots(validation, run.config.image_size, trainer.strategy, options)

@@ -126,9 +126,11 @@ class Arguments:
 
     def __post_init__(self) -> None:
         for name, about in arguments_of(type(self)).items():
-            problem = about.problem(getattr(self, name))
+            value = getattr(self, name)
+            problem = about.problem(value)
             if problem:
-                raise UserError(f"--{name} {getattr(self, name)}: {problem}")
+                shown = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+                raise UserError(f"--{name} {shown}: {problem}")
         self.check()
 
     def check(self) -> None:
