@@ -95,7 +95,6 @@ def draw_snapshots(run: Run, validation: VOCClassification, mean: float) -> None
     trainer, epoch, every = run.trainer, run.epoch + 1, run.config.snapshot_every
     if not every or epoch % every or not trainer.processes.is_first:
         return
-
     options = trainer.strategy.options(trainer.arguments)
     snapshots = Snapshots(validation, run.config.image_size, trainer.strategy, options)
     title = f"{run.config.tag}, epoch {epoch}, mAP {mean:.1f}: map of a present class, its score"
