@@ -16,12 +16,14 @@ from core.strategy import Strategy
 from core.training.config import Config, parse_config
 from core.training.devices import Devices, choose_devices, explain_resource_errors
 from core.training.run import Run
+from core.training.snapshots import Snapshots
 from core.training.trainer import Trainer
 from tools.data.datasets import VOCClassification
 from tools.data.devkit import read_class_names
 from tools.data.loader import evaluation_loader, interleave, training_loader
 from tools.data.transforms import evaluation_transform, training_transform
 from tools.metrics.average_precision import average_precisions, mean_over_classes
+from tools.pictures.figure import rgb_array, write_picture
 from tools.runs.folder import Folder
 from tools.system.errors import UserError, advice, run_main
 from tools.system.interruption import Interrupted, Interruption
@@ -77,25 +79,29 @@ def run_training(strategy: Strategy, config: Config, processes: Processes) -> No
 
 def _epochs(run: Run, data: Data) -> None:
     """Train epoch by epoch from the run's position; an interruption keeps it as of the last iteration."""
-    snapshots = _snapshots(run, data.validation)
     try:
         while run.epoch < run.config.max_epoch:
             train_epoch(run, data)
             mean = validate(run, data)
-            if snapshots and (run.epoch + 1) % run.config.snapshot_every == 0:
-                snapshots.take(mean)
+            draw_snapshots(run, data.validation, mean)
             run.finish_epoch(mean)
         run.finish()
     except Interrupted as interrupted:
         run.interrupt(interrupted)
 
 
-def _snapshots(run: Run, validation: VOCClassification) -> Any:
-    if not run.config.snapshot_every or not run.trainer.processes.is_first:
-        return None
-    from core.training.snapshots import Snapshots  # matplotlib is imported only by runs that draw
-
-    return Snapshots(run, validation)
+def draw_snapshots(run: Run, validation: VOCClassification, mean: float) -> None:
+    """Draw validation images after an epoch with this mAP, if `--snapshot_every` asks for it."""
+    trainer, epoch, every = run.trainer, run.epoch + 1, run.config.snapshot_every
+    if not every or epoch % every or not trainer.processes.is_first:
+        return
+    options = trainer.strategy.options(trainer.arguments)
+    snapshots = Snapshots(validation, run.config.image_size, trainer.strategy, options)
+    title = f"{run.config.tag}, epoch {epoch}, mAP {mean:.1f}: map of a present class, its score"
+    figure = snapshots.take(trainer.student, title)
+    if figure is not None:
+        write_picture(run.folder.snapshots(run.config.tag) / f"epoch_{epoch:03d}.png", figure)
+        run.log.picture("snapshot", rgb_array(figure), trainer.iteration)
 
 
 def train_epoch(run: Run, data: Data) -> None:
