@@ -71,6 +71,7 @@ class Argument:
         one_of: of the arguments with this word exactly one has to be given.
         at_most_one_of: of the arguments with this word at most one may be given.
         aliases: further names that are accepted but not shown.
+        positional: whether its values are given without its name.
         resumable: whether it may differ between a run and its continuation without changing the result.
     """
 
@@ -87,6 +88,7 @@ class Argument:
     one_of: str = ""
     at_most_one_of: str = ""
     aliases: Sequence[str] = ()
+    positional: bool = False
     resumable: bool = False
 
     def problem(self, value: Any) -> str | None:
@@ -181,7 +183,9 @@ def make_parser(config: type[Arguments], description: str | None, usage: str = "
                 groups[key] = group.add_mutually_exclusive_group(required=bool(about.one_of))
             group = groups[key]
         options = _options(field, about, hints[field.name])
-        group.add_argument(f"--{field.name}", **options)
+        if about.positional:
+            options.pop("required", None)  # argparse always requires it
+        group.add_argument(field.name if about.positional else f"--{field.name}", **options)
         for alias in about.aliases:
             hidden = {**options, "help": argparse.SUPPRESS, "default": argparse.SUPPRESS, "required": False}
             parser.add_argument(f"--{alias}", dest=field.name, **hidden)
