@@ -82,7 +82,7 @@ def measured(config: Config, name: str, workers: int) -> dict:
 
 def ours(config: Config, workers: int) -> DataLoader:
     """Return the training scripts' loader."""
-    transform = training_transform(config.image_size, config.min_image_size, config.max_image_size, normalized=False)
+    transform = training_transform(config.image_size, config.min_image_size, config.max_image_size)
     return training_loader(measure.dataset(config, transform), config.batch_size, workers, seed=0)
 
 

@@ -65,7 +65,7 @@ def evaluation(config: Config) -> dict:
     """Time the loop of evaluate_classification.py."""
     device = measure.prepare_device(config)
     network = untrained_network(config, device)
-    dataset = measure.dataset(config, evaluation_transform(config.image_size, normalized=False))
+    dataset = measure.dataset(config, evaluation_transform(config.image_size))
     loader = evaluation_loader(dataset, config.batch_size, config.num_workers)
     return timed(config, device, lambda: predict(network, loader, device, measure.AMP[config.precision]))
 

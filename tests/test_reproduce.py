@@ -20,7 +20,7 @@ from reproduce_tables import COMPARISONS, PRESETS, duration, parse_arguments, pl
 from tests.helpers.command_line import ROOT, refused, run
 from tools.data.annotations import read_annotation
 from tools.data.devkit import read_class_names
-from tools.metrics.multilabel import labels_of
+from tools.metrics.multilabel import binary_labels
 from tools.metrics.scores import read_scores
 from tools.pictures.charts import MOST_LINES
 from tools.reproduction.series import Experiment, words
@@ -299,7 +299,7 @@ def test_a_scaled_devkit_replaces_nothing(toy, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/mine.txt").write_text("mine")
     said = refused_tool(tmp_path, "--data_dir", toy, "--out", tmp_path / "out", "--longer_side", 32)
-    assert "is there already" in said and (tmp_path / "out/mine.txt").exists()
+    assert "already exists" in said and (tmp_path / "out/mine.txt").exists()
     assert "must be above 0" in refused_tool(tmp_path, "--data_dir", toy, "--out", tmp_path / "b", "--longer_side", 0)
 
 
@@ -321,5 +321,5 @@ def test_presets_name_splits_and_sizes_that_the_scripts_take():
 
 def test_scores_of_a_finished_run_can_be_compared(series):
     scored = read_scores(series[0] / "experiments/evaluation/best_cTopk_ema_seed0_Main_val.npz")
-    labels, counted = labels_of(scored.presence)
+    labels, counted = binary_labels(scored.labels)
     assert scored.scores.shape == labels.shape == counted.shape == (100, 20)

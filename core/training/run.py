@@ -1,6 +1,5 @@
 """A training run and its files: the resumable state, models, and what is logged on the way."""
 
-import hashlib
 import sys
 import time
 from dataclasses import asdict
@@ -49,7 +48,7 @@ class Run:
         self._best = -1.0
         self._interruption = interruption
         self._files = RunFiles(folder, config.tag)
-        self._images = _fingerprint(training)
+        self._images = training.fingerprint()
         self._writes = trainer.processes.is_first
         self._saved_at = time.monotonic()
 
@@ -276,10 +275,3 @@ class Run:
             arguments=asdict(self.config),
         )
         save_checkpoint(self.folder.model(self.config.tag, kind), self.trainer.student.state_dict(), description)
-
-
-def _fingerprint(training: VOCClassification) -> str:
-    """Return a hash of the training images' ids and labels: whether two runs see the same data."""
-    digest = hashlib.sha256("\n".join(training.ids).encode())
-    digest.update(training.labels.numpy().tobytes())
-    return digest.hexdigest()

@@ -65,7 +65,7 @@ def main() -> None:
     device = choose_device("auto")
     network, description = trained_network(args.weights)
     network.to(device)
-    transform = evaluation_transform(description["image_size"], normalized=False)
+    transform = evaluation_transform(description["image_size"])
 
     def loader(split: str) -> torch.utils.data.DataLoader:
         dataset = VOCClassification(args.data_dir, split, description["class_names"], transform)

@@ -4,23 +4,26 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tools.metrics.bootstrap import Difference, paired_bootstrap
-from tools.metrics.multilabel import labels_of
+from tools.metrics.multilabel import binary_labels
 from tools.metrics.scores import read_scores
-from tools.pictures.charts import Line, bar_chart, line_chart, page_of
-from tools.pictures.panels import write_picture
+from tools.pictures.charts import Line, bar_chart, line_charts
+from tools.pictures.figure import write_picture
 from tools.reproduction.series import Experiment
 from tools.reproduction.tables import Number, Table, write_text
 from tools.runs.folder import History, epochs_of, read_histories
 from tools.system.errors import UserError
 from tools.system.files import provenance, read_json
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 CURVES = (
-    ("validation", "mAP", "validation mAP, per cent"),
+    ("validation", "mAP", "validation mAP, %"),
     ("train", "class_loss", "classification loss (class_loss)"),
     ("train", "p_class_loss", "puzzle classification loss (p_class_loss)"),
     ("train", "re_loss", "reconstruction loss (re_loss)"),
@@ -67,7 +70,7 @@ class CompletedRuns:
             [read_json(run.result) for run in runs],
             first.class_names,
             np.stack([one.scores for one in scored]),
-            first.presence,
+            first.labels,
             [read_histories(run.experiments, [run.tag])[0] for run in runs],
             [run.usage() for run in runs],
         )
@@ -125,7 +128,7 @@ class TableSection:
     def differences(self) -> dict[str, Difference]:
         """By row, how much better it is than the baseline, by paired bootstrap over images."""
         base = next(row for row in self.rows if row.name == self.baseline)
-        labels, counted = labels_of(base.presence)
+        labels, counted = binary_labels(base.presence)
         return {
             row.name: paired_bootstrap(base.scores, row.scores, labels, counted)
             for row in self.rows
@@ -179,19 +182,16 @@ class TableSection:
         columns = ["", "training, min", "evaluation, min", "peak memory, GiB"]
         return Table(f"{self.caption}: time and resident memory of a run", columns, rows)
 
-    def bars(self) -> np.ndarray:
+    def bars(self) -> "Figure":
         """The mAP of every row, a bar for each seed."""
         values = [[result["means"]["mAP"] for result in row.results] for row in self.rows]
         labels = [f"run {number}" for number in range(1, len(values[0]) + 1)]
-        chart = bar_chart([row.name for row in self.rows], values, limit=100, width=900)
-        return page_of(f"{self.caption}: mAP, per cent", labels, [[chart]])
+        return bar_chart(f"{self.caption}: mAP, %", labels, [row.name for row in self.rows], values)
 
-    def curves(self) -> np.ndarray:
+    def curves(self) -> "Figure":
         """Learning curves, averaged over the runs of a row."""
-        charts = [
-            line_chart(title, "epoch", [_curve(row, kind, name) for row in self.rows]) for kind, name, title in CURVES
-        ]
-        return page_of(self.caption, [row.name for row in self.rows], [charts[:2], charts[2:]])
+        charts = {title: [_curve(row, kind, name) for row in self.rows] for kind, name, title in CURVES}
+        return line_charts(self.caption, "epoch", charts)
 
 
 def _compared(difference: Difference | None) -> list[str | Number]:
@@ -219,7 +219,7 @@ def write_study(folder: Path, title: str, sections: list[TableSection]) -> list[
         for suffix, table in section.tables().items():
             table.write(folder / f"{section.name}{suffix}")
             page.append(f"{table.caption}.\n\n{table.markdown()}")
-        drawings: dict[str, Callable[[], np.ndarray]] = {"bars": section.bars, "curves": section.curves}
+        drawings: dict[str, Callable[[], Figure]] = {"bars": section.bars, "curves": section.curves}
         for suffix, draw in drawings.items():
             pictures.append(folder / f"{section.name}_{suffix}.png")
             write_picture(pictures[-1], draw())
