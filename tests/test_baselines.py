@@ -9,11 +9,11 @@ import torch.nn.functional as F
 
 from core.ema import make_teacher
 from core.networks import Classifier
-from core.strategy import Crops, Options
+from core.strategy import Crops, Options, Strategy
 from tests.helpers import oracle
 from tests.helpers.command_line import SMALL, run
 
-OPTIONS = Options(alpha_p=0.5, alpha_re=2.0, re_loss="L1_Loss", topk=5, topk_radius=128)
+OPTIONS = Options(alpha_p=0.5, alpha_re=2.0, re_loss="L1_Loss")
 
 
 def make_case(head: str = "instances"):
@@ -23,8 +23,12 @@ def make_case(head: str = "instances"):
     return network, torch.randn(2, 3, 64, 64), labels
 
 
+def declared(name: str) -> Strategy:
+    return importlib.import_module(f"baselines.{name}").STRATEGY
+
+
 def step_of(name: str, *case, crops: Crops):
-    return importlib.import_module(f"baselines.{name}").training_step(*case, crops, OPTIONS)
+    return declared(name).training_step(*case, crops, OPTIONS)
 
 
 @pytest.mark.parametrize("name, head", [("plain", "gap"), ("instances", "instances")])
@@ -35,7 +39,8 @@ def test_without_a_puzzle_the_loss_is_the_class_loss(name, head):
         assert torch.allclose(logits, features.mean((2, 3)), atol=1e-6)
     step = step_of(name, network, None, images, labels, crops=Crops.one_per_image(labels))
     assert torch.allclose(step.loss, F.multilabel_soft_margin_loss(logits, labels))
-    assert torch.equal(step.class_loss, step.loss) and step.re_loss.item() == step.p_class_loss.item() == 0
+    assert step.losses().keys() == {"loss", "class_loss"} and torch.equal(step.losses()["class_loss"], step.loss)
+    assert step.keypoints is None and declared(name).shown_keypoints() is None and declared(name).head == head
     step.loss.backward()
     moved = network.classifier.weight.grad is not None
     assert moved and (network.instances.weight.grad is None) == (head == "gap")
@@ -47,7 +52,7 @@ def test_the_centre_cut_s_losses_are_those_of_four_equal_tiles(with_teacher):
     teacher = make_teacher(network) if with_teacher else None
     looks = teacher or network
     logits, features = network(images)
-    crops = Crops.of(labels) if with_teacher else Crops.one_per_image(labels)
+    crops = Crops.one_per_class(labels) if with_teacher else Crops.one_per_image(labels)
     puzzle, reconstruction = [], []
     for image, label in zip(crops.image.tolist(), crops.label.tolist()):
         tiles = oracle.cut_tiles(images[image], (32, 32))
@@ -77,10 +82,12 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("instances", "ce
 @pytest.mark.parametrize("name", ["plain", *SLOW])
 def test_a_baseline_trains_and_is_evaluated_as_it_was_trained(name, toy, tmp_path):
     words = [*SMALL, "--data_dir", toy, "--tag", name, "--max_epoch", 1, "--lr", 0.01]
-    result = run(tmp_path, f"baselines/{name}.py", *words)
+    result = run(tmp_path, "-m", f"baselines.{name}", *words)
     assert result.returncode == 0, result.stderr
     description = json.loads((tmp_path / f"experiments/models/best_{name}.json").read_text())
     assert description["head"] == ("gap" if name == "plain" else "instances")
+    assert description["strategy"] == declared(name).name
+    assert description["keypoints"] == ("centre" if name.startswith("centre") else None)
     words = ["--tag", name, "--data_dir", toy, "--split", "Main/val", "--num_workers", 0, "--bootstrap", 0]
     assert run(tmp_path, "evaluate_classification.py", *words).returncode == 0
     written = json.loads((tmp_path / f"experiments/evaluation/best_{name}_Main_val.json").read_text())

@@ -1,28 +1,31 @@
 """The method against a literal re-implementation of the published algorithm, and its edge cases."""
 
-import importlib
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.batch_norm import GroupedBatchNorm2d, Groups, follow
+from core.batch_norm import (
+    GroupedBatchNorm2d,
+    Groups,
+    normalize_group_by_group,
+    normalize_groups_at_once,
+    update_running_stats,
+)
 from core.cam import make_cam
 from core.ema import make_teacher, update_teacher
 from core.instances import ClassSpecificInstances
 from core.keypoints import cmax_keypoints, ctopk_keypoints, ctopk_w_keypoints, max_keypoints
-from core.losses import class_loss, p_class_loss, ramp, reconstruction_loss
+from core.losses import alpha_re_at, class_loss, p_class_loss, puzzle_losses, reconstruction_loss
 from core.networks import Classifier
-from core.optimizer import make_optimizer, poly_schedule
+from core.optimizer import learning_rate_at, make_optimizer, set_learning_rates
 from core.puzzle import cut_tiles, merge_tiles
 from core.strategy import Crops, Options
-from core.training.config import parse_arguments
 from core.training.trainer import Trainer
 from core.weights import from_official, load_weights
 from tests.helpers import oracle
-from tests.test_golden_steps import SCRIPTS, iterate_and_keep_logits
+from tests.helpers.golden import SCRIPTS, iterate_and_keep_logits, strategy_of, trainer_of
 
 sizes = st.integers(1, 6).map(lambda multiple: 32 * multiple)
 seeds = st.integers(0, 2**31)
@@ -97,17 +100,18 @@ def test_grouped_batch_norm_equals_one_crop_after_another(crops, replicas, at_on
     ours, literal = GroupedBatchNorm2d(5), torch.nn.BatchNorm2d(5)
     literal.load_state_dict(ours.state_dict())
     ours.groups = Groups(crops, replicas)
-    result = ours._all_groups_at_once(x) if at_once else ours(x)
+    normalize = normalize_groups_at_once if at_once else normalize_group_by_group
+    result = normalize(ours, x)
     result.square().sum().backward()
     gradient, x.grad = x.grad, None
-    for part, place in zip(x.chunk(crops * replicas), range(crops * replicas)):
+    for index, part in enumerate(x.chunk(crops * replicas)):
         mean, var = literal.running_mean.clone(), literal.running_var.clone()
         output = literal(part)
         output.square().sum().backward()
-        if place % replicas:  # only the first replica's buffers are kept
+        if index % replicas:  # only the first replica's buffers are kept
             literal.running_mean.copy_(mean), literal.running_var.copy_(var)
         count = len(part)
-        torch.testing.assert_close(result[place * count : (place + 1) * count], output)
+        torch.testing.assert_close(result[index * count : (index + 1) * count], output)
     torch.testing.assert_close(gradient, x.grad)
     torch.testing.assert_close(ours.weight.grad, literal.weight.grad)
     torch.testing.assert_close(ours.bias.grad, literal.bias.grad)
@@ -117,10 +121,10 @@ def test_grouped_batch_norm_equals_one_crop_after_another(crops, replicas, at_on
 
 @settings(max_examples=20, deadline=None)
 @given(seeds, st.integers(1, 9))
-def test_follow_is_one_update_after_another(seed, steps):
+def test_running_statistics_move_by_one_update_after_another(seed, steps):
     values = torch.from_numpy(np.random.default_rng(seed).normal(size=(steps, 3))).float()
     running, literal = torch.ones(3), torch.ones(3)
-    follow(running, values, 0.1)
+    update_running_stats(running, values, 0.1)
     for value in values:
         literal = 0.9 * literal + 0.1 * value
     torch.testing.assert_close(running, literal)
@@ -139,12 +143,9 @@ def twins(classes: int) -> tuple[Classifier, oracle.OracleClassifier]:
     return ours, literal
 
 
-def trainer_of(strategy: str, network: Classifier, hyper: oracle.Hyper, max_iteration: int) -> Trainer:
-    words = ["--data_dir", "none", "--tag", "test", "--max_epoch", str(max_iteration), "--image_size", "128"]
-    words += ["--lr", str(hyper.lr), "--alpha_re", str(hyper.alpha_re), "--re_loss", hyper.re_loss]
-    script = importlib.import_module(SCRIPTS[strategy])
-    crops_of = Crops.one_per_image if strategy == "max" else Crops.of
-    return Trainer(network, script.training_step, parse_arguments("", words), 1, strategy != "max", crops_of)
+def trainer_like(strategy: str, network: Classifier, hyper: oracle.Hyper, max_iteration: int) -> Trainer:
+    settings = {"lr": hyper.lr, "alpha_re": hyper.alpha_re, "re_loss": hyper.re_loss}
+    return trainer_of(strategy, network, max_epoch=max_iteration, image_size=128, **settings)
 
 
 @pytest.mark.parametrize("strategy", SCRIPTS)
@@ -155,7 +156,7 @@ def test_steps_equal_the_literal_algorithm(strategy, re_loss):
     hyper = oracle.Hyper(lr=0.01, re_loss=re_loss)
     teacher = None if strategy == "max" else oracle.make_teacher(literal)
     optimizer = oracle.make_optimizer(literal, hyper)
-    trainer = trainer_of(strategy, ours, hyper, max_iteration)
+    trainer = trainer_like(strategy, ours, hyper, max_iteration)
     labels = torch.tensor([[1, 0, 1, 0, 0], [0, 0, 0, 0, 0], [0, 1, 1, 1, 0]], dtype=torch.float32)
     for iteration in range(2):
         images = torch.randn(3, 3, 128, 128, generator=torch.Generator().manual_seed(iteration))
@@ -176,8 +177,9 @@ def test_steps_equal_the_literal_algorithm(strategy, re_loss):
 @pytest.mark.parametrize("classes", [1, 3])
 def test_a_batch_without_labels_breaks_nothing(strategy, classes):
     torch.manual_seed(0)
-    trainer = trainer_of(strategy, Classifier("resnet18", classes), oracle.Hyper(), 4)
-    step = trainer.iterate(torch.randn(2, 3, 64, 64), torch.zeros(2, classes))
+    trainer = trainer_like(strategy, Classifier("resnet18", classes), oracle.Hyper(), 4)
+    step, finite = trainer.iterate(torch.randn(2, 3, 64, 64), torch.zeros(2, classes))
+    assert finite
     assert torch.isfinite(step.loss)
     assert float(step.re_loss.detach()) == 0
     if strategy != "max":  # Max cuts every image, at the centre where there is no class
@@ -225,24 +227,21 @@ def test_losses_of_no_crop_are_zero():
     assert class_loss(torch.zeros(2, 4), torch.ones(2, 4)) == pytest.approx(np.log(2))
 
 
-def test_ramp_rises_to_its_end():
-    assert [ramp(3.0, 0.5, t, 10) for t in (0, 1, 5, 9)] == pytest.approx([0, 0.6, 3, 3])
-    assert ramp(3.0, 0, 0, 10) == 3
+def test_the_reconstruction_weight_rises_to_its_end():
+    assert [alpha_re_at(t, 10, 3.0, 0.5) for t in (0, 1, 5, 9)] == pytest.approx([0, 0.6, 3, 3])
+    assert alpha_re_at(0, 10, 3.0, 0) == 3
 
 
 def test_learning_rates_of_the_schedule():
-    optimizer = make_optimizer(Classifier("resnet18", 2), lr=0.1, wd=1e-4)
-    schedule = poly_schedule(optimizer, max_iteration=10, warmup_iterations=2)
-    rates = []
-    for _ in range(10):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
+    rates = [learning_rate_at(t, 0.1, max_iteration=10, warmup_iterations=2) for t in range(10)]
     poly = [0.1 * (1 - t / 10) ** 0.9 for t in range(10)]
     assert rates == pytest.approx([poly[0] / 2, *poly[1:]])
-    assert [
-        group["lr"] for group in make_optimizer(Classifier("resnet18", 2), 0.1, 1e-4).param_groups
-    ] == pytest.approx([0.1, 0.2, 1, 2])
+    optimizer = make_optimizer(Classifier("resnet18", 2), lr=0.1, wd=1e-4)
+    for iteration, rate in enumerate(poly):
+        set_learning_rates(optimizer, iteration, max_iteration=10)
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(
+            [rate, 2 * rate, 10 * rate, 20 * rate]
+        )
 
 
 def test_teacher_starts_as_the_student_and_follows_slowly():
@@ -261,25 +260,41 @@ def test_teacher_starts_as_the_student_and_follows_slowly():
 
 
 def test_crops_follow_images_and_classes():
-    crops = Crops.of(torch.tensor([[0.0, 1, 1], [0, 0, 0], [1, 0, 0]]))
+    crops = Crops.one_per_class(torch.tensor([[0.0, 1, 1], [0, 0, 0], [1, 0, 0]]))
     assert crops.image.tolist() == [0, 0, 2]
     assert crops.label.tolist() == [1, 2, 0]
 
 
-def test_the_step_waits_for_no_device_round_trip(monkeypatch):
+def test_targets_are_the_crop_s_class_or_all_classes_of_its_image():
+    labels = torch.tensor([[1.0, 0, 1], [0, 1, 0]])
+    logits, merged = torch.randn(2, 3), torch.randn(3, 3, 4, 4)
+    features = torch.randn(2, 3, 4, 4)
+    per_class, per_image = Crops.one_per_class(labels), Crops.one_per_image(labels)
+    own = torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, 1, 0]])
+    for crops, targets in ((per_class, own), (per_image, labels)):
+        maps = merged[: len(targets)]
+        expected = (
+            class_loss(logits, labels),
+            p_class_loss(maps, targets),
+            reconstruction_loss(features[crops.image], maps, targets),
+        )
+        assert puzzle_losses(logits, features, maps, labels, crops) == expected
+
+
+def test_a_step_never_synchronizes_with_the_device(monkeypatch):
     """No `.item()`, `.cpu()` or `.tolist()` between images and losses."""
     torch.manual_seed(0)
     network = Classifier("resnet18", 3)
     teacher = make_teacher(network)
     images, labels = torch.randn(2, 3, 64, 64), torch.ones(2, 3)
-    crops_of_classes, crops_of_images = Crops.of(labels), Crops.one_per_image(labels)
+    strategies = [strategy_of(name) for name in SCRIPTS]
+    crops = [strategy.crops(labels) for strategy in strategies]
 
     def refuse(*_):
         raise AssertionError("the step waits for the device")
 
     for name in ("item", "cpu", "tolist", "numpy", "__bool__", "__float__", "__int__"):
         monkeypatch.setattr(torch.Tensor, name, refuse)
-    for strategy, script in SCRIPTS.items():
-        step = importlib.import_module(script).training_step
-        crops = crops_of_images if strategy == "max" else crops_of_classes
-        step(network, teacher, images, labels, crops, Options(0.5, 1.0, "L1_Loss", 5, 128.0))
+    for strategy, of_strategy in zip(strategies, crops, strict=True):
+        options = Options(alpha_p=0.5, alpha_re=1.0)
+        strategy.training_step(network, teacher if strategy.teacher else None, images, labels, of_strategy, options)

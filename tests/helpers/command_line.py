@@ -18,16 +18,26 @@ SMALL = (
 )
 
 
-def run(folder: Path, script: str, *words: object, **environment: str) -> subprocess.CompletedProcess:
-    """A script, typed in `folder`."""
-    command = [sys.executable, str(ROOT / script), *map(str, words)]
-    clean = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "HOME": str(folder), "PYTHONPATH": "", **environment}
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=560, env=clean)
+def command(script: str, *words: object) -> list[str]:
+    """Return the words of a script of the repository, or of a module as ("-m", NAME, …)."""
+    program = [script] if script == "-m" else [str(ROOT / script)]
+    return [sys.executable, *program, *map(str, words)]
 
 
-def refused(folder: Path, script: str, *words: object, **environment: str) -> str:
-    """The one line of a run that has to end with status 2 and no traceback."""
-    result = run(folder, script, *words, **environment)
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    """Return a clean environment in which the repository's modules are found from any folder."""
+    return {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "HOME": str(folder), "PYTHONPATH": str(ROOT), **more}
+
+
+def run(folder: Path, script: str, *words: object, **more: str) -> subprocess.CompletedProcess:
+    """Run a script, typed in `folder`; `more` goes into its environment."""
+    typed, variables = command(script, *words), environment(folder, **more)
+    return subprocess.run(typed, cwd=folder, capture_output=True, text=True, timeout=560, env=variables)
+
+
+def refused(folder: Path, script: str, *words: object, **more: str) -> str:
+    """Return the one line of a run that has to end with status 2 and no traceback."""
+    result = run(folder, script, *words, **more)
     assert result.returncode == 2, result.stderr
     assert "Traceback" not in result.stderr
     lines = [line for line in result.stderr.splitlines() if line.startswith("error:")]
@@ -36,11 +46,11 @@ def refused(folder: Path, script: str, *words: object, **environment: str) -> st
 
 
 def small_with(**changes: object) -> list:
-    """The words of a small run with some arguments changed."""
+    """Return the words of a small run with some arguments changed."""
     words = list(SMALL)
     for name, value in changes.items():
         if f"--{name}" in words:
-            place = words.index(f"--{name}")
-            del words[place : place + 2]
+            index = words.index(f"--{name}")
+            del words[index : index + 2]
         words += [f"--{name}", value]
     return words
