@@ -24,16 +24,8 @@ from tools.system.interruption import Interrupted, Interruption
 class Run:
     """The progress of a training run, and its files. Only the first of several processes writes.
 
-    Args:
-        folder: the `experiments` folder.
-        config: the arguments, `replicas` resolved.
-        trainer: what is trained.
-        training: the training images.
-        interruption: notes the signals that ask the run to end.
-
     Attributes:
         epoch: current epoch, 0-based; position: completed iterations in it.
-        log: text, history and curves.
     """
 
     def __init__(
