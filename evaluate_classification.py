@@ -1,259 +1,295 @@
 """Evaluate a trained checkpoint on a split: average precisions, precision and recall, and where its keypoints fall.
 
 Architecture, classes and image size are read from the description beside the checkpoint. With --submission it writes
-the archive that the PASCAL VOC test server takes. Raw scores are kept, and --scores measures them again without the
+the archive that the PASCAL VOC test server accepts. Raw scores are kept, and --scores measures them again without the
 network. See docs/evaluation.md.
 """
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from core.evaluation.loading import check_image_size, choose_device, trained_network
-from core.evaluation.localization import Localization
+from core.evaluation.loading import check_image_size, choose_device, keypoints_of, trained_network
+from core.evaluation.localization import THE_FOUR, Localization
 from core.evaluation.prediction import PRECISIONS, TestTimeAugmentation, predict
-from core.keypoints import TOPK, TOPK_RADIUS
 from core.networks import HEADS
-from tools.data.annotations import presence_of, read_objects, read_presence_lists, read_sizes
+from core.strategy import KEYPOINTS
+from tools.data.annotations import VOCObject, labels_of_objects, read_label_lists, read_objects, read_sizes
 from tools.data.datasets import VOCImages
 from tools.data.devkit import check_folder, missing_files, read_class_names, split_path
 from tools.data.loader import evaluation_loader
 from tools.data.transforms import evaluation_transform
 from tools.metrics.bootstrap import Interval, bootstrap_interval
-from tools.metrics.multilabel import DIFFICULT, Metrics, all_metrics, labels_of
-from tools.metrics.reports import csv_text, mean_row, result_name, table, write_results
+from tools.metrics.multilabel import DIFFICULT, Metrics, all_metrics, binary_labels
+from tools.metrics.reports import by_class, metrics_csv, text_report, write_results
 from tools.metrics.scores import Scores, read_scores, write_scores
 from tools.metrics.submission import COMPETITIONS, TEST_IMAGES, check_submission, write_submission
-from tools.runs.folder import EXPERIMENTS, checkpoint_path
-from tools.system.command_line import Parser
-from tools.system.errors import UserError, run_main
+from tools.runs.checkpoints import Description
+from tools.runs.folder import Folder, checkpoint_path
+from tools.system.command_line import Arguments, argument, parse
+from tools.system.errors import UserError, advice, run_main
 from tools.system.files import provenance, sha256
 
 
-def parse_arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = Parser(description=__doc__)
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--tag", help="evaluate experiments/models/best_TAG.pth")
-    which.add_argument("--weights", metavar="FILE", help="evaluate this checkpoint: ours, or one of the official code")
-    which.add_argument("--scores", metavar="FILE", help="measure these scores (.npz) again, without a network")
-    data = parser.add_argument_group("data")
-    data.add_argument("--data_dir", help="VOC devkit folder; needless with --scores")
-    data.add_argument("--split", help="list in data/, or of the devkit as Main/val (default val; that of --scores)")
-    data.add_argument("--labels", default="xml", choices=("xml", "lists"), help="from XML, or the devkit's class lists")
-    data.add_argument("--num_workers", type=int, default=4, help="loader processes (default 4)")
-    network = parser.add_argument_group("network")
-    network.add_argument("--architecture", help="default: the description's beside the checkpoint")
-    network.add_argument("--class_file", help="JSON file with class_names (default: the description's)")
-    network.add_argument("--head", choices=HEADS, help="what gives the logits (default: the description's)")
-    network.add_argument("--image_size", type=int, help="pixels, divisible by 32 (default: as trained)")
-    network.add_argument("--batch_size", type=int, default=32, help="images at once (default 32)")
-    network.add_argument("--scales", type=_numbers, default=[1.0], help="views of each image, as 0.5,1.0,1.5,2.0")
-    network.add_argument("--flip", action="store_true", help="mirrored views too")
-    network.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
-    network.add_argument("--amp", default="off", choices=PRECISIONS, help="precision (default off: float32)")
-    metrics = parser.add_argument_group("metrics")
-    metrics.add_argument(
-        "--difficult",
-        default="positive",
-        choices=DIFFICULT,
-        help="what a class is that an image shows only as difficult objects (default positive, as the official code; "
+def scales(text: str) -> tuple[float, ...]:
+    """Read numbers with commas between them."""
+    return tuple(float(number) for number in text.split(","))
+
+
+@dataclass(frozen=True)
+class Config(Arguments):
+    """What an evaluation is told."""
+
+    tag: str | None = argument(None, "evaluate experiments/models/best_TAG.pth", one_of="source")
+    weights: str | None = argument(None, "evaluate this checkpoint: ours, or the official code's", one_of="source")
+    scores: Path | None = argument(None, "measure these scores (.npz) again, without a network", one_of="source")
+
+    data_dir: Path | None = argument(None, "VOC devkit folder; not needed with --scores", group="data")
+    split: str | None = argument(None, "list in data/, or of the devkit as Main/val (default val)", group="data")
+    labels: str = argument("xml", "from XML or the devkit's class lists", group="data", choices=("xml", "lists"))
+    num_workers: int = argument(4, "loader processes", group="data", least=0)
+
+    architecture: str | None = argument(None, "default: the description's beside the checkpoint", group="network")
+    class_file: Path | None = argument(None, "file with class_names (default: the description's)", group="network")
+    head: str | None = argument(None, "of the logits (default: the description's)", group="network", choices=HEADS)
+    image_size: int | None = argument(None, "pixels, divisible by 32 (default: as trained)", group="network")
+    batch_size: int = argument(32, "images per batch", group="network", least=1)
+    scales: tuple[float, ...] = argument(
+        (1.0,), "views of each image, as 0.5,1.0,1.5 (default 1.0)", group="network", parse=scales, above=0, most=8
+    )
+    flip: bool = argument(False, "mirrored views too", group="network")
+    device: str = argument("auto", "auto, cpu, cuda or cuda:N", group="network")
+    amp: str = argument("off", "precision; off: float32", group="network", choices=PRECISIONS)
+
+    difficult: str = argument(
+        "positive",
+        "how to count a class that an image shows only as difficult objects (default positive, as the official code; "
         "the devkit and the server ignore it)",
+        group="metrics",
+        choices=DIFFICULT,
     )
-    metrics.add_argument("--threshold", type=float, default=0.5, help="of precision and recall (default 0.5)")
-    metrics.add_argument("--bootstrap", type=int, default=1000, help="samples of the mAP's interval, 0: none")
-    metrics.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
-    metrics.add_argument("--localization", action="store_true", help="do keypoints and CAMs lie on the objects?")
-    output = parser.add_argument_group("output")
-    output.add_argument("--out", help="result files without suffix (default experiments/evaluation/NAME_SPLIT)")
-    output.add_argument("--submission", metavar="FILE.tar.gz", help="archive for the test server")
-    output.add_argument("--competition", default="comp2", choices=COMPETITIONS, help="of the archive (default comp2)")
-    args = parser.parse_args()
-    _check(args)
-    return args
+    threshold: float = argument(0.5, "a class that scores more is predicted", group="metrics", least=0, most=1)
+    bootstrap: int = argument(1000, "samples for the interval of the mAP; 0: none", group="metrics", least=0)
+    seed: int = argument(0, "of the bootstrap", group="metrics", least=0)
+    localization: bool = argument(
+        False, "also measure whether keypoints and CAMs fall on the objects", group="metrics", aliases=("localisation",)
+    )
+    strategy: str | None = argument(
+        None, "for --localization: FILE.py that declares the trained STRATEGY, if it is your own", group="metrics"
+    )
+
+    out: Path | None = argument(None, "result files without suffix (default experiments/evaluation/…)", group="output")
+    submission: Path | None = argument(None, "archive for the test server", group="output", metavar="FILE.tar.gz")
+    competition: str = argument("comp2", "of the archive", group="output", choices=COMPETITIONS)
+
+    def check(self) -> None:
+        if not self.scores and not self.data_dir:
+            raise UserError("--data_dir is missing: give the devkit folder (VOC2012)")
+        if self.scores and self.localization:
+            raise UserError("--localization needs the network: give --tag or --weights instead of --scores")
+        if self.strategy and not self.localization:
+            raise UserError("--strategy is only used by --localization: add that, or leave --strategy out")
+        if self.image_size is not None:
+            check_image_size(self.image_size)
 
 
-def _numbers(text: str) -> list[float]:
-    try:
-        numbers = [float(word) for word in text.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or not all(0 < number <= 8 for number in numbers):
-        raise argparse.ArgumentTypeError(f"'{text}' is no list of scales as 0.5,1.0,1.5 (each above 0, at most 8)")
-    return numbers
-
-
-def _check(args: argparse.Namespace) -> None:
-    args.split = args.split or (None if args.scores else "val")
-    if not args.scores and not args.data_dir:
-        raise UserError("--data_dir is missing: give the devkit folder (VOC2012)")
-    if args.scores and args.localization:
-        raise UserError("--localization needs the network: give --tag or --weights instead of --scores")
-    if not 0 <= args.threshold <= 1:
-        raise UserError(f"--threshold {args.threshold}: must be in 0…1, as the scores are")
-    for name, least in (("batch_size", 1), ("num_workers", 0), ("bootstrap", 0), ("seed", 0)):
-        if getattr(args, name) < least:
-            raise UserError(f"--{name} {getattr(args, name)}: must be {least} or more")
-    if args.image_size is not None:
-        check_image_size(args.image_size)
-
-
-def score(args: argparse.Namespace) -> tuple[Scores, Localization | None]:
-    """Scores of the split's images, and what `--localization` collected on the way."""
-    path = checkpoint_path(args.tag, args.weights)
-    class_names = read_class_names(args.class_file) if args.class_file else None
+def score(config: Config) -> tuple[Scores, Localization | None]:
+    """Score the images of the split; return also what --localization measured on the way."""
+    path, split = checkpoint_path(config.tag, config.weights), config.split or "val"
     network, description = trained_network(
-        path, architecture=args.architecture, class_names=class_names, head=args.head
+        path,
+        architecture=config.architecture,
+        class_names=read_class_names(config.class_file) if config.class_file else None,
+        head=config.head,
     )
-    class_names, image_size = description["class_names"], args.image_size or description["image_size"]
-    if args.submission:
-        check_submission(Path(args.submission), class_names)
-    dataset = VOCImages(args.data_dir, args.split, evaluation_transform(image_size, normalized=False))
-    presence, objects = read_labels(args, dataset.ids, class_names)
-    localization = None
-    if args.localization:
-        trained = description.get("arguments", {})
-        sizes = read_sizes(dataset.data_dir, dataset.ids)
-        topk = (trained.get("topk", TOPK), trained.get("topk_radius", TOPK_RADIUS))
-        localization = Localization(objects, sizes, len(class_names), image_size, *topk)
-    device = choose_device(args.device)
-    views = TestTimeAugmentation(network, args.scales, args.flip).to(device).eval()
-    loader = evaluation_loader(dataset, args.batch_size, args.num_workers)
+    class_names, image_size = description.class_names, config.image_size or description.image_size
+    check_archive(config, class_names)
+    with advice("check --data_dir and --split"):
+        dataset = VOCImages(config.data_dir, split, evaluation_transform(image_size))
+    labels, objects = read_labels(config, split, dataset.ids, class_names)
+    localization = localization_of(config, description, dataset, objects, image_size) if config.localization else None
+    device = choose_device(config.device)
+    views = TestTimeAugmentation(network, config.scales, config.flip).to(device)
+    loader = evaluation_loader(dataset, config.batch_size, config.num_workers)
     try:
-        scores, _ = predict(views, loader, device, args.amp, localization.observe if localization else None)
+        scores, _ = predict(views, loader, device, config.amp, localization.observe if localization else None)
     except torch.cuda.OutOfMemoryError as error:
-        raise UserError(f"out of memory at --batch_size {args.batch_size}: try a smaller one, or --amp bf16") from error
+        size = config.batch_size
+        raise UserError(f"out of memory at --batch_size {size}: try a smaller one, or --amp bf16") from error
     settings = {
         "checkpoint": str(path),
         "checkpoint_sha256": sha256(path),
-        "architecture": description["architecture"],
+        "architecture": description.architecture,
         "head": network.head,
-        "split": args.split,
-        "split_sha256": sha256(split_path(args.data_dir, args.split)),
+        "split": split,
+        "split_sha256": sha256(split_path(config.data_dir, split)),
         "image_size": image_size,
-        "scales": args.scales,
-        "flip": args.flip,
-        "batch_size": args.batch_size,
-        "amp": args.amp,
+        "scales": config.scales,
+        "flip": config.flip,
+        "batch_size": config.batch_size,
+        "amp": config.amp,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
     }
-    return Scores(dataset.ids, class_names, scores, presence, settings), localization
+    scored = Scores(dataset.ids, class_names, scores, labels, settings)
+    with advice("look at these images, or try --amp off"):
+        scored.check(f"checkpoint {path}")
+    return scored, localization
 
 
-def read_labels(args: argparse.Namespace, ids: list[str], class_names: list[str]) -> tuple[np.ndarray | None, list]:
-    """Presence `[N, V]`, or None where a submission's images have no annotations; and the objects that count."""
-    data_dir, objects = Path(args.data_dir), []
-    unlabeled = args.submission and missing_files(data_dir, ids, "Annotations", ".xml")
-    if unlabeled and args.labels == "xml" and not args.localization:
-        return None, objects
-    if args.labels == "xml" or args.localization:
-        check_folder(data_dir, ("Annotations",))
-        objects = read_objects(data_dir, ids, args.split, class_names)
-    from_lists = args.labels == "lists"
-    presence = (
-        read_presence_lists(data_dir, args.split, ids, class_names)
-        if from_lists
-        else presence_of(objects, len(class_names))
-    )
-    counting = [[item for item in some if args.difficult == "positive" or not item.difficult] for some in objects]
-    return presence, counting
+def read_labels(
+    config: Config, split: str, ids: list[str], class_names: list[str]
+) -> tuple[np.ndarray | None, list[list[VOCObject]]]:
+    """Read labels `[N, V]` (see `Scores`), and the objects of each image that localization counts.
+
+    A submission's images may have no annotations: their labels are None.
+    """
+    unlabeled = config.submission and missing_files(config.data_dir, ids, "Annotations", ".xml")
+    if unlabeled and config.labels == "xml" and not config.localization:
+        return None, []
+    objects = []
+    if config.labels == "xml" or config.localization:
+        with advice("check --data_dir and --split; python3 -m tools.check_data lists every problem of a split"):
+            check_folder(config.data_dir, ("Annotations",))
+            objects = read_objects(config.data_dir, ids, split, class_names)
+    if config.labels == "lists":
+        with advice("--labels lists reads the devkit's lists of this split; give --labels xml otherwise"):
+            labels = read_label_lists(config.data_dir, split, ids, class_names)
+    else:
+        labels = labels_of_objects(objects, len(class_names))
+    if config.difficult != "positive":
+        objects = [[item for item in of_image if not item.difficult] for of_image in objects]
+    return labels, objects
 
 
-def read_again(args: argparse.Namespace) -> Scores:
-    """The scores of a file; with --data_dir, labels are read anew."""
-    scored = read_scores(Path(args.scores))
-    args.split = args.split or scored.settings.get("split", "val")
-    if args.submission:
-        check_submission(Path(args.submission), scored.class_names)
-    if args.data_dir:
-        scored.presence, _ = read_labels(args, scored.ids, scored.class_names)
-    if scored.presence is None and not args.submission:
-        raise UserError(f"--scores {args.scores} holds no labels: give --data_dir to read them")
+def localization_of(
+    config: Config, description: Description, dataset: VOCImages, objects: list[list[VOCObject]], image_size: int
+) -> Localization:
+    """Prepare to measure the four strategies' keypoints, and those of the checkpoint's own strategy."""
+    # A checkpoint of the official code does not say its strategy, but it is one of the four, which are measured anyway.
+    is_one_of_the_four = config.strategy is None and description.strategy is None
+    own, options = keypoints_of(description, "cTopk-w" if is_one_of_the_four else config.strategy)
+    keypoints = [*THE_FOUR]
+    if own and own not in KEYPOINTS.values():  # of these, "centre" is measured as a level of chance
+        keypoints.append(own)
+    sizes = read_sizes(dataset.data_dir, dataset.ids)
+    try:
+        return Localization(objects, sizes, len(description.class_names), image_size, keypoints, options)
+    except ValueError as error:
+        raise UserError(f"--localization: {error}: give the strategy another name") from error
+
+
+def read_again(config: Config) -> Scores:
+    """Read the scores of a file; with --data_dir, read their labels again."""
+    with advice("check --scores"):
+        scored = read_scores(config.scores)
+    check_archive(config, scored.class_names)
+    if config.data_dir:
+        scored.labels, _ = read_labels(config, split_of(config, scored), scored.ids, scored.class_names)
+    if scored.labels is None and not config.submission:
+        raise UserError(f"--scores {config.scores} holds no labels: give --data_dir to read them")
     return scored
 
 
-def measure(args: argparse.Namespace, scored: Scores) -> tuple[Metrics, Interval | None]:
-    """All metrics, and the mAP's bootstrap interval."""
-    labels, counted = labels_of(scored.presence, args.difficult)
+def split_of(config: Config, scored: Scores) -> str:
+    """Return the split that the user named, or else that of the scores."""
+    return config.split or scored.settings.get("split", "val")
+
+
+def measure(config: Config, scored: Scores) -> tuple[Metrics, Interval | None]:
+    """Return all metrics, and the bootstrap interval of the mAP."""
+    labels, counted = binary_labels(scored.labels, config.difficult)
     if not (labels & counted).any():
-        raise UserError(f"no image of split '{args.split}' shows a class: there is nothing to measure")
-    metrics = all_metrics(scored.scores, labels, counted, args.threshold)
-    interval = bootstrap_interval(scored.scores, labels, counted, args.bootstrap, args.seed) if args.bootstrap else None
-    return metrics, interval
+        raise UserError(f"no image of split '{split_of(config, scored)}' shows a class: there is nothing to measure")
+    metrics = all_metrics(scored.scores, labels, counted, config.threshold)
+    if not config.bootstrap:
+        return metrics, None
+    return metrics, bootstrap_interval(scored.scores, labels, counted, config.bootstrap, config.seed)
 
 
-def summary(args: argparse.Namespace, scored: Scores, metrics: Metrics, interval: Interval | None) -> dict[str, Any]:
-    """What the JSON file says, but for localization."""
-    names, per_class = scored.class_names, metrics.per_class
+def summary(config: Config, scored: Scores, metrics: Metrics, interval: Interval | None) -> dict[str, Any]:
+    """Return what the JSON file holds, without localization."""
+    averages = dict(zip(scored.class_names, metrics.per_class["AP"], strict=True))
     return {
         "checkpoint": scored.settings.get("checkpoint"),
-        "split": scored.settings.get("split", args.split),
+        "split": scored.settings.get("split", split_of(config, scored)),
         "image_size": scored.settings.get("image_size"),
         "images": len(scored.ids),
         "mAP": metrics.means["mAP"],
         "chance": metrics.means["chance"],
-        "average_precision": {name: value for name, value in zip(names, per_class["AP"]) if value == value},
+        "average_precision": {name: value for name, value in averages.items() if not np.isnan(value)},
         "means": metrics.means,
         "interval_95": interval and {"low": 100 * interval.low, "high": 100 * interval.high},
-        "per_class": {
-            name: {column: values[row] for column, values in per_class.items()} for row, name in enumerate(names)
-        },
+        "per_class": by_class(scored.class_names, metrics.per_class),
         "measured_with": {
-            name: getattr(args, name) for name in ("difficult", "labels", "threshold", "bootstrap", "seed")
+            name: getattr(config, name) for name in ("difficult", "labels", "threshold", "bootstrap", "seed")
         },
         "scored_with": scored.settings,
         **provenance(),
     }
 
 
-def base_path(args: argparse.Namespace) -> Path:
-    """Where the result files go, without suffix. Measuring again does not replace the first results."""
-    if args.out:
-        return Path(args.out)
-    if args.scores:
-        return EXPERIMENTS / "evaluation" / f"{Path(args.scores).stem}_again"
-    return EXPERIMENTS / "evaluation" / result_name(checkpoint_path(args.tag, args.weights).stem, args.split)
+def base_path(config: Config) -> Path:
+    """Return where the result files go, without suffix."""
+    if config.out:
+        return config.out
+    if config.scores:
+        return Folder().results_again(config.scores)
+    return Folder().results(checkpoint_path(config.tag, config.weights), config.split or "val")
 
 
-def submit(args: argparse.Namespace, scored: Scores) -> None:
+def check_archive(config: Config, class_names: list[str]) -> None:
+    """Refuse, before anything is computed, a --submission that the server does not accept."""
+    if config.submission:
+        with advice("choose another --submission, or leave it out"):
+            check_submission(config.submission, class_names)
+
+
+def submit(config: Config, scored: Scores) -> None:
     """Write and check the archive."""
-    path, image_set = Path(args.submission), Path(scored.settings.get("split", args.split)).name
-    write_submission(path, scored.ids, scored.scores, scored.class_names, args.competition, image_set)
-    print(f"written and read back: {path} ({args.competition}, {len(scored.ids):,} images)")
+    image_set = Path(scored.settings.get("split", split_of(config, scored))).name
+    write_submission(config.submission, scored.ids, scored.scores, scored.class_names, config.competition, image_set)
+    print(f"written and read back: {config.submission} ({config.competition}, {len(scored.ids):,} images)")
     if (image_set, len(scored.ids)) != ("test", TEST_IMAGES):
-        print(f"note: the VOC 2012 server takes the {TEST_IMAGES:,} images of --split Main/test alone")
+        print(f"note: the VOC 2012 server accepts only the {TEST_IMAGES:,} images of --split Main/test")
+
+
+def write(
+    config: Config, scored: Scores, metrics: Metrics, interval: Interval | None, localization: Localization | None
+) -> None:
+    """Print the results and write their files."""
+    text = text_report(scored.class_names, metrics, interval, config.threshold)
+    tables = {"": metrics_csv(scored.class_names, metrics)}
+    result = summary(config, scored, metrics, interval)
+    if localization:
+        text += "\n\n" + localization.text()
+        tables["_localization"] = localization.csv(scored.class_names)
+        result["localization"] = localization.summary(scored.class_names)
+    print(text)
+    for path in write_results(base_path(config), f"{text}\n\n{result['command']}", tables, result):
+        print(f"written: {path}")
 
 
 def main() -> None:
-    """Score, measure, print and write."""
-    args = parse_arguments()
-    base = base_path(args)
-    if args.scores:
-        scored, localization = read_again(args), None
+    """Score, measure and write."""
+    config = parse(Config, __doc__)
+    if config.scores:
+        scored, localization = read_again(config), None
     else:
-        scored, localization = score(args)
-        scored.check(f"checkpoint {scored.settings['checkpoint']}")
-        write_scores(base.with_name(f"{base.name}.npz"), scored)
-        print(f"written: {base.with_name(base.name + '.npz')}")
-    if args.submission:
-        submit(args, scored)
-    if scored.presence is None:
+        scored, localization = score(config)
+        base = base_path(config)
+        path = base.with_name(f"{base.name}.npz")
+        write_scores(path, scored)
+        print(f"written: {path}")
+    if config.submission:
+        submit(config, scored)
+    if scored.labels is None:
         print("no labels, no metrics: the images of this split have no annotations")
         return
-    metrics, interval = measure(args, scored)
-    text = table(scored.class_names, metrics, interval, args.threshold)
-    tables = {"": csv_text(scored.class_names, metrics.per_class, mean_row(metrics))}
-    result = summary(args, scored, metrics, interval)
-    if localization:
-        text += "\n\n" + localization.text()
-        tables["_localization"] = csv_text(scored.class_names, localization.per_class(), localization.class_means())
-        result["localization"] = localization.summary(scored.class_names)
-    print(text)
-    for path in write_results(base, f"{text}\n\n{result['command']}", tables, result):
-        print(f"written: {path}")
+    metrics, interval = measure(config, scored)
+    write(config, scored, metrics, interval, localization)
 
 
 if __name__ == "__main__":

@@ -5,143 +5,159 @@
     python3 inference_classification.py --tag TAG --data_dir VOC2012 --split val --compare
 
 Writes a table (CSV and JSON) of each image's predicted classes, their scores and keypoints in the image's own pixels,
-and with --pictures a picture of each image under the class activation maps of its classes. --compare draws instead
-the four strategies side by side on a few images (the paper's figure 2), --tiles the four tiles of a crop and the map
-laid together from them; for these, --data_dir and --split stand for a labeled split, without --images.
+and with --pictures a picture of each image under the class activation maps of its classes. Instead, --compare draws
+the four strategies side by side on a few images (the paper's figure 2), and --tiles draws the four tiles of an image
+and the map merged from them; both also take a labeled split (--data_dir and --split) instead of --images.
 
 Architecture, classes, image size and strategy are read from the description beside the checkpoint.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
 from core.cam import make_cam
-from core.evaluation.loading import check_image_size, choose_device, trained_network
-from core.evaluation.panels import PANEL, class_panel, four_strategies, tiles_view, with_bar_space
+from core.evaluation.loading import check_image_size, choose_device, keypoints_of, trained_network
+from core.evaluation.panels import Example, draw_prediction, draw_strategies, draw_tiles
 from core.networks import Classifier
-from core.strategy import STRATEGIES, Cutting
+from core.strategy import STRATEGIES, Keypoints, Options
 from tools.data.datasets import ImageFiles, Letterboxed, VOCClassification, image_loader
-from tools.data.images import find_images, read_upright
-from tools.data.transforms import denormalize, evaluation_transform
+from tools.data.devkit import read_class_names
+from tools.data.images import find_images
+from tools.data.transforms import evaluation_transform, normalize
 from tools.metrics.reports import Prediction, PredictionTable
-from tools.pictures.panels import (
-    caption,
-    check_picture_path,
-    color_bar,
-    grid,
-    on_white,
-    resized,
-    sheet,
-    write_picture,
-)
-from tools.runs.folder import EXPERIMENTS, checkpoint_path
-from tools.system.command_line import Parser
-from tools.system.errors import UserError, run_main
-
-COLUMNS = 4  # panels in a row of a picture
-NARROWEST = 160  # pixels of a panel, so that its caption fits
+from tools.pictures.figure import check_picture_path, write_picture
+from tools.runs.folder import Folder, checkpoint_path
+from tools.system.command_line import Arguments, argument, parse
+from tools.system.errors import UserError, advice, run_main
 
 
 @dataclass(frozen=True)
-class View:
-    """What images are looked at with.
+class Config(Arguments):
+    tag: str | None = argument(None, "use experiments/models/best_TAG.pth", group="checkpoint", one_of="checkpoint")
+    weights: str | None = argument(
+        None, "use this checkpoint, described by a .json of the same name", group="checkpoint", one_of="checkpoint"
+    )
+    architecture: str | None = argument(None, "of the network (default: the description's)", group="checkpoint")
+    class_file: str | None = argument(None, "names of the classes (default: the description's)", group="checkpoint")
+    images: list[str] | None = argument(None, "files, folders (with all below them) or quoted patterns", group="images")
+    data_dir: str | None = argument(None, "devkit folder, for --compare and --tiles on a labeled split", group="images")
+    split: str = argument("val", "list in data/, or of the devkit as Main/val", group="images")
+    count: int = argument(4, "the first images, drawn by --compare and --tiles", group="images", least=1)
+    image_size: int | None = argument(
+        None,
+        "--images are resized so that the longer side has this many pixels, divisible by 32; a split is cropped to it, "
+        "as in evaluation (default: as trained)",
+        group="images",
+    )
+    threshold: float = argument(
+        0.5, "predict the classes with at least this score", group="predictions", at_most_one_of="rule", least=0, most=1
+    )
+    topk: int | None = argument(
+        None, "predict the K highest-scoring classes", group="predictions", at_most_one_of="rule", least=1, metavar="K"
+    )
+    strategy: str | None = argument(
+        None,
+        f"whose keypoint: {', '.join(STRATEGIES)}, or FILE.py that declares STRATEGY (default: the trained one's)",
+        group="predictions",
+    )
+    pictures: str | None = argument(
+        None,
+        "also draw each image (default folder experiments/pictures/NAME)",
+        group="output",
+        bare="",
+        metavar="FOLDER",
+    )
+    compare: bool = argument(
+        False, "draw the four strategies side by side instead", group="output", at_most_one_of="drawing"
+    )
+    tiles: bool = argument(False, "draw tiles and merged maps instead", group="output", at_most_one_of="drawing")
+    out: Path | None = argument(
+        None,
+        "table to write (default experiments/predictions/NAME.csv, and .json beside it), or with --compare and --tiles "
+        "the picture (.png, .jpg, .pdf or .svg)",
+        group="output",
+    )
+    batch_size: int = argument(16, "images per batch", group="computing", least=1)
+    num_workers: int = argument(0, "processes that read images (0: this one)", group="computing", least=0)
+    device: str = argument("auto", "auto, cpu, cuda or cuda:N", group="computing")
+
+    def check(self) -> None:
+        if not self.images and not self.data_dir:
+            raise UserError("no images: give --images with files, folders or patterns, or --data_dir with a --split")
+        if self.images and self.data_dir:
+            raise UserError("--images and --data_dir exclude each other: give one of them")
+        if self.image_size is not None:
+            check_image_size(self.image_size)
+        if not self.draws_examples:
+            return
+        if self.pictures is not None:
+            raise UserError(
+                "--pictures belongs to the table; --compare and --tiles draw a picture of their own (--out)"
+            )
+        if self.out:
+            check_picture_path(self.out)
+
+    @property
+    def draws_examples(self) -> bool:
+        """Whether it draws a few images in detail (`--compare`, `--tiles`) instead of writing the table."""
+        return self.compare or self.tiles or bool(self.data_dir)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A trained network and how its keypoints are found.
 
     Attributes:
+        checkpoint: the network's file.
         network: in evaluation mode, on `device`.
         class_names: V names.
         image_size: S, pixels.
-        cutting: how keypoints are found.
+        keypoints: of its strategy; None if that has none.
+        options: of the keypoints.
     """
 
+    checkpoint: Path
     network: Classifier
     device: torch.device
     class_names: list[str]
     image_size: int
-    cutting: Cutting
+    keypoints: Keypoints | None
+    options: Options
 
 
-def parse_arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = Parser(description=__doc__)
-    group = parser.add_argument_group("checkpoint")
-    which = group.add_mutually_exclusive_group(required=True)
-    which.add_argument("--tag", help="look through experiments/models/best_TAG.pth")
-    which.add_argument("--weights", help="look through this checkpoint, described by a .json of the same name")
-    group = parser.add_argument_group("images")
-    group.add_argument("--images", nargs="+", help="files, folders (with all below them) or quoted patterns")
-    group.add_argument("--data_dir", help="devkit folder, for --compare and --tiles on a labeled split")
-    group.add_argument("--split", default="val", help="list in data/, or of the devkit as Main/val (default val)")
-    group.add_argument("--count", type=int, default=4, help="images of --compare and --tiles, the first (default 4)")
-    group.add_argument(
-        "--image_size",
-        type=int,
-        help="--images are resized so that the longer side has so many pixels, divisible by "
-        "32; a split is cropped to it, as in evaluation (default: as trained)",
-    )
-    group = parser.add_argument_group("predictions")
-    chosen = group.add_mutually_exclusive_group()
-    chosen.add_argument("--threshold", type=float, default=0.5, help="predict classes of at least this score (0.5)")
-    chosen.add_argument("--topk", type=int, help="predict so many classes, the best, whatever their scores")
-    group.add_argument("--strategy", choices=STRATEGIES, help="whose keypoint (default: the one that was trained)")
-    group = parser.add_argument_group("output")
-    group.add_argument(
-        "--pictures",
-        nargs="?",
-        const="",
-        metavar="FOLDER",
-        help="also a picture of each image (default folder experiments/pictures/NAME)",
-    )
-    drawn = group.add_mutually_exclusive_group()
-    drawn.add_argument("--compare", action="store_true", help="draw the four strategies side by side instead")
-    drawn.add_argument("--tiles", action="store_true", help="draw tiles and merged maps instead")
-    group.add_argument(
-        "--out",
-        help="table to write (default experiments/predictions/NAME.csv, and .json beside it), "
-        "or with --compare and --tiles the picture",
-    )
-    group = parser.add_argument_group("computing")
-    group.add_argument("--batch_size", type=int, default=16, help="images at once (default 16)")
-    group.add_argument("--num_workers", type=int, default=0, help="processes that read images (default 0: this one)")
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
-    args = parser.parse_args()
-    _check(args)
-    return args
+def load_model(config: Config) -> LoadedModel:
+    """Load what the arguments name.
+
+    Raises:
+        UserError: no such checkpoint, or its description does not suffice.
+    """
+    checkpoint = checkpoint_path(config.tag, config.weights)
+    class_names = read_class_names(config.class_file) if config.class_file else None
+    network, description = trained_network(checkpoint, config.architecture, class_names)
+    keypoints, options = keypoints_of(description, config.strategy)
+    device = choose_device(config.device)
+    image_size = config.image_size or description.image_size
+    return LoadedModel(checkpoint, network.to(device), device, description.class_names, image_size, keypoints, options)
 
 
-def _check(args: argparse.Namespace) -> None:
-    if not args.images and not args.data_dir:
-        raise UserError("no images: give --images with files, folders or patterns, or --data_dir with a --split")
-    if args.images and args.data_dir:
-        raise UserError("--images and --data_dir exclude each other: give one of them")
-    if args.data_dir and not args.tiles:
-        args.compare = True
-    if not 0 <= args.threshold <= 1:
-        raise UserError(f"--threshold {args.threshold}: must be from 0 to 1")
-    for name, least in (("topk", 1), ("count", 1), ("batch_size", 1), ("num_workers", 0)):
-        if getattr(args, name) is not None and getattr(args, name) < least:
-            raise UserError(f"--{name} {getattr(args, name)}: must be {least} or more")
-    if args.image_size is not None:
-        check_image_size(args.image_size)
-    if args.compare or args.tiles:
-        _check_drawing(args)
-
-
-def _check_drawing(args: argparse.Namespace) -> None:
-    if args.pictures is not None:
-        raise UserError("--pictures belongs to the table; --compare and --tiles draw a picture of their own (--out)")
-    if args.out:
-        check_picture_path(Path(args.out))
+def run(model: LoadedModel, config: Config) -> int:
+    """Write the table, or draw the examples; return the exit status: 1 if images were skipped."""
+    if config.draws_examples:
+        draw_examples(model, config)
+        return 0
+    skipped = predict_images(model, config)
+    if skipped:
+        print(f"{skipped} images could not be read and were skipped", file=sys.stderr)
+    return 1 if skipped else 0
 
 
 def predicted_classes(scores: torch.Tensor, threshold: float, topk: int | None) -> torch.Tensor:
-    """Indices of the classes that scores `[V]` predict, the best first."""
+    """Return the indices of the classes that scores `[V]` predict, highest score first."""
     order = scores.argsort(descending=True, stable=True)
     return order[:topk] if topk else order[scores[order] >= threshold]
 
@@ -149,169 +165,134 @@ def predicted_classes(scores: torch.Tensor, threshold: float, topk: int | None) 
 # The table and its pictures ----------------------------------------------------------------------------------------
 
 
-def predict_images(args: argparse.Namespace, view: View, checkpoint: Path) -> int:
-    """Write the table of `--images`, and their pictures where wanted; gives the number of images left out."""
-    paths = find_images(args.images)
-    out = Path(args.out) if args.out else EXPERIMENTS / "predictions" / f"{checkpoint.stem}.csv"
+def predict_images(model: LoadedModel, config: Config) -> int:
+    """Write the table of `--images`, and their pictures if wanted; return how many images were skipped."""
+    with advice("check --images"):
+        paths = find_images(config.images)
+    out = config.out or Folder().predictions(model.checkpoint)
     folder = None
-    if args.pictures is not None:
-        folder = Path(args.pictures) if args.pictures else EXPERIMENTS / "pictures" / out.stem
-    about = {"checkpoint": str(checkpoint), "strategy": view.cutting.strategy, "image_size": view.image_size}
-    about |= {"topk": args.topk} if args.topk else {"threshold": args.threshold}
-    loader = image_loader(paths, view.image_size, args.batch_size, args.num_workers)
-    names, left_out = PictureNames(), 0
+    if config.pictures is not None:
+        folder = Path(config.pictures) if config.pictures else Folder().pictures(out.stem)
+    strategy = model.keypoints.name if model.keypoints else None
+    about = {"checkpoint": str(model.checkpoint), "strategy": strategy, "image_size": model.image_size}
+    about |= {"topk": config.topk} if config.topk else {"threshold": config.threshold}
+    loader = image_loader(paths, model.image_size, config.batch_size, config.num_workers)
+    used, skipped = set(), 0
     with PredictionTable(out, about) as table, tqdm(total=len(paths), unit="image", desc="inference") as bar:
         for batch in loader:
             for item in batch:
                 if item.problem:
                     tqdm.write(f"skipped: {item.problem}", file=sys.stderr)
-                    left_out += 1
-            for item, cams, scores in look_at(view, [item for item in batch if not item.problem]):
-                labels = predicted_classes(scores, args.threshold, args.topk)
-                found = predictions_of(item, cams, scores, labels, view)
+                    skipped += 1
+            for item, cams, scores in predict_batch(model, [item for item in batch if not item.problem]):
+                labels = predicted_classes(scores, config.threshold, config.topk)
+                predictions = predictions_of(model, item, cams, scores, labels)
                 more = {}
                 if folder is not None:
-                    more["picture"] = str(folder / names.of(item.path))
-                    write_picture(Path(more["picture"]), picture_of(item, cams[labels], found, scores, view))
-                table.add(item.path, item.size, found, **more)
+                    more["picture"] = str(folder / unused_name(item.path, used))
+                    figure = draw_prediction(item, cams[labels], predictions, scores, model.class_names)
+                    write_picture(Path(more["picture"]), figure)
+                table.add(item.path, item.size, predictions, **more)
             bar.update(len(batch))
     print(f"written: {table.paths[0]} and {table.paths[1]}" + (f", pictures in {folder}" if folder else ""))
-    return left_out
-
-
-def predictions_of(
-    item: Letterboxed, cams: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor, view: View
-) -> list[Prediction]:
-    """Name, score and keypoint of the classes `labels` `[C]` of an image with maps `[V, n, n]` and scores `[V]`."""
-    if not len(labels):
-        return []
-    keypoints = view.cutting.keypoints(cams, labels, view.image_size).tolist()
-    return [
-        Prediction(view.class_names[label], float(scores[label]), item.to_original(keypoint))
-        for label, keypoint in zip(labels.tolist(), keypoints)
-    ]
+    return skipped
 
 
 @torch.no_grad()
-def look_at(view: View, batch: list[Letterboxed]) -> Iterator[tuple[Letterboxed, torch.Tensor, torch.Tensor]]:
-    """Each image with its maps `[V, n, n]`, 0 where there is no image, and scores `[V]`."""
+def predict_batch(
+    model: LoadedModel, batch: list[Letterboxed]
+) -> Iterator[tuple[Letterboxed, torch.Tensor, torch.Tensor]]:
+    """Yield each image with its maps `[V, n, n]`, 0 outside the image, and its scores `[V]`, on the CPU."""
     if not batch:
         return
-    images = torch.stack([item.canvas for item in batch]).to(view.device)
-    logits, features = view.network(images)
+    images = torch.stack([item.canvas for item in batch]).to(model.device)
+    logits, features = model.network(images)
     scores = torch.sigmoid(logits).cpu()
-    for item, maps, image_scores in zip(batch, features.float().cpu(), scores):
+    for item, maps, image_scores in zip(batch, features.float().cpu(), scores, strict=True):
         yield item, make_cam(maps * item.covered_cells(maps.shape[-1])), image_scores
 
 
-class PictureNames:
-    """File names of pictures: the image's own, numbered where two images share it."""
-
-    def __init__(self):
-        self._taken: set[str] = set()
-
-    def of(self, path: str) -> str:
-        """The picture's name for the image `path`."""
-        stem, name, number = Path(path).stem, Path(path).stem, 1
-        while name.lower() in self._taken:
-            number += 1
-            name = f"{stem}_{number}"
-        self._taken.add(name.lower())
-        return f"{name}.png"
+def predictions_of(
+    model: LoadedModel, item: Letterboxed, cams: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor
+) -> list[Prediction]:
+    """Return name, score and keypoint of the classes `labels` `[C]` of an image; see `predict_batch`."""
+    keypoints: list[tuple[int, int] | None] = [None] * len(labels)
+    if model.keypoints and len(labels):
+        found = model.keypoints.of_image(cams, labels, model.image_size, model.options)
+        keypoints = [item.to_original(keypoint) for keypoint in found.tolist()]
+    return [
+        Prediction(model.class_names[label], float(scores[label]), keypoint)
+        for label, keypoint in zip(labels.tolist(), keypoints, strict=True)
+    ]
 
 
-def picture_of(
-    item: Letterboxed, cams: torch.Tensor, found: list[Prediction], scores: torch.Tensor, view: View
-) -> np.ndarray:
-    """An image, and beside it the map, keypoint and cut of each of its predicted classes.
-
-    Args:
-        item: the image; its file is read again, for the picture shows it at its own resolution.
-        cams: maps of the predicted classes `[C, n, n]`, and `found` what is known of them.
-        scores: of all classes `[V]`.
-    """
-    picture = np.asarray(read_upright(Path(item.path)))
-    plain = resized(picture, PANEL)
-    if not found:
-        best = int(scores.argmax())
-        note = f"none (best: {view.class_names[best]} {scores[best]:.2f})"
-        return sheet([[caption(caption(on_white(plain, 0, PANEL), note), Path(item.path).name)]])
-    panels = [caption(on_white(plain, 0, NARROWEST), Path(item.path).name)]
-    for cam, prediction in zip(cams, found):
-        title = f"{prediction.name} {prediction.score:.2f}"
-        panels.append(class_panel(picture, item.heat_of(cam), prediction.keypoint, title, PANEL, NARROWEST))
-    page = grid(panels, COLUMNS)
-    return sheet([[page, with_bar_space(color_bar(max(len(plain), 80), "0", "1"))]], gap=0)
+def unused_name(path: str, used: set[str]) -> str:
+    """Return the name of the picture of the image `path`: the image's own, numbered if another image has it too."""
+    stem, name, number = Path(path).stem, Path(path).stem, 1
+    while name.lower() in used:
+        number += 1
+        name = f"{stem}_{number}"
+    used.add(name.lower())
+    return f"{name}.png"
 
 
 # The strategies side by side, and tiles ----------------------------------------------------------------------------
 
 
-def examples_of(args: argparse.Namespace, view: View) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
-    """The first `--count` images, `[3, S, S]`, each with the indices of its classes (None: those predicted)."""
-    if args.images:
-        images = ImageFiles(find_images(args.images)[: args.count], view.image_size)
+@torch.no_grad()
+def draw_examples(model: LoadedModel, config: Config) -> None:
+    """Draw the picture of `--compare` or `--tiles`."""
+    if config.tiles and model.keypoints is None:
+        raise UserError(f"--tiles: {model.checkpoint} was trained without keypoints: name a strategy with --strategy")
+    examples = []
+    for image, present in read_examples(model, config):
+        image = image.to(model.device)
+        logits, features = model.network(image[None])
+        scores = torch.sigmoid(logits[0])
+        if present is None:
+            present = predicted_classes(scores, config.threshold, config.topk)
+            present = present if len(present) else scores.argmax()[None]
+        present = present.to(model.device)
+        shown = int(present[scores[present].argmax()])
+        title = f"{model.class_names[shown]} {scores[shown]:.2f}"
+        examples.append(Example(image, make_cam(features[0]), present, shown, title))
+    kind = "tiles" if config.tiles else "keypoints"
+    out = config.out or Folder().picture(f"{kind}_{model.checkpoint.stem}")
+    if config.tiles:
+        figure = draw_tiles(model.network, examples, model.keypoints, model.options)
+    else:
+        figure = draw_strategies(examples, model.options, model.keypoints)
+    write_picture(out, figure)
+    print(f"written: {out}")
+
+
+def read_examples(model: LoadedModel, config: Config) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+    """Yield the first `--count` images, `[3, S, S]`, each with the indices of its classes (None: those predicted)."""
+    if config.images:
+        with advice("check --images"):
+            images = ImageFiles(find_images(config.images)[: config.count], model.image_size)
         for index in range(len(images)):
             item = images[index]
             if item.problem:
                 raise UserError(item.problem)
             yield item.canvas, None
         return
-    transform = evaluation_transform(view.image_size)
-    dataset = VOCClassification(args.data_dir, args.split, view.class_names, transform)
-    labeled = torch.nonzero(dataset.labels.any(1)).flatten().tolist()[: args.count]
+    transform = evaluation_transform(model.image_size)
+    with advice("check --data_dir and --split; python3 -m tools.check_data lists every problem of a split"):
+        dataset = VOCClassification(config.data_dir, config.split, model.class_names, transform)
+    labeled = torch.nonzero(dataset.labels.any(1)).flatten().tolist()[: config.count]
     if not labeled:
-        raise UserError(f"no image of split '{args.split}' has a label")
+        raise UserError(f"no image of split '{config.split}' has a label")
     for index in labeled:
-        image, labels, _ = dataset[index]
-        yield image, labels.nonzero()[:, 0]
-
-
-@torch.no_grad()
-def draw_examples(args: argparse.Namespace, view: View, checkpoint: Path) -> None:
-    """Draw the sheet of `--compare` or `--tiles`."""
-    rows = []
-    for image, present in examples_of(args, view):
-        image = image.to(view.device)
-        logits, features = view.network(image[None])
-        scores = torch.sigmoid(logits[0])
-        if present is None:
-            present = predicted_classes(scores, args.threshold, args.topk)
-            present = present if len(present) else scores.argmax()[None]
-        present = present.to(view.device)
-        shown = int(present[scores[present].argmax()])
-        name = f"{view.class_names[shown]} {scores[shown]:.2f}"
-        picture = denormalize(image).numpy()
-        if args.tiles:
-            rows.append([tiles_view(view.network, image, picture, shown, name, view.cutting)])
-        else:
-            rows.append(four_strategies(picture, make_cam(features[0]), present, shown, name, view.cutting))
-    kind = "tiles" if args.tiles else "keypoints"
-    out = Path(args.out) if args.out else EXPERIMENTS / "pictures" / f"{kind}_{checkpoint.stem}.png"
-    write_picture(out, sheet(rows, gap=0 if args.tiles else 10))
-    print(f"written: {out}")
+        pixels, labels, _ = dataset[index]
+        yield normalize(pixels), labels.nonzero()[:, 0]
 
 
 def main() -> None:
-    """Draw what is asked for, or write the table."""
-    args = parse_arguments()
-    checkpoint = checkpoint_path(args.tag, args.weights)
-    network, description = trained_network(checkpoint)
-    device = choose_device(args.device)
-    view = View(
-        network=network.to(device),
-        device=device,
-        class_names=description["class_names"],
-        image_size=args.image_size or description["image_size"],
-        cutting=Cutting.of(description, args.strategy),
-    )
-    if args.compare or args.tiles:
-        draw_examples(args, view, checkpoint)
-        return
-    left_out = predict_images(args, view, checkpoint)
-    if left_out:
-        print(f"{left_out} images could not be read and are left out", file=sys.stderr)
-        sys.exit(1)
+    config = parse(Config, __doc__)
+    status = run(load_model(config), config)
+    if status:
+        sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -1,31 +1,38 @@
 """Train and evaluate the rows of the paper's tables, one after the other, and write the tables.
 
-A broken series goes on where it stopped: give the same command again. Words after -- go to every training script, as in
-reproduce_tables.py --preset paper --data_dir VOC2012 -- --amp bf16. See docs/reproduction.md.
+An interrupted series continues where it stopped: run the same command again. Arguments after -- go to every training
+script, as in reproduce_tables.py --preset paper --data_dir VOC2012 -- --amp bf16. See docs/reproduction.md.
 """
 
-import argparse
-import os
 import shlex
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from core.evaluation.loading import choose_device
-from core.training.config import parse_arguments as parse_script_arguments
-from core.training.timing import seconds_an_image
+import torch
+
+from core.evaluation.loading import choose_device, make_network, read_strategy
+from core.strategy import Crops, Strategy
+from core.training.config import Config as TrainingConfig
+from core.training.config import parse_config
 from tools.data.devkit import read_class_names, read_split
-from tools.reproduction.series import ROOT, Experiment, sum_of_seconds, words
+from tools.reproduction.presets import PRESETS
+from tools.reproduction.series import Experiment, environment, total_seconds
 from tools.reproduction.study import CompletedRuns, TableSection, write_study
 from tools.scale_devkit import require_scaled_from
-from tools.system.command_line import Parser
+from tools.system.command_line import Arguments, argument, parse, to_argv
 from tools.system.errors import UserError, run_main
+from tools.system.files import ROOT
 
-CROPS = 1.5  # of an image, on average: a VOC image's present classes
-STARTS = 20  # seconds: Python twice, checks of the data
+CROPS_PER_IMAGE = 1.5  # the mean number of classes that a VOC image shows
+STARTUP_SECONDS = 20  # per run: two starts of Python, and the checks of the data
+
+
+# The rows ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -34,52 +41,78 @@ class Row:
 
     Attributes:
         name: in the tables.
-        script: from the repository's root.
-        cost: of an iteration, in forward and backward passes of the images (a forward pass is a third of it).
+        file: the script that trains it.
+        strategy: what the script declares.
         arguments: of the script, where they differ from the preset's.
-        keypoint: the column of the evaluation's localization that is this row's own.
     """
 
     name: str
-    script: str
-    cost: float
-    keypoint: str
+    file: Path
+    strategy: Strategy
     arguments: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, file: Path) -> "Row":
+        """Return the row of a script with the preset's arguments."""
+        strategy = read_strategy(file)
+        return cls(strategy.name, file, strategy)
+
+    def with_arguments(self, name: str, **arguments: Any) -> "Row":
+        """Return the row of the same script with these arguments, under another name."""
+        return Row(name, self.file, self.strategy, arguments)
 
     @property
     def tag(self) -> str:
-        """The row's name as a name of files: it follows from script and arguments, so that tables share runs."""
+        """The row in file names. It depends on script and arguments alone, so that tables share runs."""
         changed = "".join(f"_{name}{value}" for name, value in sorted(self.arguments.items()))
-        return Path(self.script).stem.removeprefix("train_").removeprefix("classification_with_puzzle_") + changed
+        return self.file.stem.removeprefix("train_classification_with_puzzle_") + changed
 
-    def but(self, name: str, **arguments: Any) -> "Row":
-        """This row with other arguments, under another name."""
-        return Row(name, self.script, self.cost, self.keypoint, arguments)
+    @property
+    def program(self) -> list[str]:
+        """What follows `python3`: a module for a baseline, else the script."""
+        if self.file.parent == ROOT / "baselines":
+            return ["-m", f"baselines.{self.file.stem}"]
+        return [str(self.file)]
+
+    @property
+    def keypoints(self) -> str:
+        """The column of the localization that has the row's own keypoints; the maps' arg-max if it cuts nothing."""
+        own = self.strategy.shown_keypoints()
+        return own.name if own else "cMax"
+
+    @property
+    def passes(self) -> float:
+        """Cost of an iteration, in forward and backward passes of the images; a forward pass is a third of one."""
+        if not self.strategy.shown_keypoints():
+            return 1
+        crops = 1 if self.strategy.crops == Crops.one_per_image else CROPS_PER_IMAGE
+        return 1 + (crops / 3 if self.strategy.teacher else crops)
 
 
-WITH_TEACHER = 1 + CROPS / 3
-PLAIN = Row("plain", "baselines/plain.py", 1, "cMax")
-INSTANCES = Row("instances", "baselines/instances.py", 1, "cMax")
-CENTRE = Row("centre, no EMA", "baselines/centre.py", 2, "centre")
-CENTRE_EMA = Row("centre", "baselines/centre_ema.py", WITH_TEACHER, "centre")
-MAX = Row("Max", "train_classification_with_puzzle_max.py", 2, "Max")
-CMAX = Row("cMax", "train_classification_with_puzzle_cMax_ema.py", WITH_TEACHER, "cMax")
-CTOPK = Row("cTopk", "train_classification_with_puzzle_cTopk_ema.py", WITH_TEACHER, "cTopk")
-CTOPK_W = Row("cTopk-w", "train_classification_with_puzzle_cTopk_w_ema.py", WITH_TEACHER, "cTopk-w")
+def _baseline(name: str) -> Row:
+    return Row.of(ROOT / "baselines" / f"{name}.py")
+
+
+def _paper(name: str) -> Row:
+    return Row.of(ROOT / f"train_classification_with_puzzle_{name}.py")
 
 
 def _without_average(row: Row) -> Row:
-    """The teacher is the student as it is: no average over its past, and still no gradient."""
-    return row.but(f"{row.name}, no EMA", alpha_ema=0)
+    """Return the row without averaging: the teacher equals the student and still receives no gradient."""
+    return row.with_arguments(f"{row.name}, no EMA", alpha_ema=0)
 
 
 def _with_k(row: Row, k: int) -> Row:
-    return row.but(f"{row.name}, k = {k}", **({} if k == 5 else {"topk": k}))
+    return row.with_arguments(f"{row.name}, k = {k}", **({} if k == 5 else {"topk": k}))  # 5 is the default
+
+
+PLAIN, INSTANCES, CENTRE, CENTRE_EMA = map(_baseline, ("plain", "instances", "centre", "centre_ema"))
+MAX, CMAX, CTOPK, CTOPK_W = map(_paper, ("max", "cMax_ema", "cTopk_ema", "cTopk_w_ema"))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A table: its name, what it compares, its rows, and the one that the others are set against."""
+    """A table: its name, what it compares, its rows, and the row that the others are compared with."""
 
     name: str
     caption: str
@@ -87,257 +120,270 @@ class Comparison:
     baseline: Row
 
 
+_STRATEGIES = [PLAIN, INSTANCES, CENTRE_EMA, MAX, CMAX, CTOPK, CTOPK_W]
+_EMA = [CENTRE, CENTRE_EMA, *(row for one in (CMAX, CTOPK, CTOPK_W) for row in (_without_average(one), one))]
+_TOPK = [_with_k(row, k) for row in (CTOPK, CTOPK_W) for k in (1, 3, 5, 10)]
+_RADIUS = [CTOPK.with_arguments("cTopk, radius 128"), CTOPK.with_arguments("cTopk, no radius", topk_radius=0)]
 COMPARISONS = (
-    Comparison(
-        "strategies",
-        "Strategies and baselines",
-        [PLAIN, INSTANCES, CENTRE_EMA, MAX, CMAX, CTOPK, CTOPK_W],
-        PLAIN,
-    ),
-    Comparison(
-        "ema",
-        "With and without the teacher's average",
-        [CENTRE, CENTRE_EMA, *(row for one in (CMAX, CTOPK, CTOPK_W) for row in (_without_average(one), one))],
-        CENTRE,
-    ),
-    Comparison(
-        "topk",
-        "Number of local maxima",
-        [_with_k(row, k) for row in (CTOPK, CTOPK_W) for k in (1, 3, 5, 10)],
-        _with_k(CTOPK, 1),
-    ),
-    Comparison(
-        "radius",
-        "Local maxima within 128 px (at 512) of the arg-max, and anywhere",
-        [CTOPK.but("cTopk, radius 128"), CTOPK.but("cTopk, no radius", topk_radius=0)],
-        CTOPK.but("cTopk, radius 128"),
-    ),
+    Comparison("strategies", "Strategies and baselines", _STRATEGIES, PLAIN),
+    Comparison("ema", "With and without the teacher's average", _EMA, CENTRE),
+    Comparison("topk", "Number of local maxima", _TOPK, _TOPK[0]),
+    Comparison("radius", "Local maxima within 128 px (at 512) of the arg-max, and anywhere", _RADIUS, _RADIUS[0]),
 )
 
 
+# The command line ----------------------------------------------------------------------------------------------------
+
+TABLES = tuple(comparison.name for comparison in COMPARISONS)
+
+
+def _comma_separated(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
 @dataclass(frozen=True)
-class Preset:
-    """Data and settings of a study.
+class Config(Arguments):
+    """The arguments before `--`."""
 
-    Attributes:
-        about: one sentence.
-        arguments: of the training scripts.
-        seeds: unless --seeds says otherwise.
-        toy_images: draw so many; 0: --data_dir names the data.
-        longer_side: scale the data's images down to it first, pixels; 0: leave them.
-    """
+    preset: str = argument(
+        help="; ".join(f"{name}: {preset.about}" for name, preset in PRESETS.items()), choices=tuple(PRESETS)
+    )
+    data_dir: Path | None = argument(None, "devkit folder (toy draws its own)")
+    weights: str | None = argument(None, "initial weights: imagenet, none or a file (default: the preset's)")
+    seeds: list[int] | None = argument(None, "one run per seed and row (default: the preset's)", least=0)
+    tables: tuple[str, ...] = argument(
+        TABLES, f"comma-separated names (default: {','.join(TABLES)})", parse=_comma_separated, metavar="NAMES"
+    )
+    rows: tuple[str, ...] | None = argument(
+        None,
+        "comma-separated scripts that declare a STRATEGY: further rows of the table strategies",
+        parse=_comma_separated,
+        metavar="FILES",
+    )
+    out: Path | None = argument(None, "folder of runs and tables (default: reproduction/PRESET)")
+    dry_run: bool = argument(False, "list the runs and estimate how long they take")
 
-    about: str
-    arguments: dict[str, Any]
-    seeds: tuple[int, ...] = (0,)
-    toy_images: int = 0
-    longer_side: int = 0
-
-
-METHOD = {"alpha_p": 0.5, "alpha_re": 3.0, "alpha_schedule_re": 0.05}
-DEVKIT_LISTS = {"train_split": "Main/train", "val_split": "Main/val"}
-PRESETS = {
-    "paper": Preset(
-        "the paper's: ResNet-50, VOC 2012 (train_aug and val), 512 px, batch 32, 15 epochs",
-        {
-            **{"train_split": "train_aug", "val_split": "val", "architecture": "resnet50", "weights": "imagenet"},
-            **{"image_size": 512, "min_image_size": 320, "max_image_size": 640, "num_workers": 4},
-            **{"batch_size": 32, "max_epoch": 15, "lr": 0.1, "momentum": 1e-4, **METHOD},
-        },
-        seeds=(0, 1, 2),
-    ),
-    "voc-sample": Preset(
-        "EfficientNet-Lite0 on a few thousand photographs at 160 px, which two cores can do",
-        {
-            **{**DEVKIT_LISTS, "architecture": "timm/tf_efficientnet_lite0", "weights": "imagenet"},
-            **{"image_size": 160, "min_image_size": 100, "max_image_size": 200, "num_workers": 0},
-            **{"batch_size": 16, "max_epoch": 7, "lr": 0.03, "momentum": 0.9, **METHOD},
-        },
-        longer_side=156,
-    ),
-    "toy": Preset(
-        "ResNet-18, untrained, on drawn images: whether everything runs, not which strategy is best",
-        {
-            **{**DEVKIT_LISTS, "architecture": "resnet18", "weights": "none"},
-            **{"image_size": 64, "min_image_size": 48, "max_image_size": 80, "num_workers": 0},
-            **{"batch_size": 16, "max_epoch": 5, "lr": 0.05, "momentum": 0.9, **METHOD, "alpha_re": 1.0},
-        },
-        toy_images=400,
-    ),
-}
+    def check(self) -> None:
+        for name in self.tables:
+            if name not in TABLES:
+                raise UserError(f"--tables {name}: choose from {', '.join(TABLES)}")
+        if self.rows and "strategies" not in self.tables:
+            raise UserError("--rows adds rows to the table strategies: name it in --tables too")
+        if not PRESETS[self.preset].toy_images and not self.data_dir:
+            raise UserError(f"--preset {self.preset} needs --data_dir: the devkit folder that holds JPEGImages")
 
 
-def parse_arguments(argv: list[str]) -> argparse.Namespace:
-    """The command line.
+def passed_through(argv: list[str]) -> dict[str, str]:
+    """Return the arguments after `--` by name; the scripts check their values.
 
     Raises:
-        UserError: whatever is wrong with it.
+        UserError: they are not pairs of --name and value, or this program sets them.
     """
-    place = argv.index("--") if "--" in argv else len(argv)
-    own, passed_on = argv[:place], argv[place + 1 :]
-    parser = Parser(usage="%(prog)s --preset NAME [argument ...] [-- argument of the scripts ...]", description=__doc__)
-    about = "; ".join(f"{name}: {preset.about}" for name, preset in PRESETS.items())
-    names = ",".join(comparison.name for comparison in COMPARISONS)
-    parser.add_argument("--preset", required=True, choices=PRESETS, help=about)
-    parser.add_argument("--data_dir", help="devkit folder (toy draws its own)")
-    parser.add_argument("--weights", help="first weights: imagenet, none or a file (default: the preset's)")
-    parser.add_argument("--seeds", type=int, nargs="+", help="a run for each (default: the preset's)")
-    parser.add_argument("--tables", default=names, help="which, with commas")
-    parser.add_argument("--out", type=Path, help="folder of runs and tables (default: reproduction/PRESET)")
-    parser.add_argument("--dry_run", action="store_true", help="list the runs and how long they will take")
-    args = parser.parse_args(own)
-    args.preset_name, args.preset = args.preset, PRESETS[args.preset]
-    args.out = args.out or Path("reproduction") / args.preset_name
-    args.seeds = list(dict.fromkeys(args.seeds or args.preset.seeds))
-    args.passed_on = _arguments(passed_on)
-    args.comparisons = _comparisons(args.tables)
-    if not args.preset.toy_images and not args.data_dir:
-        raise UserError(f"--preset {args.preset_name} needs --data_dir: the devkit folder that holds JPEGImages")
-    if min(args.seeds) < 0:
-        raise UserError(f"--seeds {min(args.seeds)}: must be 0 or more")
-    return args
-
-
-def _arguments(argv: list[str]) -> dict[str, str]:
-    """Words for the training scripts as arguments by name; the scripts check them.
-
-    Raises:
-        UserError: words that are not --name value.
-    """
-    pairs = list(zip(argv[::2], argv[1::2]))
-    if len(argv) % 2 or not all(name.startswith("--") for name, _ in pairs):
+    names, values = argv[::2], argv[1::2]
+    if len(argv) % 2 or not all(name.startswith("--") for name in names):
         raise UserError("after -- names and values have to alternate, as in -- --amp bf16 --tf32 True")
-    arguments = {name.removeprefix("--"): value for name, value in pairs}
+    arguments = {name.removeprefix("--"): value for name, value in zip(names, values, strict=True)}
     for name in ("seed", "tag", "data_dir", "resume", "config"):
         if name in arguments:
-            raise UserError(f"--{name} cannot follow --: it is this program's own matter (--seeds, --data_dir, --out)")
+            raise UserError(f"--{name} cannot be passed through: use --seeds, --data_dir, --out")
     return arguments
 
 
-def _comparisons(names: str) -> list[Comparison]:
-    known = {comparison.name: comparison for comparison in COMPARISONS}
-    for name in names.split(","):
-        if name not in known:
-            raise UserError(f"--tables {name}: choose of {', '.join(known)}")
-    return [known[name] for name in known if name in names.split(",")]
-
-
-# The runs ------------------------------------------------------------------------------------------------------------
-
-
-def plan(args: argparse.Namespace) -> dict[tuple[str, int], Experiment]:
-    """The runs that the tables need, by the tag of their row and their seed, each once."""
-    rows = {row.tag: row for comparison in args.comparisons for row in comparison.rows}
-    return {(tag, seed): _experiment(args, row, seed) for seed in args.seeds for tag, row in rows.items()}
-
-
-def settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The arguments that all rows share; files by their whole path, for the runs have a folder of their own."""
-    weights = {"weights": args.weights} if args.weights else {}
-    shared = {**args.preset.arguments, **weights, **args.passed_on}
-    for name in ("weights", "class_file"):
-        if name in shared and shared[name] not in ("imagenet", "none"):
-            if not Path(shared[name]).is_file():
-                raise UserError(f"--{name} {shared[name]}: no such file")
-            shared[name] = str(Path(shared[name]).resolve())
-    return shared
-
-
-def checked_settings(args: argparse.Namespace) -> argparse.Namespace:
-    """The shared arguments as the training scripts read them.
+def own_rows(files: tuple[str, ...]) -> list[Row]:
+    """Return the rows of `--rows`.
 
     Raises:
-        UserError: what they would refuse; found before the first run.
+        UserError: a file that declares no strategy, or whose strategy or runs have the name of another row's.
     """
-    return parse_script_arguments(__doc__, words({"data_dir": data_folder(args), **settings(args)}))
+    known = [row for comparison in COMPARISONS for row in comparison.rows]
+    rows: list[Row] = []
+    for file in files:
+        try:
+            row = Row.of(Path(file).resolve())
+        except UserError as error:
+            raise UserError(f"--rows {file}: {error}") from error
+        for other in (*known, *rows):
+            if row.file == other.file:
+                raise UserError(f"--rows {file}: this script has a row already")
+            if row.name == other.name:
+                raise UserError(f"--rows {file}: a strategy {row.name!r} is a row already: rename it in its STRATEGY")
+            if row.tag == other.tag:
+                raise UserError(f"--rows {file}: runs named {row.tag} belong to {other.file}: rename the file")
+        rows.append(row)
+    return rows
 
 
-def _experiment(args: argparse.Namespace, row: Row, seed: int) -> Experiment:
-    tag = f"{row.tag}_seed{seed}"
-    data_dir = str(data_folder(args).resolve())
-    shared = settings(args)
-    evaluation = {
-        **{"tag": tag, "data_dir": data_dir, "split": shared["val_split"], "localization": True},
-        **{"num_workers": shared["num_workers"], "batch_size": shared["batch_size"]},
-        **({"device": shared["device"]} if "device" in shared else {}),
-    }
-    arguments = {"data_dir": data_dir, "tag": tag, "seed": seed, **shared, **row.arguments}
-    return Experiment(tag, row.script, arguments, evaluation, args.out)
+# The study -----------------------------------------------------------------------------------------------------------
 
 
-# The data ------------------------------------------------------------------------------------------------------------
+class Study:
+    """The runs and tables that a command line asks for.
+
+    Attributes:
+        own_rows: those of `--rows`.
+        comparisons: the tables.
+        rows: all their rows, by tag, each once.
+        settings: the scripts' arguments that all rows share.
+        runs: by tag of the row and seed.
+    """
+
+    def __init__(self, argv: list[str]):
+        end = argv.index("--") if "--" in argv else len(argv)
+        usage = "%(prog)s --preset NAME [argument ...] [-- argument of the scripts ...]"
+        self.config = parse(Config, __doc__, argv[:end], usage)
+        self.preset = PRESETS[self.config.preset]
+        self.out = self.config.out or Path("reproduction") / self.config.preset
+        self.seeds = list(dict.fromkeys(self.config.seeds or self.preset.seeds))
+        self.own_rows = own_rows(self.config.rows or ())
+        self.comparisons = [one for one in COMPARISONS if one.name in self.config.tables]
+        if self.own_rows:
+            strategies, *others = self.comparisons
+            self.comparisons = [replace(strategies, rows=[*strategies.rows, *self.own_rows]), *others]
+        self.rows = {row.tag: row for comparison in self.comparisons for row in comparison.rows}
+        self.settings = self._settings(passed_through(argv[end + 1 :]))
+        self.runs = {(tag, seed): self._run(row, seed) for seed in self.seeds for tag, row in self.rows.items()}
+
+    def _settings(self, passed: dict[str, str]) -> dict[str, Any]:
+        """Return the shared arguments, with absolute paths: the runs have a working folder of their own."""
+        given = {"weights": self.config.weights} if self.config.weights else {}
+        settings = {**self.preset.arguments, **given, **passed}
+        for name in ("weights", "class_file"):
+            if name in settings and settings[name] not in ("imagenet", "none"):
+                if not Path(settings[name]).is_file():
+                    raise UserError(f"--{name} {settings[name]}: no such file")
+                settings[name] = str(Path(settings[name]).resolve())
+        return settings
+
+    def _run(self, row: Row, seed: int) -> Experiment:
+        tag, data_dir = f"{row.tag}_seed{seed}", str(self.data_dir.resolve())
+        evaluation = {
+            "tag": tag,
+            "data_dir": data_dir,
+            "split": self.settings["val_split"],
+            "localization": True,
+            "num_workers": self.settings["num_workers"],
+            "batch_size": self.settings["batch_size"],
+            "device": self.settings.get("device"),
+            "strategy": str(row.file) if row in self.own_rows else None,
+        }
+        arguments = {"data_dir": data_dir, "tag": tag, "seed": seed, **self.settings, **row.arguments}
+        return Experiment(tag, row.program, arguments, evaluation, self.out)
+
+    def check_settings(self) -> TrainingConfig:
+        """Return the shared arguments as the training scripts read them.
+
+        Raises:
+            UserError: what a script would refuse, or earlier runs with other settings; before the first run starts.
+        """
+        try:
+            for run in self.runs.values():
+                run.state()
+        except UserError as error:
+            raise UserError(f"{error}: choose another --out") from error
+        argv = to_argv({"data_dir": self.data_dir, **self.settings})
+        for row in self.own_rows:
+            parse_config(row.strategy, __doc__, argv)
+        return parse_config(PLAIN.strategy, __doc__, argv)
+
+    @property
+    def data_dir(self) -> Path:
+        """The devkit folder that the runs read."""
+        made = self.preset.toy_images or self.preset.longer_side
+        return self.out / "data" if made else self.config.data_dir
+
+    def make_data(self) -> None:
+        """Draw the toy images or scale the given ones, unless they exist already."""
+        if self.preset.toy_images:
+            # The longer side is below image_size: evaluation sees whole images.
+            size = self.preset.arguments["image_size"]
+            _run_module("tools.make_toy_voc", out=self.data_dir, images=self.preset.toy_images, image_size=size)
+        elif self.preset.longer_side and self.data_dir.exists():
+            require_scaled_from(self.config.data_dir, self.data_dir, self.preset.longer_side)
+        elif self.preset.longer_side:
+            source, longer_side = self.config.data_dir, self.preset.longer_side
+            _run_module("tools.scale_devkit", data_dir=source, out=self.data_dir, longer_side=longer_side)
+
+    def estimates(self) -> dict[tuple[str, int], float]:
+        """Return the seconds of each run: those of a finished run of the row, otherwise a measured pass times passes.
+
+        The pass is measured in float32 on random images; the validation after each epoch counts as a third of one.
+        """
+        shared = self.check_settings()
+        if self.preset.toy_images:
+            training, validation = round(0.75 * self.preset.toy_images), round(0.25 * self.preset.toy_images)
+        else:
+            splits = (shared.train_split, shared.val_split)
+            training, validation = (len(read_split(self.config.data_dir, split)) for split in splits)
+        classes = len(read_class_names(shared.class_file))
+        second = seconds_per_image(shared.architecture, shared.image_size, classes, choose_device(shared.device))
+        measured = {tag: total_seconds(run.usage()) for (tag, _), run in self.runs.items() if run.state() == "finished"}
+
+        def seconds(row: Row) -> float:
+            passes = shared.max_epoch * (row.passes * training + validation / 3) + validation / 3
+            return measured.get(row.tag) or second * passes + STARTUP_SECONDS
+
+        return {(tag, seed): seconds(self.rows[tag]) for tag, seed in self.runs}
+
+    def list_runs(self) -> None:
+        """Print the state, the expected time and the commands of every run."""
+        seconds = self.estimates()
+        left = 0.0
+        for key, run in self.runs.items():
+            state = run.state()
+            left += 0 if state == "finished" else seconds[key]
+            print(f"{run.tag:45s} {state:9s} about {duration(seconds[key])}")
+            for command in (run.training_command(), run.evaluation_command()):
+                print(f"    {run.in_shell(command)}")
+        print(f"{len(self.runs)} runs, about {duration(left)} left, in {self.out}")
+
+    def complete_runs(self) -> None:
+        """Train and evaluate whatever is not finished."""
+        for number, run in enumerate(self.runs.values(), 1):
+            finished = " is finished" if run.state() == "finished" else ""
+            print(f"== {number} of {len(self.runs)}: {run.tag}{finished}", flush=True)
+            run.run()
+
+    def write_tables(self) -> None:
+        """Write the tables and charts of the finished runs."""
+        sections = [
+            TableSection(one.name, one.caption, [self._completed(row) for row in one.rows], one.baseline.name)
+            for one in self.comparisons
+        ]
+        title = f"Preset {self.config.preset}: {self.preset.about}"
+        for path in write_study(self.out / "tables", title, sections):
+            print(f"written: {path}")
+
+    def _completed(self, row: Row) -> CompletedRuns:
+        return CompletedRuns.read(row.name, row.keypoints, [self.runs[row.tag, seed] for seed in self.seeds])
 
 
-def data_folder(args: argparse.Namespace) -> Path:
-    """The devkit folder that the runs read."""
-    made_here = args.preset.toy_images or args.preset.longer_side
-    return args.out / "data" if made_here else Path(args.data_dir)
-
-
-def make_data(args: argparse.Namespace) -> None:
-    """Draw the toy images, or scale the given ones down, unless that has been done."""
-    folder, preset = data_folder(args), args.preset
-    if preset.toy_images:
-        # The longer side is below image_size: evaluation sees whole images.
-        size = preset.arguments["image_size"]
-        _module("tools.make_toy_voc", {"out": folder, "images": preset.toy_images, "image_size": size})
-    elif preset.longer_side and folder.exists():
-        require_scaled_from(Path(args.data_dir), folder, preset.longer_side)
-    elif preset.longer_side:
-        scaled = {"data_dir": args.data_dir, "out": folder, "longer_side": preset.longer_side}
-        _module("tools.scale_devkit", scaled)
-
-
-def _module(name: str, arguments: dict[str, Any]) -> None:
-    command = [name, *words(arguments)]
+def _run_module(name: str, **arguments: Any) -> None:
+    command = [name, *to_argv(arguments)]
     print(f"$ python3 -m {shlex.join(command)}", flush=True)
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    if subprocess.run([sys.executable, "-m", *command], env={**os.environ, "PYTHONPATH": path}).returncode:
-        raise UserError(f"{arguments['out']} could not be made, for the reason above")
+    if subprocess.run([sys.executable, "-m", *command], env=environment()).returncode:
+        raise UserError(f"could not make {arguments['out']}: see the message above")
 
 
-# How long it takes ---------------------------------------------------------------------------------------------------
+def seconds_per_image(architecture: str, image_size: int, num_classes: int, device: torch.device) -> float:
+    """Return the seconds per image of a float32 forward and backward pass: the faster of two batches after a warm-up.
 
-
-def estimates(args: argparse.Namespace, runs: dict[tuple[str, int], Experiment]) -> dict[tuple[str, int], float]:
-    """Seconds of each run: what a finished run of the row took with another seed, else its passes times the measured
-    time of one, in float32, plus validation's."""
-    rows = {row.tag: row for comparison in args.comparisons for row in comparison.rows}
-    taken = {tag: sum_of_seconds(run.usage()) for (tag, _), run in runs.items() if run.state() == "finished"}
-    shared = checked_settings(args)
-    training, validation = _images(args, shared)
-    classes = len(read_class_names(shared.class_file))
-    second = seconds_an_image(shared.architecture, shared.image_size, classes, choose_device(shared.device))
-
-    def seconds(tag: str) -> float:
-        passes = shared.max_epoch * (rows[tag].cost * training + validation / 3) + validation / 3
-        return taken.get(tag) or second * passes + STARTS
-
-    return {(tag, seed): seconds(tag) for tag, seed in runs}
-
-
-def _images(args: argparse.Namespace, shared: argparse.Namespace) -> tuple[int, int]:
-    """Training and validation images."""
-    if args.preset.toy_images:
-        return round(0.75 * args.preset.toy_images), round(0.25 * args.preset.toy_images)
-    return len(read_split(args.data_dir, shared.train_split)), len(read_split(args.data_dir, shared.val_split))
-
-
-def list_runs(args: argparse.Namespace, runs: dict[tuple[str, int], Experiment]) -> None:
-    """Print every run: where it stands, how long it takes, and its commands."""
-    seconds = estimates(args, runs)
-    left = 0.0
-    for key, run in runs.items():
-        state = run.state()
-        left += 0 if state == "finished" else seconds[key]
-        print(f"{run.tag:45s} {state:9s} about {duration(seconds[key])}")
-        for command in (run.training_command(), run.evaluation_command()):
-            print(f"    {run.in_shell(command)}")
-    print(f"{len(runs)} runs, about {duration(left)} left, in {args.out}")
+    Raises:
+        UserError: no such architecture.
+    """
+    network = make_network(architecture, "none", num_classes).to(device).train()
+    images = torch.randn(2, 3, image_size, image_size, device=device).contiguous(memory_format=torch.channels_last)
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        network(images)[0].sum().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - started)
+    return min(times[1:]) / len(images)
 
 
 def duration(seconds: float) -> str:
-    """Readable hours and minutes.
+    """Return hours and minutes, rounded.
 
     >>> duration(20), duration(3700), duration(500000)
     ('1 min', '1 h 2 min', '138 h 53 min')
@@ -348,30 +394,15 @@ def duration(seconds: float) -> str:
 
 def main() -> None:
     """Make the data, run what is left, write the tables."""
-    args = parse_arguments(sys.argv[1:])
-    runs = plan(args)
-    if args.dry_run:
-        list_runs(args, runs)
+    study = Study(sys.argv[1:])
+    if study.config.dry_run:
+        study.list_runs()
         return
-    checked_settings(args)
+    study.check_settings()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    make_data(args)
-    for number, run in enumerate(runs.values(), 1):
-        state = run.state()
-        print(f"== {number} of {len(runs)}: {run.tag}{' is finished' if state == 'finished' else ''}", flush=True)
-        run.run()
-    sections = [
-        TableSection(
-            one.name, one.caption, [_finished(row, args, runs) for row in one.rows], one.baseline.name, peak="cMax"
-        )
-        for one in args.comparisons
-    ]
-    for path in write_study(args.out / "tables", f"Preset {args.preset_name}: {args.preset.about}", sections):
-        print(f"written: {path}")
-
-
-def _finished(row: Row, args: argparse.Namespace, runs: dict[tuple[str, int], Experiment]) -> CompletedRuns:
-    return CompletedRuns.read(row.name, row.keypoint, [runs[row.tag, seed] for seed in args.seeds])
+    study.make_data()
+    study.complete_runs()
+    study.write_tables()
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def check(*words: object) -> subprocess.CompletedProcess:
 
 
 def error(*words: object) -> str:
-    """The one line of a check that could not be made."""
+    """Return the one line of a check that could not be made."""
     result = check(*words)
     assert result.returncode == 2 and result.stdout == "", result.stdout
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
@@ -32,7 +32,7 @@ def error(*words: object) -> str:
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory) -> Path:
-    """A data set of ten ids: 0 to 3 are intact (3 unusual), each of the others has one problem, the list has three."""
+    """Ten ids: 0 to 3 are intact (3 is unusual), each of the others has one problem, and the list has three."""
     folder = tmp_path_factory.mktemp("broken")
     for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (folder / name).mkdir(parents=True)
@@ -51,17 +51,17 @@ def broken(tmp_path_factory) -> Path:
     return folder
 
 
-def test_a_clean_split_gives_counts_and_status_0(toy):
+def test_a_clean_split_prints_counts_and_exits_with_status_0(toy):
     result = check("--data_dir", toy, "--split", "Main/val")
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert lines[0].split() == ["class", "images", "objects", "difficult"] and len(lines) >= 22
     assert lines[-1] == "25 images, 25 of them intact; 0 problems in all"
-    assert "25/25" in result.stderr  # the bar
+    assert "25/25" in result.stderr  # the progress bar
 
 
 @pytest.mark.parametrize("workers", [2, pytest.param(0, marks=pytest.mark.slow)])
-def test_every_problem_is_reported_at_once_and_the_list_without_them_is_written(broken, tmp_path, workers):
+def test_every_problem_is_reported_at_once_and_a_list_without_them_is_written(broken, tmp_path, workers):
     out = broken / f"ImageSets/Main/fixed{workers}.txt"
     words = ("--data_dir", broken, "--split", "Main/all", "--num_workers", workers, "--fix_list", out)
     result = check(*words)
@@ -70,17 +70,17 @@ def test_every_problem_is_reported_at_once_and_the_list_without_them_is_written(
     for number, names in {
         "problems with lines of the list: 3": [
             "line 11: '../../etc/passwd'",
-            "line 12: names im_1 twice",
+            "line 12: repeats im_1",
             r"'\x1b[31m'",
         ],
         "problems with images: 3": ["im_4.jpg", "im_5.jpg", "im_6.jpg"],
         "problems with annotations: 2": ["im_7.xml", "'unicorn' is not in the class file"],
-        "problems with boxes: 1": ["im_9.xml", "far out of the image of 40 × 30 pixels"],
+        "problems with boxes: 1": ["im_9.xml", "is far outside the image of 40 × 30 pixels"],
     }.items():
         assert number in report
         for name in names:
             assert report.count(name) == 1, name
-    assert "note: 1 of L pixels, converted to RGB (im_3)" in report
+    assert "note: 1 of 10 images: L pixels, converted to RGB (im_3)" in report
     assert "10 images, 4 of them intact; 9 problems in all" in report
     assert "Traceback" not in result.stderr and "\x1b[31m" not in report
     assert out.read_text() == "im_0\nim_1\nim_2\nim_3\n"
@@ -89,7 +89,7 @@ def test_every_problem_is_reported_at_once_and_the_list_without_them_is_written(
     assert again.returncode == 0, again.stdout
 
 
-def test_what_cannot_be_checked_is_one_line_and_status_2(broken, toy, tmp_path):
+def test_a_check_that_cannot_be_made_is_one_line_and_status_2(broken, toy, tmp_path):
     assert "no folder nowhere" in error("--data_dir", "nowhere", "--split", "val")
     assert "Main/all" in error("--data_dir", broken, "--split", "Main/al")
     assert "--num_workers -1" in error("--data_dir", toy, "--split", "Main/val", "--num_workers", -1)
@@ -113,7 +113,7 @@ def test_a_list_that_cannot_be_written_is_one_line(toy, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_pipe_in_place_of_an_image_is_not_waited_for(broken, tmp_path):
+def test_a_pipe_instead_of_an_image_does_not_block(broken, tmp_path):
     copy = tmp_path / "data"
     shutil.copytree(broken, copy)
     (copy / "JPEGImages/im_0.jpg").unlink()

@@ -18,7 +18,7 @@ from tests.helpers.command_line import ROOT
 from tools.data.annotations import multi_hot, read_annotation
 from tools.data.datasets import VOCClassification
 from tools.data.devkit import read_class_names, read_split
-from tools.data.loader import EpochSampler, evaluation_loader, training_loader
+from tools.data.loader import EpochSampler, evaluation_loader, interleave, training_loader
 from tools.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -70,7 +70,7 @@ def test_labels_come_from_the_xml(devkit):
     assert image.size == (60, 41) and label.tolist() == [0, 1] and index == 1
 
 
-def test_difficult_objects_count_and_empty_boxes_do_not(tmp_path):
+def test_difficult_objects_count_but_empty_boxes_do_not(tmp_path):
     path = write_xml(tmp_path / "a.xml", OBJECT.format("cat", 1, 5, 9), OBJECT.format("dog", 0, 5, 5))
     objects = read_annotation(path, CLASSES)
     assert [(item.name, item.difficult, item.box) for item in objects] == [("cat", True, (5, 2, 9, 20.5))]
@@ -80,15 +80,15 @@ def test_difficult_objects_count_and_empty_boxes_do_not(tmp_path):
 @pytest.mark.parametrize(
     "content, said",
     [
-        ("<annotation><object>", "no readable XML"),
-        ("", "no readable XML"),
+        ("<annotation><object>", "not readable XML"),
+        ("", "not readable XML"),
         ("<annotation><object><name>cow</name></object></annotation>", "'cow' is not in the class file"),
         ("<annotation><object><name>cat</name></object></annotation>", "no complete bndbox"),
         ('<!DOCTYPE a [<!ENTITY b "c">]><annotation/>', "a document type of its own"),
         ("<annotation>" + " " * (1 << 20) + "</annotation>", "over 1 MiB"),
     ],
 )
-def test_a_broken_annotation_is_named(tmp_path, content, said):
+def test_the_error_of_a_broken_annotation_names_the_file(tmp_path, content, said):
     path = tmp_path / "broken.xml"
     path.write_text(content)
     with pytest.raises(UserError, match=said) as error:
@@ -106,25 +106,25 @@ def test_split_lists_of_every_kind(devkit):
 
 @pytest.mark.parametrize(
     "content, said",
-    [("../../etc/passwd\n", "no image id"), ("a/b\n", "no image id"), ("..\n", "no image id"), ("\n", "no image"),
-     ("im_1\nim_1\n", "im_1 twice")],
+    [("../../etc/passwd\n", "not an image id"), ("a/b\n", "not an image id"), ("..\n", "not an image id"),
+     ("\n", "no image id"), ("im_1\nim_1\n", "repeats im_1")],
 )  # fmt: skip
-def test_lists_that_cannot_be_used(devkit, content, said):
+def test_an_unusable_list_is_an_error(devkit, content, said):
     (devkit / "ImageSets/Main/bad.txt").write_text(content)
     with pytest.raises(UserError, match=said):
         read_split(devkit, "Main/bad")
 
 
 @pytest.mark.parametrize("split", ["nope", "Main/nope", "../secret", "Main/../../x"])
-def test_an_unknown_split_names_the_choices(devkit, split):
+def test_the_error_of_an_unknown_split_lists_the_choices(devkit, split):
     with pytest.raises(UserError, match="train_aug.*Main/train"):
         read_split(devkit, split)
 
 
-def test_missing_files_are_counted_and_named_before_anything_is_read(devkit):
+def test_missing_files_are_counted_and_listed_before_any_is_read(devkit):
     for i in (1, 2, 3, 5):
         (devkit / "JPEGImages" / f"im_{i}.jpg").unlink()
-    with pytest.raises(UserError, match=r"lacks 4 of the 8 .*im_1, im_2, im_3\)"):
+    with pytest.raises(UserError, match=r"lacks 4 of the 8 .*\(im_1, im_2, im_3, and 1 more\)"):
         VOCClassification(devkit, "Main/train", CLASSES)
     with pytest.raises(UserError, match="no folder .*nowhere"):
         VOCClassification(devkit / "nowhere", "Main/train", CLASSES)
@@ -134,14 +134,14 @@ def test_missing_files_are_counted_and_named_before_anything_is_read(devkit):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture", b"\xff\xd8\xff\xe0"])
-def test_a_file_that_is_no_image_is_named_before_the_first_iteration(devkit, content):
+def test_a_file_that_is_not_an_image_is_found_before_the_first_iteration(devkit, content):
     (devkit / "JPEGImages/im_4.jpg").write_bytes(content)
-    with pytest.raises(UserError, match=r"im_4\.jpg is no readable image"):
+    with pytest.raises(UserError, match=r"im_4\.jpg is not a readable image"):
         VOCClassification(devkit, "Main/train", CLASSES)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_truncated_image_is_named_in_one_line_from_any_process(devkit, workers):
+def test_the_error_of_a_truncated_image_is_one_line_from_any_process(devkit, workers):
     path = devkit / "JPEGImages/im_4.jpg"
     path.write_bytes(path.read_bytes()[:-900])
     dataset = VOCClassification(devkit, "Main/train", CLASSES, evaluation_transform(32))
@@ -152,20 +152,20 @@ def test_a_truncated_image_is_named_in_one_line_from_any_process(devkit, workers
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
-def test_grey_and_cmyk_images_become_rgb(devkit, mode):
+def test_gray_and_cmyk_images_become_rgb(devkit, mode):
     Image.new(mode, (30, 20)).save(devkit / "JPEGImages/im_0.jpg")
     assert VOCClassification(devkit, "Main/train", CLASSES)[0][0].mode == "RGB"
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"class_names": []}', '{"class_names": ["a", "a"]}', "{}"])
-def test_a_class_file_that_cannot_be_used(tmp_path, content):
+def test_an_unusable_class_file_is_an_error(tmp_path, content):
     path = tmp_path / "classes.json"
     path.write_text(content)
     with pytest.raises(UserError, match=r"classes\.json"):
         read_class_names(path)
 
 
-def test_the_loader_gives_the_same_samples_from_any_number_of_processes(devkit):
+def test_samples_do_not_depend_on_the_number_of_worker_processes(devkit):
     transform = training_transform(32, 30, 70, "colorjitter,randaugment")
     dataset = VOCClassification(devkit, "Main/train", CLASSES, transform)
 
@@ -183,7 +183,7 @@ def test_the_loader_gives_the_same_samples_from_any_number_of_processes(devkit):
     for workers in (1, 2):
         there = samples(workers)
         assert [index for index, _ in here] == [index for index, _ in there]
-        assert all(torch.equal(a, b) for (_, a), (_, b) in zip(here, there))
+        assert all(torch.equal(a, b) for (_, a), (_, b) in zip(here, there, strict=True))
     assert len(here) == 4  # two full batches in each epoch, the incomplete one left out
     assert here[0][0] != here[2][0]
 
@@ -193,12 +193,12 @@ def test_an_epoch_can_start_in_the_middle():
     sampler.set_epoch(2)
     whole = list(sampler)
     sampler.set_epoch(2, start=4)
-    assert list(sampler) == whole[4:] and len(sampler) == 6
+    assert list(sampler) == whole[4:] and len(sampler) == 10  # the length is the whole epoch's
     assert sorted(index for _, index in whole) == list(range(10))
 
 
-def test_loader_processes_do_not_outlive_a_program_that_ends_in_their_midst(devkit):
-    """They ignore SIGTERM, which is how Python would end them at its exit before it waits for them."""
+def test_a_program_can_end_while_its_loader_processes_work(devkit):
+    """They ignore SIGTERM, which Python sends them at its exit before it waits for them."""
     program = f"""
 from pathlib import Path
 from tools.data.transforms import evaluation_transform
@@ -220,18 +220,34 @@ def test_processes_share_every_batch_equally():
     assert sum(joined, []) == whole
 
 
-def test_a_batch_larger_than_the_data_set_is_refused(devkit):
-    with pytest.raises(UserError, match="--batch_size 9 exceeds the 8 images"):
+def test_the_rows_of_several_processes_come_back_in_the_data_sets_order(devkit):
+    dataset = VOCClassification(devkit, "Main/train", CLASSES, evaluation_transform(32))
+    for processes in (1, 2, 3):
+        loaders = [evaluation_loader(dataset, 2, 0, rank, processes) for rank in range(processes)]
+        parts = [np.concatenate([indices.numpy() for _, _, indices in loader]) for loader in loaders]
+        assert interleave(parts).tolist() == list(range(8))
+
+
+def test_the_fingerprint_changes_with_ids_and_labels(devkit):
+    first = VOCClassification(devkit, "Main/train", CLASSES).fingerprint()
+    assert VOCClassification(devkit, "Main/train", CLASSES).fingerprint() == first
+    assert VOCClassification(devkit, "Main/train", CLASSES[::-1]).fingerprint() != first
+    (devkit / "ImageSets/Main/train.txt").write_text("im_1\nim_0\n")
+    assert VOCClassification(devkit, "Main/train", CLASSES).fingerprint() != first
+
+
+def test_a_batch_larger_than_the_data_set_is_an_error(devkit):
+    with pytest.raises(UserError, match="a batch of 9 images exceeds the 8 images"):
         training_loader(VOCClassification(devkit, "Main/train", CLASSES), 9, 0, 0)
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**31), st.integers(8, 90), st.integers(8, 90), st.sampled_from([32, 64]))
-def test_what_the_image_does_not_cover_is_exactly_zero(seed, width, height, size):
+def test_pixels_outside_the_image_are_exactly_zero(seed, width, height, size):
     torch.manual_seed(seed)
     image = Image.new("RGB", (width, height), (255, 255, 255))
     longer = int(torch.randint(10, 100, ()))
-    result = training_transform(size, longer, longer)(image)
+    result = normalize(training_transform(size, longer, longer)(image))
     assert result.shape == (3, size, size) and result.dtype == torch.float32 and type(result) is torch.Tensor
     covered = (result != 0).all(0)
     assert torch.equal(covered, (result != 0).any(0))
@@ -239,66 +255,63 @@ def test_what_the_image_does_not_cover_is_exactly_zero(seed, width, height, size
     assert covered.any(1).sum() == min(size, sides[0]) and covered.any(0).sum() == min(size, sides[1])
 
 
-def test_the_image_lies_at_every_offset():
+def test_a_small_image_is_placed_at_every_offset():
     transform = training_transform(32, 24, 24)
     image = Image.new("RGB", (24, 24), (255, 255, 255))
     tops = set()
     for seed in range(200):
         torch.manual_seed(seed)
-        tops.add(int((transform(image)[0] != 0).any(1).nonzero()[0]))
+        tops.add(int((normalize(transform(image))[0] != 0).any(1).nonzero()[0]))
     assert tops == set(range(9))
 
 
-def test_the_longer_side_is_uniform_between_its_ends():
+def test_the_longer_side_is_uniform_between_its_bounds():
     transform = training_transform(64, 20, 24)
     image = Image.new("RGB", (60, 30), (255, 255, 255))
     widths = []
     for seed in range(300):
         torch.manual_seed(seed)
-        widths.append(int((transform(image)[0] != 0).any(0).sum()))
+        widths.append(int((normalize(transform(image))[0] != 0).any(0).sum()))
     counts = np.bincount(widths)[20:]
     assert len(counts) == 5 and counts.min() > 30
 
 
-def test_a_large_image_is_cut_at_every_offset():
+def test_a_large_image_is_cropped_at_every_offset():
     transform = training_transform(32, 40, 40)
     columns = np.broadcast_to(np.arange(40, dtype=np.uint8)[None, :, None], (40, 40, 3))
     image = Image.fromarray(np.ascontiguousarray(columns))
     lefts = set()
     for seed in range(200):
         torch.manual_seed(seed)
-        row = denormalize(transform(image))[0, :, 0]
+        row = denormalize(normalize(transform(image)))[0, :, 0]
         lefts.add(int(row.min()))
         assert int(row.max()) == int(row.min()) + 31
     assert lefts == set(range(9))
 
 
 @pytest.mark.parametrize("augment", ["", "colorjitter,randaugment"])
-def test_pixels_normalized_in_a_batch_are_what_the_transform_itself_gives(augment):
+def test_a_normalized_batch_equals_its_normalized_images(augment):
     pixels = np.random.default_rng(0).integers(0, 255, (40, 100, 3), dtype=np.uint8)
-    image, here, later = Image.fromarray(pixels), [], []
-    for normalized, images in ((True, here), (False, later)):
-        torch.manual_seed(0)
-        for transform in (training_transform(64, 50, 90, augment, normalized), evaluation_transform(64, normalized)):
-            images.append(transform(image))
-    batch = torch.stack(later)
-    assert batch.dtype == torch.uint8 and batch.shape == (2, 64, 64, 4)
-    assert torch.equal(normalize(batch), torch.stack(here))
+    image = Image.fromarray(pixels)
+    images = [transform(image) for transform in (training_transform(64, 50, 90, augment), evaluation_transform(64))]
+    batch = torch.stack(images)
+    assert batch.dtype == torch.uint8 and batch.shape == (2, 64, 64, 4) and type(images[0]) is torch.Tensor
+    assert torch.equal(normalize(batch), torch.stack([normalize(one) for one in images]))
     expected = (pixels[:, :64] / 255 - IMAGENET_MEAN) / IMAGENET_STD
-    np.testing.assert_allclose(here[1][:, :40].movedim(0, -1), expected, atol=1e-6)
+    np.testing.assert_allclose(normalize(batch)[1][:, :40].movedim(0, -1), expected, atol=1e-6)
 
 
 def test_padding_is_zero_and_black_or_transparent_pixels_are_not():
     buffer = io.BytesIO()
     Image.new("RGB", (20, 30), (1, 2, 3)).save(buffer, "PNG", transparency=(1, 2, 3))
     for image in (Image.new("RGB", (20, 30)), Image.open(buffer)):
-        batch = normalize(evaluation_transform(32, normalized=False)(image)[None])
+        batch = normalize(evaluation_transform(32)(image)[None])
         assert (batch[0, :, :30, :20] != 0).all()
         assert (batch[0, :, 30:] == 0).all() and (batch[0, :, :, 20:] == 0).all()
 
 
 @pytest.mark.parametrize("longer", [90, 240, 320, 640])
-def test_resizing_is_pillows_bicubic_but_for_two_levels(longer):
+def test_resizing_is_within_two_levels_of_pillows_bicubic(longer):
     noise = np.random.default_rng(0).integers(0, 255, (31, 40, 3), dtype=np.uint8)
     image = Image.fromarray(noise).resize((500, 388), Image.Resampling.BICUBIC)
     image.paste((255, 0, 0), (100, 100, 200, 150))  # hard edges
@@ -308,7 +321,7 @@ def test_resizing_is_pillows_bicubic_but_for_two_levels(longer):
     assert (ours[3] > 0).all()
 
 
-def test_samples_leave_the_main_process_its_random_numbers(devkit):
+def test_samples_do_not_consume_the_main_process_random_numbers(devkit):
     dataset = VOCClassification(devkit, "Main/train", CLASSES, training_transform(32, 30, 70))
     torch.manual_seed(3)
     expected = torch.rand(4)
@@ -319,13 +332,13 @@ def test_samples_leave_the_main_process_its_random_numbers(devkit):
 
 def test_evaluation_takes_the_top_left_corner_without_resizing():
     pixels = np.random.default_rng(0).integers(0, 255, (40, 100, 3), dtype=np.uint8)
-    result = evaluation_transform(64)(Image.fromarray(pixels))
+    result = normalize(evaluation_transform(64)(Image.fromarray(pixels)))
     assert (result[:, 40:] == 0).all() and type(result) is torch.Tensor
     np.testing.assert_array_equal(denormalize(result)[:40], pixels[:, :64])
 
 
-def test_an_unknown_augmentation_is_refused():
-    with pytest.raises(UserError, match="unknown 'blur': choose from colorjitter, randaugment"):
+def test_an_unknown_augmentation_is_an_error():
+    with pytest.raises(UserError, match="unknown augmentation 'blur': choose from colorjitter, randaugment"):
         training_transform(32, 32, 64, "colorjitter,blur")
 
 
@@ -342,7 +355,7 @@ def brute_force_ap(scores: np.ndarray, labels: np.ndarray) -> float:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 30), st.booleans())
-def test_average_precision_is_its_definition(seed, count, ties):
+def test_average_precision_equals_its_definition(seed, count, ties):
     rng = np.random.default_rng(seed)
     scores = rng.random((count, 3))
     scores = np.round(scores, 1) if ties else scores
@@ -358,7 +371,7 @@ def test_average_precision_is_its_definition(seed, count, ties):
     assert mean == pytest.approx(present.mean()) if len(present) else np.isnan(mean)
 
 
-def test_scores_that_are_no_numbers_are_refused():
+def test_nan_scores_are_an_error():
     scores = np.zeros((3, 2))
     scores[1, 0] = np.nan
     with pytest.raises(ValueError, match="row 1"):
@@ -366,23 +379,23 @@ def test_scores_that_are_no_numbers_are_refused():
 
 
 def test_labels_of_the_real_images_agree_with_the_devkit_lists(voc_sample):
-    names = read_class_names(Path(__file__).parents[1] / "data/VOC_2012.json")
+    names = read_class_names(ROOT / "data/VOC_2012.json")
     dataset = VOCClassification(voc_sample, "Main/val", names)
     for v, name in enumerate(names):
         lines = (voc_sample / f"ImageSets/Main/{name}_val.txt").read_text().split("\n")
         listed = {line.split()[0]: int(line.split()[1]) for line in lines if line.strip()}
-        ours = {image_id: int(label) for image_id, label in zip(dataset.ids, dataset.labels[:, v])}
-        # 0 stands for difficult objects only, which most of these rebuilt annotations leave out.
+        ours = {image_id: int(label) for image_id, label in zip(dataset.ids, dataset.labels[:, v], strict=True)}
+        # 0 means only difficult objects, which most of these rebuilt annotations lack.
         present = {image_id for image_id, value in ours.items() if value}
         assert {image_id for image_id, value in listed.items() if value == 1} <= present
         assert present <= {image_id for image_id, value in listed.items() if value >= 0}
 
 
-def test_a_picture_larger_than_memory_is_not_opened(devkit):
+def test_an_image_larger_than_memory_is_not_opened(devkit):
     buffer = io.BytesIO()
     Image.new("1", (1, 1)).save(buffer, "PNG")
     bomb = bytearray(buffer.getvalue())
-    bomb[16:24] = (60000).to_bytes(4, "big") * 2  # a header that promises 3.6 gigapixels
+    bomb[16:24] = (60000).to_bytes(4, "big") * 2  # a header that claims 3.6 gigapixels
     bomb[29:33] = zlib.crc32(bytes(bomb[12:29])).to_bytes(4, "big")
     (devkit / "JPEGImages/im_0.jpg").write_bytes(bytes(bomb))
     with pytest.raises(UserError, match=r"im_0\.jpg"):
@@ -397,10 +410,9 @@ from tools.data.transforms import evaluation_transform
 from tools.system.errors import run_main
 from tools.data.loader import evaluation_loader
 from tools.data.datasets import VOCClassification
-dataset = VOCClassification({str(devkit)!r}, "Main/train", {CLASSES}, evaluation_transform(32, normalized=False))
+dataset = VOCClassification({str(devkit)!r}, "Main/train", {CLASSES}, evaluation_transform(32))
 run_main(lambda: list(evaluation_loader(dataset, 4, 2)))
 """
-    root = Path(__file__).parents[1]
-    result = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=120)
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2 and result.stderr.startswith("error: cannot decode")
     assert result.stderr.count("\n") == 1

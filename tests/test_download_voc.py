@@ -1,4 +1,4 @@
-"""The VOC download against a file server of the test's own: whole, broken off, wrong, hostile, unreachable."""
+"""The VOC download against a local file server: complete, interrupted, wrong, hostile, unreachable."""
 
 import http.server
 import io
@@ -18,7 +18,7 @@ NAME = "VOCtrainval_11-May-2012.tar"
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """Serves `content` with ranges; breaks off `breaks` transfers after 40 %."""
+    """Serve `content` with ranges; interrupt `breaks` transfers after 40 %."""
 
     content, breaks, ranges, requests = b"", 0, True, []
 
@@ -48,7 +48,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 
 
 def archive(path: Path, *extra: str) -> bytes:
-    """A devkit of one image, in a tar; `extra` members hold a word."""
+    """Return a tar of a devkit with one image; `extra` members hold a word."""
     members = {f"VOCdevkit/VOC2012/{name}": os.urandom(20000) for name in ("JPEGImages/a.jpg", "Annotations/a.xml")}
     with tarfile.open(path, "w") as tar:
         for name, content in {**members, **dict.fromkeys(extra, b"evil")}.items():
@@ -72,20 +72,22 @@ def server(tmp_path, monkeypatch):
 
 @pytest.fixture
 def download(server, tmp_path, monkeypatch):
-    """The tool with the server as mirror and the archive's sum as the official one."""
+    """Run the tool with the server as mirror and the archive's MD5 as the official one."""
 
-    def type_in(*words: object) -> int:
+    def run(*words: object) -> int:
         if not {"--mirror", "--tar"} & set(words):
             words += ("--mirror", server.address)
         if "--md5" not in words:
             words += ("--md5", calculate_md5(tmp_path / "source.tar"))
         monkeypatch.setattr(sys, "argv", ["download_voc", "--out", str(tmp_path / "voc"), *map(str, words)])
-        return download_voc.download(download_voc.parse_arguments())
+        with pytest.raises(SystemExit) as end:
+            download_voc.main()
+        return end.value.code
 
-    return type_in
+    return run
 
 
-def test_a_download_is_unpacked_once_and_says_what_comes_next(download, server, tmp_path, capsys):
+def test_a_download_is_unpacked_once_and_prints_the_next_command(download, server, tmp_path, capsys):
     assert download() == 0
     folder = tmp_path / "voc/VOCdevkit/VOC2012"
     assert (folder / "JPEGImages/a.jpg").stat().st_size == 20000
@@ -98,7 +100,7 @@ def test_a_download_is_unpacked_once_and_says_what_comes_next(download, server, 
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_transfer_that_breaks_off_goes_on(download, server, tmp_path, ranges):
+def test_an_interrupted_transfer_is_resumed(download, server, tmp_path, ranges):
     server.breaks, server.ranges = 2, ranges
     assert download() == 0
     assert (tmp_path / "voc" / NAME).read_bytes() == server.content
@@ -106,22 +108,20 @@ def test_a_transfer_that_breaks_off_goes_on(download, server, tmp_path, ranges):
     assert server.requests[:2] == [None, f"bytes={first}-"]
 
 
-def test_a_part_of_an_earlier_start_is_gone_on_with(download, server, tmp_path):
-    server.breaks = 1000
+def test_a_partial_file_of_an_earlier_start_is_resumed(download, server, tmp_path):
     (tmp_path / "voc").mkdir()
     (tmp_path / "voc" / f"{NAME}.part").write_bytes(server.content[:12345])
-    server.breaks = 0
     assert download() == 0
     assert server.requests == ["bytes=12345-"]
 
 
-def test_a_whole_part_needs_no_more_bytes(download, server, tmp_path):
+def test_a_complete_partial_file_needs_no_more_bytes(download, server, tmp_path):
     (tmp_path / "voc").mkdir()
     (tmp_path / "voc" / f"{NAME}.part").write_bytes(server.content)
     assert download() == 0
 
 
-def test_a_wrong_sum_removes_the_file(download, server, tmp_path):
+def test_a_wrong_md5_removes_the_file(download, server, tmp_path):
     with pytest.raises(UserError, match="damaged or another file"):
         download("--md5", "0" * 32)
     assert os.listdir(tmp_path / "voc") == []
@@ -140,19 +140,34 @@ def test_a_local_archive_needs_no_server(download, server, tmp_path):
     (tmp_path / "other.tar").write_bytes(b"other")
     with pytest.raises(UserError, match="wanted: VOCtrainval_11-May-2012.tar"):
         download("--tar", tmp_path / "other.tar")
-    with pytest.raises(UserError, match="no whole tar"):
+    with tarfile.open(tmp_path / "empty.tar", "w"):
+        pass
+    with pytest.raises(UserError, match="holds no images and annotations of VOC 2012"):
+        download(
+            "--tar", tmp_path / "empty.tar", "--md5", calculate_md5(tmp_path / "empty.tar"), "--out", tmp_path / "b"
+        )
+    with pytest.raises(UserError, match="not a complete tar"):
         download("--tar", tmp_path / "other.tar", "--md5", calculate_md5(tmp_path / "other.tar"))
 
 
-@pytest.mark.parametrize("mirror, said", [("http://127.0.0.1:9", "refused"), ("/nothing", "the server says 404")])
-def test_no_network_names_the_ways_out(download, server, mirror, said):
+@pytest.mark.parametrize("mirror, cause", [("http://127.0.0.1:9", "refused"), ("/nothing", "the server says 404")])
+def test_without_a_network_the_alternatives_are_named(download, server, mirror, cause):
     mirror = mirror if mirror.startswith("http") else f"{server.address}{mirror}.tar"
     with pytest.raises(UserError) as error:
         download("--mirror", mirror)
-    assert said in str(error.value) and "--mirror URL, or --tar FILE" in str(error.value)
+    assert cause in str(error.value) and "--mirror URL, or --tar FILE" in str(error.value)
 
 
-def test_the_official_archives_are_torchvision_s():
+def test_contradicting_arguments_are_refused(download, tmp_path):
+    with pytest.raises(UserError, match="--mirror ftp://x: must begin with http"):
+        download("--mirror", "ftp://x")
+    with pytest.raises(UserError, match="not allowed with argument"):
+        download("--mirror", "http://x", "--tar", tmp_path / "source.tar")
+    with pytest.raises(UserError, match="2 sums, but --year 2012 has 1 archives"):
+        download("--md5", "a", "b")
+
+
+def test_the_official_archives_are_those_of_torchvision():
     (voc2012,) = download_voc.archives_of("2012")
     assert voc2012.url.endswith(f"/voc2012/{NAME}") and voc2012.md5 == "6cd6e144f989b92b3379bac3b3de84fd"
     assert [archive.filename[:10] for archive in download_voc.archives_of("2007")] == ["VOCtrainva", "VOCtest_06"]

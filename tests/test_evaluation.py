@@ -12,15 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
-from core.evaluation.prediction import TestTimeAugmentation, resized
+from core.evaluation.prediction import TestTimeAugmentation, resize_images
 from core.networks import Classifier
 from tests.helpers.command_line import refused, run
-from tools.data.annotations import read_presence_lists
+from tools.data.annotations import read_label_lists
 from tools.data.devkit import read_class_names
 from tools.metrics.average_precision import average_precisions
 from tools.metrics.scores import Scores, read_scores, write_scores
 from tools.metrics.submission import CLASSES, find_problem, read_submission, write_submission
-from tools.runs.checkpoints import save_checkpoint
+from tools.runs.checkpoints import Description, save_checkpoint
 from tools.system.errors import UserError
 
 SCRIPT = "evaluate_classification.py"
@@ -39,10 +39,10 @@ def evaluated(toy, class_names, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluated")
     torch.manual_seed(0)
     network = Classifier("resnet18", 20).eval()
-    description = {"architecture": "resnet18", "class_names": class_names, "image_size": 64}
+    description = Description("resnet18", class_names, image_size=64)
     save_checkpoint(folder / "experiments/models/best_x.pth", network.state_dict(), description)
-    words = ["--localization", "--difficult", "ignore", "--bootstrap", 50]
-    result = run(folder, SCRIPT, "--tag", "x", "--data_dir", toy, "--split", "Main/val", "--num_workers", 0, *words)
+    arguments = ["--localization", "--difficult", "ignore", "--bootstrap", 50]
+    result = run(folder, SCRIPT, "--tag", "x", "--data_dir", toy, "--split", "Main/val", "--num_workers", 0, *arguments)
     assert result.returncode == 0, result.stderr
     (folder / "printed.txt").write_text(result.stdout)
     return folder
@@ -76,9 +76,9 @@ def test_text_csv_json_and_scores_agree(evaluated, class_names):
     assert float(rows[-1]["AP"]) == pytest.approx(result["mAP"], abs=1e-3)
     assert f"{result['mAP']:.2f}" in base.with_name(f"{base.name}.txt").read_text()
     scored = read_scores(base.with_name(f"{base.name}.npz"))
-    keep = scored.presence != 0
+    keep = scored.labels != 0
     expected = [
-        average_precisions(scored.scores[use, v : v + 1], scored.presence[use, v : v + 1] > 0)[0]
+        average_precisions(scored.scores[use, v : v + 1], scored.labels[use, v : v + 1] > 0)[0]
         for v, use in enumerate(keep.T)
     ]
     for name, value in zip(class_names, expected):
@@ -86,7 +86,7 @@ def test_text_csv_json_and_scores_agree(evaluated, class_names):
         assert found is None if np.isnan(value) else found == pytest.approx(100 * value)
 
 
-def test_localization_stands_beside_chance(evaluated):
+def test_localization_is_reported_beside_chance(evaluated):
     found = results(evaluated)["localization"]
     assert found["tolerance"] == 15 and found["pairs"] > 20
     for name in ("Max", "cMax", "cTopk", "cTopk-w", "centre", "uniform"):
@@ -105,59 +105,121 @@ def test_scores_are_measured_again_without_the_network(evaluated, tmp_path):
         assert again[key] == first[key]
 
 
-def test_labels_of_the_devkit_s_lists_are_those_of_the_xml(evaluated, toy, class_names):
+def test_class_lists_of_the_devkit_and_xml_have_the_same_labels(evaluated, toy, class_names):
     scored = read_scores(evaluated / "experiments/evaluation/best_x_Main_val.npz")
-    np.testing.assert_array_equal(read_presence_lists(toy, "Main/val", scored.ids, class_names), scored.presence)
+    np.testing.assert_array_equal(read_label_lists(toy, "Main/val", scored.ids, class_names), scored.labels)
 
 
 def test_a_checkpoint_without_description_is_usable_with_both_arguments(evaluated, toy, tmp_path):
     from tools.data.devkit import DATA
 
     shutil.copy(evaluated / "experiments/models/best_x.pth", tmp_path / "bare.pth")
-    words = ["--weights", "bare.pth", "--data_dir", toy, "--split", "Main/val", "--num_workers", 0, "--bootstrap", 0]
-    assert "--architecture and --class_file" in refused(tmp_path, SCRIPT, *words)
-    words += ["--architecture", "resnet18", "--class_file", DATA / "VOC_2012.json", "--image_size", 64]
-    assert run(tmp_path, SCRIPT, *words).returncode == 0
+    arguments = [
+        "--weights",
+        "bare.pth",
+        "--data_dir",
+        toy,
+        "--split",
+        "Main/val",
+        "--num_workers",
+        0,
+        "--bootstrap",
+        0,
+    ]
+    assert "--architecture and --class_file" in refused(tmp_path, SCRIPT, *arguments)
+    arguments += ["--architecture", "resnet18", "--class_file", DATA / "VOC_2012.json", "--image_size", 64]
+    assert run(tmp_path, SCRIPT, *arguments).returncode == 0
     scored = read_scores(tmp_path / "experiments/evaluation/bare_Main_val.npz")
     first = read_scores(evaluated / "experiments/evaluation/best_x_Main_val.npz")
     np.testing.assert_allclose(scored.scores, first.scores, rtol=1e-4)
 
 
-def test_a_score_that_is_no_number_is_refused_with_its_image(tmp_path):
+def test_a_score_that_is_not_finite_is_refused_with_its_image(tmp_path):
     scores = np.full((3, 2), 0.5, np.float32)
     scores[1, 0] = np.nan
     write_scores(tmp_path / "s.npz", Scores(["a", "b", "c"], ["cat", "dog"], scores, np.ones((3, 2), np.int8)))
-    with pytest.raises(UserError, match=r"1 images are not finite \(b\)"):
+    with pytest.raises(UserError, match=r"1 of 3 images are not finite \(b\)"):
         read_scores(tmp_path / "s.npz")
 
 
 @pytest.mark.parametrize(
-    "words, said",
+    "arguments, message",
     [
         (["--tag", "x"], "--data_dir is missing"),
-        (["--scores", "none.npz"], "none.npz"),
+        (["--scores", "none.npz"], "none.npz cannot be read (No such file or directory); check --scores"),
         (["--scores", "none.npz", "--localization"], "--localization needs the network"),
         (["--tag", "x", "--data_dir", ".", "--threshold", "2"], "--threshold 2.0"),
         (["--tag", "x", "--data_dir", ".", "--image_size", "100"], "not divisible by 32"),
         (["--tag", "x", "--data_dir", ".", "--bootstrap", "-1"], "--bootstrap -1"),
+        (["--tag", "x", "--data_dir", ".", "--scales", "1;2"], "invalid scales value: '1;2'"),
+        (["--tag", "x", "--data_dir", ".", "--scales", "0.5,9"], "--scales (0.5, 9.0)"),
+        (["--tag", "x", "--data_dir", ".", "--strategy", "cMax"], "--strategy is only used by --localization"),
     ],
 )
-def test_wrong_arguments_get_one_line(words, said, tmp_path, monkeypatch, capsys):
+def test_wrong_arguments_get_one_line(arguments, message, tmp_path, monkeypatch, capsys):
     import evaluate_classification
     from tools.system.errors import run_main
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["evaluate_classification.py", *words])
+    monkeypatch.setattr(sys, "argv", ["evaluate_classification.py", *arguments])
     with pytest.raises(SystemExit) as stop:
         run_main(evaluate_classification.main)
     error = capsys.readouterr().err
-    assert stop.value.code == 2 and error.count("\n") == 1 and said in error
+    assert stop.value.code == 2 and error.count("\n") == 1 and message in error
+
+
+@pytest.mark.parametrize("damage", ["truncated", "pickled", "text", "an array"])
+def test_a_damaged_scores_file_is_refused_without_unsafe_advice(damage, tmp_path):
+    path = tmp_path / "s.npz"
+    if damage == "pickled":
+        np.savez(path, ids=np.array([{"a": 1}], object))
+    elif damage == "an array":
+        with path.open("wb") as file:
+            np.save(file, np.ones(3))
+    else:
+        write_scores(path, Scores(["a"], ["cat"], np.ones((1, 1), np.float32)))
+        path.write_bytes(path.read_bytes()[:200] if damage == "truncated" else b"no archive")
+    with pytest.raises(UserError, match="cannot be read as .npz") as error:
+        read_scores(path)
+    assert "pickle" not in str(error.value)
+
+
+STRATEGY_FILE = """
+from core.keypoints import cmax_keypoints
+from core.strategy import Strategy
+STRATEGY = Strategy("mine", None, keypoints=lambda maps, image_size, options: cmax_keypoints(maps, image_size))
+"""
+
+
+def test_keypoints_of_a_strategy_of_ones_own_need_its_file(evaluated, toy, class_names, tmp_path):
+    network = Classifier("resnet18", 20).eval()
+    description = Description("resnet18", class_names, image_size=64, strategy="mine", keypoints="mine")
+    save_checkpoint(tmp_path / "mine.pth", network.state_dict(), description)
+    (tmp_path / "mine.py").write_text(STRATEGY_FILE)
+    arguments = [
+        "--weights",
+        "mine.pth",
+        "--data_dir",
+        toy,
+        "--split",
+        "Main/val",
+        "--num_workers",
+        0,
+        "--bootstrap",
+        0,
+    ]
+    assert run(tmp_path, SCRIPT, *arguments).returncode == 0
+    assert "--strategy FILE.py" in refused(tmp_path, SCRIPT, *arguments, "--localization")
+    result = run(tmp_path, SCRIPT, *arguments, "--localisation", "--strategy", "mine.py")
+    assert result.returncode == 0, result.stderr
+    found = results(tmp_path, "mine_Main_val")["localization"]["over_pairs"]
+    assert found["mine"] == found["cMax"] and list(found)[:6] == ["Max", "cMax", "cTopk", "cTopk-w", "mine", "centre"]
 
 
 # The test server ----------------------------------------------------------------------------------------------------
 
 
-def test_an_archive_holds_what_the_server_wants(tmp_path, class_names):
+def test_an_archive_holds_what_the_server_requires(tmp_path, class_names):
     rng = np.random.default_rng(0)
     ids = ["2008_000001", "2008_000004", "2008_000005"]
     scores = rng.random((3, 20)).astype(np.float32)
@@ -173,12 +235,12 @@ def test_an_archive_holds_what_the_server_wants(tmp_path, class_names):
     assert find_problem(tmp_path / "s.tar.gz", ids, scores, class_names, "comp2", "test")
 
 
-def test_what_is_no_archive_for_the_server_is_refused(tmp_path, class_names):
+def test_what_the_server_would_reject_is_refused(tmp_path, class_names):
     with pytest.raises(UserError, match=r"\.tar\.gz"):
         write_submission(tmp_path / "s.zip", ["a"], np.ones((1, 20)), class_names)
     with pytest.raises(UserError, match="20 classes"):
         write_submission(tmp_path / "s.tar.gz", ["a"], np.ones((1, 1)), ["cat"])
-    with pytest.raises(UserError, match="no number"):
+    with pytest.raises(UserError, match="not finite"):
         write_submission(tmp_path / "s.tar.gz", ["a"], np.full((1, 20), np.nan), class_names)
 
 
@@ -195,9 +257,9 @@ def test_the_test_split_of_the_devkit_becomes_an_archive(evaluated, tmp_path):
     for number, image_id in enumerate(ids):
         os.link(tmp_path / f"{number % 10}.jpg", tmp_path / f"voc/JPEGImages/{image_id}.jpg")
     (tmp_path / "voc/ImageSets/Main/test.txt").write_text("".join(f"{image_id}\n" for image_id in ids))
-    words = ["--weights", evaluated / "experiments/models/best_x.pth", "--data_dir", "voc", "--split", "Main/test"]
-    words += ["--image_size", 32, "--num_workers", 0, "--batch_size", 128, "--submission", "out/s.tar.gz"]
-    result = run(tmp_path, SCRIPT, *words)
+    arguments = ["--weights", evaluated / "experiments/models/best_x.pth", "--data_dir", "voc", "--split", "Main/test"]
+    arguments += ["--image_size", 32, "--num_workers", 0, "--batch_size", 128, "--submission", "out/s.tar.gz"]
+    result = run(tmp_path, SCRIPT, *arguments)
     assert result.returncode == 0, result.stderr
     assert "10,991 images" in result.stdout and "note:" not in result.stdout
     contents = read_submission(tmp_path / "out/s.tar.gz")
@@ -211,19 +273,19 @@ def test_a_submission_needs_no_annotations(evaluated, toy, tmp_path):
     shutil.copytree(
         toy, tmp_path / "voc", ignore=lambda folder, names: ["Annotations"] if "Annotations" in names else []
     )
-    words = ["--weights", evaluated / "experiments/models/best_x.pth", "--data_dir", "voc", "--split", "Main/val"]
-    words += ["--num_workers", 0]
-    assert "no folder Annotations" in refused(tmp_path, SCRIPT, *words)
-    result = run(tmp_path, SCRIPT, *words, "--submission", "s.tar.gz", "--flip", "--scales", "0.5,1")
+    arguments = ["--weights", evaluated / "experiments/models/best_x.pth", "--data_dir", "voc", "--split", "Main/val"]
+    arguments += ["--num_workers", 0]
+    assert "no folder Annotations" in refused(tmp_path, SCRIPT, *arguments)
+    result = run(tmp_path, SCRIPT, *arguments, "--submission", "s.tar.gz", "--flip", "--scales", "0.5,1")
     assert result.returncode == 0, result.stderr
-    assert "no labels, no metrics" in result.stdout and "note: the VOC 2012 server takes" in result.stdout
+    assert "no labels, no metrics" in result.stdout and "note: the VOC 2012 server accepts" in result.stdout
     assert "results/VOC2012/Main/comp2_cls_val_cat.txt" in read_submission(tmp_path / "s.tar.gz")
 
 
 # Test-time augmentation ---------------------------------------------------------------------------------------------
 
 
-def test_views_average_the_logits_of_scales_and_mirror_images():
+def test_logits_are_averaged_over_scales_and_flips():
     torch.manual_seed(0)
     network = Classifier("resnet18", 3).eval()
     images = torch.randn(2, 3, 64, 64)
@@ -241,5 +303,5 @@ def test_views_average_the_logits_of_scales_and_mirror_images():
 
 
 @pytest.mark.parametrize("size, scale, side", [(512, 0.5, 256), (512, 1.5, 768), (320, 0.7, 224), (64, 0.1, 32)])
-def test_a_scaled_view_divides_by_the_stride(size, scale, side):
-    assert resized(torch.zeros(1, 3, size, size), scale).shape[-1] == side
+def test_the_side_of_a_scaled_view_is_a_multiple_of_the_stride(size, scale, side):
+    assert resize_images(torch.zeros(1, 3, size, size), scale).shape[-1] == side

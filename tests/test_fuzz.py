@@ -1,4 +1,4 @@
-"""Strangers' files and words at random: a result or one line, never a traceback, a hang or half a file.
+"""Random untrusted files and arguments: a result or one line, never a traceback, a hang or a partial file.
 
 Every test runs twice: with few cases, and in the slow suite with many (2,100 in all).
 """
@@ -32,19 +32,19 @@ from tools.runs.folder import RunFiles
 from tools.system.errors import UserError
 
 CLASSES = ["cat", "dog"]
-PATIENCE = timedelta(seconds=20)  # for one case, on a busy machine
+DEADLINE = timedelta(seconds=20)  # for one case, on a busy machine
 times = pytest.mark.parametrize("times", [1, pytest.param(14, marks=pytest.mark.slow)])
 
 
-def try_all(count: int, cases: st.SearchStrategy, examine: Callable[[Any], None]) -> None:
-    """Call `examine` with so many random cases."""
+def try_all(count: int, cases: st.SearchStrategy, check: Callable[[Any], None]) -> None:
+    """Call `check` with `count` random cases."""
     healthy = (HealthCheck.too_slow, HealthCheck.data_too_large)
-    limits = settings(max_examples=count, deadline=PATIENCE, database=None, suppress_health_check=healthy)
-    limits(given(cases)(examine))()
+    limits = settings(max_examples=count, deadline=DEADLINE, database=None, suppress_health_check=healthy)
+    limits(given(cases)(check))()
 
 
 def settled(call: Callable, *arguments: Any) -> Any:
-    """What the call gives; None if it ends with a line for the user."""
+    """Return what the call returns, or None if it ends with a line for the user."""
     try:
         return call(*arguments)
     except UserError as error:
@@ -58,22 +58,22 @@ def assert_nothing_half_written(folder: Path) -> None:
 
 @st.composite
 def damaged(draw: st.DrawFn, originals: st.SearchStrategy[bytes]) -> bytes:
-    """Bytes with some overwritten, inserted, doubled or cut off; sometimes whole."""
+    """Draw bytes with some overwritten, inserted, removed, doubled or cut off; sometimes intact."""
     content = bytearray(draw(originals))
     for _ in range(draw(st.integers(0, 6))):
-        place = draw(st.integers(0, max(len(content) - 1, 0)))
+        start = draw(st.integers(0, max(len(content) - 1, 0)))
         length = draw(st.sampled_from([1, 2, 4, 16, 200]))
         match draw(st.sampled_from(["overwrite", "insert", "remove", "double", "cut"])):
             case "overwrite":
-                content[place : place + length] = draw(st.binary(min_size=1, max_size=length))
+                content[start : start + length] = draw(st.binary(min_size=1, max_size=length))
             case "insert":
-                content[place:place] = draw(st.binary(min_size=1, max_size=length))
+                content[start:start] = draw(st.binary(min_size=1, max_size=length))
             case "remove":
-                del content[place : place + length]
+                del content[start : start + length]
             case "double":
-                content[place:place] = content[place : place + length]
+                content[start:start] = content[start : start + length]
             case "cut":
-                del content[place:]
+                del content[start:]
     return bytes(content)
 
 
@@ -106,15 +106,15 @@ ABSURD += [b"<annotation " + b"a='b' " * 9_000 + b"/>", b"<annotation " + b"".jo
 
 @times
 def test_annotations(times, tmp_path):
-    def examine(content: bytes) -> None:
+    def check(content: bytes) -> None:
         path = tmp_path / "a.xml"
         path.write_bytes(content)
         for item in settled(read_annotation, path, CLASSES) or []:
             assert CLASSES[item.class_index] == item.name
             assert all(abs(side) < float("inf") for side in item.box) and not item.is_empty
 
-    try_all(40 * times, damaged(annotation_texts()) | annotation_texts() | st.sampled_from(ABSURD), examine)
-    try_all(10 * times, st.binary(max_size=300), examine)
+    try_all(40 * times, damaged(annotation_texts()) | annotation_texts() | st.sampled_from(ABSURD), check)
+    try_all(10 * times, st.binary(max_size=300), check)
 
 
 # Lists ---------------------------------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def test_lists(times, tmp_path):
     (tmp_path / "ImageSets/Main").mkdir(parents=True)
     home = tmp_path / "JPEGImages"
 
-    def examine(content: bytes) -> None:
+    def check(content: bytes) -> None:
         (tmp_path / "ImageSets/Main/list.txt").write_bytes(content)
         found = settled(read_split, tmp_path, "Main/list") or []
         assert len(set(found)) == len(found)
@@ -149,13 +149,13 @@ def test_lists(times, tmp_path):
             assert os.path.dirname(os.path.normpath(image_path(tmp_path, image_id))) == str(home)
             assert image_id.split() == [image_id]
 
-    try_all(20 * times, lists() | damaged(lists()), examine)
+    try_all(20 * times, lists() | damaged(lists()), check)
 
-    def examine_name(name: str) -> None:
+    def check_name(name: str) -> None:
         path = settled(split_path, tmp_path, name)
         assert path is None or path.is_file() and path.suffix == ".txt"
 
-    try_all(5 * times, st.text(max_size=20) | ids.map("Main/".__add__) | ids, examine_name)
+    try_all(5 * times, st.text(max_size=20) | ids.map("Main/".__add__) | ids, check_name)
 
 
 # Images --------------------------------------------------------------------------------------------------------------
@@ -170,9 +170,9 @@ def encoded(kind: str, mode: str, **options: Any) -> bytes:
 
 
 def enlarged(jpeg: bytes, side: int) -> bytes:
-    """A JPEG whose header promises `side` × `side` pixels."""
-    place = jpeg.index(b"\xff\xc0") + 5
-    return jpeg[:place] + side.to_bytes(2, "big") * 2 + jpeg[place + 4 :]
+    """Return a JPEG whose header claims `side` × `side` pixels."""
+    start = jpeg.index(b"\xff\xc0") + 5
+    return jpeg[:start] + side.to_bytes(2, "big") * 2 + jpeg[start + 4 :]
 
 
 JPEG = encoded("JPEG", "RGB")
@@ -190,7 +190,7 @@ PICTURES += [enlarged(JPEG, 65535), enlarged(JPEG, 12000), enlarged(JPEG, 0)]
 
 @times
 def test_images(times, tmp_path):
-    def examine(content: bytes) -> None:
+    def check(content: bytes) -> None:
         path = tmp_path / "im.jpg"
         path.write_bytes(content)
         image = settled(read_image, path)
@@ -198,7 +198,7 @@ def test_images(times, tmp_path):
             assert image.mode == "RGB" and 0 < image.width * image.height <= Image.MAX_IMAGE_PIXELS
             image.load()
 
-    try_all(30 * times, damaged(st.sampled_from(PICTURES)), examine)
+    try_all(30 * times, damaged(st.sampled_from(PICTURES)), check)
 
 
 # Checkpoints and states ----------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -14,40 +15,61 @@ import torch
 from PIL import Image
 
 import inference_classification
+from core.evaluation.loading import keypoints_of
 from core.networks import Classifier
-from core.strategy import SCRIPTS as STRATEGY_OF
-from core.strategy import STRATEGIES, Cutting
-from core.training.snapshots import varied
-from tests.helpers.command_line import SCRIPTS, run, small_with
-from tools.data.datasets import ImageFiles
+from core.strategy import KEYPOINTS, STRATEGIES, Options, Strategy
+from core.training.snapshots import Snapshots, varied
+from inference_classification import Config, LoadedModel
+from tests.helpers.command_line import ROOT, SCRIPTS, run, small_with
+from tools.data.datasets import ImageFiles, VOCClassification
+from tools.data.devkit import read_class_names
 from tools.data.images import find_images
 from tools.metrics.reports import COLUMNS, Prediction, PredictionTable
-from tools.runs.checkpoints import save_checkpoint
+from tools.pictures.figure import rgb_array
+from tools.runs.checkpoints import Description, read_description, save_checkpoint
+from tools.system.command_line import parse
 from tools.system.errors import UserError
 
 NAMES = ["red thing", "grün", "blue"]
 
 
 class ColorNetwork(torch.nn.Module):
-    """Its three maps are an image's red, green and blue: what it must find, everybody sees."""
+    """Its three maps are an image's red, green and blue: everybody sees what it must find."""
 
     def forward(self, images, features_only=False):
         features = torch.nn.functional.avg_pool2d(images.flatten(0, -4).clamp_min(0), 16)
-        features = features.unflatten(0, images.shape[:-3])  # of images, or of crops' tiles
+        features = features.unflatten(0, images.shape[:-3])  # of images, or of the tiles of crops
         return features.amax((-2, -1)) * 4 - 2, features
 
 
+def infer(*words, trained="cMax") -> int:
+    """Run inference with the network above, trained with this strategy; return the exit status."""
+    config = parse(Config, None, ["--tag", "C", *map(str, words)])
+    known = trained if trained in KEYPOINTS else None
+    keypoints, options = keypoints_of(Description(strategy=trained, keypoints=known), config.strategy)
+    checkpoint, size = Path("experiments/models/best_C.pth"), config.image_size or 128
+    model = LoadedModel(checkpoint, ColorNetwork(), torch.device("cpu"), NAMES, size, keypoints, options)
+    return inference_classification.run(model, config)
+
+
 @pytest.fixture
-def colors(tmp_path, monkeypatch):
-    """A folder to type in, where the checkpoint `best_C` is the network above."""
-    description = {"class_names": NAMES, "image_size": 128, "script": "train_classification_with_puzzle_cMax_ema"}
-    monkeypatch.setattr(inference_classification, "trained_network", lambda path: (ColorNetwork(), description))
+def here(tmp_path, monkeypatch) -> Path:
+    """An empty working folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """A real checkpoint, without a description."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("checkpoint") / "R.pth"
+    torch.save(Classifier("resnet18", 3).state_dict(), path)
+    return path
+
+
 def typed(monkeypatch, *words) -> int:
-    """The script's exit status."""
+    """Run the script and return its exit status."""
     monkeypatch.setattr(sys, "argv", ["inference_classification.py", *map(str, words)])
     try:
         inference_classification.main()
@@ -72,10 +94,10 @@ def table(path: str = "experiments/predictions/best_C.csv") -> list[dict[str, st
 
 @pytest.mark.parametrize("width, height", [(500, 375), (375, 500), (1600, 300), (90, 700), (64, 64), (128, 128)])
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_keypoints_are_in_the_original_image_s_pixels(colors, monkeypatch, width, height, strategy):
+def test_keypoints_are_in_the_original_image_s_pixels(here, width, height, strategy):
     row, column, half = int(height * 0.7), int(width * 0.35), max(width, height) // 16
-    painted(colors / "a.png", width, height, ("red", row, column, half))
-    assert typed(monkeypatch, "--tag", "C", "--images", "a.png", "--strategy", strategy) == 0
+    painted(here / "a.png", width, height, ("red", row, column, half))
+    assert infer("--images", "a.png", "--strategy", strategy) == 0
     (found,) = table()
     assert found["class"] == "red thing" and float(found["score"]) > 0.5
     cell = max(width, height) / 8  # of the map
@@ -83,10 +105,10 @@ def test_keypoints_are_in_the_original_image_s_pixels(colors, monkeypatch, width
     assert 0 <= int(found["keypoint_row"]) < height and 0 <= int(found["keypoint_column"]) < width
 
 
-def test_table_and_json_say_the_same_of_every_image(colors, monkeypatch):
-    painted(colors / "in/two.png", 300, 200, ("red", 40, 40, 20), ("blue", 150, 250, 20))
-    painted(colors / "in/none.png", 200, 200)
-    assert typed(monkeypatch, "--tag", "C", "--images", "in") == 0
+def test_table_and_json_say_the_same_of_every_image(here):
+    painted(here / "in/two.png", 300, 200, ("red", 40, 40, 20), ("blue", 150, 250, 20))
+    painted(here / "in/none.png", 200, 200)
+    assert infer("--images", "in") == 0
     rows = table()
     assert [row["image"] for row in rows] == ["in/none.png", "in/two.png", "in/two.png"]
     assert list(rows[0]) == list(COLUMNS) and rows[0]["class"] == ""
@@ -95,44 +117,46 @@ def test_table_and_json_say_the_same_of_every_image(colors, monkeypatch):
     assert written["strategy"] == "cMax" and written["threshold"] == 0.5 and written["image_size"] == 128
     none, two = written["images"]
     assert none["classes"] == [] and (two["height"], two["width"]) == (200, 300)
-    for row, entry in zip(rows[1:], two["classes"]):
+    for row, entry in zip(rows[1:], two["classes"], strict=True):
         assert row["class"] == entry["class"] and float(row["score"]) == entry["score"]
         assert [int(row["keypoint_row"]), int(row["keypoint_column"])] == entry["keypoint"]
 
 
-def test_a_broken_image_is_said_in_one_line_and_left_out(colors, monkeypatch, capsys):
+def test_a_broken_image_is_reported_in_one_line_and_skipped(here, capsys):
     for name in ("a", "b", "c"):
-        painted(colors / f"in/{name}.png", 100, 100, ("blue", 50, 50, 20))
-    (colors / "in/b.png").write_bytes((colors / "in/b.png").read_bytes()[:60])
-    (colors / "in/empty.jpg").touch()
-    assert typed(monkeypatch, "--tag", "C", "--images", "in", "--batch_size", 1, "--pictures") == 1
-    skipped = [line for line in capsys.readouterr().err.splitlines() if "skipped:" in line]
+        painted(here / f"in/{name}.png", 100, 100, ("blue", 50, 50, 20))
+    (here / "in/b.png").write_bytes((here / "in/b.png").read_bytes()[:60])
+    (here / "in/empty.jpg").touch()
+    assert infer("--images", "in", "--batch_size", 1, "--pictures") == 1
+    lines = capsys.readouterr().err.splitlines()
+    skipped = [line for line in lines if "skipped:" in line]
+    assert "2 images could not be read and were skipped" in lines
     assert len(skipped) == 2 and "in/b.png" in skipped[0] and "in/empty.jpg" in skipped[1]
     assert "devkit" not in "".join(skipped)
     assert [row["image"] for row in table()] == ["in/a.png", "in/c.png"]
 
 
-def test_topk_predicts_so_many_whatever_their_scores(colors, monkeypatch):
-    painted(colors / "a.png", 100, 100, ("lime", 50, 50, 20))
-    assert typed(monkeypatch, "--tag", "C", "--images", "a.png", "--topk", 2) == 0
+def test_topk_predicts_the_k_highest_scores(here):
+    painted(here / "a.png", 100, 100, ("lime", 50, 50, 20))
+    assert infer("--images", "a.png", "--topk", 2) == 0
     rows = table()
     assert len(rows) == 2 and rows[0]["class"] == "grün" and float(rows[0]["score"]) > 0.5 > float(rows[1]["score"])
-    assert typed(monkeypatch, "--tag", "C", "--images", "a.png", "--threshold", 1) == 0
+    assert infer("--images", "a.png", "--threshold", 1) == 0
     assert [row["class"] for row in table()] == [""]
 
 
-def test_max_has_one_keypoint_for_all_predicted_classes(colors, monkeypatch):
-    painted(colors / "a.png", 128, 128, ("red", 30, 30, 12), ("blue", 100, 100, 12))
+def test_max_has_one_keypoint_for_all_predicted_classes(here):
+    painted(here / "a.png", 128, 128, ("red", 30, 30, 12), ("blue", 100, 100, 12))
     for strategy, places in (("Max", 1), ("cMax", 2)):
-        assert typed(monkeypatch, "--tag", "C", "--images", "a.png", "--strategy", strategy) == 0
+        assert infer("--images", "a.png", "--strategy", strategy) == 0
         assert len({(row["keypoint_row"], row["keypoint_column"]) for row in table()}) == places
 
 
-def test_a_photograph_is_looked_at_upright(colors, monkeypatch):
+def test_a_photograph_is_looked_at_upright(here):
     exif = Image.Exif()
     exif[0x112] = 6  # to be shown turned right by 90 degrees
-    painted(colors / "a.jpg", 400, 200, ("blue", 150, 60, 24), exif=exif)
-    assert typed(monkeypatch, "--tag", "C", "--images", "a.jpg") == 0
+    painted(here / "a.jpg", 400, 200, ("blue", 150, 60, 24), exif=exif)
+    assert infer("--images", "a.jpg") == 0
     (found,) = table()
     upright = json.loads(Path("experiments/predictions/best_C.json").read_text())["images"][0]
     assert (upright["height"], upright["width"]) == (400, 200)
@@ -140,28 +164,44 @@ def test_a_photograph_is_looked_at_upright(colors, monkeypatch):
     assert abs(int(found["keypoint_row"]) - 60) <= 50 and abs(int(found["keypoint_column"]) - 49) <= 50
 
 
-def test_every_image_has_its_own_picture_and_the_table_names_it(colors, monkeypatch):
-    painted(colors / "in/a.png", 100, 100, ("red", 50, 50, 20))
-    painted(colors / "in/A.jpg", 100, 100, ("blue", 50, 50, 20))
-    painted(colors / "in/deep/a.png", 100, 100)
-    painted(colors / "in/deep/thin.png", 1000, 2, ("blue", 1, 500, 200))
-    painted(colors / "in/deep/one.png", 1, 1, ("blue", 0, 0, 0))
+def test_every_image_has_its_own_picture_and_the_table_names_it(here):
+    painted(here / "in/a.png", 100, 100, ("red", 50, 50, 20))
+    painted(here / "in/A.jpg", 100, 100, ("blue", 50, 50, 20))
+    painted(here / "in/deep/a.png", 100, 100)
+    painted(here / "in/deep/thin.png", 1000, 2, ("blue", 1, 500, 200))
+    painted(here / "in/deep/one.png", 1, 1, ("blue", 0, 0, 0))
     painted(Path(os.fsdecode(b"in/deep/\xff.png")), 60, 60)
-    assert typed(monkeypatch, "--tag", "C", "--images", "in", "--pictures", "shown", "--batch_size", 2) == 0
+    assert infer("--images", "in", "--pictures", "shown", "--batch_size", 2) == 0
     entries = json.loads(Path("experiments/predictions/best_C.json").read_text())["images"]
     pictures = [entry["picture"] for entry in entries]
     assert len(set(map(str.lower, pictures))) == 6 and all(Path(name).stat().st_size for name in pictures)
     assert len(list(Path("shown").iterdir())) == 6
 
 
-def test_the_picture_shows_map_and_cut_where_the_object_is(colors, monkeypatch):
-    painted(colors / "a.png", 400, 400, ("blue", 100, 300, 40))
-    assert typed(monkeypatch, "--tag", "C", "--images", "a.png", "--pictures") == 0
+def test_the_picture_shows_map_and_cut_where_the_object_is(here):
+    painted(here / "a.png", 400, 400, ("blue", 100, 300, 40))
+    assert infer("--images", "a.png", "--pictures") == 0
     picture = cv2.imread("experiments/pictures/best_C/a.png")[..., ::-1]
     assert picture.shape[1] > 2 * 300  # the image, and the map of its one class
     mark = np.argwhere((picture == (213, 94, 0)).all(-1)).mean(0)
-    # The second panel begins after a gap, a panel and a gap; its image lies below gap and caption.
-    assert abs(mark[0] - (40 + 75)) < 40 and abs(mark[1] - (320 + 225)) < 40
+    # The second panel begins after a gap, a panel and a gap; its image is below a caption.
+    assert abs(mark[0] - (34 + 75)) < 40 and abs(mark[1] - (320 + 225)) < 40
+
+
+@pytest.mark.parametrize("trained", ["plain", "instances"])
+def test_a_network_without_keypoints_gets_empty_columns_and_pictures_without_cut(here, trained):
+    painted(here / "a.png", 400, 400, ("blue", 100, 300, 40))
+    assert infer("--images", "a.png", "--pictures", trained=trained) == 0
+    (found,) = table()
+    assert found["class"] == "blue" and found["keypoint_row"] == found["keypoint_column"] == ""
+    written = json.loads(Path("experiments/predictions/best_C.json").read_text())
+    assert written["strategy"] is None and written["images"][0]["classes"][0]["keypoint"] is None
+    picture = cv2.imread("experiments/pictures/best_C/a.png")[..., ::-1]
+    assert not (picture == (213, 94, 0)).all(-1).any()
+    with pytest.raises(UserError, match="--tiles: .*without keypoints: name a strategy with --strategy"):
+        infer("--images", "a.png", "--tiles", trained=trained)
+    assert infer("--images", "a.png", "--tiles", "--strategy", "cMax", trained=trained) == 0
+    assert infer("--images", "a.png", "--compare", trained=trained) == 0
 
 
 def test_files_folders_and_patterns_name_images_once(tmp_path, monkeypatch):
@@ -198,17 +238,16 @@ def test_a_table_that_breaks_off_leaves_nothing(tmp_path):
         pass
 
 
-def test_rows_reach_the_disk_as_they_come(tmp_path):
+def test_a_table_holds_every_row(tmp_path):
     with PredictionTable(tmp_path / "t.csv", {}) as growing:
         for number in range(2000):
             growing.add(f"{number}.png", (2, 2), [Prediction("dog", 0.5, (1, 1))])
-        assert max(file.stat().st_size for file in tmp_path.iterdir()) > 50_000
     assert len(table(str(tmp_path / "t.csv"))) == 2000
     assert len(json.loads((tmp_path / "t.json").read_text())["images"]) == 2000
 
 
 @pytest.mark.parametrize(
-    "words, said",
+    "words, message",
     [
         ([], "no images: give --images"),
         (["--images", "nothing/*.jpg"], "names no image"),
@@ -216,53 +255,104 @@ def test_rows_reach_the_disk_as_they_come(tmp_path):
         (["--images", "a.png", "--threshold", "2"], "--threshold 2.0"),
         (["--images", "a.png", "--topk", "0"], "--topk 0"),
         (["--images", "a.png", "--image_size", "100"], "try 96"),
-        (["--images", "a.png", "--compare", "--out", "x.csv"], "must end in .png or .jpg"),
+        (["--images", "a.png", "--compare", "--out", "x.csv"], "must end in .png, .jpg, .pdf or .svg"),
         (["--images", "a.png", "--tiles", "--pictures"], "--pictures belongs to the table"),
-        (["--images", "a.png", "--device", "toaster"], "--device toaster"),
     ],
 )
-def test_mistakes_are_said(colors, monkeypatch, words, said):
-    painted(colors / "a.png", 64, 64)
+def test_mistakes_are_one_line(here, words, message):
+    painted(here / "a.png", 64, 64)
     with pytest.raises(UserError) as error:
-        typed(monkeypatch, "--tag", "C", *words)
-    assert said in str(error.value)
+        infer(*words)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("mode", ["--compare", "--tiles"])
-def test_strategies_and_tiles_of_own_images(colors, monkeypatch, mode):
-    painted(colors / "a.png", 200, 150, ("red", 60, 60, 20))
-    painted(colors / "b.png", 200, 150)
-    assert typed(monkeypatch, "--tag", "C", "--images", "a.png", "b.png", mode, "--out", "s.png") == 0
+@pytest.mark.parametrize("suffix", ["png", "pdf"])
+def test_strategies_and_tiles_of_own_images(here, mode, suffix):
+    painted(here / "a.png", 200, 150, ("red", 60, 60, 20))
+    painted(here / "b.png", 200, 150)
+    assert infer("--images", "a.png", "b.png", mode, "--out", f"s.{suffix}") == 0
+    if suffix == "pdf":
+        assert Path("s.pdf").read_bytes().startswith(b"%PDF")
+        return
     sheet = cv2.imread("s.png")
     assert sheet.shape[0] > 2 * 300 and sheet.shape[1] > 4 * 300
 
 
-def test_the_strategy_is_the_checkpoint_s_unless_it_is_named():
-    assert sorted(STRATEGY_OF.values()) == sorted(STRATEGIES)
-    assert sorted(f"{stem}.py" for stem in STRATEGY_OF) == sorted(SCRIPTS.values())
-    for stem, strategy in STRATEGY_OF.items():
-        assert Cutting.of({"script": stem, "arguments": {"topk": 3, "topk_radius": 0}}) == (strategy, 3, 0)
-    assert Cutting.of({}).strategy == Cutting.of({"script": "my_own"}).strategy == "cTopk-w"
-    assert Cutting.of({"script": "train_classification_with_puzzle_max"}, "cTopk").strategy == "cTopk"
+def test_a_strategy_of_ones_own_has_a_panel_of_its_own(here):
+    painted(here / "a.png", 200, 150, ("red", 60, 60, 20))
+    for name, strategy in (("four", "cMax"), ("five", ROOT / "docs/examples/fifth_strategy.py")):
+        assert infer("--images", "a.png", "--compare", "--strategy", strategy, "--out", f"{name}.svg") == 0
+    assert all(f"{name}: " in Path("four.svg").read_text(encoding="utf-8") for name in STRATEGIES)
+    contents = [Path(f"{name}.svg").read_text(encoding="utf-8") for name in ("four", "five")]
+    widths = [float(content.split('width="')[1].split("pt")[0]) for content in contents]
+    assert widths[1] - widths[0] == pytest.approx(310 * 72 / 100)
 
 
-def test_scores_are_the_network_s_own(tmp_path, monkeypatch):
+def test_the_strategy_is_the_one_of_the_checkpoint_unless_it_is_named():
+    trained = Description(strategy="cTopk", keypoints="cTopk", arguments={"topk": 3, "topk_radius": 0})
+    keypoints, options = keypoints_of(trained)
+    assert (keypoints.name, options.topk, options.topk_radius) == ("cTopk", 3, 0)
+    assert keypoints_of(trained, "Max")[0].name == "Max"
+    assert keypoints_of(Description(strategy="plain"))[0] is None
+
+
+@pytest.mark.parametrize(
+    "description, words, message",
+    [
+        ({}, [], "does not say its strategy: give --strategy"),
+        ({"strategy": "mine", "keypoints": "mine"}, [], "strategy 'mine' is unknown here"),
+        ({"strategy": "cMax", "keypoints": "cMax"}, ["--strategy", "other"], "--strategy other: choose one of Max"),
+        ({"strategy": "cMax", "keypoints": "cMax"}, ["--strategy", "none.py"], "no file none.py"),
+        ({"strategy": "cMax", "keypoints": "cMax"}, ["--device", "toaster"], "--device toaster"),
+    ],
+)
+def test_mistakes_about_the_checkpoint_are_one_line(here, monkeypatch, checkpoint, description, words, message):
+    painted(here / "a.png", 64, 64)
+    about = {"architecture": "resnet18", "class_names": NAMES, **description}
+    (here / "R.pth").symlink_to(checkpoint)
+    (here / "R.json").write_text(json.dumps(about))
+    with pytest.raises(UserError) as error:
+        typed(monkeypatch, "--weights", "R.pth", "--images", "a.png", *words)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_checkpoint_without_description_needs_architecture_and_classes(here, monkeypatch, checkpoint):
+    painted(here / "a.png", 64, 64)
+    (here / "names.json").write_text(json.dumps({"class_names": NAMES}))
+    words = ["--weights", checkpoint, "--images", "a.png", "--image_size", 64, "--strategy", "cTopk", "--topk", 3]
+    with pytest.raises(UserError, match="give --architecture and --class_file"):
+        typed(monkeypatch, *words)
+    assert typed(monkeypatch, *words, "--architecture", "resnet18", "--class_file", "names.json") == 0
+    assert {row["class"] for row in table("experiments/predictions/R.csv")} == set(NAMES)
+
+
+def test_scores_are_those_of_the_network(here, monkeypatch, checkpoint):
     """A real checkpoint, and the image prepared a second time with NumPy alone."""
-    torch.manual_seed(0)
+    state_dict = torch.load(checkpoint, weights_only=True)
+    description = Description("resnet18", NAMES, 64, strategy="cMax", keypoints="cMax")
+    save_checkpoint(here / "experiments/models/best_R.pth", state_dict, description)
     network = Classifier("resnet18", 3).eval()
-    description = {"architecture": "resnet18", "class_names": NAMES, "image_size": 64}
-    save_checkpoint(tmp_path / "experiments/models/best_R.pth", network.state_dict(), description)
+    network.load_state_dict(state_dict)
     pixels = np.random.default_rng(0).integers(0, 256, (64, 40, 3), np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    monkeypatch.chdir(tmp_path)
+    Image.fromarray(pixels).save(here / "a.png")
     assert typed(monkeypatch, "--tag", "R", "--images", "a.png", "--topk", 3) == 0
     canvas = np.zeros((64, 64, 3))
     canvas[:, 12:52] = (pixels / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
     with torch.no_grad():
         logits, _ = network(torch.from_numpy(canvas).float().permute(2, 0, 1)[None])
-    expected = dict(zip(NAMES, (1 / (1 + np.exp(-logits[0].numpy()))).tolist()))
+    expected = dict(zip(NAMES, (1 / (1 + np.exp(-logits[0].numpy()))).tolist(), strict=True))
     found = {row["class"]: float(row["score"]) for row in table("experiments/predictions/best_R.csv")}
     assert found == pytest.approx(expected, abs=2e-5)
+
+
+def test_help_and_mistakes_do_not_import_matplotlib(here):
+    program = "import sys, runpy; sys.argv = [sys.argv[1], '--help']; runpy.run_path(sys.argv[0], run_name='__main__')"
+    watched = f"import atexit, sys; atexit.register(lambda: print('matplotlib' in sys.modules)); {program}"
+    for script in ("inference_classification.py", SCRIPTS["cMax"]):
+        command = [sys.executable, "-c", watched, str(ROOT / script)]
+        result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        assert "--tag" in result.stdout and result.stdout.splitlines()[-1] == "False", result.stderr
 
 
 # During training ----------------------------------------------------------------------------------------------------
@@ -291,5 +381,19 @@ def test_snapshots_are_drawn_and_disturb_nothing(toy, tmp_path):
     assert sheet.shape[1] > 4 * 240 and sheet.shape[0] > 2 * 240
     events = EventAccumulator(str(tmp_path / "experiments/tensorboards/with")).Reload()
     assert Counter(events.Tags()["images"]) == Counter(["snapshot"])
-    description = json.loads((tmp_path / "experiments/models/best_with.json").read_text())
-    assert Cutting.of(description).strategy == "cTopk"
+    description = read_description(tmp_path / "experiments/models/best_with.pth")
+    assert keypoints_of(description)[0].name == "cTopk"
+
+
+@pytest.mark.parametrize("name, marked", [("cTopk-w", True), ("plain", False)])
+def test_a_snapshot_shows_the_keypoints_of_the_strategy(toy, name, marked):
+    names = read_class_names(ROOT / "data/VOC_2012.json")
+    dataset = VOCClassification(toy, "Main/val", names)
+    network = Classifier("resnet18", len(names)).train()
+    snapshots = Snapshots(dataset, 64, Strategy(name, training_step=None), Options())
+    figure = snapshots.take(network, "the title")
+    picture = rgb_array(figure)
+    assert (picture == (213, 94, 0)).all(-1).any() == marked
+    assert network.training and any(text.get_text() == "the title" for text in figure.texts)
+    dataset.labels.zero_()
+    assert Snapshots(dataset, 64, Strategy(name, training_step=None), Options()).take(network, "") is None

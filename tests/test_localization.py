@@ -9,15 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.evaluation.localization import (
+    THE_FOUR,
     Localization,
     box_masks,
     clip_boxes,
+    covered_share,
     energy_share,
-    share_of,
-    strongest_at,
+    strongest_class_at,
     visible_masks,
     whole_pixels,
 )
+from core.strategy import Keypoints, Options
 from tools.data.annotations import VOCObject
 
 
@@ -27,7 +29,7 @@ def an_object(label: int, xmin: float, ymin: float, xmax: float, ymax: float) ->
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31), st.sampled_from([0, 1, 4, 15]))
-def test_masks_hold_the_pixels_within_the_tolerance_of_a_box(seed, tolerance):
+def test_masks_contain_the_pixels_within_the_tolerance_of_a_box(seed, tolerance):
     rng = np.random.default_rng(seed)
     size, count = 24, 3
     corners = np.sort(rng.integers(0, size, (5, 2, 2)), axis=1)
@@ -47,31 +49,31 @@ def test_masks_hold_the_pixels_within_the_tolerance_of_a_box(seed, tolerance):
                 assert bool(masks[k, row, column]) == (min(distances, default=math.inf) <= tolerance)
 
 
-def test_boxes_are_clipped_to_what_is_seen():
-    boxes, kept = clip_boxes(torch.tensor([[-3, 2, 5, 50], [20, 0, 30, 9], [0, 0, 1, 1]]), 10, 40)
+def test_boxes_are_clipped_to_the_visible_image():
+    boxes, kept = clip_boxes(torch.tensor([[-3, 2, 5, 50], [20, 0, 30, 9], [0, 0, 1, 1]]), torch.tensor([[10, 40]] * 3))
     assert boxes.tolist()[0] == [0, 2, 5, 40] and kept.tolist() == [True, False, True]
 
 
-def test_the_devkit_s_inclusive_corners_become_whole_pixels():
+def test_inclusive_corners_of_the_devkit_become_whole_pixels():
     assert whole_pixels(an_object(0, 1, 2, 3, 4)) == (1, 0, 4, 3)
     assert whole_pixels(an_object(0, 1.5, 2, 3.2, 4)) == (1, 0, 4, 4)
 
 
 def test_energy_is_the_share_of_the_visible_map():
     maps = torch.zeros(2, 8, 8)
-    maps[0, 2, 2], maps[0, 5, 5], maps[0, 7, 7] = 3.0, 1.0, 100.0  # the last lies beyond the image
+    maps[0, 2, 2], maps[0, 5, 5], maps[0, 7, 7] = 3.0, 1.0, 100.0  # the last is outside the image
     masks = box_masks(torch.tensor([[0, 0, 4, 4], [0, 0, 4, 4]]), torch.tensor([0, 1]), 2, 8)
-    visible = visible_masks(torch.tensor([7, 7]), torch.tensor([7, 7]), 8)
+    visible = visible_masks(torch.tensor([[7, 7], [7, 7]]), 8)
     assert energy_share(maps, masks, visible).tolist() == [0.75, 0]
-    assert share_of(masks, visible).tolist() == pytest.approx([16 / 49] * 2)
+    assert covered_share(masks, visible).tolist() == pytest.approx([16 / 49] * 2)
 
 
-def test_max_s_keypoint_belongs_to_the_class_that_is_strongest_there():
+def test_the_keypoint_of_max_belongs_to_the_class_that_is_strongest_there():
     maps = torch.zeros(3, 4, 4)
     maps[0, 1, 1], maps[1, 1, 1], maps[2, 1, 1] = 0.5, 0.9, 0.2
     image, label = torch.tensor([0, 0, 1]), torch.tensor([0, 2, 1])
     points = torch.tensor([[1, 1], [1, 1]])
-    assert strongest_at(maps, image, label, points, 3).tolist() == [2, 1]
+    assert strongest_class_at(maps, image, label, points, 3).tolist() == [2, 1]
 
 
 def features_with_peaks(*peaks: tuple[int, int, int, int]) -> torch.Tensor:
@@ -82,7 +84,7 @@ def features_with_peaks(*peaks: tuple[int, int, int, int]) -> torch.Tensor:
     return features
 
 
-def test_a_network_that_looks_at_its_objects_is_told_from_one_that_does_not():
+def test_a_network_that_looks_at_its_objects_differs_from_one_that_does_not():
     objects = [
         [an_object(0, 17, 17, 32, 32), an_object(1, 33, 33, 48, 48)],  # feature cells (1, 1) and (2, 2)
         [an_object(2, 33, 17, 48, 32), an_object(0, 70, 70, 90, 90)],  # cell (1, 2), and one outside the crop
@@ -95,13 +97,13 @@ def test_a_network_that_looks_at_its_objects_is_told_from_one_that_does_not():
         localization = Localization(objects, sizes, 3, 64)
         localization.observe(features[:1], torch.tensor([0]))  # batch by batch
         localization.observe(features[1:], torch.tensor([1]))
-        assert localization.left_out == 1
+        assert localization.skipped == 1
         assert localization.per_class()["pairs"].tolist() == [1, 1, 1]
-        found[name] = localization.means()
+        found[name] = localization.shares.over_all()
     assert found["good"]["cMax"] == 100 and found["bad"]["cMax"] == 0
     # Every keypoint is that of one class: a network that mixes up the classes hits nothing.
     assert found["good"]["Max"] == 100 and found["bad"]["Max"] == 0
-    # Of a linear peak of two cells' width, 3/4 · 3/4 lies in its own cell, 1/8 · 1/8 in a diagonal neighbor.
+    # Of a linear peak of two cells' width, 3/4 · 3/4 is in its own cell, 1/8 · 1/8 in a diagonal neighbor.
     assert found["good"]["energy"] == pytest.approx(56.25, abs=0.1)
     assert found["bad"]["energy"] == pytest.approx(1.5625, abs=0.1)
     assert found["good"]["uniform"] == pytest.approx(100 * 16 * 16 / 64**2)
@@ -110,13 +112,13 @@ def test_a_network_that_looks_at_its_objects_is_told_from_one_that_does_not():
     assert found["good"]["empty"] == found["bad"]["empty"] == 0
 
 
-def test_maps_that_have_died_are_counted():
+def test_maps_that_have_vanished_are_counted():
     objects = [[an_object(0, 17, 17, 32, 32), an_object(1, 33, 33, 48, 48), an_object(2, 70, 70, 90, 90)]]
     features = torch.full((1, 3, 4, 4), -2.0)
     features[0, 1, 2, 2] = 6  # of the two classes that are shown, one has a map
     localization = Localization(objects, [(100, 100)], 3, 64)
     localization.observe(features, torch.tensor([0]))
-    assert localization.means()["empty"] == 50 and localization.per_class()["empty"].tolist()[:2] == [100, 0]
+    assert localization.shares.over_all()["empty"] == 50 and localization.per_class()["empty"].tolist()[:2] == [100, 0]
     assert localization.strength() == 2 and localization.summary(["a", "b", "c"])["strength"] == 2
     assert "empty maps: 50.00 over pairs" in localization.text()
 
@@ -131,5 +133,27 @@ def test_the_order_and_size_of_batches_change_nothing():
         localization = Localization(objects, sizes, 3, 64)
         for batch in batches:
             localization.observe(features[batch], torch.tensor(batch))
-        results.append(localization.means())
+        results.append(localization.shares.over_all())
     assert results[0] == pytest.approx(results[1])
+
+
+def test_a_strategy_of_ones_own_has_a_column_named_by_it():
+    """One keypoint per image counts for the class whose map is strongest there; one per class, for every class."""
+    objects = [[an_object(0, 17, 17, 32, 32), an_object(1, 33, 33, 48, 48)]]
+    features = features_with_peaks((0, 0, 1, 1), (0, 1, 2, 2))[:1]
+
+    def upper_left(maps: torch.Tensor, image_size: int, options: Options) -> torch.Tensor:
+        return torch.full((len(maps), 2), options.topk)
+
+    mine = [Keypoints("mine", upper_left), Keypoints("mine, one per image", upper_left, per_image=True)]
+    localization = Localization(objects, [(64, 64)], 3, 64, mine, Options(topk=20))
+    localization.observe(features, torch.tensor([0]))
+    # (20, 20) is inside the box of class 0, and class 0 is the strongest there.
+    found = localization.shares.over_all()
+    assert (found["mine"], found["mine, one per image"]) == (50, 100)
+    assert localization.shares.counts("mine").tolist() == [1, 1, 0]
+    assert localization.shares.counts("mine, one per image").tolist() == [1, 0, 0]
+    assert "Max" not in found and "mine, one per image" in localization.csv(["a", "b", "c"])
+    for name in ("centre", "energy", "cMax within 15"):
+        with pytest.raises(ValueError, match=f"'{name}'"):
+            Localization(objects, [(64, 64)], 3, 64, [*THE_FOUR, Keypoints(name, upper_left)])

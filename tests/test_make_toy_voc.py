@@ -1,4 +1,4 @@
-"""The toy data set: a devkit that holds together, the same on every run, and clear refusals."""
+"""The toy data set: a consistent devkit folder, the same on every run, and clear errors."""
 
 import json
 import subprocess
@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tools.make_toy_voc import CLASS_FILE, VOID, draw_scene, segmentation_mask
+from tools.data.toy_scenes import VOID, draw_scene, segmentation_mask
+from tools.make_toy_voc import CLASS_FILE
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = json.loads(CLASS_FILE.read_text())["class_names"]
@@ -24,7 +25,7 @@ def make(*arguments: object) -> subprocess.CompletedProcess:
 
 
 def refused(*arguments: object) -> str:
-    """The one line on stderr of a run that must be refused."""
+    """Run the tool with arguments that it must refuse; return its one line on stderr."""
     result = make(*arguments)
     assert result.returncode == 2, result.stderr
     lines = result.stderr.strip().splitlines()
@@ -84,7 +85,7 @@ def test_an_image_does_not_depend_on_the_others(toy):
     np.testing.assert_array_equal(mask, segmentation_mask(items, image.shape[:2]))
 
 
-def test_splits_part_the_images(toy):
+def test_train_and_val_partition_the_images(toy):
     train, val, both = (read_list(toy, split) for split in ("train", "val", "trainval"))
     assert (len(train), len(val)) == (75, 25)
     assert sorted(train + val) == both == sorted(path.stem for path in (toy / "JPEGImages").iterdir())
@@ -92,7 +93,7 @@ def test_splits_part_the_images(toy):
 
 
 @pytest.mark.parametrize("split", ["train", "val", "trainval"])
-def test_class_lists_say_what_the_annotations_say(toy, objects, split):
+def test_class_lists_agree_with_the_annotations(toy, objects, split):
     ids = read_list(toy, split)
     for class_name in CLASSES:
         expected = []
@@ -108,14 +109,14 @@ def test_every_class_is_in_both_splits(toy):
             assert any(line.endswith("  1") for line in read_list(toy, f"{class_name}_{split}")), (class_name, split)
 
 
-def test_one_to_four_objects_of_every_kind(objects):
+def test_images_have_one_to_four_objects_and_few_are_difficult(objects):
     counts = [len(items) for items in objects.values()]
     assert min(counts) == 1 and max(counts) == 4 and 1.6 < np.mean(counts) < 2.4
     flags = [item["difficult"] for items in objects.values() for item in items]
     assert 0 < sum(flags) < 0.15 * len(flags)
 
 
-def test_boxes_lie_in_the_image_and_around_the_mask(toy, objects):
+def test_boxes_are_inside_the_image_and_enclose_the_mask(toy, objects):
     for image_id, items in objects.items():
         mask = np.asarray(Image.open(toy / "SegmentationClass" / f"{image_id}.png"))
         height, width = mask.shape
@@ -129,10 +130,10 @@ def test_boxes_lie_in_the_image_and_around_the_mask(toy, objects):
             assert inside[value][mask == value].all(), (image_id, CLASSES[value - 1])
 
 
-def test_a_lone_object_fills_its_box(toy, objects):
-    lone = {image_id: items[0] for image_id, items in objects.items() if len(items) == 1}
-    assert lone
-    for image_id, item in lone.items():
+def test_a_single_object_fills_its_box(toy, objects):
+    single = {image_id: items[0] for image_id, items in objects.items() if len(items) == 1}
+    assert single
+    for image_id, item in single.items():
         mask = np.asarray(Image.open(toy / "SegmentationClass" / f"{image_id}.png"))
         rows, columns = np.nonzero(mask == CLASSES.index(item["name"]) + 1)
         assert item["box"] == [columns.min() + 1, rows.min() + 1, columns.max() + 1, rows.max() + 1]
@@ -146,7 +147,7 @@ def test_masks_have_the_colors_of_the_class_file(toy):
 
 
 @pytest.mark.parametrize("image_size", [64, 97, 200])
-def test_every_image_size_shows_enough_of_every_object(image_size):
+def test_objects_stay_visible_at_every_image_size(image_size):
     for index in range(20):
         image, items = draw_scene(index, 0, image_size, 20)
         assert max(image.shape) == image_size and items[0].class_index == index and not items[0].difficult
@@ -154,7 +155,7 @@ def test_every_image_size_shows_enough_of_every_object(image_size):
         assert sum(item.visible.astype(int) for item in items).max() == 1  # no pixel belongs to two objects
 
 
-def test_own_classes(tmp_path):
+def test_a_class_file_of_ones_own(tmp_path):
     names = [f"kind {number}" for number in range(43)]
     file = tmp_path / "own.json"
     file.write_text(json.dumps({"class_names": names, "color_dict": {name: [1, 2, 3] for name in names}}))
@@ -164,7 +165,7 @@ def test_own_classes(tmp_path):
     assert all("  1" in "".join(read_list(tmp_path / "set", f"{name}_val")) for name in names)
 
 
-def test_the_same_set_is_left_alone_and_another_is_refused(tmp_path):
+def test_the_same_set_is_kept_and_another_is_refused(tmp_path):
     arguments = ("--out", tmp_path, "--images", 40, "--val_share", 0.5, "--image_size", 64)
     assert make(*arguments).returncode == 0
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
@@ -177,7 +178,7 @@ def test_the_same_set_is_left_alone_and_another_is_refused(tmp_path):
     assert len(list((tmp_path / "JPEGImages").iterdir())) == 44
 
 
-def test_an_interrupted_set_is_drawn_anew(tmp_path):
+def test_an_interrupted_set_is_drawn_again(tmp_path):
     arguments = ("--out", tmp_path, "--images", 40, "--val_share", 0.5, "--image_size", 64)
     make(*arguments)
     whole = contents(tmp_path)
@@ -188,25 +189,33 @@ def test_an_interrupted_set_is_drawn_anew(tmp_path):
     assert contents(tmp_path) == whole
 
 
+def test_a_set_recorded_with_the_earlier_spelling_is_kept(tmp_path):
+    arguments = ("--out", tmp_path, "--images", 40, "--val_share", 0.5, "--image_size", 64)
+    make(*arguments)
+    record = tmp_path / "toy_voc.json"
+    record.write_text(record.read_text().replace('"colors"', '"colours"'))
+    assert "nothing to do" in make(*arguments).stdout
+
+
 @pytest.mark.parametrize(
-    "arguments, told",
+    "arguments, message",
     [
-        (("--images", 0), "--images must be at least 1"),
-        (("--images", 30), "take 80"),
+        (("--images", 0), "--images 0: must be 1 or more"),
+        (("--images", 30), "need 80"),
         (("--seed", -1), "--seed"),
         (("--image_size", 10), "--image_size"),
         (("--val_share", 1), "--val_share"),
         (("--class_file", "no_such.json"), "no_such.json"),
     ],
 )
-def test_refuses_what_cannot_be_drawn(tmp_path, arguments, told):
-    assert told in refused("--out", tmp_path / "set", *arguments)
+def test_arguments_that_cannot_be_drawn_are_refused(tmp_path, arguments, message):
+    assert message in refused("--out", tmp_path / "set", *arguments)
     assert not (tmp_path / "set").exists()
 
 
-def test_refuses_a_folder_that_is_not_its_own(tmp_path):
+def test_a_folder_that_holds_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
-    assert "no toy data set" in refused("--out", tmp_path, "--overwrite")
+    assert "is not a toy data set" in refused("--out", tmp_path, "--overwrite")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     assert "cannot write" in refused("--out", tmp_path / "thesis.tex" / "set")
 
@@ -221,7 +230,7 @@ def test_refuses_a_folder_that_is_not_its_own(tmp_path):
         {"class_names": ["cat"], "color_dict": {"cat": [0, 0, 256]}},
     ],
 )
-def test_refuses_a_class_file_it_cannot_use(tmp_path, content):
+def test_an_unusable_class_file_is_refused(tmp_path, content):
     file = tmp_path / "own.json"
     file.write_text(json.dumps(content))
     assert "own.json" in refused("--out", tmp_path / "set", "--class_file", file)

@@ -1,4 +1,4 @@
-"""Own data: class files, tables and COCO files become devkit folders that the scripts train on."""
+"""Own data: class files, tables and COCO files become devkit folders for training."""
 
 import importlib
 import io
@@ -17,10 +17,11 @@ import pytest
 from PIL import Image
 
 from tests.helpers.command_line import ROOT, SCRIPTS, run
-from tools.data import writing as devkit
 from tools.data.annotations import read_annotation
 from tools.data.datasets import VOCClassification
 from tools.data.devkit import read_class_names
+from tools.data.importing import split_ids
+from tools.data.writing import link_or_copy
 from tools.make_class_file import names_in
 from tools.system.errors import run_main
 
@@ -31,7 +32,7 @@ QUICK = (
 
 
 def tool(name: str, *words: object) -> subprocess.CompletedProcess:
-    """A tool's whole program, in this process: starting one for each call would take most of the time."""
+    """Run a tool in this process: starting a process per call would take most of the time."""
     main = importlib.import_module(f"tools.{name}").main
     streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2)]
     with redirect_stdout(streams[0]), redirect_stderr(streams[1]), mock.patch("sys.argv", [name, *map(str, words)]):
@@ -44,8 +45,8 @@ def tool(name: str, *words: object) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(words, status, out, err)
 
 
-def said(name: str, *words: object) -> str:
-    """The one line of a tool that has to end with status 2 and without a traceback."""
+def error_of(name: str, *words: object) -> str:
+    """Run a tool that must fail with status 2 and without a traceback; return its one line."""
     result = tool(name, *words)
     assert result.returncode == 2, result.stdout + result.stderr
     lines = [line for line in result.stderr.splitlines() if line and not re.search(r"(it|image|file)/s", line)]
@@ -61,7 +62,7 @@ def picture(path: Path, size: tuple[int, int] = (60, 40), color: str = "teal", *
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
-    """Pictures with all kinds of names and formats."""
+    """Images with all kinds of names and formats."""
     folder = tmp_path / "my photos"
     picture(folder / "a.jpg")
     picture(folder / "trip to Köln" / "Straße 1.JPG", (90, 30), format="JPEG")
@@ -96,7 +97,8 @@ def test_a_table_becomes_a_devkit_folder(photos, table, tmp_path):
     assert names == ["Fußgänger", "cat", "dog"]
     dataset = VOCClassification(out, "Main/trainval", names)
     labels = {
-        image_id: [names[i] for i in row.nonzero().flatten()] for image_id, row in zip(dataset.ids, dataset.labels)
+        image_id: [names[i] for i in row.nonzero().flatten()]
+        for image_id, row in zip(dataset.ids, dataset.labels, strict=True)
     }
     assert labels == {
         "a": ["cat", "dog"],
@@ -115,7 +117,7 @@ def test_a_table_becomes_a_devkit_folder(photos, table, tmp_path):
     assert check.returncode == 0, check.stdout
 
 
-def test_the_lists_depend_on_the_seed_alone(photos, table, tmp_path):
+def test_the_lists_depend_only_on_the_seed(photos, table, tmp_path):
     def val(name: str, seed: int) -> str:
         words = ("--csv", table, "--images", photos, "--out", tmp_path / name, "--seed", seed)
         assert tool("import_csv", *words).returncode == 0
@@ -123,11 +125,11 @@ def test_the_lists_depend_on_the_seed_alone(photos, table, tmp_path):
 
     assert val("one", 0) == val("two", 0)
     ids = [f"id{index}" for index in range(30)]
-    assert devkit.split_ids(ids, 0.2, 0) == devkit.split_ids(ids[::-1], 0.2, 0) != devkit.split_ids(ids, 0.2, 1)
-    assert "val" not in devkit.split_ids(ids, 0, 0)
+    assert split_ids(ids, 0.2, 0) == split_ids(ids[::-1], 0.2, 0) != split_ids(ids, 0.2, 1)
+    assert "val" not in split_ids(ids, 0, 0)
 
 
-def test_larger_images_are_written_smaller_and_others_linked(photos, table, tmp_path):
+def test_larger_images_become_smaller_copies_and_others_links(photos, table, tmp_path):
     out = tmp_path / "data"
     result = tool("import_csv", "--csv", table, "--images", photos, "--out", out, "--shrink", 60)
     assert result.returncode == 0, result.stderr
@@ -139,56 +141,65 @@ def test_larger_images_are_written_smaller_and_others_linked(photos, table, tmp_
 
 
 @pytest.mark.parametrize(
-    "row, told",
+    "row, message",
     [
         ("nothing.jpg,cat", "row 3: no image 'nothing.jpg'"),
         ("a.jpg;cat", "labels by semicolons"),
-        ("../a.jpg,cat", "row 3: '../a.jpg' leads out of"),
+        ("../a.jpg,cat", "row 3: '../a.jpg' is outside"),
         ("a.jpg,cat", "row 3: names a.jpg again (first in row 2)"),
-        ("a.png,cat", "row 3: a.png and that of row 2 would both have the id a"),
+        ("a.png,cat", "row 3: a.png and the file of row 2 would both get the id a"),
         ("b.jpg,cat,dog", "row 3: 3 columns"),
         ("broken.jpg,cat", "row 3: "),
         ("b.jpg,c\x07t", "row 3: the class name 'c\\x07t'"),
         (",cat", "row 3: no image ''"),
+        (f"{300 * 'a'}.jpg,cat", "row 3: no image 'aaa"),
     ],
 )
-def test_a_row_that_cannot_be_used_is_named(tmp_path, row, told):
+def test_an_unusable_row_is_named(tmp_path, row, message):
     for name in ("a.jpg", "a.png", "b.jpg"):
         picture(tmp_path / "photos" / name)
-    (tmp_path / "photos/broken.jpg").write_text("no picture")
+    (tmp_path / "photos/broken.jpg").write_text("not an image")
     (tmp_path / "a.csv").write_text(f"image,labels\na.jpg,cat\n{row}\n")
-    line = said("import_csv", "--csv", tmp_path / "a.csv", "--images", tmp_path / "photos", "--out", tmp_path / "data")
-    assert told in line and str(tmp_path / "a.csv") in line
-    assert sorted(os.listdir(tmp_path)) == ["a.csv", "photos"]  # nothing half-written is left
+    line = error_of(
+        "import_csv", "--csv", tmp_path / "a.csv", "--images", tmp_path / "photos", "--out", tmp_path / "data"
+    )
+    assert message in line and str(tmp_path / "a.csv") in line
+    assert sorted(os.listdir(tmp_path)) == ["a.csv", "photos"]  # no partial folder is left
 
 
-def test_other_mistakes_with_a_table(photos, table, tmp_path):
+def test_other_errors_of_a_table(photos, table, tmp_path):
     words = ["--images", photos, "--out", tmp_path / "data"]
-    assert "no file" in said("import_csv", "--csv", tmp_path / "no.csv", *words)
-    assert "no folder" in said("import_csv", "--csv", table, "--images", tmp_path / "no", "--out", tmp_path / "data")
-    assert "--val_share 2.0" in said("import_csv", "--csv", table, *words, "--val_share", 2)
+    assert "no file" in error_of("import_csv", "--csv", tmp_path / "no.csv", *words)
+    assert "no folder" in error_of(
+        "import_csv", "--csv", table, "--images", tmp_path / "no", "--out", tmp_path / "data"
+    )
+    assert "--val_share 2.0" in error_of("import_csv", "--csv", table, *words, "--val_share", 2)
+    assert "--seed -1" in error_of("import_csv", "--csv", table, *words, "--seed", -1)
+    assert "--shrink -1" in error_of("import_csv", "--csv", table, *words, "--shrink", -1)
     table.write_bytes("image,labels\na.jpg,Häuser\n".encode("cp1252"))
-    assert "save it as 'CSV UTF-8'" in said("import_csv", "--csv", table, *words)
+    assert "save it as 'CSV UTF-8'" in error_of("import_csv", "--csv", table, *words)
+    table.write_text("a.jpg,cat\n")
+    assert "1 image is too few for two lists" in error_of("import_csv", "--csv", table, *words)
     table.write_text("a.jpg\nempty.jpeg\n")
-    assert "no label in any row" in said("import_csv", "--csv", table, *words)
+    assert "no label in any row" in error_of("import_csv", "--csv", table, *words)
     (tmp_path / "data").mkdir()
     (tmp_path / "data/thesis.tex").write_text("mine")
     table.write_text("a.jpg,cat\nempty.jpeg,\n")
-    assert "is there already" in said("import_csv", "--csv", table, *words)
+    assert "already exists" in error_of("import_csv", "--csv", table, *words)
     assert os.listdir(tmp_path / "data") == ["thesis.tex"]
 
 
-@pytest.mark.parametrize("lacking, way", [(["link"], "symbolic links"), (["link", "symlink"], "copies")])
-def test_where_links_do_not_work(tmp_path, monkeypatch, lacking, way):
+@pytest.mark.parametrize("missing, method", [(["link"], "symbolic links"), (["link", "symlink"], "copies")])
+def test_file_systems_without_links(tmp_path, monkeypatch, missing, method):
     def fails(*_):
         raise OSError("not on this file system")
 
-    for name in lacking:
+    for name in missing:
         monkeypatch.setattr(os, name, fails)
     source = picture(tmp_path / "a.jpg")
-    assert devkit.link(source, tmp_path / "b.jpg") == way
+    assert link_or_copy(source, tmp_path / "b.jpg") == method
     assert (tmp_path / "b.jpg").read_bytes() == source.read_bytes()
-    assert (tmp_path / "b.jpg").is_symlink() == (way == "symbolic links")
+    assert (tmp_path / "b.jpg").is_symlink() == (method == "symbolic links")
 
 
 def coco(folder: Path, **changes: object) -> Path:
@@ -225,14 +236,14 @@ def test_a_coco_file_becomes_a_devkit_folder(tmp_path):
         ("zebra", False, (1, 1, 60, 40)),
         ("hot dog", True, (11, 4, 12, 5)),
     ]
-    # A box without width does not count, and an image without objects is one of the data set.
+    # A box without width does not count, and images without objects belong to the data set.
     assert VOCClassification(out, "Main/train", names).labels.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 0]]
     assert os.path.samefile(out / "JPEGImages/sub_b.jpg", tmp_path / "images/sub/b.png")
     check = tool("check_data", "--data_dir", out, "--split", "Main/train", "--class_file", out / "classes.json")
     assert check.returncode == 0, check.stdout
 
 
-def test_coco_with_a_file_for_val_and_smaller_copies(tmp_path):
+def test_coco_with_a_val_file_and_smaller_copies(tmp_path):
     train, val = coco(tmp_path / "t"), coco(tmp_path / "v", images=[{"id": 7, "file_name": "d.jpg"}], annotations=[])
     picture(tmp_path / "v/images/d.jpg")
     pairs = ["--annotations", train, "--images", tmp_path / "t/images", "--val_annotations", val]
@@ -245,11 +256,11 @@ def test_coco_with_a_file_for_val_and_smaller_copies(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes, told",
+    "changes, message",
     [
         ({"images": None}, "no list of objects under 'images'"),
         ({"images": [{"id": 7, "file_name": "no.jpg"}], "annotations": []}, "image 7: no image 'no.jpg'"),
-        ({"images": [{"id": 7, "file_name": "a.jpg"}] * 2, "annotations": []}, "image 7: its id is there twice"),
+        ({"images": [{"id": 7, "file_name": "a.jpg"}] * 2, "annotations": []}, "image 7: its id occurs twice"),
         ({"images": [{"id": 7}], "annotations": []}, "image 7: it has no file_name"),
         ({"annotations": [{"id": 5, "image_id": 1, "category_id": 2, "bbox": [0, 0, 1, 1]}]}, "image_id 1 is not in"),
         (
@@ -260,12 +271,13 @@ def test_coco_with_a_file_for_val_and_smaller_copies(tmp_path):
         ({"annotations": [{"id": 5, "image_id": 7, "category_id": 2, "bbox": [0, 0, 1, "1"]}]}, "annotation 5: bbox"),
         ({"categories": [{"id": 1, "name": "x"}, {"id": 2, "name": "x"}], "annotations": []}, "category 2: its id or"),
         ({"categories": [{"id": 1}], "annotations": []}, "category 1: it has no name"),
+        ({"categories": [{"name": "x"}, {"id": "y"}], "annotations": []}, "category y: it has no name"),
     ],
 )
-def test_a_coco_entry_that_cannot_be_used_is_named(tmp_path, changes, told):
+def test_an_unusable_coco_entry_is_named(tmp_path, changes, message):
     path = coco(tmp_path, **changes)
-    line = said("import_coco", "--annotations", path, "--images", tmp_path / "images", "--out", tmp_path / "data")
-    assert told in line and str(path) in line and not (tmp_path / "data").exists()
+    line = error_of("import_coco", "--annotations", path, "--images", tmp_path / "images", "--out", tmp_path / "data")
+    assert message in line and str(path) in line and not (tmp_path / "data").exists()
 
 
 def test_the_class_file_of_a_folder_holds_its_classes(toy, tmp_path):
@@ -279,20 +291,20 @@ def test_the_class_file_of_a_folder_holds_its_classes(toy, tmp_path):
     assert re.search(r"aeroplane +\d+ images +\d+ objects", result.stdout)
 
 
-def test_annotations_of_no_use_are_named(tmp_path):
+def test_unusable_annotations_are_named(tmp_path):
     for folder in ("JPEGImages", "Annotations"):
         (tmp_path / folder).mkdir()
-    assert "no annotation with an object" in said("make_class_file", "--data_dir", tmp_path)
+    assert "no annotation with an object" in error_of("make_class_file", "--data_dir", tmp_path)
     box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
     for name, text in {"a": f"<name>cat</name>{box}", "b": f"<name>Cat</name>{box}", "c": "<name>cow</name>"}.items():
         (tmp_path / f"Annotations/{name}.xml").write_text(f"<annotation><object>{text}</object></annotation>")
-    assert "c.xml: the object 'cow' has no complete bndbox" in said("make_class_file", "--data_dir", tmp_path)
+    assert "c.xml: the object 'cow' has no complete bndbox" in error_of("make_class_file", "--data_dir", tmp_path)
     (tmp_path / "Annotations/c.xml").write_text("<annotation/>")
     result = tool("make_class_file", "--data_dir", tmp_path)
     assert result.returncode == 0 and "note: 'Cat' and 'cat' count as two classes" in result.stdout
     assert names_in(tmp_path / "Annotations/c.xml") == []
     (tmp_path / "Annotations/c.xml").write_text("<!DOCTYPE a><annotation/>")
-    assert "a document type of its own" in said("make_class_file", "--data_dir", tmp_path)
+    assert "a document type of its own" in error_of("make_class_file", "--data_dir", tmp_path)
 
 
 @pytest.mark.parametrize("strategy", ["Max", "cTopk_w"])
@@ -321,7 +333,7 @@ def test_training_and_evaluation_with_negative_images(tmp_path, strategy):
 
 
 def documented(page: str, section: str) -> list[list[str]]:
-    """The python3 commands of a section of a page in docs/ but the installation, backslashes joined."""
+    """Return the python3 commands of a section of a page in docs/ except the installation, backslashes joined."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     part = re.split(r"^## ", text.split(f"## {section}\n")[1], flags=re.MULTILINE)[0]
     blocks = "".join(re.findall(r"```\n(.*?)```", part, re.DOTALL)).replace("\\\n", " ")
@@ -329,8 +341,8 @@ def documented(page: str, section: str) -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in lines]
 
 
-def type_in(folder: Path, words: list[str]) -> subprocess.CompletedProcess:
-    """A documented command, made small where it trains."""
+def run_documented(folder: Path, words: list[str]) -> subprocess.CompletedProcess:
+    """Run a documented command; training is made small."""
     script = ["-m", words[2]] if words[1] == "-m" else [str(ROOT / words[1])]
     rest = words[3:] if words[1] == "-m" else words[2:]
     if "train_classification" in words[1]:
@@ -340,7 +352,7 @@ def type_in(folder: Path, words: list[str]) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
 
 
-def test_twenty_photographs_and_a_table_come_to_pictures(toy, tmp_path):
+def test_twenty_photographs_and_a_table_become_pictures(toy, tmp_path):
     """The page's first section, command by command."""
     ids = sorted(path.stem for path in (toy / "JPEGImages").iterdir())[:20]
     names = read_class_names(ROOT / "data/VOC_2012.json")
@@ -355,7 +367,7 @@ def test_twenty_photographs_and_a_table_come_to_pictures(toy, tmp_path):
     commands = documented("own-data.md", "Twenty photographs and a table")
     assert [Path(words[1]).name for words in commands].count("inference_classification.py") == 1
     for words in commands:
-        result = type_in(tmp_path, words)
+        result = run_documented(tmp_path, words)
         assert result.returncode == 0, f"{words}\n{result.stdout}\n{result.stderr}"
     assert len(list((tmp_path / "experiments/pictures").rglob("*.*"))) >= 20
 
@@ -374,5 +386,5 @@ def test_the_other_commands_of_the_page(section, toy, tmp_path):
     commands = documented("own-data.md", section)
     assert commands
     for words in commands:
-        result = type_in(tmp_path, words)
+        result = run_documented(tmp_path, words)
         assert result.returncode == 0, f"{words}\n{result.stdout}\n{result.stderr}"

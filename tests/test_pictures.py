@@ -1,173 +1,195 @@
-"""Pictures and charts: what stands where, in which colors, and that it can be read."""
+"""Charts and panels: what they show where, that they can be read, and the two programs that plot runs."""
 
 import json
 import math
+import re
 import sys
+from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from matplotlib.text import Text
+from PIL import Image
 
 from tools import plot_classes, plot_history
-from tools.pictures.charts import Line, bar_chart, legend, line_chart, ticks
+from tools.pictures.charts import LINE_COLORS, Line, bar_chart, line_charts
+from tools.pictures.figure import FONT_SIZE, new_figure, rgb_array, style, write_picture
 from tools.pictures.panels import (
-    BLUE,
-    LINE_COLORS,
-    VERMILLION,
-    WHITE,
+    BAR,
     caption,
     color_bar,
-    colors_of,
     draw_cut,
     draw_points,
-    draw_text,
-    heat_overlay,
-    resized,
-    sheet,
-    shortened,
-    signed_colors_of,
-    text_width,
-    write_picture,
+    panel_grid,
+    show_image,
+    show_map,
+    show_overlay,
+    show_tiles,
 )
 from tools.system.errors import UserError
 
 GRAY = np.full((100, 120, 3), 128, np.uint8)
 
 
-def where(image, color) -> np.ndarray:
-    """(row, column) of every pixel of a color."""
-    return np.argwhere((image == np.array(color)).all(-1))
+def one_panel(width: int = 300):
+    """Return a figure with one panel, and the panel's axes."""
+    figure, grid = panel_grid(1, [width])
+    return figure, grid[0, 0]
 
 
-def lightness(colors) -> np.ndarray:
-    return cv2.cvtColor(np.ascontiguousarray(colors), cv2.COLOR_RGB2LAB)[..., 0].astype(int)
+def written(figure) -> list[Text]:
+    """Return every text that a figure shows; panels have captions but no ticks."""
+    figure.canvas.draw()
+    return [text for text in figure.findobj(Text) if text.get_text() and _is_shown(text)]
 
 
-def test_letters_are_at_least_14_pixels_high_and_their_width_is_known():
-    page = np.full((60, 300, 3), 255, np.uint8)
-    draw_text(page, "H", (30, 10))
-    inked = np.argwhere((page < 128).all(-1))
+def _is_shown(text: Text) -> bool:
+    axes = text.axes
+    return axes is None or axes.axison or axes.get_title("left") == text.get_text()
+
+
+def texts(figure) -> set[str]:
+    """Return what is written in a figure."""
+    return {text.get_text() for text in written(figure)}
+
+
+def boxes(figure, artists) -> list:
+    """Return where artists are, and check that all of it is on the figure."""
+    figure.canvas.draw()
+    found = [artist.get_window_extent() for artist in artists]
+    assert all(box.x0 >= -1 and box.x1 <= figure.bbox.width + 1 for box in found)
+    assert all(box.y0 >= -1 and box.y1 <= figure.bbox.height + 1 for box in found)
+    return found
+
+
+# Figures ------------------------------------------------------------------------------------------------------------
+
+
+def test_letters_are_at_least_14_pixels_high():
+    with style():
+        figure = new_figure(300, 60)
+        figure.text(0.1, 0.4, "H")
+    inked = np.argwhere((rgb_array(figure) < 128).all(-1))
     assert np.ptp(inked[:, 0]) + 1 >= 14
-    assert abs(inked[:, 0].mean() - 30) < 3  # around the middle that was asked for
-    assert np.ptp(inked[:, 1]) + 1 <= text_width("H")
 
 
-@given(st.text(st.characters(codec="latin-1", categories=("L", "N")), max_size=80), st.integers(40, 400))
-def test_a_shortened_text_fits_and_keeps_its_ends(text, width):
-    short = shortened(text, width)
-    assert text_width(short) <= width
-    assert short == text or (short[0] == text[0] and "…" in short)
+def test_every_letter_of_charts_and_panels_has_at_least_that_size():
+    figures = [
+        bar_chart("title", ["a"], ["dog"], [[1.0]]),
+        line_charts("title", "epoch", {"loss": [Line("a", [0, 1], [0, 1])]}),
+    ]
+    figure, grid = panel_grid(1, [300, BAR], title="title")
+    color_bar(grid[0, 1], show_overlay(grid[0, 0], GRAY, np.ones((4, 5))))
+    caption(grid[0, 0], "dog")
+    for each in (*figures, figure):
+        assert len(written(each)) > 2 and min(text.get_fontsize() for text in written(each)) >= FONT_SIZE
 
 
-def test_a_caption_stands_above_and_never_beside_its_image():
-    titled = caption(GRAY, "a class name that is far too long for this")
-    assert titled.shape == (130, 120, 3) and (titled[30:] == GRAY).all()
-    assert (titled[:30, -3:] == 255).all() and (titled[:30] < 128).any()
-
-
-def test_maps_get_lighter_with_every_step_for_every_eye():
-    assert (np.diff(lightness(colors_of(np.linspace(0, 1, 40)[None]))) > 0).all()
-
-
-def test_signs_are_blue_white_and_orange():
-    colors = signed_colors_of(np.array([[-1.0, 0.0, 1.0]]))
-    assert colors.tolist() == [[list(BLUE), list(WHITE), list(VERMILLION)]]
-
-
-def test_the_overlay_shows_the_map_where_it_is_strong_and_the_image_where_it_is_not():
-    heat = np.zeros((10, 12))
-    heat[2, 9] = 1
-    drawn = heat_overlay(GRAY, heat)
-    assert (drawn[60:, :60] == 128).all()
-    row, column = np.argwhere(np.ptp(drawn, axis=-1) == np.ptp(drawn, axis=-1).max()).mean(0)
-    assert abs(row - 25) < 3 and abs(column - 95) < 3
-
-
-def test_the_color_bar_has_the_map_s_ends():
-    bar = color_bar(200, "0", "1")
-    column = bar[15:186, 10]
-    assert (np.diff(lightness(column[None])[0]) <= 0).all()
-    assert np.abs(column[[0, -1]].astype(int) - colors_of(np.array([[1.0, 0.0]]))[0]).max() < 25
-
-
-def test_a_cut_lies_at_the_keypoint():
-    drawn = draw_cut(GRAY, (30, 40), scale=1.5)
-    assert (drawn[45, 100] == 255).all() and (drawn[5, 60] == 255).all()
-    assert np.abs(where(drawn, VERMILLION).mean(0) - (45, 60)).max() < 1
-    assert (draw_points(GRAY, [(50, 20)])[50, 29] == 255).all()
-    assert (GRAY == 128).all()  # the image itself is left alone
-
-
-def test_panels_of_different_size_never_overlap():
-    panels = [[np.full((h, w, 3), 10 * k + 1, np.uint8) for k, (h, w) in enumerate(row)] for row in
-              ([(20, 30), (50, 10)], [(10, 60)])]  # fmt: skip
-    page = sheet(panels)
-    counts = {value: int((page[..., 0] == value).sum()) for value in (1, 11)}
-    assert counts == {1: 20 * 30 + 10 * 60, 11: 500}
-
-
-def test_the_longer_side_is_what_was_asked_for():
-    assert resized(GRAY, 60).shape == (50, 60, 3) and resized(GRAY[:1], 60).shape == (1, 60, 3)
+@pytest.mark.parametrize(
+    "suffix, start",
+    [(".png", b"\x89PNG"), (".PNG", b"\x89PNG"), (".jpg", b"\xff\xd8"), (".pdf", b"%PDF"), (".svg", b"<?xml")],
+)
+def test_the_suffix_decides_the_format(tmp_path, suffix, start):
+    path = tmp_path / f"deep/a{suffix}"
+    write_picture(path, bar_chart("title", ["one"], ["dog"], [[50.0]]))
+    assert path.read_bytes().startswith(start) and list(path.parent.iterdir()) == [path]
 
 
 def test_only_pictures_are_written(tmp_path):
-    with pytest.raises(UserError, match="must end in .png or .jpg"):
-        write_picture(tmp_path / "a.gif", GRAY)
-    write_picture(tmp_path / "deep/a.png", GRAY)
-    assert (cv2.imread(str(tmp_path / "deep/a.png")) == GRAY).all()
+    with pytest.raises(UserError, match="must end in .png, .jpg, .pdf or .svg"):
+        write_picture(tmp_path / "a.gif", new_figure(10, 10))
+    assert not list(tmp_path.iterdir())
 
 
-@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
-def test_ticks_are_round_and_inside(low, width):
-    width = max(width, 1e-8 * abs(low))  # below that, the rounding of `low` shows in the steps
-    found = ticks(low, low + width)
-    assert 2 <= len(found) <= 8
-    step = found[1] - found[0]
-    digits = round(step / 10 ** math.floor(math.log10(step) + 1e-6), 3)
-    assert digits in (1, 2, 5, 10)
-    slack = 1e-6 * max(abs(low), width)
-    assert all(low - slack <= value <= low + width + slack for value in found)
+def test_a_figure_has_the_pixels_that_were_asked_for(tmp_path):
+    figure = new_figure(321, 123)
+    assert rgb_array(figure).shape == (123, 321, 3) and rgb_array(figure).dtype == np.uint8
+    write_picture(tmp_path / "a.png", figure)
+    assert Image.open(tmp_path / "a.png").size == (321, 123)
+
+
+def test_names_are_written_as_they_are(tmp_path):
+    names = ["$5 note", "größer κλ и", "a_b^c", "line\nbreak", "\udcff"]
+    write_picture(tmp_path / "a.svg", bar_chart("title", ["$x$"], names, [[1.0]] * 5))
+    content = (tmp_path / "a.svg").read_text(encoding="utf-8")
+    for name in ("$x$", "$5 note", "größer κλ и", "a_b^c", "line?break"):
+        assert f">{name}<" in content
+
+
+# Charts -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_curve_passes_through_its_points_and_has_gaps():
-    line = Line("a", [0, 1, 2, 3, 4], [0, 10, math.nan, 0, 10])
-    chart = line_chart("title", "epoch", [line])
-    points = where(chart, LINE_COLORS[0])
-    top, bottom = points[:, 0].min(), points[:, 0].max()
-    left, right = points[:, 1].min(), points[:, 1].max()
-    missing = (left + right) // 2
-    assert not len(points[abs(points[:, 1] - missing) < 20])  # the gap at x = 2
-    first = points[points[:, 1] < left + 6]
-    assert first[:, 0].mean() > top + 0.9 * (bottom - top)  # starts at the bottom
-    assert (chart[:, right + 24 :] == 255).all()
+    figure = line_charts("title", "epoch", {"loss": [Line("a", [0, 1, 2, 3, 4], [0, 10, math.nan, 0, 10])]})
+    (axes,) = figure.axes
+    (curve,) = axes.lines
+    figure.canvas.draw()
+    assert (axes.get_title("left"), axes.get_xlabel()) == ("loss", "epoch")
+    drawn = rgb_array(figure)
+    column = round(axes.transData.transform((2, 5))[0])
+    blue = (drawn == (0, 114, 178)).all(-1)
+    beside = [round(axes.transData.transform((x, 5))[0]) for x in (0.5, 3.5)]
+    top = round(figure.bbox.height - axes.bbox.y1)
+    assert not blue[top:, column - 20 : column + 20].any() and all(blue[top:, x].any() for x in beside)
+    assert curve.get_color() == LINE_COLORS[0]
 
 
-def test_curves_that_coincide_both_show():
-    lines = [Line(name, [0, 1], [0, 1]) for name in "ab"]
-    chart = line_chart("title", "epoch", lines)
-    assert len(where(chart, LINE_COLORS[0])) > 100 and len(where(chart, LINE_COLORS[1])) > 100
+def test_curves_that_coincide_are_all_visible():
+    lines = [Line(str(number), list(range(40)), list(range(40))) for number in range(4)]
+    drawn = rgb_array(line_charts("title", "epoch", {"loss": lines}))[100:]  # below the legend
+    for color in LINE_COLORS[:4]:
+        distance = np.abs(drawn.astype(int) - [int(color[k : k + 2], 16) for k in (1, 3, 5)]).max(-1)
+        assert (distance < 40).sum() > 100
+
+
+def test_a_chart_without_values_says_so():
+    assert "none" in texts(line_charts("title", "epoch", {"re_loss": [Line("a", [0, 1], [math.nan, math.nan])]}))
 
 
 def test_a_bar_is_as_long_as_its_value():
-    chart = bar_chart(["dog", "cat"], [[100, 50], [25, math.nan]], limit=100)
-    lengths = [np.ptp(where(chart, color)[:, 1]) for color in LINE_COLORS[:2]]
-    assert lengths[1] / lengths[0] == pytest.approx(0.5, abs=0.02)
-    lower = where(chart[len(chart) // 2 :], LINE_COLORS[0])
-    assert np.ptp(lower[:, 1]) / lengths[0] == pytest.approx(0.25, abs=0.02)
-    assert len(where(chart[len(chart) // 2 :], LINE_COLORS[1])) <= 22  # NaN: nothing beyond the axis
+    figure = bar_chart("title", ["one", "two"], ["dog", "cat"], [[100, 50], [25, math.nan]])
+    (axes,) = figure.axes
+    lengths = [[bar.get_width() for bar in series] for series in axes.containers]
+    assert lengths == [[100, 25], [50, 0]]
+    assert {"one", "two", "dog", "cat", "100.0", "50.0", "25.0", "none", "title"} <= texts(figure)
+    boxes(figure, axes.texts)
+    assert axes.containers[0][0].get_y() < axes.containers[0][1].get_y() and axes.yaxis_inverted()
 
 
-def test_a_legend_breaks_lines_rather_than_running_out_of_the_page():
-    page = legend([f"a rather long tag {k}" for k in range(8)], 500)
-    assert page.shape[1] == 500 and len(page) > 34
-    assert all(len(where(page, color)) > 200 for color in LINE_COLORS)
+def test_many_bars_are_in_two_columns_of_the_same_scale():
+    names = [f"class {number}" for number in range(21)]
+    figure = bar_chart("title", ["one"], names, [[float(number)] for number in range(21)])
+    first, second = figure.axes
+    assert [bar.get_width() for axes in figure.axes for bar in axes.containers[0]] == list(range(21))
+    assert first.get_xlim() == second.get_xlim() and first.get_ylim() == second.get_ylim()
+    assert set(names) <= texts(figure)
 
 
-def test_line_colors_differ_for_the_color_blind():
-    """Okabe and Ito's palette, and under simulated deuteranopia every two stay apart."""
-    linear = (np.array(LINE_COLORS) / 255.0) ** 2.2
+def test_long_labels_and_names_fit_and_keep_their_ends():
+    labels = [f"{number} a rather long tag of a run, as long as tags may be {number}" for number in range(8)]
+    figure = bar_chart("T" * 200, labels, ["x" * 100, "cat"], [[1.0] * 8] * 2)
+    (legend,) = figure.legends
+    found = boxes(figure, [*legend.get_texts(), legend.get_title(), *figure.axes[0].get_yticklabels()])
+    assert len(legend.get_texts()) == 8
+    assert all(text.get_text()[0] == text.get_text()[-1] == str(k) for k, text in enumerate(legend.get_texts()))
+    assert not any(a.overlaps(b) for a in found[:8] for b in found[:8] if a is not b)
+
+
+def test_more_curves_than_colors_are_refused():
+    with pytest.raises(UserError, match="9 curves or bars: only 8 have colors"):
+        line_charts("title", "epoch", {"loss": [Line(str(k), [0], [0]) for k in range(9)]})
+    with pytest.raises(UserError, match="9 curves or bars: only 8 have colors"):
+        bar_chart("title", list("abcdefghi"), ["dog"], [[1.0] * 9])
+    with pytest.raises(ValueError):
+        bar_chart("title", ["one", "two"], ["dog"], [[1.0]])
+
+
+def test_line_colors_differ_for_color_blind_readers():
+    """Under simulated deuteranopia every two of the palette of Okabe and Ito stay apart."""
+    import cv2
+
+    rgb = np.array([[int(color[k : k + 2], 16) for k in (1, 3, 5)] for color in LINE_COLORS])
+    linear = (rgb / 255.0) ** 2.2
     # Viénot, Brettel and Mollon 1999: what a deuteranope sees, in linear RGB.
     seen = linear @ np.array([[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]]).T
     seen = (seen.clip(0, 1) ** (1 / 2.2) * 255).astype(np.uint8)
@@ -176,7 +198,98 @@ def test_line_colors_differ_for_the_color_blind():
     assert min(distances) > 20
 
 
-# The two commands ---------------------------------------------------------------------------------------------------
+# Panels -------------------------------------------------------------------------------------------------------------
+
+
+def test_panels_do_not_overlap_and_have_their_size():
+    figure, grid = panel_grid(2, [300, 200], 150, title="title")
+    found = boxes(figure, grid.flat)
+    assert [(round(box.width), round(box.height)) for box in found] == [(300, 150), (200, 150)] * 2
+    assert not any(a.overlaps(b) for i, a in enumerate(found) for b in found[:i])
+    assert "title" in texts(figure)
+
+
+def test_a_caption_is_above_its_panel_and_no_wider():
+    figure, grid = panel_grid(1, [120, 120])
+    for axes in grid.flat:
+        show_image(axes, GRAY)
+        caption(axes, "a class name that is far too long for this")
+    left, right = boxes(figure, [text for text in written(figure) if "…" in text.get_text()])
+    assert left.width <= 120 and not left.overlaps(right) and left.y0 >= grid[0, 0].get_window_extent().y1
+
+
+def test_the_overlay_shows_the_map_where_it_is_strong_and_the_image_elsewhere():
+    figure, axes = one_panel()
+    heat = np.zeros((10, 12))
+    heat[2, 9] = 1
+    show_overlay(axes, GRAY, heat)
+    drawn = rgb_array(figure)
+    column, row = axes.transData.transform((30, 80))
+    assert np.abs(drawn[round(figure.bbox.height - row), round(column)].astype(int) - 128).max() <= 2
+    strength = np.ptp(drawn, axis=-1)
+    row, column = np.argwhere(strength > 0.9 * strength.max()).mean(0)
+    x, y = axes.transData.inverted().transform((column, figure.bbox.height - row))
+    assert abs(y - 25) < 4 and abs(x - 95) < 4
+
+
+def test_the_color_bar_has_the_ends_of_the_map():
+    figure, grid = panel_grid(1, [300, BAR])
+    image = show_map(grid[0, 0], np.array([[-2.0, 3.0]]), -2.0, 3.0)
+    color_bar(grid[0, 1], image, "-2.0", "3.0")
+    assert {"-2.0", "3.0"} <= texts(figure)
+    heights = {text.get_text(): text.get_window_extent().y0 for text in written(figure)}
+    assert image.get_clim() == (-2.0, 3.0) and heights["3.0"] - heights["-2.0"] > 200
+
+
+def test_signed_values_have_no_color_at_zero():
+    _, axes = one_panel()
+    image = show_map(axes, np.array([[-1.0, 0.0, 1.0]]), -1, 1, signed=True)
+    low, zero, high = image.to_rgba(image.get_array())[0, :, :3]
+    assert low[2] > low[0] and high[0] > high[2] and zero.min() > 0.95
+
+
+def test_a_map_of_one_value_is_drawn():
+    figure, grid = panel_grid(1, [300, BAR])
+    color_bar(grid[0, 1], show_map(grid[0, 0], np.zeros((3, 3)), 0, 0), "0.0", "0.0")
+    rgb_array(figure)
+
+
+@pytest.mark.parametrize("size", [None, (1000, 1200)])
+def test_a_cut_lies_at_the_keypoint(size):
+    figure, axes = one_panel()
+    show_image(axes, GRAY, size)
+    keypoint = (30, 40) if size is None else (300, 400)
+    draw_cut(axes, keypoint)
+    draw_points(axes, [keypoint])
+    draw_points(axes, [])
+    height, width = size or GRAY.shape[:2]
+    assert axes.get_xlim() == (-0.5, width - 0.5) and axes.get_ylim() == (height - 0.5, -0.5)
+    # On the picture: 30 of 100 rows down and 40 of 120 columns right, in a panel that is 300 pixels wide.
+    drawn = rgb_array(figure).astype(int)
+    mark = np.argwhere((np.abs(drawn - (213, 94, 0)) < 8).all(-1)).mean(0)
+    left, top = axes.get_window_extent().x0, figure.bbox.height - axes.get_window_extent().y1
+    assert abs(mark[0] - top - 30.5 * 2.5) < 2 and abs(mark[1] - left - 40.5 * 2.5) < 2
+    white = (drawn == 255).all(-1)
+    assert white[round(mark[0]), round(left) + 5] and white[round(top) + 240, round(mark[1])]
+
+
+def test_a_ring_is_drawn_at_every_point():
+    _, axes = one_panel()
+    show_image(axes, GRAY)
+    draw_points(axes, [(10, 20), (30, 40)])
+    assert all(line.get_xydata().tolist() == [[20, 10], [40, 30]] for line in axes.lines) and axes.lines
+
+
+def test_four_tiles_keep_their_order():
+    figure, axes = one_panel()
+    tiles = np.stack([np.full((20, 20, 3), value, np.uint8) for value in (10, 60, 110, 160)])
+    show_tiles(axes, tiles)
+    drawn = rgb_array(figure)[-310:-10, 10:310]
+    assert [drawn[row, column, 0] for row in (75, 225) for column in (75, 225)] == [10, 60, 110, 160]
+    assert (drawn[150] == 255).all() and (drawn[:, 150] == 255).all()
+
+
+# The two programs ---------------------------------------------------------------------------------------------------
 
 
 def history(epochs: int, level: float) -> dict:
@@ -210,32 +323,35 @@ def typed(monkeypatch, main, *words):
 def test_curves_of_several_runs_are_one_picture(experiments, monkeypatch, capsys):
     typed(monkeypatch, plot_history.main, "one", "two")
     assert "experiments/pictures/history_one_two.png" in capsys.readouterr().out
-    picture = cv2.imread("experiments/pictures/history_one_two.png")[..., ::-1]
+    picture = np.asarray(Image.open("experiments/pictures/history_one_two.png"))
     # In each of the four charts, both colors (loss and mAP differ between the runs, re_loss and lr coincide).
-    middle_row, middle_column = 90 + (picture.shape[0] - 90) // 2, picture.shape[1] // 2
-    for part in (picture[90:middle_row], picture[middle_row:]):
+    middle_row, middle_column = 100 + (picture.shape[0] - 100) // 2, picture.shape[1] // 2
+    for part in (picture[100:middle_row], picture[middle_row:]):
         for half in (part[:, :middle_column], part[:, middle_column:]):
-            assert all(len(where(half, color)) > 50 for color in LINE_COLORS[:2])
+            for color in ((0, 114, 178), (213, 94, 0)):
+                assert (half[..., :3] == color).all(-1).sum() > 50
 
 
 def test_bars_show_the_best_epoch_of_every_run(experiments, monkeypatch):
-    typed(monkeypatch, plot_classes.main, "one", "two", "--out", "bars.png")
-    picture = cv2.imread("bars.png")[90:, :, ::-1]
-    longest = [np.ptp(where(picture, color)[:, 1]) for color in LINE_COLORS[:2]]
-    assert longest[1] / longest[0] == pytest.approx(60 / 30, abs=0.05)
+    typed(monkeypatch, plot_classes.main, "one", "two", "--out", "bars.svg")
+    found = re.findall(r">([^<>\n]+)</text>", Path("bars.svg").read_text(encoding="utf-8"))
+    assert {"one, epoch 3", "two, epoch 3", "dog", "cat", "ant", "mean (mAP)"} <= set(found)
+    assert {"30.0", "60.0", "5.0", "none"} <= set(found)
 
 
 @pytest.mark.parametrize("main", [plot_history.main, plot_classes.main])
-def test_what_is_no_run_is_said(experiments, monkeypatch, main):
+def test_mistakes_are_one_line(experiments, monkeypatch, main):
     with pytest.raises(UserError, match=r"no history .*nobody.json.*here: one, two"):
         typed(monkeypatch, main, "one", "nobody")
     with pytest.raises(UserError, match="at most 8"):
         typed(monkeypatch, main, *["one"] * 9)
     (experiments / "odd.json").write_text("[1]")
-    with pytest.raises(UserError, match="is no history"):
+    with pytest.raises(UserError, match="is not the history"):
         typed(monkeypatch, main, "odd")
     (experiments / "new.json").write_text(json.dumps({"train": [], "validation": []}))
     with pytest.raises(UserError, match="wait for"):
         typed(monkeypatch, main, "new")
     with pytest.raises(UserError, match="must end in"):
         typed(monkeypatch, main, "one", "--out", "x.gif")
+    with pytest.raises(UserError, match="required: TAG"):
+        typed(monkeypatch, main)

@@ -1,4 +1,4 @@
-"""reproduce_tables.py as a user types it: planned, broken off, finished, refused; and the tables that it writes."""
+"""reproduce_tables.py as a user runs it: planned, interrupted, finished, refused; and the tables that it writes."""
 
 import csv
 import json
@@ -15,15 +15,16 @@ import torch
 from PIL import Image
 
 import reproduce_tables
-from core.training.timing import seconds_an_image
-from reproduce_tables import COMPARISONS, PRESETS, duration, parse_arguments, plan, settings
+from reproduce_tables import COMPARISONS, Study, duration, seconds_per_image
 from tests.helpers.command_line import ROOT, refused, run
 from tools.data.annotations import read_annotation
 from tools.data.devkit import read_class_names
-from tools.metrics.multilabel import labels_of
+from tools.metrics.multilabel import binary_labels
 from tools.metrics.scores import read_scores
 from tools.pictures.charts import MOST_LINES
-from tools.reproduction.series import Experiment, words
+from tools.reproduction.presets import PRESETS
+from tools.reproduction.series import Experiment
+from tools.reproduction.study import CompletedRuns, TableSection
 from tools.reproduction.tables import Number, Table
 from tools.scale_devkit import require_scaled_from, scale_devkit
 from tools.system.errors import UserError
@@ -35,9 +36,8 @@ QUICK = ("--max_epoch", 2, "--image_size", 32, "--min_image_size", 32, "--max_im
 # The plan ------------------------------------------------------------------------------------------------------------
 
 
-def planned(*given: object):
-    args = parse_arguments([*map(str, given)])
-    return args, plan(args)
+def planned(*given: object) -> Study:
+    return Study([*map(str, given)])
 
 
 def test_every_row_that_the_paper_compares_is_there():
@@ -48,23 +48,34 @@ def test_every_row_that_the_paper_compares_is_there():
     assert len(tables["radius"]) == 2
     for one in COMPARISONS:
         assert one.baseline in one.rows and len(one.rows) <= MOST_LINES
-        assert all((ROOT / row.script).is_file() for row in one.rows)
+        assert len({row.name for row in one.rows}) == len(one.rows)
+
+
+def test_a_row_follows_from_what_its_script_declares():
+    rows = {row.tag: row for one in COMPARISONS for row in one.rows}
+    own = {tag: rows[tag].keypoints for tag in ("plain", "instances", "max", "cMax_ema", "cTopk_w_ema", "centre_ema")}
+    expected = {"plain": "cMax", "instances": "cMax", "max": "Max", "cMax_ema": "cMax", "cTopk_w_ema": "cTopk-w"}
+    assert own == {**expected, "centre_ema": "centre"}
+    assert [rows[tag].passes for tag in ("plain", "instances", "max", "centre")] == [1, 1, 2, 2]
+    assert {rows[tag].passes for tag in ("cMax_ema", "cTopk_ema", "cTopk_w_ema", "centre_ema")} == {1.5}
+    assert rows["plain"].program == ["-m", "baselines.plain"]
+    assert rows["max"].program == [str(ROOT / "train_classification_with_puzzle_max.py")]
 
 
 def test_tables_share_runs_and_no_two_runs_share_a_tag():
-    args, runs = planned("--preset", "toy", "--seeds", 0, 1)
+    runs = planned("--preset", "toy", "--seeds", 0, 1).runs
     tags = [run.tag for run in runs.values()]
     assert len(tags) == len(set(tags)) == 2 * 18  # 25 rows, of which 7 are in several tables
     commands = [" ".join(run.training_command()).replace(run.tag, "") for run in runs.values()]
     assert len(set(commands)) == len(commands)
-    ks = {run.arguments.get("topk", 5) for run in runs.values() if "cTopk_w" in run.script}
+    ks = {run.arguments.get("topk", 5) for run in runs.values() if "cTopk_w" in run.tag}
     assert ks == {1, 3, 5, 10}
     assert {run.arguments.get("alpha_ema", 0.99) for run in runs.values()} == {0, 0.99}
     assert any(run.arguments.get("topk_radius") == 0 for run in runs.values())
 
 
 def test_the_paper_preset_is_the_readme_command(tmp_path):
-    args, runs = planned("--preset", "paper", "--data_dir", tmp_path, "--tables", "strategies")
+    runs = planned("--preset", "paper", "--data_dir", tmp_path, "--tables", "strategies").runs
     assert len(runs) == 7 * 3
     run = runs["max", 0]
     assert run.arguments["architecture"] == "resnet50" and run.arguments["max_epoch"] == 15
@@ -73,28 +84,77 @@ def test_the_paper_preset_is_the_readme_command(tmp_path):
     assert tuple(defaults) == (0.1, 32, 1e-4, 512)
 
 
-def test_words_behind_two_dashes_reach_every_run(tmp_path):
-    args, runs = planned("--preset", "toy", "--", "--amp", "bf16", "--lr", "0.01")
-    assert all(run.arguments["amp"] == "bf16" and run.arguments["lr"] == "0.01" for run in runs.values())
-    assert settings(args)["momentum"] == 0.9
+def test_arguments_after_two_dashes_reach_every_run():
+    study = planned("--preset", "toy", "--", "--amp", "bf16", "--lr", "0.01")
+    assert all(run.arguments["amp"] == "bf16" and run.arguments["lr"] == "0.01" for run in study.runs.values())
+    assert study.settings["momentum"] == 0.9
 
 
 @pytest.mark.parametrize(
     "given, said",
     [
         (["--preset", "paper"], "--preset paper needs --data_dir"),
-        (["--preset", "toy", "--tables", "speed"], "--tables speed: choose of strategies, ema, topk, radius"),
+        (["--preset", "toy", "--tables", "speed"], "--tables speed: choose from strategies, ema, topk, radius"),
         (["--preset", "toy", "--seeds", -1], "--seeds -1: must be 0 or more"),
         (["--preset", "toy", "--sedes", 1], "did you mean --seeds?"),
         (["--preset", "toy", "--", "--amp"], "names and values have to alternate"),
-        (["--preset", "toy", "--", "--seed", 3], "--seed cannot follow --"),
+        (["--preset", "toy", "--", "--seed", 3], "--seed cannot be passed through: use --seeds"),
         (["--preset", "toy", "--weights", "nothing.pth"], "--weights nothing.pth: no such file"),
+        (["--preset", "toy", "--rows", "nothing.py"], "--rows nothing.py: no file"),
+        (["--preset", "toy", "--rows", ROOT / "tools/system/errors.py"], "does not declare STRATEGY"),
+        (["--preset", "toy", "--rows", ROOT / "baselines/plain.py"], "this script has a row already"),
+        (["--preset", "toy", "--rows", "own.py", "--tables", "ema"], "--rows adds rows to the table strategies"),
     ],
 )
 def test_every_mistake_is_one_line(given, said):
     with pytest.raises(UserError) as error:
         planned(*given)
     assert said in str(error.value)
+
+
+# A strategy without a puzzle, whose keypoints are its own.
+OWN_STRATEGY = """
+import torch
+from core.keypoints import centre_keypoints
+from core.losses import class_loss
+from core.strategy import Crops, Step, Strategy
+from core.training import train
+
+def training_step(student, teacher, images, labels, crops, options):
+    logits, _ = student(images)
+    return Step(class_loss(logits, labels))
+
+def keypoints(cams, image_size, options):
+    return centre_keypoints(len(cams), image_size, cams.device)
+
+STRATEGY = Strategy("mine", training_step, teacher=False, keypoints=keypoints)
+
+if __name__ == "__main__":
+    train(STRATEGY, __doc__)
+"""
+
+
+def test_a_strategy_of_ones_own_is_a_further_row(tmp_path):
+    file = tmp_path / "my_strategy.py"
+    file.write_text(OWN_STRATEGY)
+    study = planned("--preset", "toy", "--tables", "strategies,radius", "--rows", file)
+    assert [len(one.rows) for one in study.comparisons] == [8, 2]
+    row = study.comparisons[0].rows[-1]
+    assert (row.name, row.tag, row.keypoints) == ("mine", "my_strategy", "mine")
+    run = study.runs["my_strategy", 0]
+    assert run.training_command()[:2] == ["python3", str(file)]
+    assert " ".join(run.evaluation_command()).endswith(f"--strategy {file}")
+    assert "--strategy" not in study.runs["max", 0].evaluation_command()
+
+
+@pytest.mark.parametrize(
+    "name, strategy, said",
+    [("mine.py", "cTopk-w", "a strategy 'cTopk-w' is a row already"), ("max.py", "mine", "runs named max belong to")],
+)
+def test_a_strategy_of_ones_own_needs_names_of_its_own(tmp_path, name, strategy, said):
+    (tmp_path / name).write_text(OWN_STRATEGY.replace('"mine"', f'"{strategy}"'))
+    with pytest.raises(UserError, match=said):
+        planned("--preset", "toy", "--rows", tmp_path / name)
 
 
 def test_a_dry_run_lists_every_run_and_starts_none(tmp_path):
@@ -105,14 +165,11 @@ def test_a_dry_run_lists_every_run_and_starts_none(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_the_estimate_grows_with_the_image():
-    torch.manual_seed(0)
-    device = torch.device("cpu")
-    small, large = (seconds_an_image("resnet18", size, 20, device) for size in (32, 256))
-    assert 0 < small < large
+def test_the_estimate_needs_a_known_architecture():
+    assert seconds_per_image("resnet18", 32, 20, torch.device("cpu")) > 0
     assert duration(59 * 60) == "59 min"
     with pytest.raises(UserError, match="resnet1"):
-        seconds_an_image("resnet1", 32, 20, device)
+        seconds_per_image("resnet1", 32, 20, torch.device("cpu"))
 
 
 # A whole series ------------------------------------------------------------------------------------------------------
@@ -120,7 +177,7 @@ def test_the_estimate_grows_with_the_image():
 
 @pytest.fixture(scope="module")
 def series(tmp_path_factory):
-    """A folder in which two runs were made, the second broken off by SIGTERM and gone on with; what was printed."""
+    """A folder with two runs, the second interrupted by SIGTERM and then resumed; what both calls printed."""
     folder = tmp_path_factory.mktemp("series")
     command = ["--preset", "toy", "--tables", "radius", "--out", "study", "--", *QUICK]
     environment = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "HOME": str(folder)}
@@ -137,19 +194,19 @@ def series(tmp_path_factory):
     while not second.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    broken, _ = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGTERM, broken
+    interrupted, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, interrupted
     first = folder / "study/experiments/models/last_cTopk_ema_seed0.pth"
     trained_at = first.stat().st_mtime_ns
     again = run(folder, SCRIPT, *command)
     assert again.returncode == 0, again.stderr
     assert first.stat().st_mtime_ns == trained_at, "a finished run was repeated"
-    return folder / "study", broken, again.stdout
+    return folder / "study", interrupted, again.stdout
 
 
-def test_a_broken_series_goes_on_where_it_stopped(series):
-    folder, broken, again = series
-    assert "saved at iteration" in broken
+def test_an_interrupted_series_continues_where_it_stopped(series):
+    folder, interrupted, again = series
+    assert "saved at iteration" in interrupted
     assert "cTopk_ema_seed0 is finished" in again
     log = (folder / "experiments/logs/cTopk_ema_topk_radius0_seed0.txt").read_text()
     assert "[i] resumed at" in log and not list((folder / "experiments").glob("earlier"))
@@ -183,7 +240,7 @@ def test_other_settings_are_refused_in_the_same_folder(series):
     folder = series[0]
     command = ("--preset", "toy", "--tables", "radius", "--out", "study", "--", *QUICK[:-1], 64)
     said = refused(folder.parent, SCRIPT, *command)
-    assert "is of a run with other settings (max_image_size 48 there, 64 here): choose another --out" in said
+    assert "belongs to a run with other settings (max_image_size: saved 48, now 64): choose another --out" in said
 
 
 def test_a_run_that_fails_ends_the_series_with_its_reason(tmp_path):
@@ -212,17 +269,55 @@ def test_what_the_scripts_would_refuse_is_said_before_anything_is_made(tmp_path,
     assert said in str(error.value) and not any(tmp_path.iterdir())
 
 
-def test_what_a_part_of_a_run_took_is_added_up(series, tmp_path):
+def test_time_and_memory_of_a_run_are_added_up(series):
     usage = json.loads((series[0] / "experiments/usage/cTopk_ema_topk_radius0_seed0.json").read_text())
     assert set(usage) == {"training_seconds", "training_gib", "evaluation_seconds", "evaluation_gib"}
     assert 0.1 < usage["training_gib"] < 20 and usage["training_seconds"] > 1
 
 
+def an_experiment(folder: Path) -> Experiment:
+    return Experiment("x.1", ["-m", "baselines.plain"], {"lr": 0.1}, {"split": "Main/val"}, folder)
+
+
 def test_an_experiment_without_a_file_is_new(tmp_path):
-    experiment = Experiment("x", "baselines/plain.py", {"lr": 0.1}, {"split": "Main/val"}, tmp_path)
+    experiment = an_experiment(tmp_path)
     assert experiment.state() == "new" and experiment.usage() == {}
-    assert experiment.result == tmp_path / "experiments/evaluation/best_x_Main_val.json"
-    assert words({"flip": True, "a": 1, "b": False}) == ["--flip", "--a", "1"]
+    assert experiment.evaluated(".json") == tmp_path / "experiments/evaluation/best_x.1_Main_val.json"
+    assert experiment.training_command() == ["python3", "-m", "baselines.plain", "--lr", "0.1", "--resume"]
+    assert experiment.in_shell(["python3"]).startswith(f"cd {tmp_path} && PYTHONPATH={ROOT}")
+
+
+def test_the_state_of_an_experiment_follows_from_its_files(tmp_path):
+    experiment = an_experiment(tmp_path)
+    states = []
+    for name in ("data/x.1.config.json", "models/last_x.1.pth", "evaluation/best_x.1_Main_val.json"):
+        file = tmp_path / "experiments" / name
+        file.parent.mkdir(parents=True)
+        file.write_text('{"lr": "0.10"}')
+        states.append(experiment.state())
+    assert states == ["begun", "trained", "finished"]
+
+
+PEAKS = """
+from pathlib import Path
+from tools.reproduction.series import Experiment
+
+for mebibytes in (900, 1):
+    Path(f"{mebibytes}.py").write_text(f"block = b'1' * ({mebibytes} * 2**20)")
+    run = Experiment(str(mebibytes), [f"{mebibytes}.py"], {}, {}, Path())
+    run.run()  # it leaves no model, so nothing is evaluated
+    print("peak", run.usage()["training_gib"])
+"""
+
+
+def test_each_run_has_its_own_peak_memory(tmp_path):
+    # In a process of its own: a process counts as at least as large as the one that starts it.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", PEAKS]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    large, small = (float(line.split()[1]) for line in result.stdout.splitlines() if line.startswith("peak"))
+    assert large > 0.88 > small
 
 
 # Tables --------------------------------------------------------------------------------------------------------------
@@ -233,6 +328,44 @@ def test_a_number_is_a_mean_with_its_deviation():
     assert Number.of([1.0, 2.0]).std == pytest.approx(np.std([1, 2], ddof=1))
     assert str(Number(-0.5, signed=True)) == "−0.50" and str(Number(0.5, signed=True)) == "+0.50"
     assert str(Number.of([float("nan")])) == "–"
+
+
+def completed_runs(name: str, runs: int) -> CompletedRuns:
+    """A row as it is read from files, of a class and six images."""
+    rng = np.random.default_rng(len(name))
+    history = {
+        "train": [{"iteration": 5, "epoch": 0.5, "class_loss": 0.5}],
+        "validation": [{"iteration": 10, "epoch": 1, "mAP": 50.0}],
+    }
+    shares = {f"{point}{end}": 10.0 for point in ("cMax", "centre", "uniform") for end in ("", " within 15")}
+    result = {
+        "means": {"mAP": 50.0, "mAP_VOC2010": 51.0},
+        "average_precision": {"cat": 50.0},
+        "localization": {"tolerance": 15, "strength": 1.0, "over_pairs": {**shares, "energy": 1.0, "empty": None}},
+    }
+    presence = np.array([[1], [0], [1], [0], [1], [0]], np.int8)
+    scores = rng.random((runs, 6, 1), np.float32)
+    return CompletedRuns(
+        name, "cMax", [result] * runs, ["cat"], scores, presence, [history] * runs, [{"training_seconds": 60}] * runs
+    )
+
+
+@pytest.mark.parametrize(
+    "runs, rows, charts",
+    [(1, 2, ["bars", "curves"]), (3, MOST_LINES, ["bars", "curves"]), (3, 9, ["bars", "curves", "curves_2"])],
+)
+def test_every_run_has_a_bar_and_every_row_a_curve(runs, rows, charts):
+    section = TableSection("a", "A", [completed_runs(f"row {row}", runs) for row in range(rows)], "row 0")
+    labels, values = section.bars()
+    assert labels == [f"run {number}" for number in range(1, runs + 1)]
+    assert values == [[50.0] * runs] * rows
+    assert list(section.charts()) == charts
+
+
+def test_more_runs_than_colors_are_one_bar_that_says_so():
+    section = TableSection("a", "A", [completed_runs(name, 10) for name in ("plain", "cMax")], "plain")
+    assert section.bars() == (["mean of 10 runs"], [[50.0], [50.0]])
+    assert list(section.charts()) == ["bars", "curves"]
 
 
 def test_a_table_in_three_formats():
@@ -299,7 +432,7 @@ def test_a_scaled_devkit_replaces_nothing(toy, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/mine.txt").write_text("mine")
     said = refused_tool(tmp_path, "--data_dir", toy, "--out", tmp_path / "out", "--longer_side", 32)
-    assert "is there already" in said and (tmp_path / "out/mine.txt").exists()
+    assert "already exists" in said and (tmp_path / "out/mine.txt").exists()
     assert "must be above 0" in refused_tool(tmp_path, "--data_dir", toy, "--out", tmp_path / "b", "--longer_side", 0)
 
 
@@ -321,5 +454,5 @@ def test_presets_name_splits_and_sizes_that_the_scripts_take():
 
 def test_scores_of_a_finished_run_can_be_compared(series):
     scored = read_scores(series[0] / "experiments/evaluation/best_cTopk_ema_seed0_Main_val.npz")
-    labels, counted = labels_of(scored.presence)
+    labels, counted = binary_labels(scored.labels)
     assert scored.scores.shape == labels.shape == counted.shape == (100, 20)

@@ -3,51 +3,55 @@
 python3 -m tools.plot_history TAG [TAG …]
 """
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
-from tools.pictures.charts import Line, line_chart, page_of
-from tools.pictures.panels import check_picture_path, write_picture
-from tools.runs.folder import History, epochs_of, read_histories
-from tools.system.command_line import Parser
+from tools.pictures.charts import MOST_LINES, Line, line_charts
+from tools.pictures.figure import check_picture_path, write_picture
+from tools.runs.folder import Folder, epochs_of, read_histories
+from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, run_main
 
 CHARTS = (
     ("train", "loss", "loss"),
     ("train", "re_loss", "reconstruction loss (re_loss)"),
-    ("validation", "mAP", "validation mAP, per cent"),
+    ("validation", "mAP", "validation mAP, %"),
     ("train", "lr", "learning rate"),
 )
 
 
-def parse_arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = Parser(description=__doc__)
-    parser.add_argument("tags", nargs="+", metavar="TAG", help="runs, by their --tag; at most eight")
-    parser.add_argument("--experiments", type=Path, default="experiments", help="folder of runs (default experiments)")
-    parser.add_argument("--out", type=Path, help="picture to write (default experiments/pictures/history_TAGS.png)")
-    return parser.parse_args()
+@dataclass(frozen=True)
+class Config(Arguments):
+    """The arguments of both programs that plot runs."""
 
+    tags: list[str] = argument(help=f"runs, by their --tag; at most {MOST_LINES}", metavar="TAG", positional=True)
+    experiments: Path = argument(Path("experiments"), "folder of runs")
+    out: Path | None = argument(None, "picture to write: .png, .jpg, .pdf or .svg (default: in experiments/pictures)")
 
-def lines_of(histories: list[History], tags: list[str], kind: str, name: str) -> list[Line]:
-    """A curve of each run."""
-    return [
-        Line(tag, epochs_of(history, kind), [float(row.get(name, "nan")) for row in history[kind]])
-        for tag, history in zip(tags, histories)
-    ]
+    def check(self) -> None:
+        if len(self.tags) > MOST_LINES:
+            raise UserError(f"{len(self.tags)} tags: give at most {MOST_LINES}, whose colors can be told apart")
+        if self.out:
+            check_picture_path(self.out)
+
+    def picture(self, kind: str) -> Path:
+        """Return the file to write."""
+        return self.out or Folder(self.experiments).picture(f"{kind}_{'_'.join(self.tags)[:100]}")
 
 
 def main() -> None:
-    """Draw the curves."""
-    args = parse_arguments()
-    out = args.out or args.experiments / "pictures" / f"history_{'_'.join(args.tags)[:100]}.png"
-    check_picture_path(out)
-    histories = read_histories(args.experiments, args.tags)
+    config = parse(Config, __doc__)
+    histories = read_histories(Folder(config.experiments), config.tags)
     if not any(history["train"] for history in histories):
-        raise UserError(f"no log line yet of {', '.join(args.tags)}: wait for the first")
-    charts = [line_chart(title, "epoch", lines_of(histories, args.tags, kind, name)) for kind, name, title in CHARTS]
-    write_picture(out, page_of("Learning curves", args.tags, [charts[:2], charts[2:]]))
-    print(f"written: {out}")
+        raise UserError(f"no log line yet of {', '.join(config.tags)}: wait for the first")
+    charts = {}
+    for kind, name, title in CHARTS:
+        charts[title] = [
+            Line(tag, epochs_of(history, kind), [float(row.get(name, "nan")) for row in history[kind]])
+            for tag, history in zip(config.tags, histories, strict=True)
+        ]
+    write_picture(config.picture("history"), line_charts("Learning curves", "epoch", charts))
+    print(f"written: {config.picture('history')}")
 
 
 if __name__ == "__main__":

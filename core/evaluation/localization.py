@@ -1,36 +1,50 @@
-"""Object-awareness of a network on annotated images: keypoints and maps against boxes."""
+"""Object-awareness of a network on annotated images: keypoints and class activation maps against boxes."""
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from core.cam import make_cam
-from core.keypoints import TOPK, TOPK_RADIUS, cmax_keypoints, ctopk_keypoints, ctopk_w_keypoints, max_keypoints
+from core.keypoints import resize_cams
+from core.strategy import KEYPOINTS, STRATEGIES, Keypoints, Options
 from tools.data.annotations import VOCObject
+from tools.metrics.average_precision import mean_over_classes
+from tools.metrics.reports import by_class, class_csv
+from tools.system.text_table import fixed_width_table
 
 TOLERANCE = 15  # pixels, the pointing game's (Zhang et al., Top-down neural attention by excitation backprop, 2016)
+NEAR = f"within {TOLERANCE}"
+CENTRE, UNIFORM, ENERGY, EMPTY = "centre", "uniform", "energy", "empty"
+THE_FOUR = tuple(KEYPOINTS[name] for name in STRATEGIES)
 
 
-def clip_boxes(boxes: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The visible part of boxes `[T, 4]` on a canvas that shows `height` × `width` pixels.
+def whole_pixels(item: VOCObject) -> tuple[int, int, int, int]:
+    """Return the box of an object as (top, left, bottom, right) from 0, the last two exclusive.
+
+    Pixels that it covers in part belong to it.
+    """
+    xmin, ymin, xmax, ymax = item.box
+    return math.floor(ymin) - 1, math.floor(xmin) - 1, math.ceil(ymax), math.ceil(xmax)
+
+
+def clip_boxes(boxes: torch.Tensor, sizes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Clip boxes `[T, 4]` to the visible (height, width) of their images `[T, 2]`.
 
     Returns:
         the clipped boxes `[T, 4]`, and which have any pixel left `[T]`.
     """
-    limit = torch.tensor([height, width, height, width], device=boxes.device)
-    clipped = torch.minimum(boxes.clamp_min(0), limit)
+    clipped = torch.minimum(boxes.clamp_min(0), sizes.repeat(1, 2))
     return clipped, (clipped[:, 2:] > clipped[:, :2]).all(1)
 
 
 def box_masks(boxes: torch.Tensor, owner: torch.Tensor, count: int, size: int, tolerance: int = 0) -> torch.Tensor:
-    """Which pixels lie inside a box, or at most `tolerance` pixels (Euclidean) from one.
+    """Return which pixels are inside a box, or at most `tolerance` pixels (Euclidean) from one.
 
     Args:
-        boxes: `[T, 4]` int64, within the canvas.
+        boxes: `[T, 4]` int64, within the canvas; see `whole_pixels`.
         owner: `[T]` int64, the mask that each box belongs to.
         count: K, number of masks.
         size: S, pixels.
@@ -38,13 +52,13 @@ def box_masks(boxes: torch.Tensor, owner: torch.Tensor, count: int, size: int, t
     Returns:
         boolean `[K, S, S]`.
     """
-    # A rectangle with rounded corners is a union of rectangles: so much higher, and as much wider as the circle allows.
+    # Dilating a box by a disc of radius t is a union of boxes: r px taller and ⌊√(t² − r²)⌋ px wider, r = 0…t.
     rows = torch.arange(tolerance + 1, device=boxes.device)
     columns = (tolerance**2 - rows**2).double().sqrt().floor().long()
-    growth = torch.stack((-rows, -columns, rows, columns), 1)  # [tolerance + 1, 4]
+    growth = torch.stack((-rows, -columns, rows, columns), 1)  # [t + 1, 4]
     grown = (boxes[:, None] + growth).clamp(0, size).flatten(0, 1)
     owner = owner.repeat_interleave(tolerance + 1)
-    # Two sums over the corners' signs count for every pixel the rectangles that hold it.
+    # Two cumulative sums over signed corners count the boxes that cover each pixel.
     corners = torch.zeros(count, size + 1, size + 1, dtype=torch.int32, device=boxes.device)
     top, left, bottom, right = grown.unbind(1)
     one = torch.ones_like(top, dtype=torch.int32)
@@ -53,110 +67,138 @@ def box_masks(boxes: torch.Tensor, owner: torch.Tensor, count: int, size: int, t
     return corners.cumsum(1).cumsum(2)[:, :size, :size] > 0
 
 
-def visible_masks(heights: torch.Tensor, widths: torch.Tensor, size: int) -> torch.Tensor:
-    """Where the canvas shows an image: heights and widths `[K]` → boolean `[K, S, S]`."""
-    place = torch.arange(size, device=heights.device)
-    return (place < heights[:, None])[:, :, None] & (place < widths[:, None])[:, None]
+def visible_masks(sizes: torch.Tensor, size: int) -> torch.Tensor:
+    """Return where the canvas shows an image: (height, width) `[K, 2]` → boolean `[K, S, S]`."""
+    inside = torch.arange(size, device=sizes.device) < sizes[:, :, None]  # [K, 2, S]
+    return inside[:, 0, :, None] & inside[:, 1, None, :]
 
 
-def at(masks: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """The masks' `[K, S, S]` values at points `[K, 2]` (row, column): `[K]`."""
-    return masks[torch.arange(len(points), device=points.device), points[:, 0], points[:, 1]]
+def values_at(maps: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """Return the values `[K]` of maps `[K, S, S]` at points `[K, 2]` (row, column)."""
+    return maps[torch.arange(len(points), device=points.device), points[:, 0], points[:, 1]]
 
 
-def share_of(masks: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
-    """Probability that a uniform point of the visible image is in the mask: both `[K, S, S]` → float64 `[K]`."""
+def covered_share(masks: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+    """Return the probability that a uniform point of the visible image is in the mask: `[K, S, S]` → `[K]` float64."""
     return (masks & visible).flatten(1).sum(1).double() / visible.flatten(1).sum(1)
 
 
-def resized_maps(cams: torch.Tensor, image_size: int) -> torch.Tensor:
-    """Maps `[K, n, n]` → `[K, S, S]`, bilinear, float32: what the keypoints are found on."""
-    size = (image_size, image_size)
-    return F.interpolate(cams.float().contiguous()[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
-
-
 def energy_share(maps: torch.Tensor, masks: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
-    """Share of a map's sum that lies inside the boxes (Wang et al., Score-CAM, 2020: energy-based pointing game).
+    """Return the share of a map's sum inside the boxes (Wang et al., Score-CAM, 2020: energy-based pointing game).
 
     Args:
         maps: class activation maps `[K, S, S]`.
         masks, visible: boolean `[K, S, S]`; the sum is over the visible image.
 
     Returns:
-        `[K]` in 0…1, float64; 0 for a map that is 0 all over.
+        `[K]` in 0…1, float64; 0 for a map that is 0 everywhere.
     """
     energy = (maps * visible).double()
     return (energy * masks).flatten(1).sum(1) / energy.flatten(1).sum(1).clamp_min(torch.finfo(torch.float64).tiny)
 
 
-def strongest_at(
-    maps: torch.Tensor, image_index: torch.Tensor, label: torch.Tensor, points: torch.Tensor, num_classes: int
+def strongest_class_at(
+    maps: torch.Tensor, image: torch.Tensor, label: torch.Tensor, points: torch.Tensor, num_classes: int
 ) -> torch.Tensor:
-    """The present class whose own map is strongest at a point of the image: the class that Max's keypoint came from.
+    """Return the present class whose map is strongest at a point of the image: the class that Max's keypoint is from.
 
     Args:
         maps: `[K, S, S]`, of every present class of every image.
-        image_index, label: `[K]` int64, the image and the class of each map.
-        points: `[B, 2]`, (row, column).
+        image, label: `[K]` int64, the image and the class of each map.
+        points: `[B, 2]`, (row, column), one per image.
         num_classes: V.
 
     Returns:
-        `[B]` int64; of equal maps the first class.
+        `[B]` int64; the first of equally strong classes.
     """
     values = maps.new_full((len(points), num_classes), -torch.inf)
-    values[image_index, label] = at(maps, points[image_index])
+    values[image, label] = values_at(maps, points[image])
     return values.argmax(1)
 
 
-KEYPOINTS = ("Max", "cMax", "cTopk", "cTopk-w", "centre", "uniform")
+class Shares:
+    """A table with a row for each class and named columns, whose cells are means of values in 0…1.
+
+    Args:
+        columns: their names.
+        num_classes: V.
+    """
+
+    def __init__(self, columns: Sequence[str], num_classes: int):
+        self.columns = list(columns)
+        self._sums = np.zeros((num_classes, len(self.columns)))
+        self._counts = np.zeros((num_classes, len(self.columns)), int)
+
+    def add(self, column: str, label: torch.Tensor, values: torch.Tensor, counted: torch.Tensor) -> None:
+        """Take in values of classes `label`, those that are `counted`; all `[K]`."""
+        index = self.columns.index(column)
+        rows = label[counted].cpu().numpy()
+        np.add.at(self._sums[:, index], rows, values[counted].double().cpu().numpy())
+        np.add.at(self._counts[:, index], rows, 1)
+
+    def counts(self, column: str) -> np.ndarray:
+        """Return how many values each class has in a column, `[V]`."""
+        return self._counts[:, self.columns.index(column)]
+
+    def per_class(self) -> dict[str, np.ndarray]:
+        """Return the means in %, by column `[V]`; NaN without a value."""
+        return dict(zip(self.columns, _percent(self._sums, self._counts).T, strict=True))
+
+    def over_all(self) -> dict[str, float]:
+        """Return the means in % over all values, by column: classes weigh as often as they occur."""
+        means = _percent(self._sums.sum(0), self._counts.sum(0))
+        return dict(zip(self.columns, means.tolist(), strict=True))
+
+    def over_classes(self) -> dict[str, float]:
+        """Return the means in % over the classes, by column: each class with a value has the same weight."""
+        return {name: mean_over_classes(values) for name, values in self.per_class().items()}
 
 
-NEAR = f"within {TOLERANCE}"
+def _percent(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    return np.where(counts > 0, 100 * sums / np.maximum(counts, 1), np.nan)
 
 
-ENERGY = "energy"
-
-
-EMPTY = "empty"
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """The present classes of a batch's images, and their boxes.
+class Pairs(NamedTuple):
+    """The (image, present class) pairs of a batch, and their boxes.
 
     Attributes:
         image, label: `[K]`, position in the batch and class of each pair.
-        boxes: `[T, 4]`, visible parts; owner: `[T]`, the pair of each.
-        heights, widths: `[K]`, of the image's visible part.
+        sizes: `[K, 2]`, (height, width) of the visible part of each pair's image.
+        boxes: `[T, 4]`, visible parts, see `whole_pixels`; owner: `[T]`, the pair of each.
+        shown: boolean `[K]`, whether a box of the pair is visible.
     """
 
     image: torch.Tensor
     label: torch.Tensor
+    sizes: torch.Tensor
     boxes: torch.Tensor
     owner: torch.Tensor
-    heights: torch.Tensor
-    widths: torch.Tensor
+    shown: torch.Tensor
 
 
 class Localization:
-    """Collects, batch after batch, how often keypoints fall on objects; give `observe` to `predict`.
+    """Measures, batch by batch, how often keypoints fall on objects; pass its `observe` to `predict`.
 
-    For every image and every class that it shows: do the keypoints of cMax, cTopk and cTopk-w on the class's own map
-    lie inside a box of that class? Max has one keypoint an image; it counts for the class whose map is strongest
-    there, and for no other. Beside them stands what needs no network: the centre of the visible image, and a uniform
-    point in it (its exact probability). Only the visible part of an image and its boxes counts; a class whose boxes lie
-    outside altogether is left out. A map without a positive value is empty: its keypoint is the canvas's centre.
+    For every image and each of its classes: is the keypoint on the map of the class inside a box of that class? A
+    strategy with one keypoint per image (Max) is measured only on the class whose map is strongest at the keypoint. For
+    comparison, the same is computed without a network: for the centre of the visible image, and for a uniform point in
+    it (its exact probability). Only the visible parts of images and boxes count; a class without a visible box is
+    skipped. The keypoint of a map without a positive value ("empty") is the centre of the canvas.
 
     Args:
-        objects: of every image, those that count.
+        objects: those of every image that count.
         sizes: (height, width) of every image, pixels.
         num_classes: V.
         image_size: S of the evaluated canvas, pixels.
-        topk, topk_radius: of cTopk and cTopk-w.
+        keypoints: what is measured, a column for each.
+        options: for the keypoints.
 
     Attributes:
-        left_out: (image, class) pairs that no box shows.
-        strengths: largest feature of each pair's class, before maps are scaled to 0…1.
+        shares: the means by class.
+        skipped: number of (image, class) pairs without a visible box.
+
+    Raises:
+        ValueError: two columns have the same name.
     """
 
     def __init__(
@@ -165,156 +207,126 @@ class Localization:
         sizes: list[tuple[int, int]],
         num_classes: int,
         image_size: int,
-        topk: int = TOPK,
-        topk_radius: float = TOPK_RADIUS,
+        keypoints: Sequence[Keypoints] = THE_FOUR,
+        options: Options | None = None,
     ):
         self.objects = objects
-        self.sizes = [(min(height, image_size), min(width, image_size)) for height, width in sizes]
+        self.sizes = torch.tensor(sizes).clamp_max(image_size)
         self.num_classes = num_classes
         self.image_size = image_size
-        self.topk, self.topk_radius = topk, topk_radius
-        self.left_out = 0
-        self.strengths: list[float] = []
-        self.columns = [*KEYPOINTS, *(f"{name} {NEAR}" for name in KEYPOINTS), ENERGY, EMPTY]
-        self._sums = np.zeros((num_classes, len(self.columns)))
-        self._counts = np.zeros((num_classes, len(self.columns)), int)
+        self.keypoints = keypoints
+        self.options = options or Options()
+        self.points = [*(item.name for item in keypoints), CENTRE, UNIFORM]
+        columns = [*self.points, *(f"{name} {NEAR}" for name in self.points), ENERGY, EMPTY]
+        for name in columns:
+            if columns.count(name) > 1:
+                raise ValueError(f"two columns have the name '{name}'")
+        self.shares = Shares(columns, num_classes)
+        self.skipped = 0
+        self._strengths: list[float] = []
 
     @torch.no_grad()
     def observe(self, features: torch.Tensor, indices: torch.Tensor) -> None:
         """Take in a batch.
 
         Args:
-            features: of the CAM branch `[B, V, n, n]`; indices: of the images `[B]`.
+            features: of the CAM branch `[B, V, n, n]`.
+            indices: of the images `[B]`.
         """
         pairs = self._pairs(indices.tolist(), features.device)
         if not len(pairs.image):
             return
         cams = make_cam(features.float())
-        labels = torch.zeros(cams.shape[:2], device=cams.device)
-        labels[pairs.image, pairs.label] = 1
-        points, has_max = self._points(cams, labels, pairs)
-        visible = visible_masks(pairs.heights, pairs.widths, self.image_size)
-        values = []
-        for tolerance in (0, TOLERANCE):
-            masks = box_masks(pairs.boxes, pairs.owner, len(pairs.image), self.image_size, tolerance)
-            values += [at(masks, place).double() for place in points] + [share_of(masks, visible)]
-        masks = box_masks(pairs.boxes, pairs.owner, len(pairs.image), self.image_size)
-        maps = resized_maps(cams[pairs.image, pairs.label], self.image_size)
-        values.append(energy_share(maps, masks, visible))
-        values.append((cams[pairs.image, pairs.label].amax((1, 2)) == 0).double())
-        shown = pairs.owner.unique()
-        self.strengths += features[pairs.image[shown], pairs.label[shown]].float().amax((1, 2)).tolist()
-        self._add(pairs, torch.stack(values, 1), has_max)
-
-    def _points(
-        self, cams: torch.Tensor, labels: torch.Tensor, pairs: Pairs
-    ) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Keypoints `[K, 2]` in the order of `KEYPOINTS` but the last, and whether Max's came from the pair's class."""
-        size = self.image_size
         own = cams[pairs.image, pairs.label]
-        of_image = max_keypoints(cams, labels, size)
-        maps = resized_maps(own, size)
-        came_from = strongest_at(maps, pairs.image, pairs.label, of_image, self.num_classes)
-        points = [
-            of_image[pairs.image],
-            cmax_keypoints(own, size),
-            ctopk_keypoints(own, size, self.topk, self.topk_radius),
-            ctopk_w_keypoints(own, size, self.topk),
-            torch.stack((pairs.heights // 2, pairs.widths // 2), 1),
-        ]
-        return points, came_from[pairs.image] == pairs.label
+        maps = resize_cams(own, self.image_size)
+        visible = visible_masks(pairs.sizes, self.image_size)
+        masks = {
+            suffix: box_masks(pairs.boxes, pairs.owner, len(pairs.image), self.image_size, tolerance)
+            for suffix, tolerance in (("", 0), (f" {NEAR}", TOLERANCE))
+        }
+        points = {item.name: self._keypoints(item, cams, maps, pairs) for item in self.keypoints}
+        points[CENTRE] = pairs.sizes // 2, pairs.shown
+        for suffix, inside in masks.items():
+            for name, (keypoints, counted) in points.items():
+                self.shares.add(name + suffix, pairs.label, values_at(inside, keypoints), counted)
+            self.shares.add(UNIFORM + suffix, pairs.label, covered_share(inside, visible), pairs.shown)
+        self.shares.add(ENERGY, pairs.label, energy_share(maps, masks[""], visible), pairs.shown)
+        self.shares.add(EMPTY, pairs.label, own.amax((1, 2)) == 0, pairs.shown)
+        strongest = features[pairs.image, pairs.label].float().amax((1, 2))
+        self._strengths += strongest[pairs.shown].tolist()
+        self.skipped += int((~pairs.shown).sum())
+
+    def _keypoints(
+        self, item: Keypoints, cams: torch.Tensor, maps: torch.Tensor, pairs: Pairs
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keypoints `[K, 2]` of the pairs, and which of them count `[K]`."""
+        if not item.per_image:
+            return item.find(cams[pairs.image, pairs.label], self.image_size, self.options), pairs.shown
+        present = torch.zeros_like(cams[:, :, :1, :1])
+        present[pairs.image, pairs.label] = 1
+        of_image = item.find((cams * present).amax(1), self.image_size, self.options)
+        strongest = strongest_class_at(maps, pairs.image, pairs.label, of_image, self.num_classes)
+        return of_image[pairs.image], pairs.shown & (strongest[pairs.image] == pairs.label)
 
     def _pairs(self, indices: list[int], device: torch.device) -> Pairs:
-        image, label, boxes, owner, sides = [], [], [], [], []
-        for position, index in enumerate(indices):
-            for number in sorted({item.class_index for item in self.objects[index]}):
-                of_class = [whole_pixels(item) for item in self.objects[index] if item.class_index == number]
-                clipped, kept = clip_boxes(torch.tensor(of_class), *self.sizes[index])
-                boxes += clipped[kept].tolist()
-                owner += [len(image)] * int(kept.sum())
-                image.append(position)
-                label.append(number)
-                sides.append(self.sizes[index])
-        sides = torch.tensor(sides).reshape(-1, 2)
-        tensors = (torch.tensor(image), torch.tensor(label), torch.tensor(boxes).reshape(-1, 4), torch.tensor(owner))
-        return Pairs(*(value.long().to(device) for value in (*tensors, sides[:, 0], sides[:, 1])))
-
-    def _add(self, pairs: Pairs, values: torch.Tensor, has_max: torch.Tensor) -> None:
-        shown = torch.zeros(len(pairs.image), dtype=torch.bool, device=values.device)
-        shown[pairs.owner] = True
-        counted = shown[:, None].repeat(1, len(self.columns))
-        for column, name in enumerate(self.columns):
-            if name.startswith("Max"):
-                counted[:, column] &= has_max
-        label, counted, values = pairs.label.cpu().numpy(), counted.cpu().numpy(), values.cpu().numpy()
-        np.add.at(self._sums, label, values * counted)
-        np.add.at(self._counts, label, counted)
-        self.left_out += int((~shown).sum())
+        """Return the pairs of the images `indices`, image by image, classes in order."""
+        rows = [
+            (position, item.class_index, *whole_pixels(item))
+            for position, index in enumerate(indices)
+            for item in self.objects[index]
+        ]
+        rows = torch.tensor(rows, dtype=torch.long).reshape(-1, 6)
+        pairs, owner = rows[:, :2].unique(dim=0, return_inverse=True)
+        image, label = pairs.unbind(1)
+        sizes = self.sizes[indices]
+        boxes, visible = clip_boxes(rows[:, 2:], sizes[rows[:, 0]])
+        boxes, owner = boxes[visible], owner[visible]
+        shown = torch.zeros(len(image), dtype=torch.bool)
+        shown[owner] = True
+        return Pairs(*(tensor.to(device) for tensor in (image, label, sizes[image], boxes, owner, shown)))
 
     def per_class(self) -> dict[str, np.ndarray]:
-        """By column, per cent of each class `[V]` (NaN without a pair), after the number of pairs of each class."""
-        shares = np.where(self._counts > 0, 100 * self._sums / np.maximum(self._counts, 1), np.nan)
-        return {"pairs": self._counts[:, -1], **dict(zip(self.columns, shares.T))}
-
-    def means(self) -> dict[str, float]:
-        """By column, per cent over all pairs: classes count as often as they occur."""
-        counts = self._counts.sum(0)
-        sums = self._sums.sum(0)
-        return {name: 100 * sums[i] / counts[i] if counts[i] else math.nan for i, name in enumerate(self.columns)}
-
-    def class_means(self) -> dict[str, float]:
-        """By column, per cent, mean over the classes."""
-        columns = {name: values[~np.isnan(values)] for name, values in self.per_class().items() if name != "pairs"}
-        return {name: float(values.mean()) if len(values) else math.nan for name, values in columns.items()}
+        """Return the number of pairs of each class, and the means in % by column, all `[V]`; NaN without a pair."""
+        return {"pairs": self.shares.counts(EMPTY), **self.shares.per_class()}
 
     def strength(self) -> float:
-        """The largest feature of a pair's class, mean over all pairs: 0 or less where maps have died."""
-        return float(np.mean(self.strengths)) if self.strengths else math.nan
+        """Return the largest feature of a pair's class, mean over all pairs: 0 or less if maps have vanished."""
+        return float(np.mean(self._strengths)) if self._strengths else math.nan
 
     def summary(self, class_names: list[str]) -> dict[str, Any]:
-        """Everything, by plain names; per cent."""
-        per_class = {
-            name: {column: values[row] for column, values in self.per_class().items()}
-            for row, name in enumerate(class_names)
+        """Return everything as plain values by name, in %."""
+        return {
+            "tolerance": TOLERANCE,
+            "topk": self.options.topk,
+            "topk_radius": self.options.topk_radius,
+            "pairs": int(self.shares.counts(EMPTY).sum()),
+            "left_out": self.skipped,
+            "strength": self.strength(),
+            "over_pairs": self.shares.over_all(),
+            "mean_over_classes": self.shares.over_classes(),
+            "per_class": by_class(class_names, self.per_class()),
         }
-        settings = {"tolerance": TOLERANCE, "topk": self.topk, "topk_radius": self.topk_radius}
-        counts = {"pairs": int(self._counts[:, -1].sum()), "left_out": self.left_out, "strength": self.strength()}
-        return (
-            settings
-            | counts
-            | {
-                "over_pairs": self.means(),
-                "mean_over_classes": self.class_means(),
-                "per_class": per_class,
-            }
-        )
+
+    def csv(self, class_names: list[str]) -> str:
+        """Return the means by class as CSV, and their means over the classes."""
+        return class_csv(class_names, self.per_class(), self.shares.over_classes())
 
     def text(self) -> str:
-        """The means, to read."""
-        pairs, classes = self.means(), self.class_means()
-        lines = [
-            "keypoints inside a box of their class, %      over (image, class) pairs      mean over classes",
-            f"{'':15s}{'inside':>20s}{NEAR + ' px':>15s}{'inside':>16s}{NEAR + ' px':>15s}",
-        ]
-        for name in KEYPOINTS:
-            shown = name if name not in ("centre", "uniform") else f"chance: {name}"
-            cells = zip(
-                (20, 15, 16, 15), (values[key] for values in (pairs, classes) for key in (name, f"{name} {NEAR}"))
-            )
-            lines.append(f"{shown:15s}" + "".join(f"{value:{width}.2f}" for width, value in cells))
-        lines.append(
-            f"energy of the CAM in the boxes: {pairs[ENERGY]:.2f} over pairs, {classes[ENERGY]:.2f} mean over classes "
-            f"(chance: uniform, {pairs['uniform']:.2f} and {classes['uniform']:.2f})"
+        """Return the means to read."""
+        pairs, classes = self.shares.over_all(), self.shares.over_classes()
+        rows = [("", "inside", f"{NEAR} px", "inside", f"{NEAR} px")]
+        for name in self.points:
+            values = [means[column] for means in (pairs, classes) for column in (name, f"{name} {NEAR}")]
+            title = f"chance: {name}" if name in (CENTRE, UNIFORM) else name
+            rows.append((title, *(f"{value:.2f}" for value in values)))
+        return "\n".join(
+            [
+                "keypoints inside a box of their class, %      over (image, class) pairs      mean over classes",
+                fixed_width_table(rows, widths=(15, 19, 14, 15, 14)),
+                f"energy of the CAM in the boxes: {pairs[ENERGY]:.2f} over pairs, {classes[ENERGY]:.2f} mean over "
+                f"classes (chance: uniform, {pairs[UNIFORM]:.2f} and {classes[UNIFORM]:.2f})",
+                f"empty maps: {pairs[EMPTY]:.2f} over pairs, {classes[EMPTY]:.2f} mean over classes; strongest feature "
+                f"of a map: {self.strength():.3g} on average",
+                f"{int(self.shares.counts(EMPTY).sum()):,} pairs; {self.skipped:,} skipped: no visible box",
+            ]
         )
-        lines.append(
-            f"empty maps: {pairs[EMPTY]:.2f} over pairs, {classes[EMPTY]:.2f} mean over classes; strongest feature of "
-            f"a map: {self.strength():.3g} on average"
-        )
-        lines.append(f"{int(self._counts[:, -1].sum()):,} pairs; {self.left_out:,} left out, their boxes out of sight")
-        return "\n".join(lines)
-
-
-def whole_pixels(item: VOCObject) -> tuple[int, int, int, int]:
-    """An object's box as (top, left, bottom, right) from 0, the last two exclusive; parts of pixels count in full."""
-    xmin, ymin, xmax, ymax = item.box
-    return math.floor(ymin) - 1, math.floor(xmin) - 1, math.ceil(ymax), math.ceil(xmax)

@@ -1,126 +1,172 @@
-"""What people look at: a trained network's maps, keypoints and merged tiles of an image, as arrays and as panels."""
+"""Figures of a trained network: maps and keypoints of an image, the strategies side by side, tiles and merged maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
 from core.cam import make_cam
-from core.keypoints import strongest_peaks
+from core.keypoints import resize_cams, strongest_peaks
 from core.networks import Classifier
 from core.puzzle import cut_tiles, merge_tiles
-from core.strategy import STRATEGIES, Cutting
-from tools.pictures.panels import (
-    BAR_HEIGHT,
-    caption,
-    color_bar,
-    draw_cut,
-    draw_points,
-    heat_overlay,
-    map_panel,
-    on_white,
-    resized,
-    sheet,
-)
+from core.strategy import KEYPOINTS, STRATEGIES, Keypoints, Options
+from tools.data.datasets import Letterboxed
+from tools.data.images import read_upright
+from tools.data.transforms import denormalize
+from tools.metrics.reports import Prediction
+from tools.pictures import panels
+from tools.pictures.panels import BAR, PANEL
 
-PANEL = 300  # pixels
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+COLUMNS = 4  # panels in a row
+SHORTEST = 80  # height of a panel, pixels: a color bar needs it
+
+
+class Example(NamedTuple):
+    """An image of `draw_strategies` and `draw_tiles`.
+
+    Attributes:
+        image: normalized `[3, S, S]`, on the network's device.
+        cams: its class activation maps `[V, n, n]`.
+        present: indices of its classes `[C]`.
+        shown: the class that is cut for.
+        title: what to call it.
+    """
+
+    image: torch.Tensor
+    cams: torch.Tensor
+    present: torch.Tensor
+    shown: int
+    title: str
+
+
+def draw_strategies(examples: list[Example], options: Options, own: Keypoints | None = None) -> Figure:
+    """Draw the paper's figure 2: a row per image, and in it the keypoint and the cut of each strategy.
+
+    Args:
+        options: k and the radius.
+        own: the checkpoint's keypoints; they have a panel of their own if they are not one of the four strategies'.
+    """
+    drawn = [KEYPOINTS[name] for name in STRATEGIES]
+    if own is not None and own not in drawn:
+        drawn.append(own)
+    figure, grid = panels.panel_grid(len(examples), [PANEL] * len(drawn) + [BAR])
+    for example, row in zip(examples, grid, strict=True):
+        for keypoints, axes in zip(drawn, row[:-1], strict=True):
+            heat = _draw_strategy(axes, example, keypoints, options)
+        panels.color_bar(row[-1], heat)
+    return figure
 
 
 @torch.no_grad()
-def four_strategies(
-    picture: np.ndarray, cams: torch.Tensor, present: torch.Tensor, shown: int, name: str, cutting: Cutting
-) -> list[np.ndarray]:
-    """The paper's figure 2 for one image: the cut of each strategy, a color bar last.
-
-    Args:
-        picture: the square image, uint8 `[S, S, 3]`.
-        cams: its maps `[V, n, n]`.
-        present: indices of its classes `[C]`, which Max joins.
-        shown: the class that the others cut for, and `name` what to call it.
-        cutting: k and the radius.
-    """
+def _draw_strategy(axes: Axes, example: Example, keypoints: Keypoints, options: Options) -> AxesImage:
+    picture = denormalize(example.image).numpy()
     size = len(picture)
-    joined = cams[present].amax(0)
-    panels = []
-    for strategy in STRATEGIES:
-        heat = joined if strategy == "Max" else cams[shown]
-        classes = present if strategy == "Max" else torch.tensor([shown], device=cams.device)
-        keypoint = cutting._replace(strategy=strategy).keypoints(cams, classes, size)[0].tolist()
-        panel = heat_overlay(resized(picture, PANEL), heat.cpu().numpy())
-        if strategy.startswith("cTopk"):
-            coordinates, _, taken = strongest_peaks(heat[None], size, cutting.topk)
-            panel = draw_points(panel, coordinates[taken].tolist(), PANEL / size)
-        panel = draw_cut(panel, keypoint, PANEL / size)
-        panels.append(caption(panel, f"{strategy}: {'all classes' if strategy == 'Max' else name}"))
-    return [*panels, with_bar_space(color_bar(PANEL, "0", "1"))]
+    classes = example.present if keypoints.per_image else example.present.new_tensor([example.shown])
+    joined = example.cams[classes].amax(0, keepdim=True)
+    heat = panels.show_overlay(axes, picture, resize_cams(joined, size)[0].cpu().numpy())
+    if keypoints.name.startswith("cTopk"):
+        coordinates, _, exists = strongest_peaks(joined, size, options.topk)
+        panels.draw_points(axes, coordinates[exists].tolist())
+    panels.draw_cut(axes, keypoints.of_image(example.cams, classes, size, options)[0].tolist())
+    panels.caption(axes, f"{keypoints.name}: {'all classes' if keypoints.per_image else example.title}")
+    return heat
 
 
-def with_bar_space(bar: np.ndarray) -> np.ndarray:
-    """A color bar lowered by the height of its neighbors' captions."""
-    return np.pad(bar, ((BAR_HEIGHT, 0), (0, 0), (0, 0)), constant_values=255)
+def draw_tiles(network: Classifier, examples: list[Example], keypoints: Keypoints, options: Options) -> Figure:
+    """Draw a row per image: its cut, its tiles, the map of the whole, the map merged from the tiles, and their
+    difference. The network, in evaluation mode, sees the tiles as it sees the whole image."""
+    figure, grid = panels.panel_grid(len(examples), [PANEL] * 4 + [BAR, PANEL, BAR])
+    for example, row in zip(examples, grid, strict=True):
+        _draw_tiles_row(row, network, example, keypoints, options)
+    return figure
 
 
 @torch.no_grad()
-def tiles_view(
-    network: Classifier, image: torch.Tensor, picture: np.ndarray, label: int, name: str, cutting: Cutting
-) -> np.ndarray:
-    """A crop's tiles, the map laid together from them, and how it differs from the whole image's.
-
-    The network looks at the tiles in evaluation mode, as it does at the whole.
-
-    Args:
-        network: in evaluation mode.
-        image: `[3, S, S]` on the network's device; picture: the same to look at, uint8 `[S, S, 3]`.
-        label: the crop's class, and `name` what to call it.
-        cutting: where the image is cut.
-    """
-    size = len(picture)
-    whole = network(image[None], features_only=True)[1]
-    keypoints = cutting.keypoints(make_cam(whole[0]), torch.tensor([label], device=image.device), size)
+def _draw_tiles_row(
+    row: np.ndarray, network: Classifier, example: Example, keypoints: Keypoints, options: Options
+) -> None:
+    image, picture = example.image[None], denormalize(example.image).numpy()
+    size, label = len(picture), example.present.new_tensor([example.shown])
+    features = network(image, features_only=True)[1]
+    cut = keypoints.of_image(make_cam(features[0]), label, size, options)
     index = torch.zeros(1, dtype=torch.int64, device=image.device)
-    tiles = cut_tiles(image[None], index, keypoints)
-    merged = merge_tiles(network(tiles, features_only=True)[1], keypoints, size)
-    pixels = torch.from_numpy(picture).permute(2, 0, 1)[None]
-    seen = cut_tiles(pixels, index.cpu(), keypoints.cpu())[0].permute(0, 2, 3, 1).numpy()
-    maps = [maps[0, label].float().cpu().numpy() for maps in (whole, merged)]
-    return _tiles_sheet(picture, keypoints[0].tolist(), seen, maps[0], maps[1], name)
+    tiles = cut_tiles(image, index, cut)
+    merged_features = merge_tiles(network(tiles, features_only=True)[1], cut, size)
+    whole, merged = (maps[0, example.shown].float().cpu().numpy() for maps in (features, merged_features))
+    low, high = min(whole.min(), merged.min()), max(whole.max(), merged.max())
+    largest = max(abs(merged - whole).max(), 1e-12)
+
+    panels.show_image(row[0], picture)
+    panels.draw_cut(row[0], cut[0].tolist())
+    panels.show_tiles(row[1], np.stack([denormalize(tile).numpy() for tile in tiles[0]]))
+    panels.show_map(row[2], whole, low, high)
+    panels.color_bar(row[4], panels.show_map(row[3], merged, low, high), f"{low:.1f}", f"{high:.1f}")
+    difference = panels.show_map(row[5], merged - whole, -largest, largest, signed=True)
+    panels.color_bar(row[6], difference, f"-{largest:.1f}", f"+{largest:.1f}")
+    titles = (f"cut for {example.title}", "four tiles, resized", "map of the whole", "map of the tiles, merged")
+    for axes, title in zip(row[[0, 1, 2, 3, 5]], (*titles, "merged minus whole"), strict=True):
+        panels.caption(axes, title)
 
 
-def _tiles_sheet(
-    picture: np.ndarray, keypoint: list[int], tiles: np.ndarray, whole: np.ndarray, merged: np.ndarray, name: str
-) -> np.ndarray:
-    low, high = float(min(whole.min(), merged.min())), float(max(whole.max(), merged.max()))
-    widest = float(np.abs(merged - whole).max())
-    half = [resized(tile, PANEL // 2 - 5) for tile in tiles]
-    tiled = sheet([half[:2], half[2:]])[10:-10, 10:-10]
-    panels = (
-        (draw_cut(resized(picture, PANEL), keypoint, PANEL / len(picture)), f"cut for {name}"),
-        (tiled, "four tiles, resized"),
-        (map_panel(whole, PANEL, low, high), "map of the whole"),
-        (map_panel(merged, PANEL, low, high), "map of the tiles, merged"),
-    )
-    captioned = [caption(panel, title) for panel, title in panels]
-    difference = caption(map_panel(merged - whole, PANEL, -widest, widest, signed=True), "merged minus whole")
-    bar = with_bar_space(color_bar(PANEL, f"{low:.1f}", f"{high:.1f}"))
-    signed_bar = with_bar_space(color_bar(PANEL, f"-{widest:.1f}", f"+{widest:.1f}", signed=True))
-    return sheet([[*captioned, bar, difference, signed_bar]])
-
-
-def class_panel(
+def draw_class(
+    axes: Axes,
     picture: np.ndarray,
     heat: np.ndarray,
     keypoint: tuple[int, int] | None,
     title: str,
-    side: int = PANEL,
-    narrowest: int = 0,
-) -> np.ndarray:
-    """An image under a class's map, with the keypoint and its cut, and a line of text above.
+    size: tuple[int, int] | None = None,
+) -> AxesImage:
+    """Draw an image under the map of a class, with the keypoint and the cut.
 
     Args:
         picture: uint8 `[h, w, 3]`.
         heat: `[n, m]` in 0…1, of the whole picture.
-        keypoint: (row, column) in the picture's pixels; None for no cut.
-        side: of the panel's longer side, pixels; narrowest: of its width, filled up with white.
+        keypoint: (row, column) in the pixels of `size`; None: no cut.
+        size: (height, width) of the original, if the picture was scaled.
+
+    Returns:
+        what `color_bar` takes.
     """
-    panel = heat_overlay(resized(picture, side), heat)
+    shown = panels.show_overlay(axes, picture, heat, size)
     if keypoint is not None:
-        panel = draw_cut(panel, keypoint, side / max(picture.shape[:2]))
-    return caption(on_white(panel, 0, narrowest), title)
+        panels.draw_cut(axes, keypoint)
+    panels.caption(axes, title)
+    return shown
+
+
+def draw_prediction(
+    item: Letterboxed, cams: torch.Tensor, predictions: list[Prediction], scores: torch.Tensor, class_names: list[str]
+) -> Figure:
+    """Draw an image and, for each predicted class, its map with the keypoint and the cut.
+
+    Args:
+        item: the image; its file is read again, because the figure shows it at its own resolution.
+        cams: maps of the predicted classes `[C, n, n]`, in the order of `predictions`.
+        scores: of all classes `[V]`.
+    """
+    original = read_upright(Path(item.path))
+    original.thumbnail((2 * PANEL, 2 * PANEL), reducing_gap=3.0)
+    picture = np.asarray(original)
+    name, count = Path(item.path).name, 1 + len(predictions)
+    columns = min(count, COLUMNS)
+    height = max(SHORTEST, round(PANEL * item.size[0] / max(item.size)))
+    widths = [PANEL] * columns + ([BAR] if predictions else [])
+    figure, grid = panels.panel_grid(-(-count // COLUMNS), widths, height, title="" if predictions else name)
+    axes = grid[:, :columns].flat
+    best = int(scores.argmax())
+    panels.show_image(axes[0], picture, item.size)
+    panels.caption(axes[0], name if predictions else f"none (best: {class_names[best]} {scores[best]:.2f})")
+    for number, (cam, prediction) in enumerate(zip(cams, predictions, strict=True), 1):
+        title = f"{prediction.name} {prediction.score:.2f}"
+        heat = draw_class(axes[number], picture, item.heat_of(cam), prediction.keypoint, title, item.size)
+    if predictions:
+        panels.color_bar(grid[0, -1], heat)
+    return figure

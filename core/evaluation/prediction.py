@@ -1,4 +1,4 @@
-"""Scores of a network on a labelled split, and test-time augmentation."""
+"""Scores of a network on the images of a loader, and test-time augmentation."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -13,19 +13,21 @@ from tqdm import tqdm
 from core.networks import Classifier
 from tools.data.transforms import normalize
 
-PRECISION_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = ("off", "bf16", "fp16")
+STRIDE = 32  # pixels: the sides that a network accepts are its multiples
 
 
 def autocast(device: torch.device, amp: str) -> AbstractContextManager:
-    """The context in which the network computes in `amp` ("off", "bf16" or "fp16") precision."""
-    return torch.autocast(device.type, dtype=PRECISION_TYPES.get(amp, torch.bfloat16), enabled=amp != "off")
+    """Return the context in which the network computes in precision `amp`, one of `PRECISIONS`."""
+    dtype = torch.float16 if amp == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=amp != "off")
 
 
 def to_device(images: torch.Tensor, device: torch.device, memory_format: torch.memory_format) -> torch.Tensor:
-    """A batch as the network takes it, without waiting for the device.
+    """Prepare a batch for the network, without a synchronization with the device.
 
     Args:
-        images: uint8 `[B, S, S, 4]` as the loaders give it, a third of the bytes, normalized on the device; or
+        images: uint8 `[B, S, S, 4]` as the loaders return it, a third of the bytes and normalized on the device; or
             normalized float32 `[B, 3, S, S]`.
 
     Returns:
@@ -39,7 +41,7 @@ def to_device(images: torch.Tensor, device: torch.device, memory_format: torch.m
 
 @torch.no_grad()
 def predict(
-    network: Classifier,
+    network: "Classifier | TestTimeAugmentation",
     loader: DataLoader,
     device: torch.device,
     amp: str = "off",
@@ -47,61 +49,58 @@ def predict(
     silent: bool = False,
     total: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and labels of every image, in the loader's order; the network is left in the mode it was in.
+    """Compute the scores of every image, in evaluation mode; the network's mode is restored.
 
     Args:
-        network: a `Classifier`.
-        loader: batches of images (see `to_device`), labels `[B, V]` and indices.
-        observe: is shown the features `[B, V, n, n]` and indices `[B]` of every batch.
-        silent: show no progress bar.
+        network: on `device`.
+        loader: batches of images (see `to_device`), labels `[B, V]` and indices `[B]`.
+        amp: precision, see `autocast`.
+        observe: called with the features `[B, V, n, n]` and indices of every batch.
+        silent: hide the progress bar.
+        total: number of batches, for a loader without a length.
 
     Returns:
-        scores (sigmoids of the logits) and labels, both float32 `[N, V]`.
+        scores (sigmoids of the logits) and labels, both float32 `[N, V]` in the loader's order.
     """
     training = network.training
     network.eval()
     scores, labels = [], []
-    for images, batch_labels, indices in tqdm(
-        loader, desc="evaluation", unit="batch", leave=False, disable=silent, total=total
-    ):
+    batches = tqdm(loader, "evaluation", total, unit="batch", leave=False, disable=silent)
+    for images, batch_labels, indices in batches:
         images = to_device(images, device, network.memory_format)
         with autocast(device, amp):
             logits, features = network(images)
         if observe:
             observe(features, indices)
-        scores.append(torch.sigmoid(logits.float()))
+        scores.append(torch.sigmoid(logits.float()))  # stays on the device: a copy per batch would synchronize
         labels.append(batch_labels)
     network.train(training)
     return torch.cat(scores).cpu().numpy(), torch.cat(labels).numpy()
 
 
 class TestTimeAugmentation(nn.Module):
-    """A classifier that looks at every image at several scales, and mirrored.
+    """Average the logits of a classifier over scales and flips of each image.
 
-    All views show the same part of the image. At scale s the canvas of S pixels is resized (bilinearly, antialiased) to
-    32 · round(s · S / 32) pixels, at least 32, so that it divides by the feature stride.
-
-    Logits are averaged, not sigmoids: a view that is sure (a sigmoid near 0 or 1) then still says how sure.
+    All views show the same part of the image, see `resize_images`. The mean is taken over logits, because averaged
+    sigmoids saturate.
 
     Args:
-        network: a `Classifier`.
-        scales: s of each view.
+        network: the classifier.
+        scales: relative sizes of the views.
         flip: add the mirrored views.
     """
+
+    __test__ = False  # pytest would collect a class named Test…
 
     def __init__(self, network: Classifier, scales: Sequence[float] = (1.0,), flip: bool = False):
         super().__init__()
         self.network = network
         self.scales = tuple(scales)
         self.flip = flip
-
-    @property
-    def memory_format(self) -> torch.memory_format:
-        """The network's memory layout."""
-        return self.network.memory_format
+        self.memory_format = network.memory_format
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Average logits over the views, and the features of one.
+        """Return the average logits, and the features of one view.
 
         Args:
             images: `[B, 3, S, S]`.
@@ -109,26 +108,26 @@ class TestTimeAugmentation(nn.Module):
         Returns:
             logits `[B, V]`, float32; features `[B, V, n, n]` of the scale nearest to 1, not mirrored.
         """
-        nearest = min(range(len(self.scales)), key=lambda place: abs(self.scales[place] - 1))
+        shown_scale = min(self.scales, key=lambda scale: abs(scale - 1))
         total, shown = 0, None
-        for place, scale in enumerate(self.scales):
-            view = resized(images, scale)
+        for scale in self.scales:
+            view = resize_images(images, scale)
             logits, features = self.network(view)
             total = total + logits.float()
-            if place == nearest:
+            if scale == shown_scale:
                 shown = features
             if self.flip:
                 total = total + self.network(view.flip(-1))[0].float()
         return total / (len(self.scales) * (2 if self.flip else 1)), shown
 
 
-def resized(images: torch.Tensor, scale: float) -> torch.Tensor:
-    """Images `[B, 3, S, S]` at a scale, their side a multiple of 32 pixels; unchanged where that is S."""
+def resize_images(images: torch.Tensor, scale: float) -> torch.Tensor:
+    """Resize images `[B, 3, S, S]` to a side of 32 · round(scale · S / 32) pixels, at least 32.
+
+    Bilinear and antialiased; unchanged if that side is S.
+    """
     size = images.shape[-1]
-    side = max(32, 32 * round(scale * size / 32))
+    side = max(STRIDE, STRIDE * round(scale * size / STRIDE))
     if side == size:
         return images
     return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
-
-
-PRECISIONS = ("off", "bf16", "fp16")

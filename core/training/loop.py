@@ -16,14 +16,16 @@ from core.strategy import Strategy
 from core.training.config import Config, parse_config
 from core.training.devices import Devices, choose_devices, explain_resource_errors
 from core.training.run import Run
+from core.training.snapshots import Snapshots
 from core.training.trainer import Trainer
 from tools.data.datasets import VOCClassification
 from tools.data.devkit import read_class_names
-from tools.data.loader import evaluation_loader, training_loader
+from tools.data.loader import evaluation_loader, interleave, training_loader
 from tools.data.transforms import evaluation_transform, training_transform
 from tools.metrics.average_precision import average_precisions, mean_over_classes
+from tools.pictures.figure import rgb_array, write_picture
 from tools.runs.folder import Folder
-from tools.system.errors import UserError, run_main
+from tools.system.errors import UserError, advice, run_main
 from tools.system.interruption import Interrupted, Interruption
 from tools.system.processes import Processes
 
@@ -77,25 +79,29 @@ def run_training(strategy: Strategy, config: Config, processes: Processes) -> No
 
 def _epochs(run: Run, data: Data) -> None:
     """Train epoch by epoch from the run's position; an interruption keeps it as of the last iteration."""
-    snapshots = _snapshots(run, data.validation)
     try:
         while run.epoch < run.config.max_epoch:
             train_epoch(run, data)
             mean = validate(run, data)
-            if snapshots and (run.epoch + 1) % run.config.snapshot_every == 0:
-                snapshots.take(mean)
+            draw_snapshots(run, data.validation, mean)
             run.finish_epoch(mean)
         run.finish()
     except Interrupted as interrupted:
         run.interrupt(interrupted)
 
 
-def _snapshots(run: Run, validation: VOCClassification) -> Any:
-    if not run.config.snapshot_every or not run.trainer.processes.is_first:
-        return None
-    from core.training.snapshots import Snapshots  # matplotlib is imported only by runs that draw
-
-    return Snapshots(run, validation)
+def draw_snapshots(run: Run, validation: VOCClassification, mean: float) -> None:
+    """Draw validation images after an epoch with this mAP, if `--snapshot_every` asks for it."""
+    trainer, epoch, every = run.trainer, run.epoch + 1, run.config.snapshot_every
+    if not every or epoch % every or not trainer.processes.is_first:
+        return
+    options = trainer.strategy.options(trainer.arguments)
+    snapshots = Snapshots(validation, run.config.image_size, trainer.strategy, options)
+    title = f"{run.config.tag}, epoch {epoch}, mAP {mean:.1f}: map of a present class, its score"
+    figure = snapshots.take(trainer.student, title)
+    if figure is not None:
+        write_picture(run.folder.snapshots(run.config.tag) / f"epoch_{epoch:03d}.png", figure)
+        run.log.picture("snapshot", rgb_array(figure), trainer.iteration)
 
 
 def train_epoch(run: Run, data: Data) -> None:
@@ -137,7 +143,7 @@ def validate(run: Run, data: Data) -> float:
     scores, labels = predict(
         trainer.student_forward, batches, trainer.device, run.config.amp, silent=run.log.silent, total=len(loader)
     )
-    scores, labels = _interleave(trainer.processes, scores), _interleave(trainer.processes, labels)
+    scores, labels = (interleave(trainer.processes.gather(rows)) for rows in (scores, labels))
     try:
         precisions = average_precisions(scores, labels)
     except ValueError as error:
@@ -160,29 +166,21 @@ def _until_interrupted(run: Run, loader: DataLoader) -> Iterator[Any]:
         yield batch
 
 
-def _interleave(processes: Processes, rows: np.ndarray) -> np.ndarray:
-    """Return the rows of all processes in the data set's order; each process had every size-th image."""
-    parts = processes.gather(rows)
-    whole = np.empty((sum(map(len, parts)), *rows.shape[1:]), rows.dtype)
-    for rank, part in enumerate(parts):
-        whole[rank :: len(parts)] = part
-    return whole
-
-
 def make_data(config: Config, class_names: list[str], processes: Processes | None = None) -> Data:
     """Return data sets and loaders of a run; every file is looked for before the first iteration."""
     share = (processes.rank, processes.size) if processes else (0, 1)
-    augmented = training_transform(
-        config.image_size, config.min_image_size, config.max_image_size, config.augment, normalized=False
-    )
-    plain = evaluation_transform(config.image_size, normalized=False)
-    training = VOCClassification(config.data_dir, config.train_split, class_names, augmented)
-    validation = VOCClassification(config.data_dir, config.val_split, class_names, plain)
+    with advice("see --augment"):
+        augmented = training_transform(config.image_size, config.min_image_size, config.max_image_size, config.augment)
+    plain = evaluation_transform(config.image_size)
+    check = "python3 -m tools.check_data lists every problem of a split"
+    with advice(f"check --data_dir, --train_split and --class_file; {check}"):
+        training = VOCClassification(config.data_dir, config.train_split, class_names, augmented)
+    with advice(f"check --data_dir, --val_split and --class_file; {check}"):
+        validation = VOCClassification(config.data_dir, config.val_split, class_names, plain)
+    with advice("choose another --batch_size"):
+        batches = training_loader(training, config.batch_size, config.num_workers, config.seed, *share)
     return Data(
-        training,
-        validation,
-        training_loader(training, config.batch_size, config.num_workers, config.seed, *share),
-        evaluation_loader(validation, config.batch_size, config.num_workers, *share),
+        training, validation, batches, evaluation_loader(validation, config.batch_size, config.num_workers, *share)
     )
 
 

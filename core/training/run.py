@@ -1,6 +1,5 @@
 """A training run and its files: the resumable state, models, and what is logged on the way."""
 
-import hashlib
 import sys
 import time
 from dataclasses import asdict
@@ -25,16 +24,8 @@ from tools.system.interruption import Interrupted, Interruption
 class Run:
     """The progress of a training run, and its files. Only the first of several processes writes.
 
-    Args:
-        folder: the `experiments` folder.
-        config: the arguments, `replicas` resolved.
-        trainer: what is trained.
-        training: the training images.
-        interruption: notes the signals that ask the run to end.
-
     Attributes:
         epoch: current epoch, 0-based; position: completed iterations in it.
-        log: text, history and curves.
     """
 
     def __init__(
@@ -49,7 +40,7 @@ class Run:
         self._best = -1.0
         self._interruption = interruption
         self._files = RunFiles(folder, config.tag)
-        self._images = _fingerprint(training)
+        self._images = training.fingerprint()
         self._writes = trainer.processes.is_first
         self._saved_at = time.monotonic()
 
@@ -200,7 +191,7 @@ class Run:
             raise self._interruption.error()
 
     def add_losses(self, step: Step) -> None:
-        """Count the losses of an iteration towards the next log line."""
+        """Count the losses of an iteration toward the next log line."""
         for name, loss in step.losses().items():
             self._losses.setdefault(name, []).append(loss)
 
@@ -276,10 +267,3 @@ class Run:
             arguments=asdict(self.config),
         )
         save_checkpoint(self.folder.model(self.config.tag, kind), self.trainer.student.state_dict(), description)
-
-
-def _fingerprint(training: VOCClassification) -> str:
-    """Return a hash of the training images' ids and labels: whether two runs see the same data."""
-    digest = hashlib.sha256("\n".join(training.ids).encode())
-    digest.update(training.labels.numpy().tobytes())
-    return digest.hexdigest()

@@ -1,77 +1,76 @@
-"""Sheets of validation images during training: what the network attends to, epoch after epoch."""
+"""Snapshots of training: the same few validation images under the network's maps, to compare between epochs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
-from torch.utils.data import DataLoader, Subset
 
 from core.cam import make_cam
-from core.evaluation.panels import class_panel, with_bar_space
-from core.strategy import SCRIPTS, Cutting
-from core.training.run import Run
+from core.evaluation.panels import draw_class
+from core.keypoints import resize_cams
+from core.networks import Classifier
+from core.strategy import Options, Strategy
 from tools.data.datasets import VOCClassification
-from tools.data.transforms import denormalize, evaluation_transform
-from tools.pictures.panels import color_bar, draw_text, grid, on_white, sheet, write_picture
+from tools.data.transforms import denormalize, evaluation_transform, normalize
+from tools.pictures.panels import BAR, color_bar, panel_grid
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 IMAGES = 8
 COLUMNS = 4
-SIDE = 240  # pixels
+SIDE = 240  # of a panel, pixels
 
 
 class Snapshots:
-    """Draws the same few validation images after every so many epochs (`--snapshot_every`).
+    """Draws the same validation images, of as many classes as there are, whenever `take` is called.
 
     Args:
-        run: the training run.
-        loader: of the validation images.
+        dataset: the validation images; its transform is not used.
+        image_size: S, pixels.
+        strategy: whose keypoints are shown; if it has none, only the maps are.
+        options: of the keypoints.
     """
 
-    def __init__(self, run: Run, loader: DataLoader):
-        self.run = run
-        dataset = loader.dataset
-        self.dataset: VOCClassification = dataset.dataset if isinstance(dataset, Subset) else dataset
-        self.transform = evaluation_transform(run.args.image_size)
-        self.chosen = varied(self.dataset.labels, IMAGES)
-
-    def take(self, mean: float) -> None:
-        """After an epoch's validation with this mAP: a sheet, if it is time for one. Only the first process draws."""
-        args, epoch = self.run.args, self.run.epoch + 1
-        due = args.snapshot_every and epoch % args.snapshot_every == 0
-        if not (due and self.chosen and self.run.trainer.processes.is_first):
-            return
-        panels = self._panels()
-        page = grid(panels, COLUMNS)
-        page = sheet([[page, with_bar_space(color_bar(SIDE, "0", "1"))]], gap=0)
-        title = on_white(page[:0], 40, page.shape[1])
-        draw_text(title, f"{args.tag}, epoch {epoch}, mAP {mean:.1f}: map of a present class, its score", (24, 12))
-        page = sheet([[title], [page]], gap=0)
-        write_picture(self.run.files.snapshots / f"epoch_{epoch:03d}.png", page)
-        self.run.log.picture("snapshot", page, self.run.trainer.iteration)
+    def __init__(self, dataset: VOCClassification, image_size: int, strategy: Strategy, options: Options):
+        self.dataset = dataset
+        self.transform = evaluation_transform(image_size)
+        self.keypoints = strategy.shown_keypoints()
+        self.options = options
+        self.chosen = varied(dataset.labels, IMAGES)
 
     @torch.no_grad()
-    def _panels(self):
-        """A panel of each image: the map of one of its classes, the same in every epoch."""
-        trainer, names = self.run.trainer, self.run.class_names
-        student, device = trainer.student, trainer.device
-        training = student.training
+    def take(self, student: Classifier, title: str) -> Figure | None:
+        """Draw each image under the map of one of its classes, with the score; leave the network in its mode.
+
+        Returns:
+            the figure; None if no validation image has a label.
+        """
+        if not self.chosen:
+            return None
+        training, device = student.training, next(student.parameters()).device
         student.eval()
-        strategy = SCRIPTS.get(trainer.script)
-        panels = []
-        for index, label in self.chosen:
-            image = self.transform(self.dataset.image(index))
+        rows = -(-len(self.chosen) // COLUMNS)
+        figure, grid = panel_grid(rows, [SIDE] * COLUMNS + [BAR], SIDE, title)
+        for (index, label), axes in zip(self.chosen, grid[:, :-1].flat, strict=False):  # the last row may have room
+            image = normalize(self.transform(self.dataset.image(index)))
             logits, features = student(image[None].to(device))
-            cams = make_cam(features[0].float())
-            keypoint = None
-            if strategy:
-                cutting = Cutting(strategy, self.run.args.topk, self.run.args.topk_radius)
-                present = self.dataset.labels[index].nonzero()[:, 0] if strategy == "Max" else torch.tensor([label])
-                keypoint = cutting.keypoints(cams, present.to(device), image.shape[-1])[0].tolist()
-            title = f"{names[label]} {torch.sigmoid(logits[0, label]):.2f}"
-            panels.append(class_panel(denormalize(image).numpy(), cams[label].cpu().numpy(), keypoint, title, SIDE))
+            cams, keypoint, size = make_cam(features[0].float()), None, image.shape[-1]
+            if self.keypoints:
+                present = self.dataset.labels[index].nonzero()[:, 0]
+                classes = present if self.keypoints.per_image else torch.tensor([label])
+                keypoint = self.keypoints.of_image(cams, classes.to(device), size, self.options)[0].tolist()
+            heat = resize_cams(cams[label, None], size)[0].cpu().numpy()
+            caption = f"{self.dataset.class_names[label]} {torch.sigmoid(logits[0, label]):.2f}"
+            shown = draw_class(axes, denormalize(image).numpy(), heat, keypoint, caption)
+        color_bar(grid[0, -1], shown)
         student.train(training)
-        return panels
+        return figure
 
 
 def varied(labels: torch.Tensor, count: int) -> list[tuple[int, int]]:
-    """Images and a class of each, (index, class), of as many classes as there are; the same ones for the same labels.
+    """Return images and a class of each, (index, class), of as many classes as possible; the same for the same labels.
 
     Args:
         labels: multi-hot `[N, V]`.

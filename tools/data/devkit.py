@@ -1,46 +1,54 @@
-"""PASCAL VOC devkit folders: class files, split lists and where files lie, checked before they are used."""
+"""PASCAL VOC devkit folders: class files, split lists and file paths, checked before they are used."""
 
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools.system.errors import UserError, quoted, shorten
+from tools.system.errors import UserError, first_few, quoted, shorten
 from tools.system.files import ROOT, read_json, reason, require_regular_file
 
 DATA = ROOT / "data"
-
-
-LARGEST_LIST = 1 << 26  # bytes; about five million ids
-
-
-UNPRINTABLE = r"\x00-\x1f\x7f-\x9f\ud800-\udfff\ufeff"  # control characters, bytes that are no UTF-8, stray BOMs
+MAX_LIST_BYTES = 1 << 26  # about five million ids
+UNPRINTABLE = r"\x00-\x1f\x7f-\x9f\ud800-\udfff\ufeff"  # control characters, bytes outside UTF-8, stray BOMs
 
 
 def read_class_names(path: str | Path) -> list[str]:
-    """Class names in the order of their indices, from a JSON file with the key `class_names`.
+    """Return the class names of a class file, in the order of their indices: the JSON key `class_names`.
 
     Raises:
-        UserError: no such file, no JSON, or no list of distinct, printable names in it.
+        UserError: the file cannot be read, or does not hold a list of distinct, valid names.
     """
     require_regular_file(Path(path))
     content = read_json(Path(path))
     names = content.get("class_names") if isinstance(content, dict) else None
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise UserError(f"class file {path} has no list of names under 'class_names'")
-    for name in names:
-        if name != name.strip() or re.search(f"[{UNPRINTABLE}]", name):
-            raise UserError(f"class file {path}: the name {quoted(name)} has blanks around it or unprintable signs")
+    problems = [problem for name in names if (problem := class_name_problem(name))]
+    if problems:
+        raise UserError(f"class file {path}: {problems[0]}")
     if len(set(names)) < len(names):
-        raise UserError(f"class file {path} names a class twice")
+        raise UserError(f"class file {path} contains a name twice")
     return names
 
 
+def class_name_problem(name: str) -> str | None:
+    """Return why a class cannot have this name, or None.
+
+    >>> class_name_problem("hot dog")
+    >>> class_name_problem(" ")
+    "the class name ' ' is empty, has surrounding whitespace or contains unprintable characters"
+    """
+    if name and name == name.strip() and not re.search(f"[{UNPRINTABLE}]", name):
+        return None
+    return f"the class name {quoted(name)} is empty, has surrounding whitespace or contains unprintable characters"
+
+
 def split_path(data_dir: str | Path, split: str) -> Path:
-    """The list file of a split: `NAME` in the project's data folder, or `Main/NAME` in the devkit's ImageSets.
+    """Return the list file of a split: `NAME` in the project's data folder, or `Main/NAME` in the devkit's ImageSets.
 
     Raises:
-        UserError: there is no such list; the choices are named.
+        UserError: there is no such list; the message lists the choices.
     """
     folder = Path(data_dir) / "ImageSets" if "/" in split else DATA
     path = folder / f"{split}.txt"
@@ -53,23 +61,40 @@ def split_path(data_dir: str | Path, split: str) -> Path:
     raise UserError(f"unknown split '{split}' (no file {path}): choose one of {', '.join(ours + plain)}")
 
 
-def examine_split(path: Path) -> tuple[list[str], list[str]]:
-    """Read a split's list. The first word of each line is an image id; blank lines and further words do not count.
+def read_split(data_dir: str | Path, split: str) -> list[str]:
+    """Return the image ids of a split, in the list's order; see `validate_split`.
 
-    Further words are the labels of the devkit's lists of one class: labels are read from the annotations instead.
+    Raises:
+        UserError: the split is unknown, or its list is empty, repeats an id or contains an invalid one.
+    """
+    path = split_path(data_dir, split)
+    ids, problems = validate_split(path)
+    if len(problems) == 1:
+        raise UserError(f"{path}, {problems[0]}")
+    if problems:
+        raise UserError(f"{path} has {len(problems):,} invalid lines: {first_few(problems, separator='; ')}")
+    if not ids:
+        raise UserError(f"{path} contains no image id")
+    return ids
+
+
+def validate_split(path: Path) -> tuple[list[str], list[str]]:
+    """Read a split's list. The first word of each line is an image id; empty lines and further words are ignored.
+
+    Further words are the labels in the devkit's lists of one class; labels are read from the annotations instead.
 
     Returns:
-        the ids in the list's order, each once; and what is wrong with other lines, one text each.
+        the valid ids in the list's order, each once; and one message for each invalid or repeated one.
 
     Raises:
         UserError: the file cannot be read, or is far too large for a list.
     """
-    if require_regular_file(path).st_size > LARGEST_LIST:
-        raise UserError(f"{path} is no list of image ids (over {LARGEST_LIST >> 20} MiB)")
+    if require_regular_file(path).st_size > MAX_LIST_BYTES:
+        raise UserError(f"{path} is not a list of image ids (over {MAX_LIST_BYTES >> 20} MiB)")
     first_lines: dict[str, int] = {}
     problems = []
     try:
-        # A byte that is no UTF-8 stays visible in its line's id instead of stopping the reader.
+        # Bytes that are not UTF-8 stay visible in their line's id instead of stopping the reader.
         with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
             for number, line in enumerate(lines, start=1):
                 for image_id in line.split(maxsplit=1)[:1]:
@@ -79,86 +104,66 @@ def examine_split(path: Path) -> tuple[list[str], list[str]]:
                     first_lines.setdefault(image_id, number)
     except OSError as error:
         raise UserError(f"cannot read {path} ({reason(error)})") from error
-    return [image_id for image_id in first_lines if not _is_no_id(image_id)], problems
+    return [image_id for image_id in first_lines if _is_image_id(image_id)], problems
 
 
 def _id_problem(image_id: str, first_lines: dict[str, int]) -> str | None:
-    if _is_no_id(image_id):
-        return f"{quoted(image_id)} is no image id (a file's name without folder and suffix, in UTF-8)"
+    if not _is_image_id(image_id):
+        return f"{quoted(image_id)} is not an image id (a file name without folder and suffix, in UTF-8)"
     if image_id in first_lines:
-        return f"names {shorten(image_id)} twice (first on line {first_lines[image_id]}): remove one of the lines"
+        return f"repeats {shorten(image_id)} (first on line {first_lines[image_id]}): remove one of the lines"
     return None
 
 
-def _is_no_id(word: str) -> bool:
-    """Could lead out of the data folder, or cannot be shown."""
-    return word in (".", "..") or re.search(rf"[/\\{UNPRINTABLE}]", word) is not None
-
-
-def read_split(data_dir: str | Path, split: str) -> list[str]:
-    """Image ids of a split, in the list's order; see `examine_split`.
-
-    Raises:
-        UserError: unknown split, an id that is no plain file name, an id twice, or an empty list.
-    """
-    path = split_path(data_dir, split)
-    ids, problems = examine_split(path)
-    if len(problems) == 1:
-        raise UserError(f"{path}, {problems[0]}")
-    if problems:
-        more = f"; and {len(problems) - 3:,} more" if len(problems) > 3 else ""
-        raise UserError(f"{path} has {len(problems):,} lines that cannot be used: {'; '.join(problems[:3])}{more}")
-    if not ids:
-        raise UserError(f"{path} names no image")
-    return ids
+def _is_image_id(word: str) -> bool:
+    """Return whether the word stays inside the data folder as a part of a path, and can be printed."""
+    return word not in (".", "..") and re.search(rf"[/\\{UNPRINTABLE}]", word) is None
 
 
 def image_path(data_dir: Path, image_id: str) -> Path:
-    """Where an image is."""
     return data_dir / "JPEGImages" / f"{image_id}.jpg"
 
 
 def annotation_path(data_dir: Path, image_id: str) -> Path:
-    """Where an image's annotation is."""
     return data_dir / "Annotations" / f"{image_id}.xml"
 
 
-def missing_files(data_dir: Path, ids: list[str], folder: str, suffix: str) -> list[str]:
-    """The ids whose file is not in the folder, or all where there is no folder; one look-up, not one for every file."""
-    present = _names_in(data_dir / folder) if os.path.isdir(data_dir / folder) else set()
-    return [image_id for image_id in ids if image_id + suffix not in present]
+def check_folder(data_dir: Path, folders: Sequence[str] = ("JPEGImages", "Annotations")) -> None:
+    """Check that a devkit folder and the named folders in it exist.
+
+    Raises:
+        UserError: one of them is missing.
+    """
+    if not os.path.isdir(data_dir):
+        raise UserError(f"no folder {data_dir}")
+    for folder in folders:
+        if not os.path.isdir(data_dir / folder):
+            raise UserError(f"{data_dir} has no folder {folder}")
 
 
 def require_files(data_dir: Path, ids: list[str], split: str, folder: str, suffix: str) -> None:
-    """Refuse a folder that lacks files of a split.
+    """Check that a folder has all files of a split.
 
     Raises:
-        UserError: how many are missing, and the first of them.
+        UserError: some are missing; the message has their number and the first of them.
     """
     missing = missing_files(data_dir, ids, folder, suffix)
     if missing:
-        first = ", ".join(map(shorten, missing[:3]))
+        named = first_few([shorten(image_id) for image_id in missing])
         raise UserError(
-            f"{data_dir / folder} lacks {len(missing):,} of the {len(ids):,} files of split '{split}' (first: "
-            f"{first}): give the complete VOC2012 folder as --data_dir, or another split"
+            f"{data_dir / folder} lacks {len(missing):,} of the {len(ids):,} files of split '{split}' ({named})"
         )
 
 
-def check_folder(data_dir: Path, folders: Sequence[str] = ("JPEGImages", "Annotations")) -> None:
-    """Refuse a folder that is no devkit's.
+def missing_files(data_dir: Path, ids: list[str], folder: str, suffix: str) -> list[str]:
+    """Return the ids whose file is not in the folder, or all of them if there is no folder.
 
-    Raises:
-        UserError: it, or a folder that belongs in it, is not there.
+    The folder is listed once, which is faster than asking for each of thousands of files.
     """
-    if not os.path.isdir(data_dir):
-        raise UserError(f"no folder {data_dir}: give the devkit folder that holds JPEGImages as --data_dir")
-    for folder in folders:
-        if not os.path.isdir(data_dir / folder):
-            raise UserError(f"{data_dir} has no folder {folder}: give the devkit folder (VOC2012) as --data_dir")
-
-
-def _names_in(folder: Path) -> set[str]:
+    if not os.path.isdir(data_dir / folder):
+        return list(ids)
     try:
-        return set(os.listdir(folder))
+        present = set(os.listdir(data_dir / folder))
     except OSError as error:
-        raise UserError(f"cannot read {folder} ({reason(error)})") from error
+        raise UserError(f"cannot read {data_dir / folder} ({reason(error)})") from error
+    return [image_id for image_id in ids if image_id + suffix not in present]

@@ -1,6 +1,10 @@
-"""Loaders whose samples depend on (seed, epoch, index) alone, not on processes or on where a run was resumed."""
+"""Loaders whose samples depend on (seed, epoch, index) alone, not on the number of processes or on a resume.
 
-from collections.abc import Iterator
+Batches are (pixels, labels, indices), and the indices refer to `ids` and `labels` of the data set that was passed in:
+keep it beside its loader instead of unwrapping `loader.dataset`.
+"""
+
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,13 +15,15 @@ from tools.system.interruption import end_loader_processes_at_exit, ignore_signa
 
 
 class EpochSampler(Sampler):
-    """Yields (epoch, index) in an order that depends on (seed, epoch) alone; a last incomplete batch is left out.
+    """Yield (epoch, index) in an order that depends on (seed, epoch) alone; a last incomplete batch is dropped.
+
+    The epoch travels with each index, so that persistent worker processes need not be told when a new one starts.
 
     Args:
         length: number of samples.
-        batch_size: samples of a batch, over all processes.
+        batch_size: samples per batch, over all processes.
         seed: of the whole run.
-        rank, processes: of each batch, this process takes the rank-th of equal parts.
+        rank, processes: this process takes the rank-th of equal parts of each batch.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, processes: int = 1):
@@ -29,21 +35,20 @@ class EpochSampler(Sampler):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Choose the epoch, counted from 0, and how many of its samples to leave out at the beginning."""
+        """Choose the epoch, counted from 0, and how many of its samples, over all processes, to skip at its start."""
         self.epoch = epoch
         self.start = start
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)[self.start :]
         share = self.batch_size // self.processes
-        batches = order[: self._batches() * self.batch_size].reshape(-1, self.processes, share)
-        return iter([(self.epoch, int(index)) for index in batches[:, self.rank].flat])
+        whole_batches = order[: len(order) // self.batch_size * self.batch_size]
+        mine = whole_batches.reshape(-1, self.processes, share)[:, self.rank]
+        return iter([(self.epoch, int(index)) for index in mine.flat])
 
     def __len__(self) -> int:
-        return self._batches() * self.batch_size // self.processes
-
-    def _batches(self) -> int:
-        return (self.length - self.start) // self.batch_size
+        """Return the samples of a whole epoch for this process, wherever `set_epoch` starts."""
+        return self.length // self.batch_size * self.batch_size // self.processes
 
 
 class SeededDataset(Dataset):
@@ -53,10 +58,10 @@ class SeededDataset(Dataset):
         self.dataset = dataset
         self.seed = seed
 
-    def __getitem__(self, position: tuple[int, int]):
-        epoch, index = position
+    def __getitem__(self, key: tuple[int, int]):
+        epoch, index = key
         sample_seed = np.random.SeedSequence((self.seed, epoch, index)).generate_state(1, np.uint64)[0]
-        # The CPU's generator alone, and so without the 0.1 ms in which `manual_seed` looks for others.
+        # Only the CPU's generator: `torch.manual_seed` takes 0.1 ms to look for others.
         before = torch.get_rng_state()
         torch.default_generator.manual_seed(int(sample_seed) >> 1)
         try:
@@ -71,43 +76,61 @@ class SeededDataset(Dataset):
 def training_loader(
     dataset: Dataset, batch_size: int, num_workers: int, seed: int, rank: int = 0, processes: int = 1
 ) -> DataLoader:
-    """Shuffled batches; a last incomplete one is left out. Call `loader.sampler.set_epoch` before each epoch.
+    """Return a loader of shuffled batches, without a last incomplete one.
+
+    Call `loader.sampler.set_epoch` before each epoch. `len(loader)` is the number of batches of a whole epoch.
 
     Args:
-        batch_size: images of a batch, over all processes; each gets an equal part.
+        batch_size: images per batch, over all processes; each gets an equal part.
 
     Raises:
-        UserError: the data set does not fill a single batch, or the processes cannot share one equally.
+        UserError: the data set does not fill one batch, or the processes cannot share a batch equally.
     """
     if batch_size > len(dataset):
-        raise UserError(f"--batch_size {batch_size} exceeds the {len(dataset)} images of the training split")
+        raise UserError(f"a batch of {batch_size} images exceeds the {len(dataset)} images of the training split")
     if batch_size % processes:
-        raise UserError(f"--batch_size {batch_size} is the whole batch and does not divide by {processes} processes")
+        raise UserError(f"a batch of {batch_size} images cannot be divided equally among {processes} processes")
     return DataLoader(
         SeededDataset(dataset, seed),
         batch_size=batch_size // processes,
         sampler=EpochSampler(len(dataset), batch_size, seed, rank, processes),
-        **_process_options(num_workers),
+        **_worker_options(num_workers),
     )
 
 
 def evaluation_loader(
     dataset: Dataset, batch_size: int, num_workers: int, rank: int = 0, processes: int = 1
 ) -> DataLoader:
-    """Batches in the data set's order, the last incomplete one included; of several processes, each takes every
-    `processes`-th image, from the rank-th on."""
+    """Return a loader of batches in the data set's order, with a last incomplete one.
+
+    Of several processes, each takes every `processes`-th image, starting with the rank-th; see `interleave`.
+    """
     part = Subset(dataset, range(rank, len(dataset), processes)) if processes > 1 else dataset
-    return DataLoader(part, batch_size=batch_size, **_process_options(num_workers))
+    return DataLoader(part, batch_size=batch_size, **_worker_options(num_workers))
 
 
-def _process_options(num_workers: int) -> dict:
+def interleave(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Merge the rows that the processes computed with their `evaluation_loader`, by rank, into the data set's order.
+
+    >>> interleave([np.array([0, 2, 4]), np.array([1, 3])])
+    array([0, 1, 2, 3, 4])
+    """
+    merged = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
+    for rank, part in enumerate(parts):
+        merged[rank :: len(parts)] = part
+    return merged
+
+
+def _worker_options(num_workers: int) -> dict:
     if num_workers:
         end_loader_processes_at_exit()
     return {
         "num_workers": num_workers,
+        # Copies to a GPU overlap with its computation only from pinned memory.
         "pin_memory": torch.cuda.is_available(),
+        # Workers live on between epochs: each start would read the modules and copy the data set again.
         "persistent_workers": num_workers > 0,
         "worker_init_fn": ignore_signals,
-        # Otherwise every pass over a loader draws from the random numbers that the network's drop-out uses.
+        # Without its own generator, each pass over a loader would consume random numbers of the network's drop-out.
         "generator": torch.Generator(),
     }

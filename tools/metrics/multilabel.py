@@ -1,6 +1,6 @@
-"""Precision, recall and F1 of multi-label predictions, and every metric of an evaluation in one table."""
+"""Precision, recall and F1 of multi-label predictions, and every metric of an evaluation at once."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,36 +12,42 @@ from tools.metrics.average_precision import (
 )
 
 DIFFICULT = ("positive", "negative", "ignore")
-
-
 TOP = 3
+MEANS = ("CP", "CR", "CF1", "OP", "OR", "OF1")
 
 
-def labels_of(presence: np.ndarray, difficult: str = "positive") -> tuple[np.ndarray, np.ndarray]:
-    """Labels, and which of them count.
+def binary_labels(labels: np.ndarray, difficult: str = "positive") -> tuple[np.ndarray, np.ndarray]:
+    """Decide what the devkit's labels mean for classes that an image shows only as difficult objects.
 
     Args:
-        presence: `[N, V]` as in the devkit's lists of one class: 1 present, 0 only as difficult objects, −1 absent.
-        difficult: what a 0 is: "positive" (the official code), "negative", or "ignore" (the devkit and the server:
+        labels: `[N, V]`, the devkit's: 1 present, 0 only as difficult objects, −1 absent.
+        difficult: what a 0 means: "positive" (the official code), "negative", or "ignore" (the devkit and the server:
             the image does not count for that class).
 
     Returns:
         multi-hot labels and `counted`, both boolean `[N, V]`.
+
+    >>> [array.tolist() for array in binary_labels(np.array([[1, 0, -1]]), "ignore")]
+    [[[True, False, False]], [[True, False, True]]]
     """
     if difficult not in DIFFICULT:
-        raise ValueError(f"difficult '{difficult}' is none of {', '.join(DIFFICULT)}")
-    labels = presence >= 0 if difficult == "positive" else presence > 0
-    counted = presence != 0 if difficult == "ignore" else np.ones(presence.shape, bool)
-    return labels, counted
+        raise ValueError(f"difficult '{difficult}' is not one of {', '.join(DIFFICULT)}")
+    positive = labels >= 0 if difficult == "positive" else labels > 0
+    counted = labels != 0 if difficult == "ignore" else np.ones(labels.shape, bool)
+    return positive, counted
 
 
 def above(scores: np.ndarray, threshold: float) -> np.ndarray:
-    """Predictions `[N, V]`: what scores more than the threshold."""
+    """Predict the classes that score more than the threshold, boolean `[N, V]`."""
     return scores > threshold
 
 
 def top(scores: np.ndarray, k: int = TOP) -> np.ndarray:
-    """Predictions `[N, V]`: each image's k highest scores, whatever they are; of equal ones the first classes."""
+    """Predict the k classes with the highest scores of each image, boolean `[N, V]`; the first classes win ties.
+
+    >>> top(np.array([[0.1, 0.3, 0.1, 0.2]])).astype(int)
+    array([[1, 1, 0, 1]])
+    """
     chosen = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     predicted = np.zeros(scores.shape, bool)
     np.put_along_axis(predicted, chosen, True, 1)
@@ -50,7 +56,7 @@ def top(scores: np.ndarray, k: int = TOP) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """How predictions and labels agree.
+    """How well predictions match labels.
 
     Attributes:
         precision: `[V]`, TP_v / predicted_v; 0 for a class that is never predicted.
@@ -72,30 +78,46 @@ class PrecisionRecall:
 
 
 def precision_recall(predicted: np.ndarray, labels: np.ndarray, counted: np.ndarray | None = None) -> PrecisionRecall:
-    """CP, CR, CF1, OP, OR and OF1 (the field's names), and precision and recall of each class.
+    """Compute precision and recall of each class, and the field's CP, CR, CF1, OP, OR and OF1.
+
+    Reference: Wang et al., CNN-RNN: A Unified Framework for Multi-label Image Classification, CVPR 2016.
 
     Args:
         predicted, labels: boolean `[N, V]`.
         counted: boolean `[N, V]`, which pairs count; None counts all.
+
+    >>> found = precision_recall(np.array([[True, True]]), np.array([[True, False]]))
+    >>> found.CP, found.OP, found.OR
+    (1.0, 0.5, 1.0)
     """
     if counted is not None:
         predicted, labels = predicted & counted, labels & counted
-    true, found, positives = ((predicted & labels).sum(0), predicted.sum(0), labels.sum(0))
+    true, found, positives = (predicted & labels).sum(0), predicted.sum(0), labels.sum(0)
     precision = np.where(positives > 0, true / np.maximum(found, 1), np.nan)
     recall = np.where(positives > 0, true / np.maximum(positives, 1), np.nan)
-    cp, cr = mean_over_classes(precision), mean_over_classes(recall)
-    op, orc = true.sum() / max(found.sum(), 1), true.sum() / max(positives.sum(), 1)
-    return PrecisionRecall(precision, recall, cp, cr, f1(cp, cr), float(op), float(orc), f1(op, orc))
+    class_precision, class_recall = mean_over_classes(precision), mean_over_classes(recall)
+    overall_precision = float(true.sum() / max(found.sum(), 1))
+    overall_recall = float(true.sum() / max(positives.sum(), 1))
+    return PrecisionRecall(
+        precision=precision,
+        recall=recall,
+        CP=class_precision,
+        CR=class_recall,
+        CF1=f1(class_precision, class_recall),
+        OP=overall_precision,
+        OR=overall_recall,
+        OF1=f1(overall_precision, overall_recall),
+    )
 
 
 def f1(precision: float, recall: float) -> float:
-    """Harmonic mean of precision and recall; 0 where both are 0."""
+    """Return the harmonic mean of precision and recall; 0 if both are 0."""
     return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """Everything that scores and labels give, in per cent.
+    """Everything that `all_metrics` computes from scores and labels, in %.
 
     Attributes:
         per_class: by name of the metric, `[V]`, NaN for a class without a positive; and the counts `positives` and
@@ -103,34 +125,37 @@ class Metrics:
         means: by name of the metric, one number.
     """
 
-    per_class: dict[str, np.ndarray] = field(default_factory=dict)
-    means: dict[str, float] = field(default_factory=dict)
+    per_class: dict[str, np.ndarray]
+    means: dict[str, float]
 
 
 def all_metrics(scores: np.ndarray, labels: np.ndarray, counted: np.ndarray, threshold: float = 0.5) -> Metrics:
-    """Three average precisions, and precision, recall and F1 at the threshold and for the top 3.
+    """Compute three average precisions, and precision, recall and F1 at the threshold and for the top 3.
 
-    `chance` is the mean share of positives: the average precision to expect of scores that ignore the image.
+    `chance` is the mean share of positives: the expected average precision of scores that ignore the image.
 
     Args:
-        scores: `[N, V]` in 0…1; labels, counted: boolean `[N, V]`, see `labels_of`.
+        scores: `[N, V]` in 0…1.
+        labels, counted: boolean `[N, V]`, see `binary_labels`.
 
     Raises:
         ValueError: see `average_precisions`.
     """
     labels = labels & counted
+    share = np.where(labels.any(0), labels.sum(0) / np.maximum(counted.sum(0), 1), np.nan)
+    per_class = {"positives": labels.sum(0), "images": counted.sum(0), "chance": 100 * share}
+    means = {"chance": 100 * mean_over_classes(share)}
     averages = {
         "AP": average_precisions(scores, labels, counted),
         "AP_VOC2010": voc2010_average_precisions(scores, labels, counted),
         "AP_VOC2007": voc2007_average_precisions(scores, labels, counted),
     }
-    share = np.where(labels.any(0), labels.sum(0) / np.maximum(counted.sum(0), 1), np.nan)
-    per_class = {"positives": labels.sum(0), "images": counted.sum(0), "chance": 100 * share}
-    per_class |= {name: 100 * values for name, values in averages.items()}
-    means = {"chance": 100 * mean_over_classes(share)}
-    means |= {f"m{name}": 100 * mean_over_classes(values) for name, values in averages.items()}
+    for name, values in averages.items():
+        per_class[name] = 100 * values
+        means[f"m{name}"] = 100 * mean_over_classes(values)
     for suffix, predicted in (("", above(scores, threshold)), (f"_top{TOP}", top(scores))):
         found = precision_recall(predicted, labels, counted)
-        per_class |= {f"precision{suffix}": 100 * found.precision, f"recall{suffix}": 100 * found.recall}
-        means |= {f"{name}{suffix}": 100 * getattr(found, name) for name in ("CP", "CR", "CF1", "OP", "OR", "OF1")}
+        per_class[f"precision{suffix}"] = 100 * found.precision
+        per_class[f"recall{suffix}"] = 100 * found.recall
+        means |= {f"{name}{suffix}": 100 * getattr(found, name) for name in MEANS}
     return Metrics(per_class, means)

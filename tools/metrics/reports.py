@@ -4,47 +4,37 @@ import csv
 import io
 import json
 import math
-import os
-from contextlib import suppress
+import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tools.metrics.bootstrap import Interval
-from tools.metrics.multilabel import TOP, Metrics
-from tools.system.errors import UserError
-from tools.system.files import reason, replace_file, write_json
+from tools.metrics.multilabel import MEANS, TOP, Metrics
+from tools.system.files import write_json, write_text, writing
+from tools.system.text_table import fixed_width_table
 
-DECIMALS = 4  # of per cents in the CSV
-
-
-def result_name(stem: str, split: str) -> str:
-    """Name of an evaluation's files, without suffix."""
-    return f"{stem}_{split.replace('/', '_')}"
+DECIMALS = 4  # of values in % in the CSV
+COLUMNS = ("image", "class", "score", "keypoint_row", "keypoint_column")  # of a table of predictions
 
 
-def table(class_names: list[str], metrics: Metrics, interval: Interval | None, threshold: float) -> str:
-    """The metrics to read: a row for each class, and the means."""
-    columns = ("AP", "AP_VOC2010", "AP_VOC2007", "precision", "recall")
-    heads = ("AP", "VOC2010", "VOC2007", "precision", "recall")
-    lines = [f"{'class':15s}" + "".join(f"{head:>10s}" for head in heads) + f"{'positives':>11s}{'chance':>9s}"]
+def text_report(class_names: list[str], metrics: Metrics, interval: Interval | None, threshold: float) -> str:
+    """Return the metrics to read: a row for each class, their means, the bootstrap interval, and the F1 scores."""
+    columns, means = metrics.per_class, metrics.means
+    rows = [("class", "AP", "VOC2010", "VOC2007", "precision", "recall", "positives", "chance")]
+    shown = ("AP", "AP_VOC2010", "AP_VOC2007", "precision", "recall")
     for row, name in enumerate(class_names):
-        values = "".join(f"{_shown(metrics.per_class[column][row]):>10s}" for column in columns)
-        chance = _shown(metrics.per_class["chance"][row])
-        lines.append(f"{name:15s}{values}{int(metrics.per_class['positives'][row]):11d}{chance:>9s}")
-    means = metrics.means
-    average = "".join(f"{_shown(means[name]):>10s}" for name in ("mAP", "mAP_VOC2010", "mAP_VOC2007", "CP", "CR"))
-    total = int(metrics.per_class["positives"].sum())
-    lines.append(f"{'mean (mAP)':15s}{average}{total:11d}{_shown(means['chance']):>9s}")
+        values = [_shown(columns[column][row]) for column in shown]
+        rows.append((name, *values, str(columns["positives"][row]), _shown(columns["chance"][row])))
+    averages = [_shown(means[name]) for name in ("mAP", "mAP_VOC2010", "mAP_VOC2007", "CP", "CR")]
+    rows.append(("mean (mAP)", *averages, str(columns["positives"].sum()), _shown(means["chance"])))
+    lines = [fixed_width_table(rows, widths=(15, 9, 9, 9, 9, 9, 10, 8))]
     if interval:
-        lines.append(
-            f"95 % of {interval.samples:,} bootstrap samples of the images: mAP {100 * interval.low:.2f} … "
-            f"{100 * interval.high:.2f}"
-        )
+        low, high = 100 * interval.low, 100 * interval.high
+        lines.append(f"95 % of {interval.samples:,} bootstrap samples of the images: mAP {low:.2f} … {high:.2f}")
     for suffix, what in (("", f"score above {threshold:g}"), (f"_top{TOP}", f"top {TOP}")):
-        names = ("CP", "CR", "CF1", "OP", "OR", "OF1")
-        lines.append(f"{what:18s}" + "  ".join(f"{name} {_shown(means[name + suffix])}" for name in names))
+        lines.append(f"{what:18s}" + "  ".join(f"{name} {_shown(means[name + suffix])}" for name in MEANS))
     return "\n".join(lines)
 
 
@@ -52,141 +42,120 @@ def _shown(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.2f}"
 
 
-def csv_text(class_names: list[str], columns: dict[str, np.ndarray], mean: dict[str, float]) -> str:
-    """A row for each class and one of means; empty where there is no value."""
+def metrics_csv(class_names: list[str], metrics: Metrics) -> str:
+    """Return all metrics as CSV, see `class_csv`; the last row's precision and recall are CP and CR."""
+    means = {"AP": "mAP", "AP_VOC2010": "mAP_VOC2010", "AP_VOC2007": "mAP_VOC2007", "chance": "chance"}
+    for suffix in ("", f"_top{TOP}"):
+        means |= {f"precision{suffix}": f"CP{suffix}", f"recall{suffix}": f"CR{suffix}"}
+    return class_csv(class_names, metrics.per_class, {column: metrics.means[name] for column, name in means.items()})
+
+
+def class_csv(class_names: list[str], columns: dict[str, np.ndarray], means: dict[str, float]) -> str:
+    """Return CSV with a row for each class and one of means, by column; a cell without a value is empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["class", *columns])
     for row, name in enumerate(class_names):
         writer.writerow([name, *(_cell(values[row]) for values in columns.values())])
-    writer.writerow(["mean", *(_cell(mean.get(name, math.nan)) for name in columns)])
+    writer.writerow(["mean", *(_cell(means.get(name, math.nan)) for name in columns)])
     return text.getvalue()
 
 
 def _cell(value: float) -> str:
     if math.isnan(value):
         return ""
-    return str(int(value)) if float(value).is_integer() and isinstance(value, np.integer) else f"{value:.{DECIMALS}f}"
+    return str(value) if isinstance(value, np.integer) else f"{value:.{DECIMALS}f}"
 
 
-def mean_row(metrics: Metrics) -> dict[str, float]:
-    """The means under the names of their columns per class."""
-    names = {"AP": "mAP", "AP_VOC2010": "mAP_VOC2010", "AP_VOC2007": "mAP_VOC2007", "chance": "chance"}
-    for suffix in ("", f"_top{TOP}"):
-        names |= {f"precision{suffix}": f"CP{suffix}", f"recall{suffix}": f"CR{suffix}"}
-    return {column: metrics.means[name] for column, name in names.items()}
+def by_class(class_names: list[str], columns: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """Return the values of columns `[V]` by class and column."""
+    return {name: {column: values[row] for column, values in columns.items()} for row, name in enumerate(class_names)}
 
 
-def plain(value: Any) -> Any:
-    """The value as JSON knows it: arrays as lists, and what is no number as null."""
+def json_value(value: Any) -> Any:
+    """Convert to JSON types; NaN and infinities become null.
+
+    >>> json_value({"AP": np.array([0.5, np.nan]), "positives": np.int64(3)})
+    {'AP': [0.5, None], 'positives': 3}
+    """
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): json_value(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):
-        return [plain(item) for item in value]
+        return [json_value(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_results(base: Path, text: str, tables: dict[str, str], result: dict[str, Any]) -> list[Path]:
-    """Write `base.txt`, a CSV for each of `tables` (by what follows `base` in its name) and `base.json`.
+    """Write `base`.txt, a CSV for each of `tables` (by what follows `base` in its name) and `base`.json.
 
     Returns:
         the files.
+
+    Raises:
+        UserError: a file cannot be written.
     """
-    contents = {base.with_name(f"{base.name}.txt"): text + "\n"}
-    contents |= {base.with_name(f"{base.name}{suffix}.csv"): content for suffix, content in tables.items()}
-    for path, content in contents.items():
-        replace_file(path, lambda temporary, content=content: temporary.write_text(content, encoding="utf-8"))
-    json_path = base.with_name(f"{base.name}.json")
-    write_json(json_path, plain(result))
-    return [*contents, json_path]
-
-
-COLUMNS = ("image", "class", "score", "keypoint_row", "keypoint_column")
+    contents = {".txt": text + "\n", **{f"{suffix}.csv": table for suffix, table in tables.items()}}
+    paths = {suffix: base.with_name(base.name + suffix) for suffix in (*contents, ".json")}
+    for suffix, content in contents.items():
+        write_text(paths[suffix], content)
+    write_json(paths[".json"], json_value(result))
+    return list(paths.values())
 
 
 class Prediction(NamedTuple):
     """A predicted class of an image.
 
     Attributes:
-        name: the class; score: 0…1.
-        keypoint: (row, column) in the original image's pixels.
+        name: the class.
+        score: 0…1.
+        keypoint: (row, column) in pixels of the original image; None for a network without keypoints.
     """
 
     name: str
     score: float
-    keypoint: tuple[int, int]
+    keypoint: tuple[int, int] | None
 
 
 class PredictionTable:
     """A CSV file with a row for every predicted class, and a JSON file with an entry for every image.
 
-    Both are written beside their places and moved there when all is done, so that nobody meets half a table.
-    An image of no predicted class has one row, empty but for its name.
+    A context manager: both files are written when it ends without an error, so that readers never see a partial table.
+    An image without a predicted class has one row with only its name.
 
     Args:
         path: of the CSV file; the JSON file has the same name with .json.
-        about: what stands in the JSON file before the images.
+        about: what the JSON file says before the images.
     """
 
     def __init__(self, path: Path, about: dict[str, Any]):
         self.paths = (path.with_suffix(".csv"), path.with_suffix(".json"))
-        self._partial = [target.with_name(f".{target.name}.{os.getpid()}.tmp") for target in self.paths]
         self._about = about
-        self._files: list[TextIO] = []
-        self._count = 0
+        self._rows: list[tuple] = [COLUMNS]
+        self._images: list[str] = []
 
     def __enter__(self) -> "PredictionTable":
-        try:
+        # An unwritable folder fails now instead of after hours of inference.
+        with writing(self.paths[0]):
             self.paths[0].parent.mkdir(parents=True, exist_ok=True)
-            # A file name that is no UTF-8 is written as it is.
-            for partial in self._partial:
-                self._files.append(open(partial, "w", encoding="utf-8", errors="surrogateescape", newline=""))  # noqa: SIM115
-            self._rows = csv.writer(self._files[0])
-            self._rows.writerow(COLUMNS)
-            about = "".join(f"\n {json.dumps(name)}: {json.dumps(value)}," for name, value in self._about.items())
-            self._files[1].write("{" + about + '\n "images": [')
-        except OSError as error:
-            self._drop()
-            raise self._unwritable(error) from error
+            tempfile.TemporaryFile(dir=self.paths[0].parent).close()
         return self
 
     def add(self, image: str, size: tuple[int, int], predictions: list[Prediction], **more: str) -> None:
-        """Write an image's predictions; `size` is (height, width), `more` goes into the JSON file."""
-        classes = [{"class": p.name, "score": round(p.score, 6), "keypoint": list(p.keypoint)} for p in predictions]
+        """Take in an image's predictions; `size` is (height, width), `more` goes into the JSON file."""
+        classes = [{"class": p.name, "score": round(p.score, 6), "keypoint": p.keypoint} for p in predictions]
         entry = {"image": image, "height": size[0], "width": size[1], "classes": classes, **more}
-        rows = [(image, p.name, f"{p.score:.6f}", *p.keypoint) for p in predictions]
-        try:
-            self._rows.writerows(rows or [(image, "", "", "", "")])
-            self._files[1].write(("," if self._count else "") + "\n  " + json.dumps(entry))
-        except OSError as error:
-            raise self._unwritable(error) from error
-        self._count += 1
+        self._images.append(json.dumps(entry))
+        rows = [(image, p.name, f"{p.score:.6f}", *(p.keypoint or ("", ""))) for p in predictions]
+        self._rows += rows or [(image, "", "", "", "")]
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self._files[1].write("\n ]\n}\n")
-                for file, partial, target in zip(self._files, self._partial, self.paths):
-                    file.flush()
-                    os.fsync(file.fileno())
-                    file.close()
-                    os.replace(partial, target)
-        except OSError as error:
-            raise self._unwritable(error) from error
-        finally:
-            self._drop()
-
-    def _drop(self) -> None:
-        """Close and remove what is not in its place; a full disk, or a folder that is none, is reported elsewhere."""
-        for file in self._files:
-            with suppress(OSError):
-                file.close()
-        for partial in self._partial:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
-
-    def _unwritable(self, error: OSError) -> UserError:
-        where = self.paths[0]
-        return UserError(f"cannot write {where} ({reason(error)}): free some space or give another --out")
+        if kind is not None:
+            return
+        table = io.StringIO()
+        csv.writer(table).writerows(self._rows)
+        about = [f"\n {json.dumps(name)}: {json.dumps(value)}" for name, value in self._about.items()]
+        images = ",".join(f"\n  {entry}" for entry in self._images)
+        write_text(self.paths[0], table.getvalue())
+        write_text(self.paths[1], "{" + ",".join([*about, f'\n "images": [{images}\n ]']) + "\n}\n")

@@ -1,14 +1,13 @@
 """Raw scores of an evaluation, written and read back."""
 
 import json
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tools.system.errors import UserError
+from tools.system.errors import UserError, first_few
 from tools.system.files import reason, replace_file
 
 
@@ -20,51 +19,52 @@ class Scores:
         ids: N image ids, in the split's order.
         class_names: V names.
         scores: float32 `[N, V]` in 0…1.
-        presence: int8 `[N, V]` (see `tools.presence`), or None for a split without labels.
+        labels: int8 `[N, V]`, the devkit's (1 present, 0 only as difficult objects, −1 absent); None for an unlabeled
+            split.
         settings: what the scores were made with, plain values.
     """
 
     ids: list[str]
     class_names: list[str]
     scores: np.ndarray
-    presence: np.ndarray | None = None
+    labels: np.ndarray | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
     def check(self, origin: str) -> None:
         """Refuse scores that no metric can use.
 
         Raises:
-            UserError: shapes that do not belong together, or a score that is no number; its image is named.
+            UserError: the shapes do not match, or scores are not finite (their images are named). The message starts
+                with `origin`.
         """
         shape = (len(self.ids), len(self.class_names))
-        presence_shape = shape if self.presence is None else self.presence.shape
-        if self.scores.shape != shape or presence_shape != shape:
+        labels_shape = shape if self.labels is None else self.labels.shape
+        if self.scores.shape != shape or labels_shape != shape:
             raise UserError(
-                f"{origin}: scores {self.scores.shape} and labels {presence_shape} do not belong to {shape[0]:,} "
-                f"images and {shape[1]} classes"
+                f"{origin}: scores {self.scores.shape} and labels {labels_shape} do not match {shape[0]:,} images and "
+                f"{shape[1]} classes"
             )
         broken = [self.ids[row] for row in np.flatnonzero(~np.isfinite(self.scores).all(1))]
         if broken:
-            shown = ", ".join(broken[:3]) + (", …" if len(broken) > 3 else "")
             raise UserError(
-                f"{origin}: the scores of {len(broken):,} images are not finite ({shown}): look at these images, or "
-                "try --amp off"
+                f"{origin}: the scores of {len(broken):,} of {len(self.ids):,} images are not finite "
+                f"({first_few(broken)})"
             )
 
 
 def write_scores(path: Path, scored: Scores) -> None:
-    """Write scores as `.npz`: arrays `ids`, `class_names`, `scores`, `presence` (labeled splits) and `settings`."""
+    """Write scores as `.npz`: arrays `ids`, `class_names`, `scores`, `settings`, and `presence` if there are labels."""
     arrays = {
         "ids": np.array(scored.ids),
         "class_names": np.array(scored.class_names),
         "scores": scored.scores.astype(np.float32),
         "settings": np.array(json.dumps(scored.settings)),
     }
-    if scored.presence is not None:
-        arrays["presence"] = scored.presence.astype(np.int8)
+    if scored.labels is not None:
+        arrays["presence"] = scored.labels.astype(np.int8)
 
     def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
+        with temporary.open("wb") as file:  # given a path, NumPy would append .npz to it
             np.savez_compressed(file, **arrays)
 
     replace_file(path, write)
@@ -74,25 +74,30 @@ def read_scores(path: Path) -> Scores:
     """Read what `write_scores` wrote. Files of other origin need `ids`, `class_names` and `scores`.
 
     Raises:
-        UserError: no such file, or not these arrays in it.
+        UserError: the file cannot be read, lacks arrays, or holds arrays that do not match.
     """
+    arrays = _read_arrays(path)
+    missing = [name for name in ("ids", "class_names", "scores") if name not in arrays]
+    if missing:
+        raise UserError(f"{path} lacks the arrays {', '.join(missing)}")
+    scores = arrays["scores"]
+    if scores.dtype.kind not in "fiu" or scores.ndim != 2:
+        raise UserError(f"{path}: scores must be numbers [images, classes], not {scores.dtype} {list(scores.shape)}")
+    ids, class_names = ([str(name) for name in np.atleast_1d(arrays[key])] for key in ("ids", "class_names"))
+    try:
+        settings = dict(json.loads(str(arrays.get("settings", "{}"))))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: its settings are not a JSON object ({reason(error)})") from error
+    scored = Scores(ids, class_names, scores, arrays.get("presence"), settings)
+    scored.check(str(path))
+    return scored
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            if isinstance(arrays, np.ndarray):
-                raise ValueError("a single array")
-            found = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"--scores {path} is no readable .npz file ({reason(error)})") from error
-    missing = [name for name in ("ids", "class_names", "scores") if name not in found]
-    if missing:
-        raise UserError(f"--scores {path} lacks the arrays {', '.join(missing)}")
-    if found["scores"].dtype.kind not in "fiu" or found["scores"].ndim != 2:
-        raise UserError(f"--scores {path}: scores must be numbers [images, classes], not {found['scores'].dtype}")
-    ids, class_names = ([str(word) for word in np.atleast_1d(found[name])] for name in ("ids", "class_names"))
-    try:
-        settings = json.loads(str(found.get("settings", "{}")))
-    except json.JSONDecodeError as error:
-        raise UserError(f"--scores {path}: its settings are no JSON ({reason(error)})") from error
-    scored = Scores(ids, class_names, found["scores"], found.get("presence"), settings)
-    scored.check(f"--scores {path}")
-    return scored
+            return {name: arrays[name] for name in arrays.files}
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({reason(error)})") from error
+    except Exception as error:  # a damaged file can break the reader anywhere, and NumPy's message advises unsafe ways
+        raise UserError(f"{path} cannot be read as .npz: it is damaged, or holds other things than arrays") from error

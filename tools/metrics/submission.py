@@ -1,4 +1,4 @@
-"""The archive that the PASCAL VOC evaluation server takes for the classification competitions."""
+"""The archive that the PASCAL VOC evaluation server accepts for the classification competitions."""
 
 import gzip
 import io
@@ -7,21 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tools.system.errors import UserError
-from tools.system.files import replace_file
+from tools.system.errors import UserError, first_few
+from tools.system.files import reason, replace_file
 
-FOLDER = "results/VOC2012/Main"
-
-
-COMPETITIONS = ("comp1", "comp2")  # trained on VOC's data alone; on any data but VOC's test images
-
-
+COMPETITIONS = ("comp1", "comp2")  # trained on VOC's data alone; on any data except VOC's test images
 TEST_IMAGES = 10_991  # in VOC 2012's Main/test
-
-
 SUFFIXES = (".tar.gz", ".tgz")
-
-
 CLASSES = frozenset(
     ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow")
     + ("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
@@ -35,10 +26,10 @@ def check_submission(path: Path, class_names: list[str]) -> None:
         UserError: another suffix, or other classes than VOC's 20.
     """
     if not path.name.endswith(SUFFIXES):
-        raise UserError(f"--submission {path}: the server takes a .tar.gz file; give it such a name")
+        raise UserError(f"{path} does not end in .tar.gz, as the server requires")
     if set(class_names) != CLASSES:
-        odd = sorted(set(class_names) ^ CLASSES)[:3]
-        raise UserError(f"--submission needs the 20 classes of VOC; this checkpoint differs in {', '.join(odd)}")
+        differing = sorted(set(class_names) ^ CLASSES)
+        raise UserError(f"an archive holds the 20 classes of VOC; these classes differ in {first_few(differing)}")
 
 
 def write_submission(
@@ -52,34 +43,32 @@ def write_submission(
     """Write the archive and check it by reading it back.
 
     It holds `results/VOC2012/Main/<competition>_cls_<image set>_<class>.txt` for each class, with a line
-    `image_id score` for each image, in order. A score is written with as many decimals as make it the same float32.
+    `image_id score` for each image, in order. A score has as many decimals as it takes to restore the same float32.
 
     Args:
         path: ends in .tar.gz.
         ids: image ids in the list's order.
-        scores: `[N, V]` finite, higher is more likely.
+        scores: `[N, V]`, higher is more likely.
         class_names: V names, VOC's 20.
 
     Raises:
-        UserError: it cannot be written, or what was read back is not what was to be written.
+        UserError: scores are not finite, the archive cannot be written, or it does not hold what was written.
     """
     check_submission(path, class_names)
-    scores = scores.astype(np.float32)
-    texts = {
-        f"{FOLDER}/{competition}_cls_{image_set}_{name}.txt": _text(ids, column)
-        for name, column in zip(class_names, scores.T)
-    }
-    replace_file(path, lambda temporary: temporary.write_bytes(_archive(texts)))
+    if not np.isfinite(scores).all():
+        raise UserError(f"{path} is not written: the scores are not finite")
+    columns = _columns(scores, class_names, competition, image_set)
+    replace_file(path, lambda temporary: temporary.write_bytes(_archive(ids, columns)))
     problem = find_problem(path, ids, scores, class_names, competition, image_set)
     if problem:
-        raise UserError(f"{path} was not written as it should be: {problem}")
+        raise UserError(f"{path} was not written correctly: {problem}")
 
 
 def read_submission(path: Path) -> dict[str, tuple[list[str], list[float]]]:
-    """What an archive holds: for each of its files, the image ids and the scores.
+    """Return the image ids and scores of each file in an archive.
 
     Raises:
-        UserError: it is no such archive.
+        UserError: it is not such an archive.
     """
     contents = {}
     try:
@@ -88,43 +77,42 @@ def read_submission(path: Path) -> dict[str, tuple[list[str], list[float]]]:
                 lines = [line.split(" ") for line in archive.extractfile(member).read().decode().splitlines()]
                 contents[member.name] = ([image_id for image_id, _ in lines], [float(score) for _, score in lines])
     except (OSError, EOFError, tarfile.TarError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} is no archive of result files ({error})") from error
+        raise UserError(f"{path} is not an archive of result files ({reason(error)})") from error
     return contents
 
 
 def find_problem(
     path: Path, ids: list[str], scores: np.ndarray, class_names: list[str], competition: str, image_set: str
 ) -> str | None:
-    """The first thing that an archive holds otherwise than it should; None where all is right."""
+    """Return the first difference between an archive and what it should hold; None if there is none."""
     contents = read_submission(path)
-    expected = {
-        f"{FOLDER}/{competition}_cls_{image_set}_{name}.txt": column for name, column in zip(class_names, scores.T)
-    }
-    if contents.keys() != expected.keys():
-        return f"its files are {', '.join(sorted(contents)[:3])}, …"
-    for name, column in expected.items():
+    columns = _columns(scores, class_names, competition, image_set)
+    if contents.keys() != columns.keys():
+        return f"its files are {first_few(sorted(contents))}"
+    for name, column in columns.items():
         found_ids, found_scores = contents[name]
         if found_ids != ids:
-            return f"{name} does not name the images of the list in its order"
-        if not np.isfinite(found_scores).all():
-            return f"{name} holds a score that is no number"
+            return f"{name} does not list the images in order"
         if not np.array_equal(np.array(found_scores, np.float32), column):
             return f"{name} holds other scores"
     return None
 
 
-def _text(ids: list[str], column: np.ndarray) -> bytes:
-    # Plain decimals: no exponent that a reader might not know.
-    return "".join(
-        f"{image_id} {np.format_float_positional(score, trim='0')}\n" for image_id, score in zip(ids, column)
-    ).encode()
+def _columns(scores: np.ndarray, class_names: list[str], competition: str, image_set: str) -> dict[str, np.ndarray]:
+    """Return the scores `[N]` of each file in the archive, by its name."""
+    prefix = f"results/VOC2012/Main/{competition}_cls_{image_set}"
+    columns = scores.astype(np.float32).T
+    return {f"{prefix}_{name}.txt": column for name, column in zip(class_names, columns, strict=True)}
 
 
-def _archive(texts: dict[str, bytes]) -> bytes:
-    """A .tar.gz of these files; the same texts give the same bytes."""
+def _archive(ids: list[str], columns: dict[str, np.ndarray]) -> bytes:
+    """Return a .tar.gz with a file for each column; the same scores make the same bytes."""
     buffer = io.BytesIO()
     with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as packed, tarfile.open(fileobj=packed, mode="w") as archive:
-        for name, text in texts.items():
+        for name, column in columns.items():
+            # Without exponents, which a reader might not know.
+            scores = [np.format_float_positional(score, trim="0") for score in column]
+            text = "".join(f"{image_id} {score}\n" for image_id, score in zip(ids, scores, strict=True)).encode()
             member = tarfile.TarInfo(name)
             member.size = len(text)
             archive.addfile(member, io.BytesIO(text))

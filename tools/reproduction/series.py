@@ -1,4 +1,4 @@
-"""Running programs of the repository one after the other, so that a broken series goes on where it stopped."""
+"""Run training and evaluation of many runs one after the other, so that an interrupted series can continue."""
 
 import os
 import shlex
@@ -11,8 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tools.runs.folder import Folder
+from tools.system.command_line import to_argv
 from tools.system.errors import UserError
 from tools.system.files import ROOT, read_json, write_json
+
+RSS_UNIT = 2**30 if sys.platform == "darwin" else 2**20  # ru_maxrss per GiB: bytes on macOS, KiB on Linux
 
 
 @dataclass(frozen=True)
@@ -21,69 +25,67 @@ class Experiment:
 
     Attributes:
         tag: the run's name.
-        script: the training script, from the repository's root.
-        arguments: of the script, by name, `tag` among them.
-        evaluation: arguments of evaluate_classification.py, by name; True stands for a switch.
-        folder: where both run: the folder of `experiments`.
+        program: what follows `python3` to train it: a script, or -m and a module of the repository.
+        arguments: of the program, by name, `tag` among them.
+        evaluation: arguments of evaluate_classification.py, by name.
+        folder: the working folder of both, which holds `experiments`.
     """
 
     tag: str
-    script: str
+    program: list[str]
     arguments: dict[str, Any]
     evaluation: dict[str, Any]
     folder: Path
 
     @property
-    def experiments(self) -> Path:
-        """The folder of all results."""
-        return self.folder / "experiments"
+    def files(self) -> Folder:
+        """All results of the working folder."""
+        return Folder(self.folder / "experiments")
 
-    @property
-    def result(self) -> Path:
-        """What the evaluation writes last; the same name with .npz holds the scores."""
-        split = self.evaluation["split"].replace("/", "_")
-        return self.experiments / "evaluation" / f"best_{self.tag}_{split}.json"
+    def evaluated(self, suffix: str) -> Path:
+        """Return a file that the evaluation writes: ".npz" holds the scores, ".json", written last, the results."""
+        base = self.files.results(self.files.model(self.tag, "best_"), self.evaluation["split"])
+        return base.with_name(base.name + suffix)  # with_suffix would cut a tag at its last dot
 
     def training_command(self) -> list[str]:
-        """Begins the run, or goes on with it."""
-        return ["python3", str(ROOT / self.script), *words(self.arguments), "--resume"]
+        """Return the command that starts or resumes the training."""
+        return ["python3", *self.program, *to_argv(self.arguments), "--resume"]
 
     def evaluation_command(self) -> list[str]:
-        """Evaluates the best epoch."""
-        return ["python3", str(ROOT / "evaluate_classification.py"), *words(self.evaluation)]
+        """Return the command that evaluates the best epoch."""
+        return ["python3", str(ROOT / "evaluate_classification.py"), *to_argv(self.evaluation)]
 
     def in_shell(self, command: Sequence[str]) -> str:
-        """A command as one may type it."""
-        return f"cd {shlex.quote(str(self.folder))} && {shlex.join(command)}"
+        """Return a command as it can be typed in any folder."""
+        path = shlex.quote(environment()["PYTHONPATH"])
+        return f"cd {shlex.quote(str(self.folder))} && PYTHONPATH={path} {shlex.join(command)}"
 
     def state(self) -> str:
-        """Where the run stands: "new", "begun", "trained" or "finished".
+        """Return the progress of the run: "new", "begun", "trained" or "finished".
 
         Raises:
             UserError: the folder holds a run of this name with other settings.
         """
-        config = self.experiments / "data" / f"{self.tag}.config.json"
+        config = self.files.config(self.tag)
         if not config.exists():
             return "new"
-        self._require_same_settings(read_json(config), config)
-        if not (self.experiments / "models" / f"last_{self.tag}.pth").exists():
-            return "begun"
-        return "finished" if self.result.exists() else "trained"
-
-    def _require_same_settings(self, saved: dict[str, Any], path: Path) -> None:
+        saved = read_json(config)
         differing = [
-            f"{name} {saved.get(name)} there, {value} here"
+            f"{name}: saved {saved.get(name)}, now {value}"
             for name, value in self.arguments.items()
             if not _same(saved.get(name), value)
         ]
         if differing:
-            raise UserError(f"{path} is of a run with other settings ({'; '.join(differing)}): choose another --out")
+            raise UserError(f"{config} belongs to a run with other settings ({'; '.join(differing)})")
+        if not self.files.model(self.tag, "last_").exists():
+            return "begun"
+        return "finished" if self.evaluated(".json").exists() else "trained"
 
     def run(self) -> None:
         """Do what is left of training and evaluation.
 
         Raises:
-            UserError: one of them failed; its own message stands above.
+            UserError: one of them failed; its own message is above.
         """
         if self.state() in ("new", "begun"):
             self._call(self.training_command(), "training")
@@ -91,65 +93,61 @@ class Experiment:
             self._call(self.evaluation_command(), "evaluation")
 
     def usage(self) -> dict[str, float]:
-        """What it took so far: `training_seconds` and `evaluation_seconds` (start of Python included, parts of a broken
-        run added up), `training_gib` and `evaluation_gib` (largest resident memory of the main process)."""
-        return read_json(self._usage_path) if self._usage_path.exists() else {}
+        """Return what it has taken so far.
 
-    @property
-    def _usage_path(self) -> Path:
-        return self.experiments / "usage" / f"{self.tag}.json"
+        `training_seconds` and `evaluation_seconds` include the start of Python and add up the parts of an interrupted
+        run; `training_gib` and `evaluation_gib` are the largest resident memory of the main process.
+        """
+        path = self.files.usage(self.tag)
+        return read_json(path) if path.exists() else {}
 
     def _note_usage(self, part: str, seconds: float, gib: float) -> None:
         usage = self.usage()
         usage[f"{part}_seconds"] = round(usage.get(f"{part}_seconds", 0) + seconds, 1)
         usage[f"{part}_gib"] = round(max(usage.get(f"{part}_gib", 0), gib), 2)
-        write_json(self._usage_path, usage)
+        write_json(self.files.usage(self.tag), usage)
 
     def _call(self, command: Sequence[str], part: str) -> None:
-        """Run a command to its end."""
         print(f"$ {self.in_shell(command)}", flush=True)
-        started = time.monotonic()
-        process = subprocess.Popen([sys.executable, *command[1:]], cwd=self.folder)
-        try:
-            _, status, resources = os.wait4(process.pid, 0)
-        except BaseException:
-            # The run saves its state and ends. Ctrl-C has reached it already; it takes both signals for one.
-            process.send_signal(signal.SIGTERM)
-            _, status, resources = os.wait4(process.pid, 0)
-            raise
-        finally:
-            process.returncode = os.waitstatus_to_exitcode(status)
-            self._note_usage(part, time.monotonic() - started, resources.ru_maxrss / 2**20)
+        started, interruption = time.monotonic(), None
+        process = subprocess.Popen([sys.executable, *command[1:]], cwd=self.folder, env=environment())
+        while process.returncode is None:
+            try:
+                # Not getrusage(RUSAGE_CHILDREN): its ru_maxrss is the maximum over all runs of the series so far.
+                _, status, resources = os.wait4(process.pid, 0)
+                process.returncode = os.waitstatus_to_exitcode(status)
+            except BaseException as error:
+                # Ctrl-C, which has reached the run too (it counts both signals as one), or the SystemExit of SIGTERM.
+                interruption = error
+                os.kill(process.pid, signal.SIGTERM)  # the run saves its state and ends
+        self._note_usage(part, time.monotonic() - started, resources.ru_maxrss / RSS_UNIT)
+        if interruption:
+            raise interruption
         if process.returncode:
             raise UserError(
-                f"the {part} of {self.tag} ended with status {process.returncode}, for the reason above: mend it and "
-                "give the same command again; what is finished is not repeated"
+                f"the {part} of {self.tag} ended with status {process.returncode}: see the message above; fix it and "
+                "run the same command again (finished runs are not repeated)"
             )
 
 
-def sum_of_seconds(usage: dict[str, float]) -> float:
-    """Training and evaluation together; 0 where nothing was noted.
+def environment() -> dict[str, str]:
+    """Return the environment of the runs: the repository is importable although they work in another folder."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path}
 
-    >>> sum_of_seconds({"training_seconds": 60.0, "evaluation_seconds": 5.0, "training_gib": 1.5})
+
+def total_seconds(usage: dict[str, float]) -> float:
+    """Return the seconds of training and evaluation together; 0 if nothing was noted.
+
+    >>> total_seconds({"training_seconds": 60.0, "evaluation_seconds": 5.0, "training_gib": 1.5})
     65.0
     """
     return sum(value for name, value in usage.items() if name.endswith("_seconds"))
 
 
 def _same(saved: Any, given: Any) -> bool:
-    """Whether two values of an argument mean the same: 0 and "0.0" do."""
+    """Return whether two values of an argument mean the same, as 0 and "0.0" do."""
     try:
         return float(saved) == float(given)
     except (TypeError, ValueError):
         return str(saved) == str(given)
-
-
-def words(arguments: dict[str, Any]) -> list[str]:
-    """Arguments by name as words of a command line.
-
-    >>> words({"lr": 0.1, "flip": True, "amp": False})
-    ['--lr', '0.1', '--flip']
-    """
-    given = {name: value for name, value in arguments.items() if value is not False}
-    pairs = [[f"--{name}"] if value is True else [f"--{name}", str(value)] for name, value in given.items()]
-    return [word for pair in pairs for word in pair]

@@ -1,26 +1,29 @@
-"""Tables and charts of finished experiments: means over seeds, differences with their intervals, learning curves."""
+"""Tables and charts of completed runs: means over seeds, differences with their intervals, learning curves."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tools.metrics.bootstrap import Difference, paired_bootstrap
-from tools.metrics.multilabel import labels_of
+from tools.metrics.multilabel import binary_labels
 from tools.metrics.scores import read_scores
-from tools.pictures.charts import Line, bar_chart, line_chart, page_of
-from tools.pictures.panels import write_picture
+from tools.pictures.charts import MOST_LINES, Line, bar_chart, line_charts
+from tools.pictures.figure import write_picture
 from tools.reproduction.series import Experiment
-from tools.reproduction.tables import Number, Table, write_text
-from tools.runs.folder import History, epochs_of, read_histories
+from tools.reproduction.tables import Number, Table
+from tools.runs.folder import History, best_validation, epochs_of, read_histories
 from tools.system.errors import UserError
-from tools.system.files import provenance, read_json
+from tools.system.files import provenance, read_json, write_text
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ARG_MAX = "cMax"  # the keypoints of the localization that are the arg-max of a class's map
 CURVES = (
-    ("validation", "mAP", "validation mAP, per cent"),
+    ("validation", "mAP", "validation mAP, %"),
     ("train", "class_loss", "classification loss (class_loss)"),
     ("train", "p_class_loss", "puzzle classification loss (p_class_loss)"),
     ("train", "re_loss", "reconstruction loss (re_loss)"),
@@ -29,111 +32,120 @@ CURVES = (
 
 @dataclass(frozen=True)
 class CompletedRuns:
-    """A row of a study: its runs, one for each seed.
+    """A row of a study: its runs, one per seed.
 
     Attributes:
         name: in the tables.
-        keypoint: which of the localization's keypoints is the row's own.
+        keypoints: the row's own keypoints in the localization.
         results: what the evaluations wrote.
         class_names: V names.
-        scores: `[runs, N, V]`, presence: `[N, V]`, see `tools.data.annotations`.
+        scores: `[runs, N, V]`.
+        labels: `[N, V]`, see `tools.data.annotations`.
         histories: of the trainings.
         usage: see `Experiment.usage`.
     """
 
     name: str
-    keypoint: str
+    keypoints: str
     results: list[dict[str, Any]]
     class_names: list[str]
     scores: np.ndarray
-    presence: np.ndarray
+    labels: np.ndarray
     histories: list[History]
     usage: list[dict[str, float]]
 
     @classmethod
-    def read(cls, name: str, keypoint: str, runs: list[Experiment]) -> "CompletedRuns":
-        """Read what finished runs left.
+    def read(cls, name: str, keypoints: str, runs: list[Experiment]) -> "CompletedRuns":
+        """Read the files of finished runs.
 
         Raises:
             UserError: files that cannot be read or do not belong together.
         """
-        scored = [read_scores(run.result.with_suffix(".npz")) for run in runs]
+        scored = [read_scores(run.evaluated(".npz")) for run in runs]
         first = scored[0]
         if any(other.ids != first.ids or other.class_names != first.class_names for other in scored):
             raise UserError(f"the runs of {name} were evaluated on different images or classes: choose another --out")
         return cls(
             name,
-            keypoint,
-            [read_json(run.result) for run in runs],
+            keypoints,
+            [_read_result(run.evaluated(".json")) for run in runs],
             first.class_names,
             np.stack([one.scores for one in scored]),
-            first.presence,
-            [read_histories(run.experiments, [run.tag])[0] for run in runs],
+            first.labels,
+            [read_histories(run.files, [run.tag])[0] for run in runs],
             [run.usage() for run in runs],
         )
 
     def mean(self, metric: str) -> Number:
-        """A mean of the evaluation over the runs, as "mAP", in per cent."""
+        """Return a mean over classes of the evaluation, as "mAP", in %."""
         return Number.of([result["means"][metric] for result in self.results])
 
     def last(self) -> Number:
-        """The validation mAP after the last epoch, whichever was best."""
+        """Return the validation mAP after the last epoch, in %."""
         return Number.of([history["validation"][-1]["mAP"] for history in self.histories])
 
     def best_epoch(self) -> Number:
-        """The epoch of the evaluated model."""
-        epochs = [max(history["validation"], key=lambda row: row["mAP"])["epoch"] for history in self.histories]
+        """Return the epoch of the evaluated model."""
+        epochs = [best_validation(history, self.name)["epoch"] for history in self.histories]
         return Number(sum(epochs) / len(epochs), decimals=0 if len(epochs) == 1 else 1)
 
     def precision(self, class_name: str) -> Number:
-        """A class's average precision, in per cent; NaN without a positive."""
-        values = [result["average_precision"].get(class_name, math.nan) for result in self.results]
-        return Number.of(values)
+        """Return a class's average precision, in %; NaN without a positive."""
+        return Number.of([result["average_precision"].get(class_name, math.nan) for result in self.results])
 
     def localization(self, column: str) -> Number:
-        """A column of the evaluation's localization over (image, class) pairs, in per cent."""
+        """Return a column of the localization over (image, class) pairs, in %."""
         values = [result["localization"]["over_pairs"][column] for result in self.results]
         return Number.of([math.nan if value is None else value for value in values])
 
     def strength(self) -> Number:
-        """The largest feature of a present class, mean over (image, class) pairs."""
+        """Return the largest feature of a present class, mean over (image, class) pairs."""
         return Number.of([result["localization"]["strength"] for result in self.results])
 
     def used(self, name: str, unit: float = 1.0) -> Number:
-        """A figure of the usage, divided by `unit`."""
+        """Return a value of the usage, divided by `unit`, mean over the runs."""
         return Number(sum(usage.get(name, math.nan) for usage in self.usage) / len(self.usage) / unit, decimals=1)
+
+    def curve(self, kind: str, name: str) -> Line:
+        """Return a learning curve, mean over the runs."""
+        values = [[float(entry.get(name, "nan")) for entry in history[kind]] for history in self.histories]
+        return Line(self.name, epochs_of(self.histories[0], kind), np.mean(values, axis=0).tolist())
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    result = read_json(path)
+    if "localisation" in result:  # the key's spelling in earlier results
+        result["localization"] = result.pop("localisation")
+    if "localization" not in result:
+        raise UserError(f"{path} lacks the localization: delete it, and the run is evaluated again")
+    return result
 
 
 @dataclass(frozen=True)
 class TableSection:
-    """What belongs to one comparison.
+    """The tables and charts of one comparison.
 
     Attributes:
         name: of its files.
         caption: what is compared.
-        rows: at most as many as colors that can be told apart.
-        baseline: name of the row that the others are set against.
-        peak: which of the localization's keypoints is the arg-max of a map.
+        rows: names are unique.
+        baseline: name of the row that the others are compared with.
     """
 
     name: str
     caption: str
     rows: list[CompletedRuns]
     baseline: str
-    peak: str
 
     def differences(self) -> dict[str, Difference]:
-        """By row, how much better it is than the baseline, by paired bootstrap over images."""
+        """Return by row how much better than the baseline it is, by paired bootstrap over images."""
         base = next(row for row in self.rows if row.name == self.baseline)
-        labels, counted = labels_of(base.presence)
-        return {
-            row.name: paired_bootstrap(base.scores, row.scores, labels, counted)
-            for row in self.rows
-            if row.name != self.baseline
-        }
+        labels, counted = binary_labels(base.labels)
+        others = [row for row in self.rows if row.name != self.baseline]
+        return {row.name: paired_bootstrap(base.scores, row.scores, labels, counted) for row in others}
 
     def tables(self) -> dict[str, Table]:
-        """By suffix of the files' names."""
+        """Return the tables by suffix of their file names."""
         return {
             "": self._means(),
             "_per_class": self._per_class(),
@@ -143,55 +155,64 @@ class TableSection:
 
     def _means(self) -> Table:
         differences = self.differences()
-        rows = [
-            [row.name, row.mean("mAP"), row.mean("mAP_VOC2010"), row.last(), row.best_epoch()]
-            + _compared(differences.get(row.name))
-            for row in self.rows
-        ]
+        rows = []
+        for row in self.rows:
+            means = [row.mean("mAP"), row.mean("mAP_VOC2010"), row.last(), row.best_epoch()]
+            rows.append([row.name, *means, *_compared(differences.get(row.name))])
         columns = ["", "mAP", "VOC 2010", "last epoch", "best epoch", f"mAP − {self.baseline}", "95 %", "p"]
-        return Table(f"{self.caption}: mean average precision, per cent", columns, rows)
+        return Table(f"{self.caption}: mean average precision, %", columns, rows)
 
     def _per_class(self) -> Table:
-        names = self.rows[0].class_names
-        rows = [[name, *(row.precision(name) for row in self.rows)] for name in names]
+        rows = [[name, *(row.precision(name) for row in self.rows)] for name in self.rows[0].class_names]
         rows.append(["mean", *(row.mean("mAP") for row in self.rows)])
-        return Table(f"{self.caption}: average precision, per cent", ["", *(row.name for row in self.rows)], rows)
+        return Table(f"{self.caption}: average precision, %", ["", *(row.name for row in self.rows)], rows)
 
     def _localization(self) -> Table:
         first = self.rows[0]
         near = f"within {first.results[0]['localization']['tolerance']}"
         rows = []
         for row in self.rows:
-            shares = (row.keypoint, f"{row.keypoint} {near}", self.peak, "energy", "empty")
-            rows.append([row.name, *map(row.localization, shares), row.strength()])
-        centre, uniform = (list(map(first.localization, (name, f"{name} {near}"))) for name in ("centre", "uniform"))
+            columns = (row.keypoints, f"{row.keypoints} {near}", ARG_MAX, "energy", "empty")
+            rows.append([row.name, *map(row.localization, columns), row.strength()])
+        centre, uniform = (
+            [first.localization(name), first.localization(f"{name} {near}")] for name in ("centre", "uniform")
+        )
         rows.append(["chance: centre", *centre, "–", "–", "–", "–"])
         rows.append(["chance: uniform", *uniform, uniform[0], uniform[0], "–", "–"])
         columns = ["", "own keypoint in a box", f"{near} px", "map's arg-max in a box", "map's energy in boxes"]
         columns += ["empty maps", "strongest feature"]
-        return Table(f"{self.caption}: object-awareness, per cent of (image, class) pairs", columns, rows)
+        return Table(f"{self.caption}: object-awareness, % of (image, class) pairs", columns, rows)
 
     def _cost(self) -> Table:
-        rows = [
-            [row.name, row.used("training_seconds", 60), row.used("evaluation_seconds", 60), row.used("training_gib")]
-            for row in self.rows
-        ]
+        used = {"training_seconds": 60, "evaluation_seconds": 60, "training_gib": 1}
+        rows = [[row.name, *(row.used(name, unit) for name, unit in used.items())] for row in self.rows]
         columns = ["", "training, min", "evaluation, min", "peak memory, GiB"]
         return Table(f"{self.caption}: time and resident memory of a run", columns, rows)
 
-    def bars(self) -> np.ndarray:
-        """The mAP of every row, a bar for each seed."""
-        values = [[result["means"]["mAP"] for result in row.results] for row in self.rows]
-        labels = [f"run {number}" for number in range(1, len(values[0]) + 1)]
-        chart = bar_chart([row.name for row in self.rows], values, limit=100, width=900)
-        return page_of(f"{self.caption}: mAP, per cent", labels, [[chart]])
+    def charts(self) -> dict[str, "Figure"]:
+        """Return the pictures by suffix of their file names."""
+        labels, values = self.bars()
+        pictures = {"bars": bar_chart(f"{self.caption}: mAP, %", labels, [row.name for row in self.rows], values)}
+        for start in range(0, len(self.rows), MOST_LINES):  # more curves in one chart could not be told apart
+            number = f"_{start // MOST_LINES + 1}" if start else ""
+            pictures[f"curves{number}"] = self._curves(self.rows[start : start + MOST_LINES])
+        return pictures
 
-    def curves(self) -> np.ndarray:
-        """Learning curves, averaged over the runs of a row."""
-        charts = [
-            line_chart(title, "epoch", [_curve(row, kind, name) for row in self.rows]) for kind, name, title in CURVES
-        ]
-        return page_of(self.caption, [row.name for row in self.rows], [charts[:2], charts[2:]])
+    def bars(self) -> tuple[list[str], list[list[float]]]:
+        """Return the labels of the bars and, per row, their lengths: the mAP of each run.
+
+        If there are more runs than colors, the only bar is their mean.
+        """
+        values = [[result["means"]["mAP"] for result in row.results] for row in self.rows]
+        runs = len(values[0])
+        if runs > MOST_LINES:
+            return [f"mean of {runs} runs"], [[sum(row) / runs] for row in values]
+        return [f"run {number}" for number in range(1, runs + 1)], values
+
+    def _curves(self, rows: list[CompletedRuns]) -> "Figure":
+        """Draw learning curves, averaged over the runs of a row."""
+        charts = {title: [row.curve(kind, name) for row in rows] for kind, name, title in CURVES}
+        return line_charts(self.caption, "epoch", charts)
 
 
 def _compared(difference: Difference | None) -> list[str | Number]:
@@ -199,11 +220,6 @@ def _compared(difference: Difference | None) -> list[str | Number]:
         return ["–", "–", "–"]
     low, high = (Number(100 * end, signed=True) for end in (difference.interval.low, difference.interval.high))
     return [Number(100 * difference.difference, signed=True), f"{low} … {high}", Number(difference.p_value, decimals=3)]
-
-
-def _curve(row: CompletedRuns, kind: str, name: str) -> Line:
-    rows = [[float(entry.get(name, "nan")) for entry in history[kind]] for history in row.histories]
-    return Line(row.name, epochs_of(row.histories[0], kind), np.mean(rows, axis=0).tolist())
 
 
 def write_study(folder: Path, title: str, sections: list[TableSection]) -> list[Path]:
@@ -219,25 +235,24 @@ def write_study(folder: Path, title: str, sections: list[TableSection]) -> list[
         for suffix, table in section.tables().items():
             table.write(folder / f"{section.name}{suffix}")
             page.append(f"{table.caption}.\n\n{table.markdown()}")
-        drawings: dict[str, Callable[[], np.ndarray]] = {"bars": section.bars, "curves": section.curves}
-        for suffix, draw in drawings.items():
+        for suffix, picture in section.charts().items():
             pictures.append(folder / f"{section.name}_{suffix}.png")
-            write_picture(pictures[-1], draw())
+            write_picture(pictures[-1], picture)
             page.append(f"![{section.caption}, {suffix}]({pictures[-1].name})\n")
     write_text(folder / "tables.md", "\n".join(page))
     return [folder / "tables.md", *pictures]
 
 
 def _origin(sections: list[TableSection]) -> list[str]:
-    """What all figures were made with, in lines of the page."""
+    """Return the paragraphs that say how all values were made."""
     made = provenance()
-    result = sections[0].rows[0].results[0]
+    results = sections[0].rows[0].results
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     return [
         f"`{made['command']}`\n",
-        f"Runs of each row: {len(sections[0].rows[0].results)}. Evaluated on the {result['images']:,} images of "
-        f"{result['split']}; chance {result['chance']:.2f} mAP. Where a row has several runs, figures are mean ± "
-        "standard deviation. The best epoch is chosen on the images that it is evaluated on, as in the official code; "
+        f"Runs per row: {len(results)}. Evaluated on the {results[0]['images']:,} images of {results[0]['split']}; "
+        f"chance {results[0]['chance']:.2f} mAP. Where a row has several runs, values are mean ± standard deviation. "
+        "The best epoch is chosen on the images that it is evaluated on, as in the official code; "
         '"last epoch" is free of that choice. 95 % and p: paired bootstrap over images.\n',
         f"Commit {made['commit']}; {versions}.\n",
     ]

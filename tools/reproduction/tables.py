@@ -3,23 +3,25 @@
 import csv
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.system.files import replace_file
+import numpy as np
+
+from tools.system.files import write_text
 
 LATEX_ESCAPES = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "±": r"$\pm$", "−": "$-$", "…": r"\dots{}", "–": "--"}
 
 
 @dataclass(frozen=True)
 class Number:
-    """A cell: the mean of several runs, or a single value; NaN is shown as a dash.
+    """A cell: the mean of several runs or a single value; NaN is shown as a dash.
 
     Attributes:
-        mean, std: sample standard deviation over the runs, NaN for a single one.
-        signed: show the sign of a positive value.
-        decimals: that are shown.
+        mean, std: std is the sample standard deviation over the runs, NaN for a single run.
+        signed: whether a positive value shows its sign.
+        decimals: number of decimals shown.
     """
 
     mean: float
@@ -29,15 +31,12 @@ class Number:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Number":
-        """Mean and sample standard deviation of the runs' values.
+        """Return mean and sample standard deviation of the runs' values.
 
         >>> str(Number.of([1.0, 2.0, 3.0])), str(Number.of([1.5]))
         ('2.00 ± 1.00', '1.50')
         """
-        mean = sum(values) / len(values)
-        if len(values) == 1:
-            return cls(mean)
-        return cls(mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1)))
+        return cls(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else math.nan)
 
     def __str__(self) -> str:
         if math.isnan(self.mean):
@@ -49,12 +48,12 @@ class Number:
 
 @dataclass(frozen=True)
 class Table:
-    """A table to be written.
+    """A table.
 
     Attributes:
         caption: one sentence.
-        columns: names; the first is that of the rows' names.
-        rows: as many cells as columns: texts or numbers.
+        columns: names; the first one heads the names of the rows.
+        rows: one cell per column: texts or numbers.
     """
 
     caption: str
@@ -62,25 +61,25 @@ class Table:
     rows: list[list[str | Number]]
 
     def markdown(self) -> str:
-        """Names to the left, numbers to the right."""
+        """Return a Markdown table; numbers are aligned to the right."""
         lines = [self.columns, ["---", *["---:"] * (len(self.columns) - 1)], *self.rows]
         return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
 
     def csv(self) -> str:
-        """Numbers as they are, with a column `<name> std` behind each that has a deviation anywhere."""
-        deviating = [any(_deviates(row[column]) for row in self.rows) for column in range(len(self.columns))]
-        heads = [[name, f"{name} std"] if has else [name] for name, has in zip(self.columns, deviating)]
-        lines = [[cell for pair in heads for cell in pair]]
-        for row in self.rows:
-            cells = [[_plain(cell), _plain_std(cell)] if has else [_plain(cell)] for cell, has in zip(row, deviating)]
-            lines.append([cell for pair in cells for cell in pair])
+        """Return CSV with four decimals; a column with standard deviations is followed by a column `<name> std`."""
+        columns = []
+        for name, *cells in zip(self.columns, *self.rows, strict=True):
+            numbers = [cell if isinstance(cell, Number) else None for cell in cells]
+            columns.append([name, *(cell if isinstance(cell, str) else _plain(cell.mean) for cell in cells)])
+            if any(number and not math.isnan(number.std) for number in numbers):
+                columns.append([f"{name} std", *(_plain(number.std) if number else "" for number in numbers)])
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(lines)
+        csv.writer(text, lineterminator="\n").writerows(zip(*columns, strict=True))
         return text.getvalue()
 
     def latex(self) -> str:
-        """A table environment; needs the package booktabs."""
-        body = [" & ".join(_latex(str(cell)) for cell in row) + r" \\" for row in self.rows]
+        """Return a LaTeX table environment; it needs the package booktabs."""
+        head, *body = [" & ".join(_latex(str(cell)) for cell in row) + r" \\" for row in (self.columns, *self.rows)]
         return "\n".join(
             [
                 r"\begin{table}",
@@ -88,7 +87,7 @@ class Table:
                 rf"\caption{{{_latex(self.caption)}}}",
                 rf"\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}",
                 r"\toprule",
-                " & ".join(map(_latex, self.columns)) + r" \\",
+                head,
                 r"\midrule",
                 *body,
                 r"\bottomrule",
@@ -100,29 +99,13 @@ class Table:
 
     def write(self, base: Path) -> None:
         """Write `base.md`, `base.csv` and `base.tex`."""
-        formats: dict[str, Callable[[], str]] = {".md": self.markdown, ".csv": self.csv, ".tex": self.latex}
-        for suffix, form in formats.items():
-            write_text(base.with_name(base.name + suffix), form())
+        for suffix, text in {".md": self.markdown(), ".csv": self.csv(), ".tex": self.latex()}.items():
+            write_text(base.with_name(base.name + suffix), text)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in one move."""
-    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def _deviates(cell: str | Number) -> bool:
-    return isinstance(cell, Number) and not math.isnan(cell.std)
-
-
-def _plain(cell: str | Number) -> str:
-    if isinstance(cell, str):
-        return cell
-    return "" if math.isnan(cell.mean) else f"{cell.mean:.4f}"
-
-
-def _plain_std(cell: str | Number) -> str:
-    return f"{cell.std:.4f}" if _deviates(cell) else ""
+def _plain(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.4f}"
 
 
 def _latex(text: str) -> str:
-    return "".join(LATEX_ESCAPES.get(sign, sign) for sign in text)
+    return "".join(LATEX_ESCAPES.get(character, character) for character in text)

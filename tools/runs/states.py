@@ -27,11 +27,7 @@ PARTS: dict[str, type | tuple[type, ...]] = {
 
 
 def save_state(folder: Folder, tag: str, state: dict[str, Any]) -> None:
-    """Write a run's state. The one before stays until this one is whole, and is then the earlier state.
-
-    Raises:
-        UserError: the folder or the disk cannot hold it; the states before are untouched.
-    """
+    """Write a run's state. The one before stays until this one is whole, and is then the earlier state."""
     path = folder.state(tag)
 
     def write(temporary: Path) -> None:
@@ -43,17 +39,13 @@ def save_state(folder: Folder, tag: str, state: dict[str, Any]) -> None:
 
 
 def load_state(folder: Folder, tag: str, path: Path | None = None) -> tuple[dict[str, Any], str] | None:
-    """Return the last whole state.
+    """Return the last whole state, and which file it is from (with what was wrong with a newer one).
 
     Args:
-        folder, tag: the run.
         path: another file than the run's own.
 
     Returns:
-        the state, and which file it is from (with what was wrong with a newer one); None if there is none.
-
-    Raises:
-        UserError: there are files, but none can be used.
+        None if there is no file. If there are files but none can be used, that is an error.
     """
     own = [folder.state(tag), folder.state(tag, ".earlier.pth")]
     problems: list[str] = []

@@ -1,7 +1,8 @@
 """Errors that the user can fix: one line on the screen, no traceback, exit status 2."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 MAX_QUOTED_CHARS = 60
 _IN_TRACEBACK = "UserError: "
@@ -48,3 +49,15 @@ def first_few(items: Sequence[str], count: int = 3, separator: str = ", ") -> st
     """
     more = [f"and {len(items) - count:,} more"] if len(items) > count else []
     return separator.join([*items[:count], *more])
+
+
+@contextmanager
+def advice(text: str) -> Iterator[None]:
+    """Append to the message of a `UserError` which argument is concerned and what to do.
+
+    For programs: the library says what is wrong, and does not know where the value comes from.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error}; {text}") from error

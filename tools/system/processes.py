@@ -1,4 +1,4 @@
-"""The processes of one run: those that torchrun started, or this one alone."""
+"""The processes of one run: those that torchrun started, or only this one."""
 
 import os
 import sys
@@ -11,11 +11,11 @@ from torch.distributed.rendezvous import rendezvous
 
 from tools.system.errors import UserError
 
-# How long a process waits for the others, for example while the first one validates or writes.
+# How long a process waits for the others, for example while the first one writes.
 TIMEOUT = timedelta(minutes=30)
 
 
-# How gloo and NCCL say that another process is gone.
+# How gloo and NCCL report that another process is gone.
 LOST = ("peer", "pair closure", "remote process", "Broken pipe")
 
 
@@ -32,7 +32,7 @@ class Processes:
             self.size = int(os.environ.get("WORLD_SIZE", 1))
             self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
         except ValueError as error:
-            raise UserError(f"RANK, WORLD_SIZE or LOCAL_RANK is no number ({error}): start with torchrun") from error
+            raise UserError(f"RANK, WORLD_SIZE or LOCAL_RANK is not a number ({error}): start with torchrun") from error
         self._store: dist.Store | None = None
 
     @property
@@ -41,7 +41,7 @@ class Processes:
         return self.rank == 0
 
     def __enter__(self) -> "Processes":
-        """Meet the others: tensors on GPUs go over NCCL, all else over gloo."""
+        """Connect the processes: tensors on GPUs travel over NCCL, everything else over gloo."""
         if self.size > 1:
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             try:
@@ -50,11 +50,11 @@ class Processes:
                     backend, timeout=TIMEOUT, store=self._store, rank=self.rank, world_size=self.size
                 )
             except (ValueError, RuntimeError) as error:
-                raise UserError(f"the processes do not find each other ({str(error).splitlines()[0]})") from error
+                raise UserError(f"the processes could not connect ({str(error).splitlines()[0]})") from error
         return self
 
     def any(self, *flags: bool) -> list[bool]:
-        """For each flag, whether it is up on any process. On the CPU: no GPU waits for it."""
+        """Return for each flag whether it is set in any process. On the CPU, so no GPU synchronizes for it."""
         if self.size == 1:
             return list(flags)
         raised = torch.tensor(flags, dtype=torch.int32)
@@ -62,7 +62,7 @@ class Processes:
         return [bool(flag) for flag in raised.tolist()]
 
     def gather(self, value: Any) -> list[Any]:
-        """The value of every process, in the order of ranks."""
+        """Return the value of every process, in the order of ranks."""
         if self.size == 1:
             return [value]
         values = [None] * self.size
@@ -70,7 +70,7 @@ class Processes:
         return values
 
     def broadcast(self, value: Any) -> Any:
-        """The first process's value, in every process."""
+        """Return the first process's value in every process."""
         if self.size == 1:
             return value
         values = [value]
@@ -78,14 +78,14 @@ class Processes:
         return values[0]
 
     def sum(self, value: torch.Tensor) -> torch.Tensor:
-        """Sum of a tensor over the processes."""
+        """Return the sum of a tensor over the processes."""
         if self.size > 1:
             value = value.clone()
             dist.all_reduce(value)
         return value
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        """An error in one process ends all. Its message is shown once, however many processes meet it."""
+        """End all processes after an error in one. Its message is shown once, however many processes meet it."""
         if self.size == 1:
             return
         if error is None or isinstance(error, SystemExit):
@@ -99,7 +99,7 @@ class Processes:
             raise SystemExit("another process of this run ended; its own message says why") from error
 
     def _speaks_first(self) -> bool:
-        """Whether no other process has met an error before. torchrun itself counts: it outlives its processes."""
+        """Whether no other process met an error before. torchrun keeps the count: it outlives its processes."""
         try:
             return self._store is None or self._store.add("errors", 1) == 1
         except RuntimeError:

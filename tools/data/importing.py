@@ -1,0 +1,156 @@
+"""What `tools.import_csv` and `tools.import_coco` share: their arguments, checks of the entries, and the summary."""
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from tools.data.devkit import UNPRINTABLE
+from tools.data.images import opened_image
+from tools.data.writing import CLASS_FILE, METHODS, Sample, print_next_commands, raise_problems, write_data_set
+from tools.system.command_line import Arguments, argument
+from tools.system.errors import UserError, quoted
+
+LARGE = 512  # pixels; the training scripts' default --image_size
+
+
+@dataclass(frozen=True)
+class ImportArguments(Arguments):
+    """The arguments of every importer."""
+
+    out: Path = argument(help="devkit folder to make, for the scripts' --data_dir")
+    val_share: float = argument(0.2, "share of the images in list val; 0: no list val", least=0, below=1)
+    seed: int = argument(0, "decides which images are in list val", least=0)
+    shrink: int = argument(0, "longest side in pixels; larger images become smaller copies; 0: never", least=0)
+
+
+def image_id_of(name: str) -> str:
+    """Return the id of an image file: its path without suffix, folders and whitespace as underscores.
+
+    Raises:
+        ValueError: nothing is left, or it contains unprintable characters.
+
+    >>> image_id_of("holiday 2024/Straße 1.JPG")
+    'holiday_2024_Straße_1'
+    """
+    stem = unicodedata.normalize("NFC", str(Path(name).with_suffix("")) if name else "")
+    image_id = re.sub(r"[\s/\\]+", "_", stem)  # an id is one word of a list's line
+    if image_id in ("", ".", "..") or re.search(f"[{UNPRINTABLE}]", image_id):
+        raise ValueError(f"{quoted(name)} cannot be used as an image id: rename the file")
+    return image_id
+
+
+def find_image(images: Path, name: str) -> Path:
+    """Return the image file with this path in the folder `images`. Composed and decomposed umlauts are the same.
+
+    Raises:
+        ValueError: there is no such file, or the path leads out of the folder.
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"{quoted(name)} is outside {images}: use paths relative to it")
+    for form in (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)):
+        if name and os.path.isfile(images / form):
+            return images / form
+    hint = "columns are separated by commas, labels by semicolons" if ";" in name else "check the name and the folder"
+    raise ValueError(f"no image {quoted(name)} in {images} ({hint})")
+
+
+def find_duplicates(samples: Iterable[Sample]) -> list[str]:
+    """Return one message per sample whose id an earlier one has."""
+    first: dict[str, Sample] = {}
+    problems = []
+    for sample in samples:
+        other = first.setdefault(sample.image_id, sample)
+        if other is sample:
+            continue
+        if other.source == sample.source:
+            problem = f"names {sample.source.name} again (first in {other.origin}): keep one of them"
+        else:
+            problem = (
+                f"{sample.source.name} and the file of {other.origin} would both get the id {sample.image_id}: "
+                "rename one of the files"
+            )
+        problems.append(f"{sample.origin}: {problem}")
+    return problems
+
+
+def split_ids(ids: Iterable[str], val_share: float, seed: int) -> dict[str, list[str]]:
+    """Return the lists train, val and trainval. Which ids are in val depends only on the ids and the seed.
+
+    Args:
+        val_share: share of the ids, in [0, 1); 0 makes no list val.
+
+    Raises:
+        UserError: a list would be empty.
+
+    >>> split_ids(["a", "b", "c", "d"], 0.25, seed=0)
+    {'train': ['a', 'b', 'd'], 'val': ['c'], 'trainval': ['a', 'b', 'c', 'd']}
+    """
+    ids = sorted(ids)
+    if not val_share:
+        return {"train": ids, "trainval": ids}
+    if len(ids) < 2:
+        raise UserError(f"{len(ids)} image is too few for two lists, train and val: a val share of 0 makes train alone")
+    count = min(max(round(val_share * len(ids)), 1), len(ids) - 1)
+    chosen = set(np.random.default_rng(seed).permutation(len(ids))[:count].tolist())
+    val = [image_id for index, image_id in enumerate(ids) if index in chosen]
+    train = [image_id for index, image_id in enumerate(ids) if index not in chosen]
+    return {"train": train, "val": val, "trainval": ids}
+
+
+def import_samples(
+    args: ImportArguments,
+    source: Path,
+    samples: Sequence[Sample],
+    lists: dict[str, list[str]],
+    class_names: Sequence[str],
+    database: str,
+) -> None:
+    """Write the data set that the file `source` names; print what it holds and which commands come next.
+
+    Raises:
+        UserError: as `image_sizes` and `write_data_set`.
+    """
+    sizes = image_sizes(samples, source)
+    methods = write_data_set(args.out, samples, sizes, lists, class_names, database, args.shrink)
+    how = ", ".join(f"{methods[method]:,} {method}" for method in METHODS if methods[method])
+    unlabeled = sum(not sample.objects for sample in samples)
+    counts = ", ".join(f"{name} {len(ids):,}" for name, ids in lists.items())
+    class_file = args.out / CLASS_FILE
+    print(
+        f"{args.out}: {len(samples):,} images ({how}), {len(class_names)} classes, {unlabeled:,} images without labels"
+    )
+    print(f"lists: {counts}; classes: {class_file}")
+    print_next_commands(args.out, class_file, "Main/train", "Main/val" if "val" in lists else "Main/train")
+    large = sum(max(size) > LARGE for size in sizes)
+    if large and not args.shrink:
+        print(
+            f"note: {large:,} images are larger than {LARGE} pixels, and validation sees the top-left --image_size "
+            "pixels: --shrink 500 writes smaller copies"
+        )
+
+
+def image_sizes(samples: Sequence[Sample], source: Path) -> list[tuple[int, int]]:
+    """Return width and height of every image in pixels, from its header.
+
+    Raises:
+        UserError: images of the file `source` cannot be read.
+    """
+
+    def size(sample: Sample) -> tuple[int, int] | str:
+        try:
+            with opened_image(sample.source) as image:
+                return image.size
+        except UserError as error:
+            return f"{sample.origin}: {error}"
+
+    with ThreadPoolExecutor() as pool:
+        sizes = list(tqdm(pool.map(size, samples), desc="reading", unit="image", total=len(samples)))
+    raise_problems(source, [size for size in sizes if isinstance(size, str)])
+    return sizes
