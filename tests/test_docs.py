@@ -287,7 +287,7 @@ def test_the_fifth_strategy_is_the_page_s_and_cuts_at_the_centre_of_mass():
 def test_the_study_s_batch_statistics_of_a_checkpoint(workshop):
     checkpoint = "experiments/models/best_Toy_cMax.pth"
     words = ("--weights", checkpoint, "--data_dir", "toy_voc")
-    found = run(workshop, "docs/study/batch_statistics.py", *words)
+    found = run(workshop, "-m", "docs.study.batch_statistics", *words)
     assert found.returncode == 0, found.stderr
     scores = dict(re.findall(r"^(.+?) +([\d.]+) mAP$", found.stdout, re.MULTILINE))
     assert list(scores) == ["running", "of the batch", "re-estimated"]
