@@ -37,14 +37,9 @@ def clip_boxes(boxes: torch.Tensor, sizes: torch.Tensor) -> tuple[torch.Tensor, 
 
 
 def box_masks(boxes: torch.Tensor, owner: torch.Tensor, count: int, size: int, tolerance: int = 0) -> torch.Tensor:
-    """Return which pixels are inside a box, or at most `tolerance` pixels (Euclidean) from one.
+    """Return which pixels are inside a box, or at most `tolerance` pixels (Euclidean) from one: boolean `[K, S, S]`.
 
-    Args:
-        boxes, owner: int64 `[T, 4]` within the canvas; `[T]`, the mask that each box belongs to.
-        count, size: K masks of S pixels.
-
-    Returns:
-        boolean `[K, S, S]`.
+    Boxes are int64 `[T, 4]` within the canvas; `owner` `[T]` is the mask that each belongs to, of `count`.
     """
     # Dilating a box by a disc of radius t is a union of boxes: r px taller and ⌊√(t² − r²)⌋ px wider, r = 0…t.
     rows = torch.arange(tolerance + 1, device=boxes.device)
@@ -88,14 +83,9 @@ def energy_share(maps: torch.Tensor, masks: torch.Tensor, visible: torch.Tensor)
 def strongest_class_at(
     maps: torch.Tensor, image: torch.Tensor, label: torch.Tensor, points: torch.Tensor, num_classes: int
 ) -> torch.Tensor:
-    """Return the present class whose map is strongest at a point of the image: the class that Max's keypoint is from.
+    """Return the present class `[B]` whose map is strongest at the image's point `[B, 2]`: Max's keypoint is from it.
 
-    Args:
-        maps, image, label: `[K, S, S]` of every present class of every image, and the image and class of each `[K]`.
-        points: `[B, 2]`, (row, column), one per image.
-
-    Returns:
-        `[B]` int64; the first of equally strong classes.
+    Maps are `[K, S, S]`, with the image and class `[K]` of each. The first of equally strong classes counts.
     """
     values = maps.new_full((len(points), num_classes), -torch.inf)
     values[image, label] = values_at(maps, points[image])
@@ -200,7 +190,7 @@ class Localization:
         visible = visible_masks(pairs.sizes, self.image_size)
         points = {item.name: self._keypoints(item, cams, maps, pairs) for item in self.keypoints}
         points[CENTRE] = pairs.sizes // 2, pairs.shown
-        for suffix, tolerance in ((f" {NEAR}", TOLERANCE), ("", 0)):
+        for suffix, tolerance in ((f" {NEAR}", TOLERANCE), ("", 0)):  # the boxes themselves last: energy is of them
             inside = box_masks(pairs.boxes, pairs.owner, len(pairs.image), self.image_size, tolerance)
             for name, (keypoints, counted) in points.items():
                 self.shares.add(name + suffix, pairs.label, values_at(inside, keypoints), counted)
@@ -274,14 +264,13 @@ class Localization:
             values = [means[column] for means in (pairs, classes) for column in (name, f"{name} {NEAR}")]
             title = f"chance: {name}" if name in (CENTRE, UNIFORM) else name
             rows.append((title, *(f"{value:.2f}" for value in values)))
-        return "\n".join(
-            [
-                "keypoints inside a box of their class, %      over (image, class) pairs      mean over classes",
-                fixed_width_table(rows, widths=(15, 19, 14, 15, 14)),
-                f"energy of the CAM in the boxes: {pairs[ENERGY]:.2f} over pairs, {classes[ENERGY]:.2f} mean over "
-                f"classes (chance: uniform, {pairs[UNIFORM]:.2f} and {classes[UNIFORM]:.2f})",
-                f"empty maps: {pairs[EMPTY]:.2f} over pairs, {classes[EMPTY]:.2f} mean over classes; strongest feature "
-                f"of a map: {self.strength():.3g} on average",
-                f"{int(self.shares.counts(EMPTY).sum()):,} pairs; {self.skipped:,} skipped: no visible box",
-            ]
-        )
+        lines = [
+            "keypoints inside a box of their class, %      over (image, class) pairs      mean over classes",
+            fixed_width_table(rows, widths=(15, 19, 14, 15, 14)),
+            f"energy of the CAM in the boxes: {pairs[ENERGY]:.2f} over pairs, {classes[ENERGY]:.2f} mean over "
+            f"classes (chance: uniform, {pairs[UNIFORM]:.2f} and {classes[UNIFORM]:.2f})",
+            f"empty maps: {pairs[EMPTY]:.2f} over pairs, {classes[EMPTY]:.2f} mean over classes; strongest feature "
+            f"of a map: {self.strength():.3g} on average",
+            f"{int(self.shares.counts(EMPTY).sum()):,} pairs; {self.skipped:,} skipped: no visible box",
+        ]
+        return "\n".join(lines)

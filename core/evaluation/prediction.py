@@ -100,7 +100,7 @@ class TestTimeAugmentation(nn.Module):
 
 
 def resize_images(images: torch.Tensor, scale: float) -> torch.Tensor:
-    """Resize images `[B, 3, S, S]` to a side of 32 · round(scale · S / 32) pixels (at least 32), bilinear, antialiased."""
+    """Resize `[B, 3, S, S]` to a side of 32 · round(scale · S / 32) pixels (at least 32), bilinear, antialiased."""
     size = images.shape[-1]
     side = max(STRIDE, STRIDE * round(scale * size / STRIDE))
     if side == size:

@@ -13,10 +13,7 @@ def average_precisions(scores: np.ndarray, labels: np.ndarray, counted: np.ndarr
     """Return the average precision of each class, not interpolated (scikit-learn's; the official code's metric).
 
     AP = Σ_n (R_n − R_{n−1}) · P_n over the distinct scores in decreasing order, where P_n and R_n are precision and
-    recall of all images that score at least the n-th.
-
-    Returns:
-        `[V]` in 0…1; NaN for a class without a positive.
+    recall of all images that score at least the n-th. `[V]` in 0…1; NaN for a class without a positive.
 
     Raises:
         ValueError: the shapes differ, or a score is not finite (its row is named).
@@ -65,6 +62,13 @@ def voc2007_average_precisions(scores: np.ndarray, labels: np.ndarray, counted: 
     return np.where(positives > 0, total / 11, np.nan)
 
 
+DEFINITIONS = {
+    "AP": average_precisions,
+    "AP_VOC2010": voc2010_average_precisions,
+    "AP_VOC2007": voc2007_average_precisions,
+}
+
+
 def mean_over_classes(values: np.ndarray) -> float:
     """Return the mean of the values that are not NaN (classes with a positive); NaN if all are."""
     present = values[~np.isnan(values)]
@@ -87,9 +91,7 @@ def _checked(scores: np.ndarray, labels: np.ndarray, counted: np.ndarray | None)
     return labels.astype(bool) & counted, counted
 
 
-def _envelope(
-    scores: np.ndarray, labels: np.ndarray, counted: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _envelope(scores: np.ndarray, labels: np.ndarray, counted: np.ndarray | None) -> tuple[np.ndarray, ...]:
     """Return true positives among the n best images and the highest precision from n on `[N, V]`; positives `[V]`."""
     labels, counted = _checked(scores, labels, counted)
     order = np.argsort(-scores, axis=0, kind="stable")

@@ -25,17 +25,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better a second set of scores is than a first, on the same images.
+    """How much better a second set of scores is than a first, on the same images."""
 
-    Attributes:
-        difference: of the mean average precisions, second − first, on the images as they are.
-        interval: of the differences on samples of the images.
-        p_value: two-sided: twice the smaller share of samples that favor either side (at least 1 / samples).
-    """
-
-    difference: float
-    interval: Interval
-    p_value: float
+    difference: float  # of the mean average precisions, second − first, on the images as they are
+    interval: Interval  # of the differences on samples of the images
+    p_value: float  # two-sided: twice the smaller share of samples that favor either side, at least 1 / samples
 
 
 def bootstrap_interval(
@@ -100,15 +94,13 @@ def _sample_means(scores: np.ndarray, labels: np.ndarray, counted: np.ndarray | 
     total, classes = np.zeros(len(counts)), np.zeros(len(counts))
     for score, label, use in zip(scores.T, labels.T, counted.T, strict=True):
         if (label & use).any():
-            precision, has_positive = _weighted_average_precision(score[use], label[use], counts[:, use])
+            precision, has_positive = _weighted_ap(score[use], label[use], counts[:, use])
             total += precision
             classes += has_positive
     return total / np.where(classes > 0, classes, np.nan)
 
 
-def _weighted_average_precision(
-    scores: np.ndarray, labels: np.ndarray, counts: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _weighted_ap(scores: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the average precision of one class under each row of counts, and whether a positive was drawn.
 
     It is scikit-learn's with counts as sample weights (0 if no positive was drawn), for all rows with one sort.

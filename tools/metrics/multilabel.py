@@ -4,12 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tools.metrics.average_precision import (
-    average_precisions,
-    mean_over_classes,
-    voc2007_average_precisions,
-    voc2010_average_precisions,
-)
+from tools.metrics.average_precision import DEFINITIONS, mean_over_classes
 
 DIFFICULT = ("positive", "negative", "ignore")
 TOP = 3
@@ -51,23 +46,16 @@ def top(scores: np.ndarray, k: int = TOP) -> np.ndarray:
 
 
 class PrecisionRecall(NamedTuple):
-    """How well predictions match labels.
+    """How well predictions match labels; precision and recall `[V]` are NaN for a class without a positive."""
 
-    Attributes:
-        precision: `[V]`, TP_v / predicted_v; 0 for a class that is never predicted.
-        recall: `[V]`, TP_v / positives_v. Like precision, NaN for a class without a positive.
-        CP, CR, CF1: means of precision and recall over the classes with a positive; 2 · CP · CR / (CP + CR).
-        OP, OR, OF1: Σ_v TP_v / Σ_v predicted_v and Σ_v TP_v / Σ_v positives_v, all classes; 2 · OP · OR / (OP + OR).
-    """
-
-    precision: np.ndarray
-    recall: np.ndarray
-    CP: float
-    CR: float
-    CF1: float
-    OP: float
-    OR: float
-    OF1: float
+    precision: np.ndarray  # TP_v / predicted_v; 0 for a class that is never predicted
+    recall: np.ndarray  # TP_v / positives_v
+    CP: float  # mean of precision over the classes with a positive
+    CR: float  # mean of recall over them
+    CF1: float  # 2 · CP · CR / (CP + CR)
+    OP: float  # Σ_v TP_v / Σ_v predicted_v, over all classes
+    OR: float  # Σ_v TP_v / Σ_v positives_v
+    OF1: float  # 2 · OP · OR / (OP + OR)
 
 
 def precision_recall(predicted: np.ndarray, labels: np.ndarray, counted: np.ndarray | None = None) -> PrecisionRecall:
@@ -95,14 +83,9 @@ def f1(precision: float, recall: float) -> float:
 
 
 class Metrics(NamedTuple):
-    """Everything that `all_metrics` computes, by name of the metric, in %.
+    """Everything that `all_metrics` computes, by name of the metric, in %; `positives` and `images` are counts."""
 
-    Attributes:
-        per_class: `[V]`, NaN for a class without a positive; and the counts `positives` and `images` (that count).
-        means: one number each.
-    """
-
-    per_class: dict[str, np.ndarray]
+    per_class: dict[str, np.ndarray]  # `[V]`, NaN for a class without a positive
     means: dict[str, float]
 
 
@@ -111,20 +94,14 @@ def all_metrics(scores: np.ndarray, labels: np.ndarray, counted: np.ndarray, thr
 
     `chance` is the mean share of positives: the expected average precision of scores that ignore the image.
 
-    Args:
-        scores: `[N, V]` in 0…1; a ValueError says what `average_precisions` does not accept.
-        labels, counted: boolean `[N, V]`, see `binary_labels`.
+    Scores are `[N, V]` in 0…1; labels and counted are boolean, see `binary_labels`. Errors: see `average_precisions`.
     """
     labels = labels & counted
     share = np.where(labels.any(0), labels.sum(0) / np.maximum(counted.sum(0), 1), np.nan)
     per_class = {"positives": labels.sum(0), "images": counted.sum(0), "chance": 100 * share}
     means = {"chance": 100 * mean_over_classes(share)}
-    averages = {
-        "AP": average_precisions(scores, labels, counted),
-        "AP_VOC2010": voc2010_average_precisions(scores, labels, counted),
-        "AP_VOC2007": voc2007_average_precisions(scores, labels, counted),
-    }
-    for name, values in averages.items():
+    for name, definition in DEFINITIONS.items():
+        values = definition(scores, labels, counted)
         per_class[name] = 100 * values
         means[f"m{name}"] = 100 * mean_over_classes(values)
     for suffix, predicted in (("", above(scores, threshold)), (f"_top{TOP}", top(scores))):

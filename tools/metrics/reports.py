@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tools.metrics.average_precision import DEFINITIONS
 from tools.metrics.bootstrap import Interval
 from tools.metrics.multilabel import MEANS, TOP, Metrics
 from tools.system.files import write_json, write_text, writing
@@ -17,16 +18,20 @@ from tools.system.text_table import fixed_width_table
 
 DECIMALS = 4  # of values in % in the CSV
 COLUMNS = ("image", "class", "score", "keypoint_row", "keypoint_column")  # of a table of predictions
+# The mean of each column of an evaluation.
+MEAN_OF = {**{name: f"m{name}" for name in DEFINITIONS}, "chance": "chance"}
+MEAN_OF |= {f"precision{suffix}": f"CP{suffix}" for suffix in ("", f"_top{TOP}")}
+MEAN_OF |= {f"recall{suffix}": f"CR{suffix}" for suffix in ("", f"_top{TOP}")}
 
 
 def text_report(class_names: list[str], metrics: Metrics, interval: Interval | None, threshold: float) -> str:
     """Return the metrics to read: a row for each class, their means, the bootstrap interval, and the F1 scores."""
     columns, means = metrics.per_class, metrics.means
-    rows = [("class", "AP", "VOC2010", "VOC2007", "precision", "recall", "positives", "chance")]
+    shown = (*DEFINITIONS, "precision", "recall", "positives", "chance")
+    rows = [("class", *(column.removeprefix("AP_") for column in shown))]
     for row, name in enumerate(class_names):
-        shown = ("AP", "AP_VOC2010", "AP_VOC2007", "precision", "recall", "positives", "chance")
         rows.append((name, *(_shown(columns[column][row]) for column in shown)))
-    averages = [_shown(means[name]) for name in ("mAP", "mAP_VOC2010", "mAP_VOC2007", "CP", "CR")]
+    averages = [_shown(means[MEAN_OF[column]]) for column in (*DEFINITIONS, "precision", "recall")]
     rows.append(("mean (mAP)", *averages, _shown(columns["positives"].sum()), _shown(means["chance"])))
     lines = [fixed_width_table(rows, widths=(15, 9, 9, 9, 9, 9, 10, 8))]
     if interval:
@@ -46,10 +51,8 @@ def _shown(value: float, decimals: int = 2, missing: str = "–") -> str:
 
 def metrics_csv(class_names: list[str], metrics: Metrics) -> str:
     """Return all metrics as CSV, see `class_csv`; the last row's precision and recall are CP and CR."""
-    means = {"AP": "mAP", "AP_VOC2010": "mAP_VOC2010", "AP_VOC2007": "mAP_VOC2007", "chance": "chance"}
-    for suffix in ("", f"_top{TOP}"):
-        means |= {f"precision{suffix}": f"CP{suffix}", f"recall{suffix}": f"CR{suffix}"}
-    return class_csv(class_names, metrics.per_class, {column: metrics.means[name] for column, name in means.items()})
+    means = {column: metrics.means[name] for column, name in MEAN_OF.items()}
+    return class_csv(class_names, metrics.per_class, means)
 
 
 def class_csv(class_names: list[str], columns: dict[str, np.ndarray], means: dict[str, float]) -> str:

@@ -14,20 +14,14 @@ from tools.system.files import reason, replace_file
 
 @dataclass
 class Scores:
-    """Scores of images, and what they were made with: all that metrics need.
+    """Scores of images, and what they were made with: all that metrics need."""
 
-    Attributes:
-        ids, class_names: N image ids in the split's order, V names.
-        scores: float32 `[N, V]` in 0…1.
-        labels: int8 `[N, V]`, the devkit's (1 present, 0 only as difficult objects, −1 absent); None: unlabeled split.
-        settings: what the scores were made with, plain values.
-    """
-
-    ids: list[str]
-    class_names: list[str]
-    scores: np.ndarray
+    ids: list[str]  # N, in the split's order
+    class_names: list[str]  # V
+    scores: np.ndarray  # float32 `[N, V]` in 0…1
+    # int8 `[N, V]`, the devkit's (1 present, 0 only as difficult objects, −1 absent); None: unlabeled split
     labels: np.ndarray | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)  # what the scores were made with, plain values
 
     def check(self, origin: str) -> None:
         """Raise a UserError that starts with `origin` if shapes do not match or scores are not finite."""

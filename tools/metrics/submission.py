@@ -38,11 +38,7 @@ def write_submission(
     """Write the archive and check it by reading it back; the same scores make the same bytes.
 
     It holds `results/VOC2012/Main/<competition>_cls_<image set>_<class>.txt` for each class, with a line
-    `image_id score` for each image, in order. A score has as many decimals as it takes to restore the same float32.
-
-    Args:
-        ids, scores: N image ids in the list's order, `[N, V]`.
-        class_names: V names, VOC's 20.
+    `image_id score` for each image, in order. A score has as many decimals as restore the same float32.
 
     Raises:
         UserError: scores are not finite, the archive cannot be written, or it does not hold what was written.
