@@ -1,16 +1,17 @@
 """Images per second and core of the training images' loader, against the pipeline as published.
 
 published  Pillow and NumPy: Pillow's bicubic resizing, flip, normalization in float32, crop into a canvas of zeros,
-           axes exchanged; a plain `DataLoader` around it
+           transposition; a plain `DataLoader` around it
 ours       the training scripts' loader, whose uint8 pixels are normalized on the device
 
-Both read the same images, decoded by Pillow from files that the system holds in memory, into batches on the host. In
-the main process (0 workers) one thread works; with n workers the figure is the whole loader's, divided by n. Every
-figure has a process of its own.
+Both read the same images, decoded by Pillow from files in the system's cache, into batches on the host. In the main
+process (0 workers) one thread works; with n workers the measurement is the whole loader's, divided by n. Every
+measurement has a process of its own.
 """
 
 import argparse
-from pathlib import Path
+import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,94 +21,87 @@ from torch.utils.data import DataLoader
 from benchmarks import measure
 from tools.data.loader import training_loader
 from tools.data.transforms import IMAGENET_MEAN, IMAGENET_STD, training_transform
-from tools.system.command_line import Parser
+from tools.system.command_line import argument, parse
 from tools.system.errors import UserError, run_main
 
 
-def main() -> None:
-    """Measure what is asked for, print the table and write it as JSON."""
-    args = arguments()
-    if args.alone:
-        torch.set_num_threads(1)
-        measure.hand_on(figure(args, args.workers[0]))
-        return
-    with measure.some_data(args):
-        results = {}
-        print("workers   published         ours              ours/published   (images per second and core)")
-        for workers in args.workers:
-            pair = {kind: measure.alone(__file__, words(args, kind, workers)) for kind in PIPELINES}
-            results[str(workers)] = pair | {"ours/published": ratio(pair)}
-            shown = [f"{pair[kind].get('per_core', float('nan')):8.0f}" for kind in PIPELINES]
-            print(f"{workers:7d} {shown[0]:>11s} {shown[1]:>12s} {results[str(workers)]['ours/published']:19.2f}")
-    measure.save(args.output, "data.json", torch.device("cpu"), vars(args), results)
-
-
-def arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = Parser(description=__doc__)
-    measure.add_data_arguments(parser, images=256)
-    parser.add_argument("--workers", default="0,2", help="numbers of loader processes, with commas")
-    parser.add_argument("--batch_size", type=measure.positive, default=32, help="images")
-    parser.add_argument("--image_size", type=measure.positive, default=512, help="crop side in pixels")
-    parser.add_argument("--min_image_size", type=measure.positive, default=320, help="shortest longer side, pixels")
-    parser.add_argument("--max_image_size", type=measure.positive, default=640, help="longest longer side, pixels")
-    parser.add_argument("--repeats", type=measure.positive, default=5, help="timed repetitions; the median counts")
-    parser.add_argument("--warm_up", type=measure.positive, default=1, help="repetitions before them")
-    parser.add_argument("--output", type=Path, help="JSON file of the results")
-    parser.add_argument("--alone", choices=PIPELINES, help="measure one figure in this process, print it as JSON")
-    args = parser.parse_args()
-    numbers = args.workers.split(",")
+def numbers_with_commas(text: str) -> tuple[int, ...]:
+    """Read whole numbers, for argparse."""
+    numbers = text.split(",")
     if not all(number.isdecimal() for number in numbers):
-        raise UserError(f"--workers {args.workers}: give whole numbers with commas, as in 0,2")
-    args.workers = [int(number) for number in numbers]
-    if args.images < args.batch_size:
-        raise UserError(f"--images {args.images} does not fill a batch of {args.batch_size}")
-    return args
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers with commas, as in 0,2")
+    return tuple(map(int, numbers))
 
 
-def words(args: argparse.Namespace, kind: str, workers: int) -> list[str]:
-    """The command line that measures one figure alone."""
-    kept = ("data_dir", "split", "class_file", "images", "batch_size", "image_size", "min_image_size")
-    kept += ("max_image_size", "repeats", "warm_up")
-    pairs = [word for key in kept for word in (f"--{key}", str(getattr(args, key)))]
-    return [*pairs, "--workers", str(workers), "--alone", kind]
+@dataclass(frozen=True)
+class Config(measure.DataArguments):
+    warm_up: int = argument(1, "untimed repetitions before them", above=0)
+    workers: tuple[int, ...] = argument(
+        (0, 2), "numbers of loader processes, with commas (default: 0,2)", parse=numbers_with_commas
+    )
+    batch_size: int = argument(32, "images per batch", above=0)
+    image_size: int = argument(512, "side of the crop, pixels", above=0)
+    min_image_size: int = argument(320, "minimum length of the longer side after random resizing, pixels", above=0)
+    max_image_size: int = argument(640, "maximum length of the longer side after random resizing, pixels", above=0)
+
+    def check(self) -> None:
+        if self.images < self.batch_size:
+            raise UserError(f"--images {self.images} is less than --batch_size {self.batch_size}: read a full batch")
+        if self.min_image_size > self.max_image_size:
+            raise UserError(f"--min_image_size {self.min_image_size} exceeds --max_image_size {self.max_image_size}")
 
 
-def figure(args: argparse.Namespace, workers: int) -> dict:
-    """Seconds of a pass over the images, and images per second and core."""
-    loader = PIPELINES[args.alone](args, workers)
-    count = len(loader) * args.batch_size
+def main() -> None:
+    """Measure both pipelines, print the table and write it as JSON."""
+    results = {}
+    with measure.image_data(parse(Config, __doc__)) as config:
+        print("workers   published         ours   ours/published   (images per second and core)")
+        for workers in config.workers:
+            pair = {name: measure.run_in_subprocess(measured, config, name, workers) for name in PIPELINES}
+            published, ours = (pair[name].get("per_core", math.nan) for name in ("published", "ours"))
+            results[str(workers)] = pair | {"ours/published": ours / published}
+            failures = [f"{name}: {pair[name]['failed']}" for name in PIPELINES if "failed" in pair[name]]
+            print(f"{workers:7d} {published:11.0f} {ours:12.0f} {ours / published:16.2f}", *failures)
+    measure.save(config, "data.json", torch.device("cpu"), results)
+
+
+def measured(config: Config, name: str, workers: int) -> dict:
+    """Return the seconds of a pass over the images, and images per second and core."""
+    torch.set_num_threads(1)
+    loader = PIPELINES[name](config, workers)
+    images = len(loader) * config.batch_size
 
     def whole_pass() -> None:
         for _ in loader:
             pass
 
-    times = measure.seconds(whole_pass, torch.device("cpu"), args.repeats, args.warm_up)
-    result = measure.figure(times, torch.device("cpu"), images=count)
-    per_second = count / result["seconds"]
+    result = measure.measurement(config, torch.device("cpu"), whole_pass, images=images)
+    per_second = images / result["seconds"]
     return result | {"images_per_second": per_second, "per_core": per_second / max(workers, 1)}
 
 
-def ratio(pair: dict[str, dict]) -> float:
-    """How many times faster ours is; not a number where a figure is missing."""
-    return pair["ours"].get("per_core", float("nan")) / pair["published"].get("per_core", float("nan"))
+def ours(config: Config, workers: int) -> DataLoader:
+    """Return the training scripts' loader."""
+    transform = training_transform(config.image_size, config.min_image_size, config.max_image_size)
+    return training_loader(measure.dataset(config, transform), config.batch_size, workers, seed=0)
 
 
-def ours(args: argparse.Namespace, workers: int) -> DataLoader:
-    """The training scripts' loader."""
-    transform = training_transform(args.image_size, args.min_image_size, args.max_image_size)
-    return training_loader(measure.dataset(args, transform), args.batch_size, workers, seed=0)
-
-
-def published(args: argparse.Namespace, workers: int) -> DataLoader:
-    """The pipeline as published. Its labels, which it reads from XML again and again, are left out."""
-    dataset = measure.dataset(args, PublishedTransform(args.image_size, args.min_image_size, args.max_image_size))
-    options = {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": torch.cuda.is_available()}
-    return DataLoader(dataset, args.batch_size, shuffle=True, drop_last=True, **options)
+def published(config: Config, workers: int) -> DataLoader:
+    """Return the pipeline as published, except that it does not parse an image's XML again for every sample."""
+    transform = PublishedTransform(config.image_size, config.min_image_size, config.max_image_size)
+    return DataLoader(
+        measure.dataset(config, transform),
+        config.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
 
 
 class PublishedTransform:
-    """From a PIL image to float32 `[3, S, S]` in the published steps, each of them literal."""
+    """From a PIL image to float32 `[3, S, S]`, literally in the published steps."""
 
     def __init__(self, image_size: int, smallest: int, largest: int):
         self.image_size, self.smallest, self.largest = image_size, smallest, largest
@@ -123,12 +117,12 @@ class PublishedTransform:
         for channel in range(3):
             normalized[..., channel] = (pixels[..., channel] / 255.0 - IMAGENET_MEAN[channel]) / IMAGENET_STD[channel]
         canvas = np.zeros((self.image_size, self.image_size, 3), np.float32)
-        (rows, onto_rows), (columns, onto_columns) = map(self.place, normalized.shape[:2])
-        canvas[onto_rows, onto_columns] = normalized[rows, columns]
+        (rows, canvas_rows), (columns, canvas_columns) = map(self._ranges, normalized.shape[:2])
+        canvas[canvas_rows, canvas_columns] = normalized[rows, columns]
         return torch.from_numpy(canvas.transpose(2, 0, 1))
 
-    def place(self, side: int) -> tuple[slice, slice]:
-        """Along one axis: what of the image is taken, and where it goes."""
+    def _ranges(self, side: int) -> tuple[slice, slice]:
+        """Return, along one axis, a random range of the image and the range of the canvas that takes it."""
         shared = min(side, self.image_size)
         from_image = int(self.rng.integers(side - shared + 1))
         on_canvas = int(self.rng.integers(self.image_size - shared + 1))

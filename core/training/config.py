@@ -4,6 +4,7 @@ import os
 import sys
 from argparse import SUPPRESS
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,121 +26,71 @@ OWN_STATE = ""  # --resume without a file
 # Arguments of the official code that it never read: old command lines keep running.
 IGNORED_ARGUMENTS = ("num_pieces", "h_co", "w_co", "loss_option", "level", "re_loss_option")
 NOT_REPLAYED = ("config", "force", "resume")  # they concern a single start
-DATA_GROUP, NETWORK, METHOD, OPTIMIZATION = "data", "network", "method", "optimization"
-RUN, OUTPUT = "run", "output"
+
+_data, _network, _method = (partial(argument, group=name) for name in ("data", "network", "method"))
+_optimization, _run, _output = (partial(argument, group=name) for name in ("optimization", "run", "output"))
 
 
 @dataclass(frozen=True)
 class Config(Arguments):
     """What a training run is told. `resumable` arguments may differ between a run and its continuation."""
 
-    data_dir: str = argument(help="devkit folder: JPEGImages, Annotations, ImageSets", group=DATA_GROUP, resumable=True)
-    train_split: str = argument("train_aug", "list in data/, or of the devkit as Main/train", group=DATA_GROUP)
-    val_split: str = argument("val", "list in data/, or of the devkit as Main/val", group=DATA_GROUP)
-    class_file: str = argument(
-        str(DATA / "VOC_2012.json"), "JSON file with class_names", group=DATA_GROUP, resumable=True
+    data_dir: str = _data(help="devkit folder: JPEGImages, Annotations, ImageSets", resumable=True)
+    train_split: str = _data("train_aug", "list in data/, or of the devkit as Main/train")
+    val_split: str = _data("val", "list in data/, or of the devkit as Main/val")
+    class_file: str = _data(str(DATA / "VOC_2012.json"), "JSON file with class_names", resumable=True)
+    image_size: int = _data(512, "side of the crop, pixels, divisible by 32", above=0)
+    min_image_size: int = _data(320, "minimum length of the longer side after random resizing, pixels", above=0)
+    max_image_size: int = _data(640, "maximum length of the longer side after random resizing, pixels", above=0)
+    augment: str = _data("", f"{', '.join(AUGMENTATIONS)}, or several with commas")
+    num_workers: int = _data(4, "loader processes; no influence on results", least=0, resumable=True)
+
+    architecture: str = _network("resnet50", f"{', '.join(ARCHITECTURES)} or timm/NAME")
+    weights: str = _network(
+        "imagenet", "imagenet (downloaded once), none, or a checkpoint or backbone file", resumable=True
     )
-    image_size: int = argument(512, "side of the crop, pixels, divisible by 32", group=DATA_GROUP, above=0)
-    min_image_size: int = argument(
-        320, "minimum length of the longer side after random resizing, pixels", group=DATA_GROUP, above=0
-    )
-    max_image_size: int = argument(
-        640, "maximum length of the longer side after random resizing, pixels", group=DATA_GROUP, above=0
-    )
-    augment: str = argument("", f"{', '.join(AUGMENTATIONS)}, or several with commas", group=DATA_GROUP)
-    num_workers: int = argument(
-        4, "loader processes; no influence on results", group=DATA_GROUP, least=0, resumable=True
+    channels_last: bool = _network(True, "memory layout; False is the official code's, slower")
+
+    re_loss: str = _method("L1_Loss", "reconstruction loss: absolute or squared", choices=RECONSTRUCTION_LOSSES)
+    alpha_re: float = _method(3.0, "final weight of the reconstruction loss, factor", least=0)
+    alpha_schedule_re: float = _method(0.05, "share of training until alpha_re is reached, 0 to 1", least=0)
+    alpha_p: float = _method(0.5, "weight of the puzzle classification loss, factor", least=0)
+    alpha_ema: float = _method(0.99, "weight of the teacher's past per update (not Max), in [0, 1)", least=0, below=1)
+    topk: int = _method(TOPK, "number of local maxima per keypoint (cTopk, cTopk-w)", above=0)
+    topk_radius: float = _method(
+        TOPK_RADIUS, "maximum distance to the arg-max, pixels at 512; 0: none (cTopk)", least=0
     )
 
-    architecture: str = argument("resnet50", f"{', '.join(ARCHITECTURES)} or timm/NAME", group=NETWORK)
-    weights: str = argument(
-        "imagenet",
-        "imagenet (downloaded once), none, or a file: a backbone's, our checkpoint or the official code's",
-        group=NETWORK,
-        resumable=True,
-    )
-    channels_last: bool = argument(True, "memory layout; False is the official code's, slower", group=NETWORK)
+    batch_size: int = _optimization(32, "images per step", above=0)
+    max_epoch: int = _optimization(15, "length of training, epochs", above=0)
+    warmup_epoch: int = _optimization(0, "linear warm-up, epochs", least=0)
+    lr: float = _optimization(0.1, "learning rate of backbone weights; the head's is ten times it", above=0)
+    wd: float = _optimization(1e-4, "weight decay of weights, per step", least=0)
+    momentum: float = _optimization(MOMENTUM, "SGD momentum; 1e-4 as in the official code (README)", least=0, below=1)
+    nesterov: bool = _optimization(True, "Nesterov momentum")
+    accumulate: int = _optimization(1, "split each batch into N micro-batches to save memory", above=0, metavar="N")
+    amp: str = _optimization("off", "mixed precision; off is the official code's", choices=PRECISIONS)
 
-    re_loss: str = argument(
-        "L1_Loss", "reconstruction loss: absolute or squared", group=METHOD, choices=RECONSTRUCTION_LOSSES
+    config: str | None = _run(None, "repeat the run of experiments/data/TAG.config.json; flags win", metavar="FILE")
+    seed: int = _run(0, "of weights, order and augmentation, whole number", least=0, below=2**63)
+    resume: str | None = _run(
+        None, "resume from the run's last state, or from FILE", bare=OWN_STATE, metavar="FILE", resumable=True
     )
-    alpha_re: float = argument(3.0, "final weight of the reconstruction loss, factor", group=METHOD, least=0)
-    alpha_schedule_re: float = argument(
-        0.05, "share of training until alpha_re is reached, 0 to 1", group=METHOD, least=0
+    force: bool = _run(False, "with --resume: accept settings that change the result", resumable=True)
+    on_nan: str = _run("stop", "what to do when the loss is not finite", choices=("stop", "skip"), resumable=True)
+    device: str = _run("auto", "auto (all visible GPUs), cpu, cuda (all) or cuda:N", resumable=True)
+    replicas: int = _run(
+        0, "batch statistics as the official code's on N GPUs; 0: of the devices", least=0, metavar="N"
     )
-    alpha_p: float = argument(0.5, "weight of the puzzle classification loss, factor", group=METHOD, least=0)
-    alpha_ema: float = argument(
-        0.99, "weight of the teacher's past in each update (not Max), in [0, 1)", group=METHOD, least=0, below=1
-    )
-    topk: int = argument(TOPK, "number of local maxima per keypoint (cTopk, cTopk-w)", group=METHOD, above=0)
-    topk_radius: float = argument(
-        TOPK_RADIUS,
-        "maximum distance to the arg-max, pixels at image size 512; 0 for no radius (cTopk)",
-        group=METHOD,
-        least=0,
-    )
+    sync_bn: bool = _run(False, "under torchrun: batch statistics over all processes")
+    tf32: bool = _run(False, "allow TF32 on GPUs: faster, less precise")
+    deterministic: bool = _run(False, "the same bits every time on one device; slower")
 
-    batch_size: int = argument(32, "images per step", group=OPTIMIZATION, above=0)
-    max_epoch: int = argument(15, "length of training, epochs", group=OPTIMIZATION, above=0)
-    warmup_epoch: int = argument(0, "linear warm-up, epochs", group=OPTIMIZATION, least=0)
-    lr: float = argument(
-        0.1, "learning rate of backbone weights; the head's is ten times it", group=OPTIMIZATION, above=0
-    )
-    wd: float = argument(1e-4, "weight decay of weights, per step", group=OPTIMIZATION, least=0)
-    momentum: float = argument(
-        MOMENTUM,
-        "SGD momentum in [0, 1); 1e-4 reproduces the official code (see README)",
-        group=OPTIMIZATION,
-        least=0,
-        below=1,
-    )
-    nesterov: bool = argument(True, "Nesterov momentum", group=OPTIMIZATION)
-    accumulate: int = argument(
-        1, "split each batch into N micro-batches to save memory", group=OPTIMIZATION, above=0, metavar="N"
-    )
-    amp: str = argument("off", "mixed precision; off is the official code's", group=OPTIMIZATION, choices=PRECISIONS)
-
-    config: str | None = argument(
-        None, "repeat the run of experiments/data/TAG.config.json; flags override it", group=RUN, metavar="FILE"
-    )
-    seed: int = argument(0, "of weights, order and augmentation, whole number", group=RUN, least=0, below=2**63)
-    resume: str | None = argument(
-        None,
-        "resume from the run's last state, or from FILE (default: start from scratch)",
-        group=RUN,
-        bare=OWN_STATE,
-        metavar="FILE",
-        resumable=True,
-    )
-    force: bool = argument(False, "with --resume: accept settings that change the result", group=RUN, resumable=True)
-    on_nan: str = argument(
-        "stop", "what to do when the loss is not finite", group=RUN, choices=("stop", "skip"), resumable=True
-    )
-    device: str = argument("auto", "auto (all visible GPUs), cpu, cuda (all) or cuda:N", group=RUN, resumable=True)
-    replicas: int = argument(
-        0,
-        "compute batch statistics as the official code does on N GPUs; 0: as many as there are devices",
-        group=RUN,
-        least=0,
-        metavar="N",
-    )
-    sync_bn: bool = argument(False, "under torchrun: batch statistics over all processes", group=RUN)
-    tf32: bool = argument(False, "allow TF32 on GPUs: faster, less precise", group=RUN)
-    deterministic: bool = argument(False, "the same bits every time on one device; slower", group=RUN)
-
-    tag: str = argument(
-        "", "name of the run's files in experiments/ (default: the script's name)", group=OUTPUT, resumable=True
-    )
-    print_ratio: float = argument(
-        0.1, "log every this fraction of an epoch, above 0", group=OUTPUT, above=0, resumable=True
-    )
-    snapshot_every: int = argument(
-        0, "draw validation snapshots every N epochs; 0: never", group=OUTPUT, least=0, metavar="N", resumable=True
-    )
-    save_minutes: float = argument(
-        10, "minutes between saved states within an epoch", group=OUTPUT, above=0, resumable=True
-    )
-    tensorboard: bool = argument(False, "also write TensorBoard curves", group=OUTPUT, resumable=True)
+    tag: str = _output("", "name of the run's files in experiments/ (default: the script's name)", resumable=True)
+    print_ratio: float = _output(0.1, "log every this fraction of an epoch, above 0", above=0, resumable=True)
+    snapshot_every: int = _output(0, "draw validation snapshots every N epochs; 0: never", least=0, resumable=True)
+    save_minutes: float = _output(10, "minutes between saved states within an epoch", above=0, resumable=True)
+    tensorboard: bool = _output(False, "also write TensorBoard curves", resumable=True)
 
     def check(self) -> None:
         if not _is_file_name(self.tag):
@@ -196,19 +147,13 @@ def parse_config(strategy: Strategy, description: str | None, argv: list[str] | 
 
 def config_class(strategy: Strategy) -> type[Config]:
     """Return `Config` with the strategy's own arguments."""
-    known = {item.name for item in fields(Config)}
-    for name in strategy.arguments:
-        if name in known or name in IGNORED_ARGUMENTS:
+    own = {}
+    for name, declared in strategy.arguments.items():
+        if name in IGNORED_ARGUMENTS or name in {item.name for item in fields(Config)}:
             raise UserError(f"strategy {strategy.name}: its argument --{name} exists already; give it another name")
-    own = {
-        name: (item.default, Argument(group=f"strategy {strategy.name}", **_without_default(item._asdict())))
-        for name, item in strategy.arguments.items()
-    }
+        about = {key: value for key, value in declared._asdict().items() if key != "default"}
+        own[name] = (declared.default, Argument(group=f"strategy {strategy.name}", **about))
     return with_arguments(Config, own)
-
-
-def _without_default(declared: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in declared.items() if name != "default"}
 
 
 def _words_of_config(parser: Parser, strategy: Strategy, argv: list[str]) -> list[str]:

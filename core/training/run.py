@@ -24,16 +24,8 @@ from tools.system.interruption import Interrupted, Interruption
 class Run:
     """The progress of a training run, and its files. Only the first of several processes writes.
 
-    Args:
-        folder: the `experiments` folder.
-        config: the arguments, `replicas` resolved.
-        trainer: what is trained.
-        training: the training images.
-        interruption: notes the signals that ask the run to end.
-
     Attributes:
         epoch: current epoch, 0-based; position: completed iterations in it.
-        log: text, history and curves.
     """
 
     def __init__(
@@ -199,7 +191,7 @@ class Run:
             raise self._interruption.error()
 
     def add_losses(self, step: Step) -> None:
-        """Count the losses of an iteration towards the next log line."""
+        """Count the losses of an iteration toward the next log line."""
         for name, loss in step.losses().items():
             self._losses.setdefault(name, []).append(loss)
 

@@ -18,48 +18,41 @@ History = dict[str, list[dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Folder:
-    """Every path in an `experiments` folder. No other file of the project knows one.
+    """Every path in an `experiments` folder; no other file of the project spells one.
 
-    Attributes:
-        root: the folder itself.
+    Of a run: log, history (JSON), config (JSON, for `--config`), model ("best_", "last_", or "" for the latest, with a
+    .json that describes it), state (for `--resume`; ".earlier.pth": the one before; ".lock": the claim), TensorBoard
+    curves, snapshots, usage (JSON, of a series), and what an earlier run of the tag left. Results and predictions are
+    those of a checkpoint.
     """
 
     root: Path = Path("experiments")
 
     def log(self, tag: str) -> Path:
-        """Return the text log of a run."""
         return self.root / "logs" / f"{tag}.txt"
 
     def history(self, tag: str) -> Path:
-        """Return the losses and average precisions of a run (JSON)."""
         return self.root / "data" / f"{tag}.json"
 
     def config(self, tag: str) -> Path:
-        """Return the arguments of a run, for `--config` (JSON)."""
         return self.root / "data" / f"{tag}.config.json"
 
     def model(self, tag: str, kind: str = "") -> Path:
-        """Return the latest (""), the "best_" or the "last_" model of a run; its description is the .json beside it."""
         return self.root / "models" / f"{kind}{tag}.pth"
 
     def state(self, tag: str, suffix: str = ".pth") -> Path:
-        """Return the state that `--resume` reads; ".earlier.pth": the one before; ".lock": the run's claim."""
         return self.root / "states" / f"{tag}{suffix}"
 
     def curves(self, tag: str) -> Path:
-        """Return the TensorBoard folder of a run."""
         return self.root / "tensorboards" / tag
 
     def snapshots(self, tag: str) -> Path:
-        """Return the folder of a run's sheets of validation images."""
         return self.root / "snapshots" / tag
 
     def usage(self, tag: str) -> Path:
-        """Return what a run of a series took (JSON)."""
         return self.root / "usage" / f"{tag}.json"
 
     def earlier(self, tag: str, number: int) -> Path:
-        """Return the folder of what the `number`-th earlier run of this tag left."""
         return self.root / "earlier" / f"{tag}.{number}"
 
     def results(self, checkpoint: Path, split: str) -> Path:
@@ -71,7 +64,6 @@ class Folder:
         return self.root / "evaluation" / f"{scores.stem}_again"
 
     def predictions(self, checkpoint: Path) -> Path:
-        """Return the table of predictions of a checkpoint (CSV)."""
         return self.root / "predictions" / f"{checkpoint.stem}.csv"
 
     def pictures(self, name: str) -> Path:
@@ -79,17 +71,11 @@ class Folder:
         return self.root / "pictures" / name
 
     def picture(self, name: str) -> Path:
-        """Return a single picture."""
         return self.root / "pictures" / f"{name}.png"
 
 
 class RunFiles:
-    """The files of one run, and the only writer's claim to them.
-
-    Args:
-        folder: the `experiments` folder.
-        tag: the run's name.
-    """
+    """The files of one run in the `experiments` folder, and the only writer's claim to them."""
 
     def __init__(self, folder: Folder, tag: str):
         self.folder = folder
@@ -98,11 +84,7 @@ class RunFiles:
         self._held: TextIO | None = None
 
     def claim(self) -> None:
-        """Claim the run's files for this process until it ends, and remove what a killed run was writing.
-
-        Raises:
-            UserError: another process holds them, or the folder cannot be written.
-        """
+        """Claim the run's files for this process until it ends, and remove what a killed run was writing."""
         with writing(self._lock):
             self._lock.parent.mkdir(parents=True, exist_ok=True)
             held = open(self._lock, "a+", encoding="utf-8")  # noqa: SIM115 – closing it would release the lock
@@ -128,7 +110,6 @@ class RunFiles:
             ) from error
 
     def release(self) -> None:
-        """Release the claim."""
         if self._held:
             # The lock file stays: if it went, a run that has just opened it and one that makes a new one could both
             # hold it.
@@ -148,13 +129,9 @@ class RunFiles:
         return [folder.log(tag), folder.history(tag), folder.config(tag), *states, *models, *descriptions]
 
     def archive(self) -> Path | None:
-        """Move what an earlier run of this tag left into a folder of its own, so that a new run starts clean.
+        """Move what an earlier run of this tag left into a folder of its own and return that; None if nothing was left.
 
-        Returns:
-            the folder; None if there was nothing.
-
-        Raises:
-            UserError: the folder or the disk cannot hold it.
+        So a new run starts clean.
         """
         folder, tag = self.folder, self.tag
         files = [path for path in [*self._files(), folder.curves(tag), folder.snapshots(tag)] if path.exists()]
@@ -182,11 +159,7 @@ def checkpoint_path(tag: str | None, weights: str | Path | None) -> Path:
 
 
 def read_histories(folder: Folder, tags: list[str]) -> list[History]:
-    """Read the histories of several runs.
-
-    Raises:
-        UserError: no such run, or a file that does not hold a history.
-    """
+    """Read the histories of several runs."""
     return [_read_history(folder, tag) for tag in tags]
 
 
@@ -203,11 +176,7 @@ def _read_history(folder: Folder, tag: str) -> History:
 
 
 def best_validation(history: History, tag: str) -> dict[str, Any]:
-    """Return the row of the epoch with the highest mAP.
-
-    Raises:
-        UserError: the run has not been validated yet.
-    """
+    """Return the row of the epoch with the highest mAP."""
     if not history["validation"]:
         raise UserError(f"the run {tag} has no validation yet: wait for the end of its first epoch")
     return max(history["validation"], key=lambda row: row["mAP"])

@@ -61,14 +61,7 @@ class RunLog:
     def training(
         self, iteration: int, epoch: int, rates: Mapping[str, float], losses: Mapping[str, float], speed: float
     ) -> None:
-        """Log the mean losses since the last line.
-
-        Args:
-            iteration: iterations done so far; epoch: counted from 1.
-            rates: `lr` and `alpha_re` of the last iteration.
-            losses: by name, in the order in which they are shown.
-            speed: images per second.
-        """
+        """Log the mean losses since the last line, by name; `rates`: lr and alpha_re; `speed`: images per second."""
         shown = ", ".join(f"{name}={value:.4f}" for name, value in losses.items())
         weights = f"lr={rates['lr']:.5f}, alpha_re={rates['alpha_re']:.2f}"
         self.line(f"[i] iteration={iteration:,}, {weights}, {shown}, {speed:.1f} images/s")
@@ -76,13 +69,7 @@ class RunLog:
         self._record("train", iteration, row)
 
     def validation(self, iteration: int, epoch: int, mean: float, per_class: dict[str, float | None]) -> None:
-        """Log an epoch's validation.
-
-        Args:
-            iteration: iterations done so far; epoch: counted from 1.
-            mean: mAP, %.
-            per_class: average precision of each class, %; None for a class without a positive.
-        """
+        """Log an epoch's mAP and average precision of each class, %; None for a class without a positive."""
         known = {name: round(value, 4) for name, value in per_class.items() if value is not None}
         without_positive = [name for name in per_class if name not in known]
         note = f" (no positive of {', '.join(without_positive)})" if without_positive else ""
@@ -97,7 +84,6 @@ class RunLog:
             self._writer.add_image(name, image, iteration, dataformats="HWC")
 
     def close(self) -> None:
-        """Let TensorBoard finish its file."""
         if self._writer:
             self._writer.close()
 

@@ -26,12 +26,12 @@ PARTS: dict[str, type | tuple[type, ...]] = {
 }
 
 
-def save_state(folder: Folder, tag: str, state: dict[str, Any]) -> None:
-    """Write a run's state. The one before stays until this one is whole, and is then the earlier state.
+class OldVersion(UserError):
+    """A state that an earlier version of this code saved."""
 
-    Raises:
-        UserError: the folder or the disk cannot hold it; the states before are untouched.
-    """
+
+def save_state(folder: Folder, tag: str, state: dict[str, Any]) -> None:
+    """Write a run's state. The one before stays until this one is whole, and is then the earlier state."""
     path = folder.state(tag)
 
     def write(temporary: Path) -> None:
@@ -43,23 +43,21 @@ def save_state(folder: Folder, tag: str, state: dict[str, Any]) -> None:
 
 
 def load_state(folder: Folder, tag: str, path: Path | None = None) -> tuple[dict[str, Any], str] | None:
-    """Return the last whole state.
+    """Return the last whole state, and which file it is from (with what was wrong with a newer one).
 
     Args:
-        folder, tag: the run.
         path: another file than the run's own.
 
     Returns:
-        the state, and which file it is from (with what was wrong with a newer one); None if there is none.
-
-    Raises:
-        UserError: there are files, but none can be used.
+        None if there is no file. If there are files but none can be used, that is an error.
     """
     own = [folder.state(tag), folder.state(tag, ".earlier.pth")]
     problems: list[str] = []
     for candidate in [path] if path else [file for file in own if file.exists()]:
         try:
             state = _read(candidate)
+        except OldVersion:
+            raise  # the state before it is no newer
         except UserError as error:
             problems.append(str(error))
             continue
@@ -78,7 +76,7 @@ def is_own(folder: Folder, tag: str, path: Path) -> bool:
 def _read(path: Path) -> dict[str, Any]:
     state = read_tensors(path)
     if isinstance(state, dict) and "trainer" in state and "strategy" not in state:
-        raise UserError(
+        raise OldVersion(
             f"{path} was saved by an earlier version of this code: finish its run with that version, or start again "
             "without --resume"
         )

@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import difflib
 import math
+import operator
 import sys
 import types
 import typing
@@ -24,35 +25,27 @@ from typing import Any, NoReturn, TypeVar
 from tools.system.errors import UserError
 
 Config = TypeVar("Config", bound="Arguments")
-_NO_DEFAULT = object()
-# What other code bases call an argument: a near name cannot be guessed from the spelling.
+BOUNDS = {
+    "above": (operator.gt, "above {}"),
+    "least": (operator.ge, "{} or more"),
+    "below": (operator.lt, "below {}"),
+    "most": (operator.le, "at most {}"),
+}
+# What other code bases call an argument: these names cannot be guessed from the spelling.
 SYNONYMS = {
-    "arch": "architecture",
-    "backbone": "architecture",
-    "checkpoint": "weights",
-    "classes": "class_file",
-    "cpu": "device",
-    "data": "data_dir",
-    "data_root": "data_dir",
-    "dataset": "data_dir",
-    "decay": "wd",
-    "epoch": "max_epoch",
-    "epochs": "max_epoch",
-    "gpu": "device",
-    "gpus": "device",
-    "img_size": "image_size",
-    "input_size": "image_size",
-    "learning_rate": "lr",
-    "model": "architecture",
-    "name": "tag",
-    "num_epochs": "max_epoch",
-    "output": "out",
-    "output_dir": "out",
-    "pretrained": "weights",
-    "root": "data_dir",
-    "warmup": "warmup_epoch",
-    "weight_decay": "wd",
-    "workers": "num_workers",
+    "architecture": ("arch", "backbone", "model"),
+    "class_file": ("classes",),
+    "data_dir": ("data", "data_root", "dataset", "root"),
+    "device": ("cpu", "gpu", "gpus"),
+    "image_size": ("img_size", "input_size"),
+    "lr": ("learning_rate",),
+    "max_epoch": ("epoch", "epochs", "num_epochs"),
+    "num_workers": ("workers",),
+    "out": ("output", "output_dir"),
+    "tag": ("name",),
+    "warmup_epoch": ("warmup",),
+    "wd": ("decay", "weight_decay"),
+    "weights": ("checkpoint", "pretrained"),
 }
 
 
@@ -61,16 +54,12 @@ class Argument:
     """What a command line knows of an argument besides its name, type and default.
 
     Attributes:
-        help: one line, with the unit.
-        group: heading under which --help lists it.
-        choices: the accepted values.
-        above, least, below, most: bounds of a number; a bounded number is finite.
+        help: one line, with the unit; group: heading under which --help lists it; metavar: shown for the value.
+        choices: the accepted values; above, least, below, most: bounds of a number, which is then finite.
         parse: turns the typed text into the value; raises `ValueError` or `argparse.ArgumentTypeError`.
         bare: the value of the flag without a value after it.
-        metavar: what --help shows for the value.
-        one_of: of the arguments with this word exactly one has to be given.
-        at_most_one_of: of the arguments with this word at most one may be given.
-        aliases: further names that are accepted but not shown.
+        one_of, at_most_one_of: of the arguments with the same word exactly, or at most, one may be given.
+        aliases: further names, accepted but not shown.
         positional: whether its values are given without its name.
         resumable: whether it may differ between a run and its continuation without changing the result.
     """
@@ -92,32 +81,18 @@ class Argument:
     resumable: bool = False
 
     def problem(self, value: Any) -> str | None:
-        """Say which bound `value` breaks, or return None."""
-        bounds = {"above": self.above, "least": self.least, "below": self.below, "most": self.most}
-        if value is None or all(bound is None for bound in bounds.values()):
-            return None
-        values = value if isinstance(value, (list, tuple)) else [value]
-        if all(self._within(number) for number in values):
-            return None
-        words = {"above": "above {}", "least": "{} or more", "below": "below {}", "most": "at most {}"}
-        return "must be " + " and ".join(words[name].format(b) for name, b in bounds.items() if b is not None)
-
-    def _within(self, number: float) -> bool:
-        return (
-            math.isfinite(number)
-            and (self.above is None or number > self.above)
-            and (self.least is None or number >= self.least)
-            and (self.below is None or number < self.below)
-            and (self.most is None or number <= self.most)
-        )
+        """Say which bounds `value` has to keep if it breaks one, or return None."""
+        bounds = {name: getattr(self, name) for name in BOUNDS if getattr(self, name) is not None}
+        numbers = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
+        for number in numbers if bounds else []:
+            if not (math.isfinite(number) and all(BOUNDS[name][0](number, bound) for name, bound in bounds.items())):
+                return "must be " + " and ".join(BOUNDS[name][1].format(bound) for name, bound in bounds.items())
+        return None
 
 
-def argument(default: Any = _NO_DEFAULT, help: str = "", **about: Any) -> Any:
+def argument(default: Any = dataclasses.MISSING, help: str = "", **about: Any) -> Any:
     """Declare a field of an `Arguments` dataclass; `about` are attributes of `Argument`. No default: required."""
-    metadata = {"argument": Argument(help, **about)}
-    if default is _NO_DEFAULT:
-        return dataclasses.field(metadata=metadata, kw_only=True)
-    return dataclasses.field(default=default, metadata=metadata, kw_only=True)
+    return dataclasses.field(default=default, metadata={"argument": Argument(help, **about)}, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -125,25 +100,16 @@ class Arguments:
     """Base of the dataclasses that hold a program's arguments. Nothing writes to one after it is made."""
 
     def __post_init__(self) -> None:
-        for name, about in arguments_of(type(self)).items():
-            value = getattr(self, name)
-            problem = about.problem(value)
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            problem = item.metadata["argument"].problem(value)
             if problem:
                 shown = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
-                raise UserError(f"--{name} {shown}: {problem}")
+                raise UserError(f"--{item.name} {shown}: {problem}")
         self.check()
 
     def check(self) -> None:
-        """Refuse values that contradict each other.
-
-        Raises:
-            UserError: they do.
-        """
-
-
-def arguments_of(config: type[Arguments]) -> dict[str, Argument]:
-    """Return what is declared of every argument, by name and in order."""
-    return {field.name: field.metadata["argument"] for field in dataclasses.fields(config)}
+        """Raise a `UserError` for values that contradict each other."""
 
 
 def with_arguments(config: type[Config], declared: dict[str, tuple[Any, Argument]]) -> type[Config]:
@@ -156,12 +122,7 @@ def with_arguments(config: type[Config], declared: dict[str, tuple[Any, Argument
 
 
 def parse(config: type[Config], description: str | None, argv: Sequence[str] | None = None, usage: str = "") -> Config:
-    """Read a program's arguments.
-
-    Args:
-        config: the dataclass to fill.
-        description: the program's docstring, shown by --help.
-        argv: the words of the command line; None takes the process's.
+    """Read a program's arguments into `config`; `argv` None takes the words of the process's command line.
 
     Raises:
         UserError: whatever is wrong with them, in one line.
@@ -291,7 +252,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     known = list(known)
     dashes = "--" if word.startswith("-") else ""
     name = word.strip("-").replace("-", "_").lower()
-    meant = dashes + SYNONYMS.get(name, name)
+    meant = dashes + next((ours for ours, theirs in SYNONYMS.items() if name in theirs), name)
     found = [meant] if meant in known else difflib.get_close_matches(dashes + name, known, n=1)
     return f"did you mean {found[0]}?" if found else "--help lists all arguments"
 
