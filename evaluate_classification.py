@@ -33,6 +33,12 @@ from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, advice, run_main
 from tools.system.files import provenance, sha256
 
+SCALES_HELP = "views of each image, as 0.5,1.0,1.5 (default 1.0)"
+DIFFICULT_HELP = (
+    "a class shown only as difficult objects counts as (default positive: the official code; ignore: the server)"
+)
+LOCALIZATION_HELP = "also measure whether keypoints and CAMs fall on the objects"
+
 
 def scales(text: str) -> tuple[float, ...]:
     """Read numbers with commas between them."""
@@ -41,8 +47,6 @@ def scales(text: str) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Config(Arguments):
-    """What an evaluation is told."""
-
     tag: str | None = argument(None, "evaluate experiments/models/best_TAG.pth", one_of="source")
     weights: str | None = argument(None, "evaluate this checkpoint: ours, or the official code's", one_of="source")
     scores: Path | None = argument(None, "measure these scores (.npz) again, without a network", one_of="source")
@@ -57,28 +61,18 @@ class Config(Arguments):
     head: str | None = argument(None, "of the logits (default: the description's)", group="network", choices=HEADS)
     image_size: int | None = argument(None, "pixels, divisible by 32 (default: as trained)", group="network")
     batch_size: int = argument(32, "images per batch", group="network", least=1)
-    scales: tuple[float, ...] = argument(
-        (1.0,), "views of each image, as 0.5,1.0,1.5 (default 1.0)", group="network", parse=scales, above=0, most=8
-    )
+    scales: tuple[float, ...] = argument((1.0,), SCALES_HELP, group="network", parse=scales, above=0, most=8)
     flip: bool = argument(False, "mirrored views too", group="network")
     device: str = argument("auto", "auto, cpu, cuda or cuda:N", group="network")
     amp: str = argument("off", "precision; off: float32", group="network", choices=PRECISIONS)
 
-    difficult: str = argument(
-        "positive",
-        "how to count a class that an image shows only as difficult objects (default positive, as the official code; "
-        "the devkit and the server ignore it)",
-        group="metrics",
-        choices=DIFFICULT,
-    )
+    difficult: str = argument("positive", DIFFICULT_HELP, group="metrics", choices=DIFFICULT)
     threshold: float = argument(0.5, "a class that scores more is predicted", group="metrics", least=0, most=1)
     bootstrap: int = argument(1000, "samples for the interval of the mAP; 0: none", group="metrics", least=0)
     seed: int = argument(0, "of the bootstrap", group="metrics", least=0)
-    localization: bool = argument(
-        False, "also measure whether keypoints and CAMs fall on the objects", group="metrics", aliases=("localisation",)
-    )
+    localization: bool = argument(False, LOCALIZATION_HELP, group="metrics", aliases=("localisation",))
     strategy: str | None = argument(
-        None, "for --localization: FILE.py that declares the trained STRATEGY, if it is your own", group="metrics"
+        None, "for --localization: FILE.py that declares your own STRATEGY", group="metrics"
     )
 
     out: Path | None = argument(None, "result files without suffix (default experiments/evaluation/…)", group="output")
@@ -99,12 +93,8 @@ class Config(Arguments):
 def score(config: Config) -> tuple[Scores, Localization | None]:
     """Score the images of the split; return also what --localization measured on the way."""
     path, split = checkpoint_path(config.tag, config.weights), config.split or "val"
-    network, description = trained_network(
-        path,
-        architecture=config.architecture,
-        class_names=read_class_names(config.class_file) if config.class_file else None,
-        head=config.head,
-    )
+    class_names = read_class_names(config.class_file) if config.class_file else None
+    network, description = trained_network(path, config.architecture, class_names, config.head)
     class_names, image_size = description.class_names, config.image_size or description.image_size
     check_archive(config, class_names)
     with advice("check --data_dir and --split"):
@@ -119,20 +109,11 @@ def score(config: Config) -> tuple[Scores, Localization | None]:
     except torch.cuda.OutOfMemoryError as error:
         size = config.batch_size
         raise UserError(f"out of memory at --batch_size {size}: try a smaller one, or --amp bf16") from error
-    settings = {
-        "checkpoint": str(path),
-        "checkpoint_sha256": sha256(path),
-        "architecture": description.architecture,
-        "head": network.head,
-        "split": split,
-        "split_sha256": sha256(split_path(config.data_dir, split)),
-        "image_size": image_size,
-        "scales": config.scales,
-        "flip": config.flip,
-        "batch_size": config.batch_size,
-        "amp": config.amp,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-    }
+    settings = {"checkpoint": str(path), "checkpoint_sha256": sha256(path), "architecture": description.architecture}
+    settings |= {"head": network.head, "split": split, "split_sha256": sha256(split_path(config.data_dir, split))}
+    settings |= {"image_size": image_size, "scales": config.scales, "flip": config.flip}
+    settings |= {"batch_size": config.batch_size, "amp": config.amp}
+    settings["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     scored = Scores(dataset.ids, class_names, scores, labels, settings)
     with advice("look at these images, or try --amp off"):
         scored.check(f"checkpoint {path}")
@@ -146,8 +127,8 @@ def read_labels(
 
     A submission's images may have no annotations: their labels are None.
     """
-    unlabeled = config.submission and missing_files(config.data_dir, ids, "Annotations", ".xml")
-    if unlabeled and config.labels == "xml" and not config.localization:
+    may_be_unlabeled = config.submission and config.labels == "xml" and not config.localization
+    if may_be_unlabeled and missing_files(config.data_dir, ids, "Annotations", ".xml"):
         return None, []
     objects = []
     if config.labels == "xml" or config.localization:
@@ -171,9 +152,8 @@ def localization_of(
     # A checkpoint of the official code does not say its strategy, but it is one of the four, which are measured anyway.
     is_one_of_the_four = config.strategy is None and description.strategy is None
     own, options = keypoints_of(description, "cTopk-w" if is_one_of_the_four else config.strategy)
-    keypoints = [*THE_FOUR]
-    if own and own not in KEYPOINTS.values():  # of these, "centre" is measured as a level of chance
-        keypoints.append(own)
+    # Of the project's keypoints, "centre" is measured as a level of chance.
+    keypoints = THE_FOUR if own is None or own in KEYPOINTS.values() else (*THE_FOUR, own)
     sizes = read_sizes(dataset.data_dir, dataset.ids)
     try:
         return Localization(objects, sizes, len(description.class_names), image_size, keypoints, options)
@@ -198,48 +178,6 @@ def split_of(config: Config, scored: Scores) -> str:
     return config.split or scored.settings.get("split", "val")
 
 
-def measure(config: Config, scored: Scores) -> tuple[Metrics, Interval | None]:
-    """Return all metrics, and the bootstrap interval of the mAP."""
-    labels, counted = binary_labels(scored.labels, config.difficult)
-    if not (labels & counted).any():
-        raise UserError(f"no image of split '{split_of(config, scored)}' shows a class: there is nothing to measure")
-    metrics = all_metrics(scored.scores, labels, counted, config.threshold)
-    if not config.bootstrap:
-        return metrics, None
-    return metrics, bootstrap_interval(scored.scores, labels, counted, config.bootstrap, config.seed)
-
-
-def summary(config: Config, scored: Scores, metrics: Metrics, interval: Interval | None) -> dict[str, Any]:
-    """Return what the JSON file holds, without localization."""
-    averages = dict(zip(scored.class_names, metrics.per_class["AP"], strict=True))
-    return {
-        "checkpoint": scored.settings.get("checkpoint"),
-        "split": scored.settings.get("split", split_of(config, scored)),
-        "image_size": scored.settings.get("image_size"),
-        "images": len(scored.ids),
-        "mAP": metrics.means["mAP"],
-        "chance": metrics.means["chance"],
-        "average_precision": {name: value for name, value in averages.items() if not np.isnan(value)},
-        "means": metrics.means,
-        "interval_95": interval and {"low": 100 * interval.low, "high": 100 * interval.high},
-        "per_class": by_class(scored.class_names, metrics.per_class),
-        "measured_with": {
-            name: getattr(config, name) for name in ("difficult", "labels", "threshold", "bootstrap", "seed")
-        },
-        "scored_with": scored.settings,
-        **provenance(),
-    }
-
-
-def base_path(config: Config) -> Path:
-    """Return where the result files go, without suffix."""
-    if config.out:
-        return config.out
-    if config.scores:
-        return Folder().results_again(config.scores)
-    return Folder().results(checkpoint_path(config.tag, config.weights), config.split or "val")
-
-
 def check_archive(config: Config, class_names: list[str]) -> None:
     """Refuse, before anything is computed, a --submission that the server does not accept."""
     if config.submission:
@@ -256,30 +194,55 @@ def submit(config: Config, scored: Scores) -> None:
         print(f"note: the VOC 2012 server accepts only the {TEST_IMAGES:,} images of --split Main/test")
 
 
-def write(
-    config: Config, scored: Scores, metrics: Metrics, interval: Interval | None, localization: Localization | None
-) -> None:
-    """Print the results and write their files."""
-    text = text_report(scored.class_names, metrics, interval, config.threshold)
-    tables = {"": metrics_csv(scored.class_names, metrics)}
+def measure(config: Config, scored: Scores, localization: Localization | None, base: Path) -> None:
+    """Compute all metrics, print them and write their files."""
+    class_names, scores = scored.class_names, scored.scores
+    labels, counted = binary_labels(scored.labels, config.difficult)
+    if not (labels & counted).any():
+        raise UserError(f"no image of split '{split_of(config, scored)}' shows a class: there is nothing to measure")
+    metrics = all_metrics(scores, labels, counted, config.threshold)
+    interval = bootstrap_interval(scores, labels, counted, config.bootstrap, config.seed) if config.bootstrap else None
+    text = text_report(class_names, metrics, interval, config.threshold)
+    tables = {"": metrics_csv(class_names, metrics)}
     result = summary(config, scored, metrics, interval)
     if localization:
         text += "\n\n" + localization.text()
-        tables["_localization"] = localization.csv(scored.class_names)
-        result["localization"] = localization.summary(scored.class_names)
+        tables["_localization"] = localization.csv(class_names)
+        result["localization"] = localization.summary(class_names)
     print(text)
-    for path in write_results(base_path(config), f"{text}\n\n{result['command']}", tables, result):
+    for path in write_results(base, f"{text}\n\n{result['command']}", tables, result):
         print(f"written: {path}")
 
 
+def summary(config: Config, scored: Scores, metrics: Metrics, interval: Interval | None) -> dict[str, Any]:
+    """Return what the JSON file holds, without localization."""
+    averages = zip(scored.class_names, metrics.per_class["AP"], strict=True)
+    measured_with = ("difficult", "labels", "threshold", "bootstrap", "seed")
+    return {
+        "checkpoint": scored.settings.get("checkpoint"),
+        "split": scored.settings.get("split", split_of(config, scored)),
+        "image_size": scored.settings.get("image_size"),
+        "images": len(scored.ids),
+        "mAP": metrics.means["mAP"],
+        "chance": metrics.means["chance"],
+        "average_precision": {name: value for name, value in averages if not np.isnan(value)},
+        "means": metrics.means,
+        "interval_95": interval and {"low": 100 * interval.low, "high": 100 * interval.high},
+        "per_class": by_class(scored.class_names, metrics.per_class),
+        "measured_with": {name: getattr(config, name) for name in measured_with},
+        "scored_with": scored.settings,
+        **provenance(),
+    }
+
+
 def main() -> None:
-    """Score, measure and write."""
     config = parse(Config, __doc__)
     if config.scores:
         scored, localization = read_again(config), None
+        base = config.out or Folder().results_again(config.scores)
     else:
         scored, localization = score(config)
-        base = base_path(config)
+        base = config.out or Folder().results(checkpoint_path(config.tag, config.weights), config.split or "val")
         path = base.with_name(f"{base.name}.npz")
         write_scores(path, scored)
         print(f"written: {path}")
@@ -287,9 +250,8 @@ def main() -> None:
         submit(config, scored)
     if scored.labels is None:
         print("no labels, no metrics: the images of this split have no annotations")
-        return
-    metrics, interval = measure(config, scored)
-    write(config, scored, metrics, interval, localization)
+    else:
+        measure(config, scored, localization, base)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Object-awareness of a network on annotated images: keypoints and class activation maps against boxes."""
+"""Object-awareness of a network on annotated images: keypoints and class activation maps against boxes.
+
+Shapes: K (image, present class) pairs, T boxes (top, left, bottom, right), S pixels of the canvas's side, V classes.
+"""
 
 import math
 from collections.abc import Sequence
@@ -22,45 +25,30 @@ THE_FOUR = tuple(KEYPOINTS[name] for name in STRATEGIES)
 
 
 def whole_pixels(item: VOCObject) -> tuple[int, int, int, int]:
-    """Return the box of an object as (top, left, bottom, right) from 0, the last two exclusive.
-
-    Pixels that it covers in part belong to it.
-    """
+    """Return an object's box (top, left, bottom, right) from 0, the last two exclusive, with partly covered pixels."""
     xmin, ymin, xmax, ymax = item.box
     return math.floor(ymin) - 1, math.floor(xmin) - 1, math.ceil(ymax), math.ceil(xmax)
 
 
 def clip_boxes(boxes: torch.Tensor, sizes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clip boxes `[T, 4]` to the visible (height, width) of their images `[T, 2]`.
-
-    Returns:
-        the clipped boxes `[T, 4]`, and which have any pixel left `[T]`.
-    """
+    """Clip boxes `[T, 4]` to the visible (height, width) `[T, 2]`; return also which have any pixel left `[T]`."""
     clipped = torch.minimum(boxes.clamp_min(0), sizes.repeat(1, 2))
     return clipped, (clipped[:, 2:] > clipped[:, :2]).all(1)
 
 
 def box_masks(boxes: torch.Tensor, owner: torch.Tensor, count: int, size: int, tolerance: int = 0) -> torch.Tensor:
-    """Return which pixels are inside a box, or at most `tolerance` pixels (Euclidean) from one.
+    """Return which pixels are inside a box, or at most `tolerance` pixels (Euclidean) from one: boolean `[K, S, S]`.
 
-    Args:
-        boxes: `[T, 4]` int64, within the canvas; see `whole_pixels`.
-        owner: `[T]` int64, the mask that each box belongs to.
-        count: K, number of masks.
-        size: S, pixels.
-
-    Returns:
-        boolean `[K, S, S]`.
+    Boxes are int64 `[T, 4]` within the canvas; `owner` `[T]` is the mask that each belongs to, of `count`.
     """
     # Dilating a box by a disc of radius t is a union of boxes: r px taller and ⌊√(t² − r²)⌋ px wider, r = 0…t.
     rows = torch.arange(tolerance + 1, device=boxes.device)
     columns = (tolerance**2 - rows**2).double().sqrt().floor().long()
     growth = torch.stack((-rows, -columns, rows, columns), 1)  # [t + 1, 4]
-    grown = (boxes[:, None] + growth).clamp(0, size).flatten(0, 1)
+    top, left, bottom, right = (boxes[:, None] + growth).clamp(0, size).flatten(0, 1).unbind(1)
     owner = owner.repeat_interleave(tolerance + 1)
     # Two cumulative sums over signed corners count the boxes that cover each pixel.
     corners = torch.zeros(count, size + 1, size + 1, dtype=torch.int32, device=boxes.device)
-    top, left, bottom, right = grown.unbind(1)
     one = torch.ones_like(top, dtype=torch.int32)
     for row, column, sign in ((top, left, one), (top, right, -one), (bottom, left, -one), (bottom, right, one)):
         corners.index_put_((owner, row, column), sign, accumulate=True)
@@ -84,14 +72,9 @@ def covered_share(masks: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
 
 
 def energy_share(maps: torch.Tensor, masks: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
-    """Return the share of a map's sum inside the boxes (Wang et al., Score-CAM, 2020: energy-based pointing game).
+    """Return the share of each visible map's sum inside the boxes, 0 for an empty map: `[K, S, S]` → `[K]` float64.
 
-    Args:
-        maps: class activation maps `[K, S, S]`.
-        masks, visible: boolean `[K, S, S]`; the sum is over the visible image.
-
-    Returns:
-        `[K]` in 0…1, float64; 0 for a map that is 0 everywhere.
+    Reference: Wang et al., Score-CAM, 2020: energy-based pointing game.
     """
     energy = (maps * visible).double()
     return (energy * masks).flatten(1).sum(1) / energy.flatten(1).sum(1).clamp_min(torch.finfo(torch.float64).tiny)
@@ -100,16 +83,9 @@ def energy_share(maps: torch.Tensor, masks: torch.Tensor, visible: torch.Tensor)
 def strongest_class_at(
     maps: torch.Tensor, image: torch.Tensor, label: torch.Tensor, points: torch.Tensor, num_classes: int
 ) -> torch.Tensor:
-    """Return the present class whose map is strongest at a point of the image: the class that Max's keypoint is from.
+    """Return the present class `[B]` whose map is strongest at the image's point `[B, 2]`: Max's keypoint is from it.
 
-    Args:
-        maps: `[K, S, S]`, of every present class of every image.
-        image, label: `[K]` int64, the image and the class of each map.
-        points: `[B, 2]`, (row, column), one per image.
-        num_classes: V.
-
-    Returns:
-        `[B]` int64; the first of equally strong classes.
+    Maps are `[K, S, S]`, with the image and class `[K]` of each. The first of equally strong classes counts.
     """
     values = maps.new_full((len(points), num_classes), -torch.inf)
     values[image, label] = values_at(maps, points[image])
@@ -117,12 +93,7 @@ def strongest_class_at(
 
 
 class Shares:
-    """A table with a row for each class and named columns, whose cells are means of values in 0…1.
-
-    Args:
-        columns: their names.
-        num_classes: V.
-    """
+    """A table with a row for each class and named columns, whose cells are means in % of values in 0…1."""
 
     def __init__(self, columns: Sequence[str], num_classes: int):
         self.columns = list(columns)
@@ -141,16 +112,15 @@ class Shares:
         return self._counts[:, self.columns.index(column)]
 
     def per_class(self) -> dict[str, np.ndarray]:
-        """Return the means in %, by column `[V]`; NaN without a value."""
+        """Return the means by column `[V]`; NaN without a value."""
         return dict(zip(self.columns, _percent(self._sums, self._counts).T, strict=True))
 
     def over_all(self) -> dict[str, float]:
-        """Return the means in % over all values, by column: classes weigh as often as they occur."""
-        means = _percent(self._sums.sum(0), self._counts.sum(0))
-        return dict(zip(self.columns, means.tolist(), strict=True))
+        """Return the means over all values, by column: classes weigh as often as they occur."""
+        return dict(zip(self.columns, _percent(self._sums.sum(0), self._counts.sum(0)).tolist(), strict=True))
 
     def over_classes(self) -> dict[str, float]:
-        """Return the means in % over the classes, by column: each class with a value has the same weight."""
+        """Return the means over the classes, by column: each class with a value has the same weight."""
         return {name: mean_over_classes(values) for name, values in self.per_class().items()}
 
 
@@ -159,21 +129,14 @@ def _percent(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 class Pairs(NamedTuple):
-    """The (image, present class) pairs of a batch, and their boxes.
+    """The (image, present class) pairs of a batch, and the visible parts of their boxes."""
 
-    Attributes:
-        image, label: `[K]`, position in the batch and class of each pair.
-        sizes: `[K, 2]`, (height, width) of the visible part of each pair's image.
-        boxes: `[T, 4]`, visible parts, see `whole_pixels`; owner: `[T]`, the pair of each.
-        shown: boolean `[K]`, whether a box of the pair is visible.
-    """
-
-    image: torch.Tensor
-    label: torch.Tensor
-    sizes: torch.Tensor
-    boxes: torch.Tensor
-    owner: torch.Tensor
-    shown: torch.Tensor
+    image: torch.Tensor  # [K], position in the batch
+    label: torch.Tensor  # [K]
+    sizes: torch.Tensor  # [K, 2], (height, width) of the visible part of the pair's image
+    boxes: torch.Tensor  # [T, 4], see `whole_pixels`
+    owner: torch.Tensor  # [T], the pair of each box
+    shown: torch.Tensor  # boolean [K], whether a box of the pair is visible
 
 
 class Localization:
@@ -183,19 +146,12 @@ class Localization:
     strategy with one keypoint per image (Max) is measured only on the class whose map is strongest at the keypoint. For
     comparison, the same is computed without a network: for the centre of the visible image, and for a uniform point in
     it (its exact probability). Only the visible parts of images and boxes count; a class without a visible box is
-    skipped. The keypoint of a map without a positive value ("empty") is the centre of the canvas.
+    `skipped`. The keypoint of a map without a positive value ("empty") is the centre of the canvas.
 
     Args:
-        objects: those of every image that count.
-        sizes: (height, width) of every image, pixels.
-        num_classes: V.
+        objects, sizes: of every image the objects that count, and (height, width) in pixels.
         image_size: S of the evaluated canvas, pixels.
-        keypoints: what is measured, a column for each.
-        options: for the keypoints.
-
-    Attributes:
-        shares: the means by class.
-        skipped: number of (image, class) pairs without a visible box.
+        keypoints, options: what is measured, a column of `shares` for each.
 
     Raises:
         ValueError: two columns have the same name.
@@ -210,12 +166,9 @@ class Localization:
         keypoints: Sequence[Keypoints] = THE_FOUR,
         options: Options | None = None,
     ):
-        self.objects = objects
-        self.sizes = torch.tensor(sizes).clamp_max(image_size)
-        self.num_classes = num_classes
-        self.image_size = image_size
-        self.keypoints = keypoints
-        self.options = options or Options()
+        self.objects, self.sizes = objects, torch.tensor(sizes).clamp_max(image_size)
+        self.num_classes, self.image_size = num_classes, image_size
+        self.keypoints, self.options = keypoints, options or Options()
         self.points = [*(item.name for item in keypoints), CENTRE, UNIFORM]
         columns = [*self.points, *(f"{name} {NEAR}" for name in self.points), ENERGY, EMPTY]
         for name in columns:
@@ -227,12 +180,7 @@ class Localization:
 
     @torch.no_grad()
     def observe(self, features: torch.Tensor, indices: torch.Tensor) -> None:
-        """Take in a batch.
-
-        Args:
-            features: of the CAM branch `[B, V, n, n]`.
-            indices: of the images `[B]`.
-        """
+        """Take in a batch: features of the CAM branch `[B, V, n, n]`, and indices of the images `[B]`."""
         pairs = self._pairs(indices.tolist(), features.device)
         if not len(pairs.image):
             return
@@ -240,17 +188,14 @@ class Localization:
         own = cams[pairs.image, pairs.label]
         maps = resize_cams(own, self.image_size)
         visible = visible_masks(pairs.sizes, self.image_size)
-        masks = {
-            suffix: box_masks(pairs.boxes, pairs.owner, len(pairs.image), self.image_size, tolerance)
-            for suffix, tolerance in (("", 0), (f" {NEAR}", TOLERANCE))
-        }
         points = {item.name: self._keypoints(item, cams, maps, pairs) for item in self.keypoints}
         points[CENTRE] = pairs.sizes // 2, pairs.shown
-        for suffix, inside in masks.items():
+        for suffix, tolerance in ((f" {NEAR}", TOLERANCE), ("", 0)):  # the boxes themselves last: energy is of them
+            inside = box_masks(pairs.boxes, pairs.owner, len(pairs.image), self.image_size, tolerance)
             for name, (keypoints, counted) in points.items():
                 self.shares.add(name + suffix, pairs.label, values_at(inside, keypoints), counted)
             self.shares.add(UNIFORM + suffix, pairs.label, covered_share(inside, visible), pairs.shown)
-        self.shares.add(ENERGY, pairs.label, energy_share(maps, masks[""], visible), pairs.shown)
+        self.shares.add(ENERGY, pairs.label, energy_share(maps, inside, visible), pairs.shown)
         self.shares.add(EMPTY, pairs.label, own.amax((1, 2)) == 0, pairs.shown)
         strongest = features[pairs.image, pairs.label].float().amax((1, 2))
         self._strengths += strongest[pairs.shown].tolist()
@@ -319,14 +264,13 @@ class Localization:
             values = [means[column] for means in (pairs, classes) for column in (name, f"{name} {NEAR}")]
             title = f"chance: {name}" if name in (CENTRE, UNIFORM) else name
             rows.append((title, *(f"{value:.2f}" for value in values)))
-        return "\n".join(
-            [
-                "keypoints inside a box of their class, %      over (image, class) pairs      mean over classes",
-                fixed_width_table(rows, widths=(15, 19, 14, 15, 14)),
-                f"energy of the CAM in the boxes: {pairs[ENERGY]:.2f} over pairs, {classes[ENERGY]:.2f} mean over "
-                f"classes (chance: uniform, {pairs[UNIFORM]:.2f} and {classes[UNIFORM]:.2f})",
-                f"empty maps: {pairs[EMPTY]:.2f} over pairs, {classes[EMPTY]:.2f} mean over classes; strongest feature "
-                f"of a map: {self.strength():.3g} on average",
-                f"{int(self.shares.counts(EMPTY).sum()):,} pairs; {self.skipped:,} skipped: no visible box",
-            ]
-        )
+        lines = [
+            "keypoints inside a box of their class, %      over (image, class) pairs      mean over classes",
+            fixed_width_table(rows, widths=(15, 19, 14, 15, 14)),
+            f"energy of the CAM in the boxes: {pairs[ENERGY]:.2f} over pairs, {classes[ENERGY]:.2f} mean over "
+            f"classes (chance: uniform, {pairs[UNIFORM]:.2f} and {classes[UNIFORM]:.2f})",
+            f"empty maps: {pairs[EMPTY]:.2f} over pairs, {classes[EMPTY]:.2f} mean over classes; strongest feature "
+            f"of a map: {self.strength():.3g} on average",
+            f"{int(self.shares.counts(EMPTY).sum()):,} pairs; {self.skipped:,} skipped: no visible box",
+        ]
+        return "\n".join(lines)

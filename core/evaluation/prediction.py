@@ -24,14 +24,9 @@ def autocast(device: torch.device, amp: str) -> AbstractContextManager:
 
 
 def to_device(images: torch.Tensor, device: torch.device, memory_format: torch.memory_format) -> torch.Tensor:
-    """Prepare a batch for the network, without a synchronization with the device.
+    """Return normalized float32 `[B, 3, S, S]` on the device, without a synchronization with it.
 
-    Args:
-        images: uint8 `[B, S, S, 4]` as the loaders return it, a third of the bytes and normalized on the device; or
-            normalized float32 `[B, 3, S, S]`.
-
-    Returns:
-        normalized float32 `[B, 3, S, S]`.
+    Images are uint8 `[B, S, S, 4]` as the loaders return them, a third of the bytes, or normalized already.
     """
     images = images.to(device, non_blocking=True)
     if images.dtype == torch.uint8:
@@ -52,12 +47,10 @@ def predict(
     """Compute the scores of every image, in evaluation mode; the network's mode is restored.
 
     Args:
-        network: on `device`.
+        network, device, amp: the network is on the device; for the precision see `autocast`.
         loader: batches of images (see `to_device`), labels `[B, V]` and indices `[B]`.
-        amp: precision, see `autocast`.
         observe: called with the features `[B, V, n, n]` and indices of every batch.
-        silent: hide the progress bar.
-        total: number of batches, for a loader without a length.
+        silent, total: hide the progress bar; number of batches, for a loader without a length.
 
     Returns:
         scores (sigmoids of the logits) and labels, both float32 `[N, V]` in the loader's order.
@@ -65,8 +58,7 @@ def predict(
     training = network.training
     network.eval()
     scores, labels = [], []
-    batches = tqdm(loader, "evaluation", total, unit="batch", leave=False, disable=silent)
-    for images, batch_labels, indices in batches:
+    for images, batch_labels, indices in tqdm(loader, "evaluation", total, unit="batch", leave=False, disable=silent):
         images = to_device(images, device, network.memory_format)
         with autocast(device, amp):
             logits, features = network(images)
@@ -79,42 +71,28 @@ def predict(
 
 
 class TestTimeAugmentation(nn.Module):
-    """Average the logits of a classifier over scales and flips of each image.
+    """Average the logits of a classifier over scales of each image, and with `flip` over their mirrored views too.
 
     All views show the same part of the image, see `resize_images`. The mean is taken over logits, because averaged
     sigmoids saturate.
-
-    Args:
-        network: the classifier.
-        scales: relative sizes of the views.
-        flip: add the mirrored views.
     """
 
     __test__ = False  # pytest would collect a class named Test…
 
     def __init__(self, network: Classifier, scales: Sequence[float] = (1.0,), flip: bool = False):
         super().__init__()
-        self.network = network
-        self.scales = tuple(scales)
-        self.flip = flip
-        self.memory_format = network.memory_format
+        self.network, self.memory_format = network, network.memory_format
+        self.scales, self.flip = tuple(scales), flip
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the average logits, and the features of one view.
-
-        Args:
-            images: `[B, 3, S, S]`.
-
-        Returns:
-            logits `[B, V]`, float32; features `[B, V, n, n]` of the scale nearest to 1, not mirrored.
-        """
-        shown_scale = min(self.scales, key=lambda scale: abs(scale - 1))
-        total, shown = 0, None
+        """Return the average logits `[B, V]`, and the features of the scale nearest to 1, not mirrored."""
+        nearest = min(self.scales, key=lambda scale: abs(scale - 1))
+        total = 0
         for scale in self.scales:
             view = resize_images(images, scale)
             logits, features = self.network(view)
             total = total + logits.float()
-            if scale == shown_scale:
+            if scale == nearest:
                 shown = features
             if self.flip:
                 total = total + self.network(view.flip(-1))[0].float()
@@ -122,10 +100,7 @@ class TestTimeAugmentation(nn.Module):
 
 
 def resize_images(images: torch.Tensor, scale: float) -> torch.Tensor:
-    """Resize images `[B, 3, S, S]` to a side of 32 · round(scale · S / 32) pixels, at least 32.
-
-    Bilinear and antialiased; unchanged if that side is S.
-    """
+    """Resize `[B, 3, S, S]` to a side of 32 · round(scale · S / 32) pixels (at least 32), bilinear, antialiased."""
     size = images.shape[-1]
     side = max(STRIDE, STRIDE * round(scale * size / STRIDE))
     if side == size:

@@ -1,7 +1,8 @@
 """Average precision of multi-label scores, in the three ways that the field computes it.
 
-Each function takes `counted`, which leaves out (image, class) pairs: the devkit's rule for classes that an image shows
-only as difficult objects. The three differ by whole points on the same scores, so report a number with its definition.
+The three differ by whole points on the same scores, so report a number with its definition. Each function takes scores
+`[N, V]` (higher is more likely), multi-hot labels `[N, V]` and boolean `counted` `[N, V]`: False leaves a pair out, as
+the devkit does for classes that an image shows only as difficult objects; None counts all pairs.
 """
 
 import numpy as np
@@ -12,15 +13,7 @@ def average_precisions(scores: np.ndarray, labels: np.ndarray, counted: np.ndarr
     """Return the average precision of each class, not interpolated (scikit-learn's; the official code's metric).
 
     AP = Σ_n (R_n − R_{n−1}) · P_n over the distinct scores in decreasing order, where P_n and R_n are precision and
-    recall of all images that score at least the n-th.
-
-    Args:
-        scores: `[N, V]`, higher is more likely.
-        labels: multi-hot `[N, V]`.
-        counted: boolean `[N, V]`, which pairs count; None counts all.
-
-    Returns:
-        `[V]` in 0…1; NaN for a class without a positive.
+    recall of all images that score at least the n-th. `[V]` in 0…1; NaN for a class without a positive.
 
     Raises:
         ValueError: the shapes differ, or a score is not finite (its row is named).
@@ -38,48 +31,42 @@ def average_precisions(scores: np.ndarray, labels: np.ndarray, counted: np.ndarr
 
 
 def voc2010_average_precisions(scores: np.ndarray, labels: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray:
-    """Return the average precisions of the VOC devkit since 2010, which are the test server's.
+    """Return the average precisions of the VOC devkit since 2010, which are the server's; see `average_precisions`.
 
     The area under precision as a function of recall, after each precision has been raised to the highest at the same
-    or a greater recall (monotone envelope), over all points. Images are ranked one by one, as in the devkit: equal
-    scores keep the order of the rows.
+    or a greater recall (monotone envelope). Images are ranked one by one: equal scores keep the order of the rows.
 
     Reference: Everingham and Winn, The PASCAL VOC 2012 Challenge Development Kit.
-
-    Args, returns and raises: see `average_precisions`.
-
-    >>> voc2010_average_precisions(np.array([[0.9], [0.8], [0.8], [0.1]]), np.array([[1], [0], [1], [0]]))
-    array([0.83333333])
     """
-    labels, counted = _checked(scores, labels, counted)
-    true, envelope = _true_and_envelope(scores, labels, counted)
-    steps = np.diff(true, axis=0, prepend=0)
-    positives = labels.sum(0)
-    return np.where(positives > 0, (steps * envelope).sum(0) / np.maximum(positives, 1), np.nan)
+    true, envelope, positives = _envelope(scores, labels, counted)
+    area = (np.diff(true, axis=0, prepend=0) * envelope).sum(0)
+    return np.where(positives > 0, area / np.maximum(positives, 1), np.nan)
 
 
 def voc2007_average_precisions(scores: np.ndarray, labels: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray:
-    """Return the average precisions of the VOC devkit until 2009: 11 points.
+    """Return the average precisions of the VOC devkit until 2009: 11 points; see `average_precisions`.
 
     The mean over the recalls 0, 0.1, …, 1 of the highest precision at that recall or a greater one, with the ranks of
-    `voc2010_average_precisions`. Recalls are compared as integers, so that rounding loses no point.
+    `voc2010_average_precisions`.
 
     Reference: Everingham et al., The PASCAL Visual Object Classes (VOC) Challenge, IJCV 2010.
-
-    Args, returns and raises: see `average_precisions`.
 
     >>> voc2007_average_precisions(np.array([[0.9], [0.8], [0.8], [0.1]]), np.array([[1], [0], [1], [0]]))
     array([0.84848485])
     """
-    labels, counted = _checked(scores, labels, counted)
-    true, envelope = _true_and_envelope(scores, labels, counted)
-    positives = labels.sum(0)
-    columns = np.arange(labels.shape[1])
-    total = np.zeros(labels.shape[1])
+    true, envelope, positives = _envelope(scores, labels, counted)
+    total = np.zeros(len(positives))
     for tenth in range(11):
-        first = (10 * true >= tenth * positives).argmax(0)  # exists, because `true` rises to `positives`
-        total += envelope[first, columns]
+        first = (10 * true >= tenth * positives).argmax(0)  # integers: rounding loses no point; `true` reaches them all
+        total += envelope[first, np.arange(len(positives))]
     return np.where(positives > 0, total / 11, np.nan)
+
+
+DEFINITIONS = {
+    "AP": average_precisions,
+    "AP_VOC2010": voc2010_average_precisions,
+    "AP_VOC2007": voc2007_average_precisions,
+}
 
 
 def mean_over_classes(values: np.ndarray) -> float:
@@ -104,10 +91,10 @@ def _checked(scores: np.ndarray, labels: np.ndarray, counted: np.ndarray | None)
     return labels.astype(bool) & counted, counted
 
 
-def _true_and_envelope(scores: np.ndarray, labels: np.ndarray, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return true positives among the n best images of each class, and the highest precision from n on: `[N, V]`."""
+def _envelope(scores: np.ndarray, labels: np.ndarray, counted: np.ndarray | None) -> tuple[np.ndarray, ...]:
+    """Return true positives among the n best images and the highest precision from n on `[N, V]`; positives `[V]`."""
+    labels, counted = _checked(scores, labels, counted)
     order = np.argsort(-scores, axis=0, kind="stable")
     true = np.take_along_axis(labels, order, 0).cumsum(0)
-    retrieved = np.take_along_axis(counted, order, 0).cumsum(0)
-    precision = true / np.maximum(retrieved, 1)
-    return true, np.maximum.accumulate(precision[::-1])[::-1]
+    precision = true / np.maximum(np.take_along_axis(counted, order, 0).cumsum(0), 1)
+    return true, np.maximum.accumulate(precision[::-1])[::-1], labels.sum(0)

@@ -15,12 +15,7 @@ PERCENTILES = (2.5, 97.5)
 
 @dataclass(frozen=True)
 class Interval:
-    """A 95 % percentile interval.
-
-    Attributes:
-        low, high: its ends.
-        samples, seed: how it was drawn.
-    """
+    """The ends of a 95 % percentile interval, and how it was drawn."""
 
     low: float
     high: float
@@ -30,17 +25,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better a second set of scores is than a first, on the same images.
+    """How much better a second set of scores is than a first, on the same images."""
 
-    Attributes:
-        difference: of the mean average precisions, second − first, on the images as they are.
-        interval: 95 % of the differences on samples of the images.
-        p_value: two-sided: twice the smaller share of samples that favor either side (at least 1 / samples).
-    """
-
-    difference: float
-    interval: Interval
-    p_value: float
+    difference: float  # of the mean average precisions, second − first, on the images as they are
+    interval: Interval  # of the differences on samples of the images
+    p_value: float  # two-sided: twice the smaller share of samples that favor either side, at least 1 / samples
 
 
 def bootstrap_interval(
@@ -51,14 +40,12 @@ def bootstrap_interval(
     Reference: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
 
     Args:
-        scores: `[N, V]`.
-        labels, counted: boolean `[N, V]`, see `tools.metrics.average_precision`.
-        samples: how often N images are drawn with replacement.
-        seed: the same seed draws the same images.
+        scores, labels, counted: `[N, V]`, the last two boolean, see `tools.metrics.average_precision`.
+        samples, seed: how often N images are drawn with replacement; the same seed draws the same images.
     """
     chunks = _image_counts(len(scores), samples, seed)
     means = np.concatenate([_sample_means(scores, labels, counted, counts) for counts in chunks])
-    return Interval(*_percentiles(means), samples, seed)
+    return _interval(means, seed)
 
 
 def paired_bootstrap(
@@ -71,8 +58,8 @@ def paired_bootstrap(
 ) -> Difference:
     """Compare two sets of scores of the same images: each sample of images is drawn for both.
 
-    The mean average precision is in 0…1. The interval is far narrower than that of two separate bootstraps, because
-    images that are hard for one are hard for the other.
+    The interval is far narrower than that of two separate bootstraps, because images that are hard for one are hard for
+    the other.
 
     Args:
         first, second: `[N, V]`, or `[runs, N, V]` of several runs (seeds), whose mean average precisions are averaged.
@@ -80,21 +67,15 @@ def paired_bootstrap(
     """
 
     def difference(counts: np.ndarray) -> np.ndarray:
-        return _mean_over_runs(second, labels, counted, counts) - _mean_over_runs(first, labels, counted, counts)
+        sides = [scores if scores.ndim == 3 else scores[None] for scores in (first, second)]
+        means = [np.mean([_sample_means(run, labels, counted, counts) for run in runs], axis=0) for runs in sides]
+        return means[1] - means[0]
 
     differences = np.concatenate([difference(counts) for counts in _image_counts(len(labels), samples, seed)])
     (whole,) = difference(np.ones((1, len(labels))))
     smaller = min((differences <= 0).mean(), (differences >= 0).mean())
     p_value = float(min(max(2 * smaller, 1 / samples), 1))
-    return Difference(float(whole), Interval(*_percentiles(differences), samples, seed), p_value)
-
-
-def _mean_over_runs(
-    scores: np.ndarray, labels: np.ndarray, counted: np.ndarray | None, counts: np.ndarray
-) -> np.ndarray:
-    """Return `_sample_means`, averaged over the runs if there are several: `[samples, N]` → `[samples]`."""
-    runs = scores if scores.ndim == 3 else scores[None]
-    return np.mean([_sample_means(run, labels, counted, counts) for run in runs], axis=0)
+    return Difference(float(whole), _interval(differences, seed), p_value)
 
 
 def _image_counts(images: int, samples: int, seed: int) -> Iterator[np.ndarray]:
@@ -113,26 +94,16 @@ def _sample_means(scores: np.ndarray, labels: np.ndarray, counted: np.ndarray | 
     total, classes = np.zeros(len(counts)), np.zeros(len(counts))
     for score, label, use in zip(scores.T, labels.T, counted.T, strict=True):
         if (label & use).any():
-            precision, has_positive = _weighted_average_precision(score[use], label[use], counts[:, use])
+            precision, has_positive = _weighted_ap(score[use], label[use], counts[:, use])
             total += precision
             classes += has_positive
     return total / np.where(classes > 0, classes, np.nan)
 
 
-def _weighted_average_precision(
-    scores: np.ndarray, labels: np.ndarray, counts: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _weighted_ap(scores: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the average precision of one class under each row of counts, and whether a positive was drawn.
 
-    Row by row this is `average_precision_score(labels, scores, sample_weight=counts)` of scikit-learn (0 if no positive
-    was drawn), for all rows with one sort:
-
-    >>> from sklearn.metrics import average_precision_score
-    >>> scores, labels, counts = np.array([0.9, 0.5, 0.5, 0.2]), np.array([1, 0, 1, 1]), np.array([[1, 3, 0, 2.0]])
-    >>> round(average_precision_score(labels, scores, sample_weight=counts[0]), 8)
-    0.66666667
-    >>> _weighted_average_precision(scores, labels, counts)[0]
-    array([0.66666667])
+    It is scikit-learn's with counts as sample weights (0 if no positive was drawn), for all rows with one sort.
     """
     order = np.argsort(-scores, kind="stable")
     ranked, positive = scores[order], np.flatnonzero(labels[order])
@@ -146,6 +117,6 @@ def _weighted_average_precision(
     return area / np.maximum(positives, 1), positives > 0
 
 
-def _percentiles(values: np.ndarray) -> tuple[float, float]:
+def _interval(values: np.ndarray, seed: int) -> Interval:
     low, high = np.nanpercentile(values, PERCENTILES) if not np.isnan(values).all() else (np.nan, np.nan)
-    return float(low), float(high)
+    return Interval(float(low), float(high), len(values), seed)

@@ -1,15 +1,10 @@
 """Precision, recall and F1 of multi-label predictions, and every metric of an evaluation at once."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from tools.metrics.average_precision import (
-    average_precisions,
-    mean_over_classes,
-    voc2007_average_precisions,
-    voc2010_average_precisions,
-)
+from tools.metrics.average_precision import DEFINITIONS, mean_over_classes
 
 DIFFICULT = ("positive", "negative", "ignore")
 TOP = 3
@@ -17,15 +12,12 @@ MEANS = ("CP", "CR", "CF1", "OP", "OR", "OF1")
 
 
 def binary_labels(labels: np.ndarray, difficult: str = "positive") -> tuple[np.ndarray, np.ndarray]:
-    """Decide what the devkit's labels mean for classes that an image shows only as difficult objects.
+    """Return multi-hot labels and which pairs count, both boolean `[N, V]`.
 
     Args:
         labels: `[N, V]`, the devkit's: 1 present, 0 only as difficult objects, −1 absent.
         difficult: what a 0 means: "positive" (the official code), "negative", or "ignore" (the devkit and the server:
             the image does not count for that class).
-
-    Returns:
-        multi-hot labels and `counted`, both boolean `[N, V]`.
 
     >>> [array.tolist() for array in binary_labels(np.array([[1, 0, -1]]), "ignore")]
     [[[True, False, False]], [[True, False, True]]]
@@ -48,43 +40,28 @@ def top(scores: np.ndarray, k: int = TOP) -> np.ndarray:
     >>> top(np.array([[0.1, 0.3, 0.1, 0.2]])).astype(int)
     array([[1, 1, 0, 1]])
     """
-    chosen = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     predicted = np.zeros(scores.shape, bool)
-    np.put_along_axis(predicted, chosen, True, 1)
+    np.put_along_axis(predicted, np.argsort(-scores, axis=1, kind="stable")[:, :k], True, 1)
     return predicted
 
 
-@dataclass(frozen=True)
-class PrecisionRecall:
-    """How well predictions match labels.
+class PrecisionRecall(NamedTuple):
+    """How well predictions match labels; precision and recall `[V]` are NaN for a class without a positive."""
 
-    Attributes:
-        precision: `[V]`, TP_v / predicted_v; 0 for a class that is never predicted.
-        recall: `[V]`, TP_v / positives_v. Like precision, NaN for a class without a positive.
-        CP, CR: means of precision and recall over the classes with a positive.
-        CF1: 2 · CP · CR / (CP + CR).
-        OP, OR: Σ_v TP_v / Σ_v predicted_v and Σ_v TP_v / Σ_v positives_v, over all classes.
-        OF1: 2 · OP · OR / (OP + OR).
-    """
-
-    precision: np.ndarray
-    recall: np.ndarray
-    CP: float
-    CR: float
-    CF1: float
-    OP: float
-    OR: float
-    OF1: float
+    precision: np.ndarray  # TP_v / predicted_v; 0 for a class that is never predicted
+    recall: np.ndarray  # TP_v / positives_v
+    CP: float  # mean of precision over the classes with a positive
+    CR: float  # mean of recall over them
+    CF1: float  # 2 · CP · CR / (CP + CR)
+    OP: float  # Σ_v TP_v / Σ_v predicted_v, over all classes
+    OR: float  # Σ_v TP_v / Σ_v positives_v
+    OF1: float  # 2 · OP · OR / (OP + OR)
 
 
 def precision_recall(predicted: np.ndarray, labels: np.ndarray, counted: np.ndarray | None = None) -> PrecisionRecall:
-    """Compute precision and recall of each class, and the field's CP, CR, CF1, OP, OR and OF1.
+    """Compute precision, recall and their means from boolean `[N, V]`; `counted` tells which pairs count (None: all).
 
     Reference: Wang et al., CNN-RNN: A Unified Framework for Multi-label Image Classification, CVPR 2016.
-
-    Args:
-        predicted, labels: boolean `[N, V]`.
-        counted: boolean `[N, V]`, which pairs count; None counts all.
 
     >>> found = precision_recall(np.array([[True, True]]), np.array([[True, False]]))
     >>> found.CP, found.OP, found.OR
@@ -95,19 +72,9 @@ def precision_recall(predicted: np.ndarray, labels: np.ndarray, counted: np.ndar
     true, found, positives = (predicted & labels).sum(0), predicted.sum(0), labels.sum(0)
     precision = np.where(positives > 0, true / np.maximum(found, 1), np.nan)
     recall = np.where(positives > 0, true / np.maximum(positives, 1), np.nan)
-    class_precision, class_recall = mean_over_classes(precision), mean_over_classes(recall)
-    overall_precision = float(true.sum() / max(found.sum(), 1))
-    overall_recall = float(true.sum() / max(positives.sum(), 1))
-    return PrecisionRecall(
-        precision=precision,
-        recall=recall,
-        CP=class_precision,
-        CR=class_recall,
-        CF1=f1(class_precision, class_recall),
-        OP=overall_precision,
-        OR=overall_recall,
-        OF1=f1(overall_precision, overall_recall),
-    )
+    by_class = mean_over_classes(precision), mean_over_classes(recall)
+    overall = float(true.sum() / max(found.sum(), 1)), float(true.sum() / max(positives.sum(), 1))
+    return PrecisionRecall(precision, recall, *by_class, f1(*by_class), *overall, f1(*overall))
 
 
 def f1(precision: float, recall: float) -> float:
@@ -115,17 +82,10 @@ def f1(precision: float, recall: float) -> float:
     return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
 
 
-@dataclass(frozen=True)
-class Metrics:
-    """Everything that `all_metrics` computes from scores and labels, in %.
+class Metrics(NamedTuple):
+    """Everything that `all_metrics` computes, by name of the metric, in %; `positives` and `images` are counts."""
 
-    Attributes:
-        per_class: by name of the metric, `[V]`, NaN for a class without a positive; and the counts `positives` and
-            `images` (those that count).
-        means: by name of the metric, one number.
-    """
-
-    per_class: dict[str, np.ndarray]
+    per_class: dict[str, np.ndarray]  # `[V]`, NaN for a class without a positive
     means: dict[str, float]
 
 
@@ -134,23 +94,14 @@ def all_metrics(scores: np.ndarray, labels: np.ndarray, counted: np.ndarray, thr
 
     `chance` is the mean share of positives: the expected average precision of scores that ignore the image.
 
-    Args:
-        scores: `[N, V]` in 0…1.
-        labels, counted: boolean `[N, V]`, see `binary_labels`.
-
-    Raises:
-        ValueError: see `average_precisions`.
+    Scores are `[N, V]` in 0…1; labels and counted are boolean, see `binary_labels`. Errors: see `average_precisions`.
     """
     labels = labels & counted
     share = np.where(labels.any(0), labels.sum(0) / np.maximum(counted.sum(0), 1), np.nan)
     per_class = {"positives": labels.sum(0), "images": counted.sum(0), "chance": 100 * share}
     means = {"chance": 100 * mean_over_classes(share)}
-    averages = {
-        "AP": average_precisions(scores, labels, counted),
-        "AP_VOC2010": voc2010_average_precisions(scores, labels, counted),
-        "AP_VOC2007": voc2007_average_precisions(scores, labels, counted),
-    }
-    for name, values in averages.items():
+    for name, definition in DEFINITIONS.items():
+        values = definition(scores, labels, counted)
         per_class[name] = 100 * values
         means[f"m{name}"] = 100 * mean_over_classes(values)
     for suffix, predicted in (("", above(scores, threshold)), (f"_top{TOP}", top(scores))):

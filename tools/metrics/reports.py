@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tools.metrics.average_precision import DEFINITIONS
 from tools.metrics.bootstrap import Interval
 from tools.metrics.multilabel import MEANS, TOP, Metrics
 from tools.system.files import write_json, write_text, writing
@@ -17,18 +18,21 @@ from tools.system.text_table import fixed_width_table
 
 DECIMALS = 4  # of values in % in the CSV
 COLUMNS = ("image", "class", "score", "keypoint_row", "keypoint_column")  # of a table of predictions
+# The mean of each column of an evaluation.
+MEAN_OF = {**{name: f"m{name}" for name in DEFINITIONS}, "chance": "chance"}
+MEAN_OF |= {f"precision{suffix}": f"CP{suffix}" for suffix in ("", f"_top{TOP}")}
+MEAN_OF |= {f"recall{suffix}": f"CR{suffix}" for suffix in ("", f"_top{TOP}")}
 
 
 def text_report(class_names: list[str], metrics: Metrics, interval: Interval | None, threshold: float) -> str:
     """Return the metrics to read: a row for each class, their means, the bootstrap interval, and the F1 scores."""
     columns, means = metrics.per_class, metrics.means
-    rows = [("class", "AP", "VOC2010", "VOC2007", "precision", "recall", "positives", "chance")]
-    shown = ("AP", "AP_VOC2010", "AP_VOC2007", "precision", "recall")
+    shown = (*DEFINITIONS, "precision", "recall", "positives", "chance")
+    rows = [("class", *(column.removeprefix("AP_") for column in shown))]
     for row, name in enumerate(class_names):
-        values = [_shown(columns[column][row]) for column in shown]
-        rows.append((name, *values, str(columns["positives"][row]), _shown(columns["chance"][row])))
-    averages = [_shown(means[name]) for name in ("mAP", "mAP_VOC2010", "mAP_VOC2007", "CP", "CR")]
-    rows.append(("mean (mAP)", *averages, str(columns["positives"].sum()), _shown(means["chance"])))
+        rows.append((name, *(_shown(columns[column][row]) for column in shown)))
+    averages = [_shown(means[MEAN_OF[column]]) for column in (*DEFINITIONS, "precision", "recall")]
+    rows.append(("mean (mAP)", *averages, _shown(columns["positives"].sum()), _shown(means["chance"])))
     lines = [fixed_width_table(rows, widths=(15, 9, 9, 9, 9, 9, 10, 8))]
     if interval:
         low, high = 100 * interval.low, 100 * interval.high
@@ -38,33 +42,29 @@ def text_report(class_names: list[str], metrics: Metrics, interval: Interval | N
     return "\n".join(lines)
 
 
-def _shown(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.2f}"
+def _shown(value: float, decimals: int = 2, missing: str = "–") -> str:
+    """Return a count as it is, and a value in % rounded."""
+    if math.isnan(value):
+        return missing
+    return str(value) if isinstance(value, np.integer) else f"{value:.{decimals}f}"
 
 
 def metrics_csv(class_names: list[str], metrics: Metrics) -> str:
     """Return all metrics as CSV, see `class_csv`; the last row's precision and recall are CP and CR."""
-    means = {"AP": "mAP", "AP_VOC2010": "mAP_VOC2010", "AP_VOC2007": "mAP_VOC2007", "chance": "chance"}
-    for suffix in ("", f"_top{TOP}"):
-        means |= {f"precision{suffix}": f"CP{suffix}", f"recall{suffix}": f"CR{suffix}"}
-    return class_csv(class_names, metrics.per_class, {column: metrics.means[name] for column, name in means.items()})
+    means = {column: metrics.means[name] for column, name in MEAN_OF.items()}
+    return class_csv(class_names, metrics.per_class, means)
 
 
 def class_csv(class_names: list[str], columns: dict[str, np.ndarray], means: dict[str, float]) -> str:
     """Return CSV with a row for each class and one of means, by column; a cell without a value is empty."""
+    rows = [[values[row] for values in columns.values()] for row in range(len(class_names))]
+    rows.append([means.get(name, math.nan) for name in columns])
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["class", *columns])
-    for row, name in enumerate(class_names):
-        writer.writerow([name, *(_cell(values[row]) for values in columns.values())])
-    writer.writerow(["mean", *(_cell(means.get(name, math.nan)) for name in columns)])
+    for name, values in zip([*class_names, "mean"], rows, strict=True):
+        writer.writerow([name, *(_shown(value, DECIMALS, missing="") for value in values)])
     return text.getvalue()
-
-
-def _cell(value: float) -> str:
-    if math.isnan(value):
-        return ""
-    return str(value) if isinstance(value, np.integer) else f"{value:.{DECIMALS}f}"
 
 
 def by_class(class_names: list[str], columns: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
@@ -73,49 +73,31 @@ def by_class(class_names: list[str], columns: dict[str, np.ndarray]) -> dict[str
 
 
 def json_value(value: Any) -> Any:
-    """Convert to JSON types; NaN and infinities become null.
+    """Convert dictionaries, lists, arrays and numbers to JSON types; NaN and infinities become null.
 
     >>> json_value({"AP": np.array([0.5, np.nan]), "positives": np.int64(3)})
     {'AP': [0.5, None], 'positives': 3}
     """
-    if isinstance(value, dict):
-        return {str(key): json_value(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return [json_value(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    text = json.dumps(value, default=lambda array: array.tolist())
+    return json.loads(text, parse_constant=lambda constant: None)
 
 
 def write_results(base: Path, text: str, tables: dict[str, str], result: dict[str, Any]) -> list[Path]:
-    """Write `base`.txt, a CSV for each of `tables` (by what follows `base` in its name) and `base`.json.
-
-    Returns:
-        the files.
-
-    Raises:
-        UserError: a file cannot be written.
-    """
+    """Write `base`.txt, `base`SUFFIX.csv for each suffix of `tables` and `base`.json; return their paths."""
     contents = {".txt": text + "\n", **{f"{suffix}.csv": table for suffix, table in tables.items()}}
-    paths = {suffix: base.with_name(base.name + suffix) for suffix in (*contents, ".json")}
-    for suffix, content in contents.items():
-        write_text(paths[suffix], content)
-    write_json(paths[".json"], json_value(result))
-    return list(paths.values())
+    paths = [base.with_name(base.name + suffix) for suffix in (*contents, ".json")]
+    for path, content in zip(paths[:-1], contents.values(), strict=True):
+        write_text(path, content)
+    write_json(paths[-1], json_value(result))
+    return paths
 
 
 class Prediction(NamedTuple):
-    """A predicted class of an image.
-
-    Attributes:
-        name: the class.
-        score: 0…1.
-        keypoint: (row, column) in pixels of the original image; None for a network without keypoints.
-    """
+    """A predicted class of an image; its score is in 0…1."""
 
     name: str
     score: float
-    keypoint: tuple[int, int] | None
+    keypoint: tuple[int, int] | None  # (row, column) in pixels of the original image; None without keypoints
 
 
 class PredictionTable:
@@ -124,9 +106,7 @@ class PredictionTable:
     A context manager: both files are written when it ends without an error, so that readers never see a partial table.
     An image without a predicted class has one row with only its name.
 
-    Args:
-        path: of the CSV file; the JSON file has the same name with .json.
-        about: what the JSON file says before the images.
+    `path` is the CSV file's; the JSON file has the same name with .json, and says `about` before the images.
     """
 
     def __init__(self, path: Path, about: dict[str, Any]):
@@ -145,8 +125,9 @@ class PredictionTable:
     def add(self, image: str, size: tuple[int, int], predictions: list[Prediction], **more: str) -> None:
         """Take in an image's predictions; `size` is (height, width), `more` goes into the JSON file."""
         classes = [{"class": p.name, "score": round(p.score, 6), "keypoint": p.keypoint} for p in predictions]
-        entry = {"image": image, "height": size[0], "width": size[1], "classes": classes, **more}
-        self._images.append(json.dumps(entry))
+        self._images.append(
+            json.dumps({"image": image, "height": size[0], "width": size[1], "classes": classes, **more})
+        )
         rows = [(image, p.name, f"{p.score:.6f}", *(p.keypoint or ("", ""))) for p in predictions]
         self._rows += rows or [(image, "", "", "", "")]
 

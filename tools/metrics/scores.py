@@ -1,5 +1,6 @@
 """Raw scores of an evaluation, written and read back."""
 
+import io
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,43 +14,26 @@ from tools.system.files import reason, replace_file
 
 @dataclass
 class Scores:
-    """Scores of images, and what they were made with: all that metrics need.
+    """Scores of images, and what they were made with: all that metrics need."""
 
-    Attributes:
-        ids: N image ids, in the split's order.
-        class_names: V names.
-        scores: float32 `[N, V]` in 0…1.
-        labels: int8 `[N, V]`, the devkit's (1 present, 0 only as difficult objects, −1 absent); None for an unlabeled
-            split.
-        settings: what the scores were made with, plain values.
-    """
-
-    ids: list[str]
-    class_names: list[str]
-    scores: np.ndarray
+    ids: list[str]  # N, in the split's order
+    class_names: list[str]  # V
+    scores: np.ndarray  # float32 `[N, V]` in 0…1
+    # int8 `[N, V]`, the devkit's (1 present, 0 only as difficult objects, −1 absent); None: unlabeled split
     labels: np.ndarray | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)  # what the scores were made with, plain values
 
     def check(self, origin: str) -> None:
-        """Refuse scores that no metric can use.
-
-        Raises:
-            UserError: the shapes do not match, or scores are not finite (their images are named). The message starts
-                with `origin`.
-        """
+        """Raise a UserError that starts with `origin` if shapes do not match or scores are not finite."""
         shape = (len(self.ids), len(self.class_names))
         labels_shape = shape if self.labels is None else self.labels.shape
         if self.scores.shape != shape or labels_shape != shape:
-            raise UserError(
-                f"{origin}: scores {self.scores.shape} and labels {labels_shape} do not match {shape[0]:,} images and "
-                f"{shape[1]} classes"
-            )
+            counts = f"{shape[0]:,} images and {shape[1]} classes"
+            raise UserError(f"{origin}: scores {self.scores.shape} and labels {labels_shape} do not match {counts}")
         broken = [self.ids[row] for row in np.flatnonzero(~np.isfinite(self.scores).all(1))]
         if broken:
-            raise UserError(
-                f"{origin}: the scores of {len(broken):,} of {len(self.ids):,} images are not finite "
-                f"({first_few(broken)})"
-            )
+            share = f"{len(broken):,} of {len(self.ids):,} images"
+            raise UserError(f"{origin}: the scores of {share} are not finite ({first_few(broken)})")
 
 
 def write_scores(path: Path, scored: Scores) -> None:
@@ -62,12 +46,9 @@ def write_scores(path: Path, scored: Scores) -> None:
     }
     if scored.labels is not None:
         arrays["presence"] = scored.labels.astype(np.int8)
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:  # given a path, NumPy would append .npz to it
-            np.savez_compressed(file, **arrays)
-
-    replace_file(path, write)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    replace_file(path, lambda temporary: temporary.write_bytes(buffer.getvalue()))
 
 
 def read_scores(path: Path) -> Scores:
@@ -76,7 +57,13 @@ def read_scores(path: Path) -> Scores:
     Raises:
         UserError: the file cannot be read, lacks arrays, or holds arrays that do not match.
     """
-    arrays = _read_arrays(path)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({reason(error)})") from error
+    except Exception as error:  # a damaged file can break the reader anywhere, and NumPy's message advises unsafe ways
+        raise UserError(f"{path} cannot be read as .npz: it is damaged, or holds other things than arrays") from error
     missing = [name for name in ("ids", "class_names", "scores") if name not in arrays]
     if missing:
         raise UserError(f"{path} lacks the arrays {', '.join(missing)}")
@@ -91,13 +78,3 @@ def read_scores(path: Path) -> Scores:
     scored = Scores(ids, class_names, scores, arrays.get("presence"), settings)
     scored.check(str(path))
     return scored
-
-
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({reason(error)})") from error
-    except Exception as error:  # a damaged file can break the reader anywhere, and NumPy's message advises unsafe ways
-        raise UserError(f"{path} cannot be read as .npz: it is damaged, or holds other things than arrays") from error

@@ -12,7 +12,6 @@ from tools.system.files import reason, replace_file
 
 COMPETITIONS = ("comp1", "comp2")  # trained on VOC's data alone; on any data except VOC's test images
 TEST_IMAGES = 10_991  # in VOC 2012's Main/test
-SUFFIXES = (".tar.gz", ".tgz")
 CLASSES = frozenset(
     ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow")
     + ("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
@@ -20,15 +19,11 @@ CLASSES = frozenset(
 
 
 def check_submission(path: Path, class_names: list[str]) -> None:
-    """Refuse, before anything is computed, what cannot become an archive for the server.
-
-    Raises:
-        UserError: another suffix, or other classes than VOC's 20.
-    """
-    if not path.name.endswith(SUFFIXES):
+    """Raise a UserError for a path or classes that the server does not accept."""
+    if not path.name.endswith((".tar.gz", ".tgz")):
         raise UserError(f"{path} does not end in .tar.gz, as the server requires")
-    if set(class_names) != CLASSES:
-        differing = sorted(set(class_names) ^ CLASSES)
+    differing = sorted(CLASSES.symmetric_difference(class_names))
+    if differing:
         raise UserError(f"an archive holds the 20 classes of VOC; these classes differ in {first_few(differing)}")
 
 
@@ -40,16 +35,10 @@ def write_submission(
     competition: str = "comp2",
     image_set: str = "test",
 ) -> None:
-    """Write the archive and check it by reading it back.
+    """Write the archive and check it by reading it back; the same scores make the same bytes.
 
     It holds `results/VOC2012/Main/<competition>_cls_<image set>_<class>.txt` for each class, with a line
-    `image_id score` for each image, in order. A score has as many decimals as it takes to restore the same float32.
-
-    Args:
-        path: ends in .tar.gz.
-        ids: image ids in the list's order.
-        scores: `[N, V]`, higher is more likely.
-        class_names: V names, VOC's 20.
+    `image_id score` for each image, in order. A score has as many decimals as restore the same float32.
 
     Raises:
         UserError: scores are not finite, the archive cannot be written, or it does not hold what was written.
@@ -57,19 +46,23 @@ def write_submission(
     check_submission(path, class_names)
     if not np.isfinite(scores).all():
         raise UserError(f"{path} is not written: the scores are not finite")
-    columns = _columns(scores, class_names, competition, image_set)
-    replace_file(path, lambda temporary: temporary.write_bytes(_archive(ids, columns)))
+    buffer = io.BytesIO()
+    with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as packed, tarfile.open(fileobj=packed, mode="w") as archive:
+        for name, column in _columns(scores, class_names, competition, image_set).items():
+            # Without exponents, which a reader might not know.
+            numbers = [np.format_float_positional(score, trim="0") for score in column]
+            text = "".join(f"{image_id} {number}\n" for image_id, number in zip(ids, numbers, strict=True)).encode()
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text))
+    replace_file(path, lambda temporary: temporary.write_bytes(buffer.getvalue()))
     problem = find_problem(path, ids, scores, class_names, competition, image_set)
     if problem:
         raise UserError(f"{path} was not written correctly: {problem}")
 
 
 def read_submission(path: Path) -> dict[str, tuple[list[str], list[float]]]:
-    """Return the image ids and scores of each file in an archive.
-
-    Raises:
-        UserError: it is not such an archive.
-    """
+    """Return the image ids and scores of each file in an archive; a UserError says that it is not one."""
     contents = {}
     try:
         with tarfile.open(path, "r:gz") as archive:
@@ -100,20 +93,5 @@ def find_problem(
 
 def _columns(scores: np.ndarray, class_names: list[str], competition: str, image_set: str) -> dict[str, np.ndarray]:
     """Return the scores `[N]` of each file in the archive, by its name."""
-    prefix = f"results/VOC2012/Main/{competition}_cls_{image_set}"
-    columns = scores.astype(np.float32).T
-    return {f"{prefix}_{name}.txt": column for name, column in zip(class_names, columns, strict=True)}
-
-
-def _archive(ids: list[str], columns: dict[str, np.ndarray]) -> bytes:
-    """Return a .tar.gz with a file for each column; the same scores make the same bytes."""
-    buffer = io.BytesIO()
-    with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as packed, tarfile.open(fileobj=packed, mode="w") as archive:
-        for name, column in columns.items():
-            # Without exponents, which a reader might not know.
-            scores = [np.format_float_positional(score, trim="0") for score in column]
-            text = "".join(f"{image_id} {score}\n" for image_id, score in zip(ids, scores, strict=True)).encode()
-            member = tarfile.TarInfo(name)
-            member.size = len(text)
-            archive.addfile(member, io.BytesIO(text))
-    return buffer.getvalue()
+    names = [f"results/VOC2012/Main/{competition}_cls_{image_set}_{name}.txt" for name in class_names]
+    return dict(zip(names, scores.astype(np.float32).T, strict=True))
