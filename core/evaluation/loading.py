@@ -1,10 +1,9 @@
 """From a name or a file to a network on a device, and to the keypoints of its strategy."""
 
 import difflib
-import importlib.util
+import runpy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,12 +17,7 @@ from tools.system.errors import UserError
 def make_network(
     architecture: str, weights: str, num_classes: int, channels_last: bool = True, head: str = "instances"
 ) -> Classifier:
-    """Return a classifier with its first weights.
-
-    Args:
-        architecture, channels_last, head: see `core.networks.Classifier`.
-        weights: "imagenet", "none" or a file; see `core.weights.load_weights`.
-        num_classes: V.
+    """Return a classifier with its first weights: "imagenet", "none" or a file (see `core.weights.load_weights`).
 
     Raises:
         UserError: an unknown architecture, or weights that are not available or do not fit.
@@ -58,12 +52,10 @@ def _similar_in_timm(architecture: str) -> str:
 def trained_network(
     path: Path, architecture: str | None = None, class_names: list[str] | None = None, head: str | None = None
 ) -> tuple[Classifier, Description]:
-    """Load a checkpoint of ours or of the official code.
+    """Load a checkpoint of ours or of the official code, and the description in the .json file beside it.
 
     Args:
-        path: the checkpoint; its description is the .json file beside it.
-        architecture, class_names, head: replace what the description says. The first two make a checkpoint without a
-            description usable.
+        architecture, class_names, head: replace what the description says; the first two suffice without one.
 
     Returns:
         the network in evaluation mode, and the description with these replacements.
@@ -99,29 +91,20 @@ def read_strategy(path: Path) -> Strategy:
     """
     if not path.is_file():
         raise UserError(f"no file {path}: give a script that declares a STRATEGY")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None:
-        raise UserError(f"{path} is not a Python file: give a script that declares a STRATEGY")
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        strategy = runpy.run_path(str(path)).get("STRATEGY")
     except Exception as error:  # whatever the script does wrong
         raise UserError(f"cannot import {path}: {type(error).__name__}: {error}") from error
-    strategy: Any = getattr(module, "STRATEGY", None)
     if not isinstance(strategy, Strategy):
         raise UserError(f"{path} does not declare STRATEGY = Strategy(…): see docs/change-the-method.md")
     return strategy
 
 
 def keypoints_of(description: Description, given: str | None = None) -> tuple[Keypoints | None, Options]:
-    """Return how the keypoints of a checkpoint's strategy are found, and with which options.
+    """Return how a checkpoint's keypoints are found (None: its strategy has none), and the options it was trained with.
 
     Args:
-        description: of the checkpoint.
         given: `--strategy`: one of `STRATEGIES`, or the file of a strategy of one's own; None: the checkpoint's own.
-
-    Returns:
-        the keypoints, None for a strategy that has none (plain, instances); the options it was trained with.
 
     Raises:
         UserError: the strategy is unknown here.

@@ -56,18 +56,14 @@ class Description:
 
 
 def save_checkpoint(path: Path, state_dict: StateDict, description: Description) -> None:
-    """Write a state dict and, beside it as `.json`, what is needed to use it again (architecture, classes, …)."""
+    """Write a state dict, and beside it, as `.json`, its description."""
     plain = {name: value.detach().cpu().contiguous() for name, value in state_dict.items()}
     replace_file(path, lambda temporary: torch.save(plain, temporary))
     write_json(path.with_suffix(".json"), asdict(description))
 
 
 def read_description(path: Path) -> Description:
-    """Read the description beside the checkpoint `path`; an empty one if there is no such file.
-
-    Raises:
-        UserError: the file does not describe a checkpoint.
-    """
+    """Read the description beside the checkpoint `path`; an empty one if there is no such file."""
     beside = path.with_suffix(".json")
     if not beside.exists():
         return Description()
@@ -102,11 +98,7 @@ def _are_names(value: Any) -> bool:
 
 
 def read_tensors(path: Path) -> Any:
-    """Read tensors and plain values that `torch.save` wrote, onto the CPU, without running any code in the file.
-
-    Raises:
-        UserError: no such file, a damaged one, or one with other content.
-    """
+    """Read tensors and plain values that `torch.save` wrote, onto the CPU, without running any code in the file."""
     if not path.is_file():
         raise UserError(f"no file {path}: check the path")
     try:
@@ -120,11 +112,7 @@ def read_tensors(path: Path) -> Any:
 
 
 def read_state_dict(path: Path) -> StateDict:
-    """Read a state dict from a file, on the CPU, without running any code in it.
-
-    Raises:
-        UserError: no such file, not a readable PyTorch file, or one without a state dict.
-    """
+    """Read a state dict from a file, onto the CPU, without running any code in it."""
     content = read_tensors(path)
     for wrapper in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
@@ -137,11 +125,7 @@ def read_state_dict(path: Path) -> StateDict:
 
 
 def imagenet_state_dict(architecture: str) -> StateDict:
-    """Return ImageNet weights of a torchvision or `timm/` architecture; those libraries download them once.
-
-    Raises:
-        UserError: the download failed; names both ways out.
-    """
+    """Return ImageNet weights of a torchvision or `timm/` architecture; those libraries download them once."""
     ways_out = "give --weights FILE with weights that you have, or --weights none to start untrained"
     try:
         if architecture.startswith("timm/"):
