@@ -33,13 +33,9 @@ class Line(NamedTuple):
 
 @style()
 def line_charts(title: str, x_label: str, charts: dict[str, list[Line]]) -> Figure:
-    """Draw charts of curves in two columns, with one legend.
+    """Draw charts of at most `MOST_LINES` curves in two columns, with one legend.
 
-    Args:
-        charts: curves by the chart's title; every chart has the same labels in the same order.
-
-    Raises:
-        UserError: more than `MOST_LINES` curves in a chart.
+    `charts` holds curves by the chart's title; every chart has the same labels in the same order.
     """
     labels = [line.label for line in next(iter(charts.values()))]
     rows = math.ceil(len(charts) / 2)
@@ -65,13 +61,8 @@ def bar_chart(title: str, labels: list[str], names: list[str], values: list[list
     """Draw horizontal bars with their values, in two columns if there are many.
 
     Args:
-        labels: names of the series.
-        names: names of the groups.
-        values: for each group one number per series; NaN has no bar.
-        limit: the largest possible value.
-
-    Raises:
-        UserError: more than `MOST_LINES` series.
+        labels: names of the series, at most `MOST_LINES`; names: of the groups.
+        values: for each group one number per series, at most `limit`; NaN has no bar.
     """
     columns = 1 if len(names) <= MOST_ROWS else 2
     rows = math.ceil(len(names) / columns)
@@ -85,7 +76,7 @@ def bar_chart(title: str, labels: list[str], names: list[str], values: list[list
 
 
 def _draw_bars(axes: Axes, names: list[str], values: np.ndarray, colors: tuple[str, ...], thickness: float) -> None:
-    """Draw groups of bars `values[group, series]`; `thickness` of a bar in units of a group."""
+    """Draw bars `values[group, series]`; `thickness` is that of a bar in units of a group."""
     middles = np.arange(len(names))
     for index, (series, color) in enumerate(zip(values.T, colors, strict=True)):
         offset = (index - (len(colors) - 1) / 2) * thickness
