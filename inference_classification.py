@@ -6,10 +6,8 @@
 
 Writes a table (CSV and JSON) of each image's predicted classes, their scores and keypoints in the image's own pixels,
 and with --pictures a picture of each image under the class activation maps of its classes. Instead, --compare draws
-the four strategies side by side on a few images (the paper's figure 2), and --tiles draws the four tiles of an image
-and the map merged from them; both also take a labeled split (--data_dir and --split) instead of --images.
-
-Architecture, classes, image size and strategy are read from the description beside the checkpoint.
+the four strategies side by side on a few images (the paper's figure 2), and --tiles the four tiles of an image and the
+map merged from them; both also take a labeled split. The description beside the checkpoint says how it was trained.
 """
 
 import sys
@@ -51,21 +49,19 @@ class Config(Arguments):
     data_dir: str | None = _images(None, "devkit folder, for --compare and --tiles on a labeled split")
     split: str = _images("val", "list in data/, or of the devkit as Main/val")
     count: int = _images(4, "the first images, drawn by --compare and --tiles", least=1)
-    image_size: int | None = _images(
-        None, "longer side (of a split: the crop), pixels, divisible by 32 (default: trained)"
-    )
+    image_size: int | None = _images(None, "longer side (a split: crop), pixels, divisible by 32 (default: as trained)")
     threshold: float = _rule(0.5, "predict the classes with at least this score", least=0, most=1)
     topk: int | None = _rule(None, "predict the K highest-scoring classes", least=1, metavar="K")
     strategy: str | None = _predictions(
-        None, f"whose keypoint: {', '.join(STRATEGIES)}, or FILE.py that declares STRATEGY (default: the trained one's)"
+        None, f"whose keypoints: {', '.join(STRATEGIES)}, or FILE.py that declares STRATEGY (default: as trained)"
     )
     pictures: str | None = _output(
-        None, "also draw each image (default folder experiments/pictures/NAME)", bare="", metavar="FOLDER"
+        None, "draw each image too (default: experiments/pictures/NAME)", bare="", metavar="FOLDER"
     )
     compare: bool = _drawing(False, "draw the four strategies side by side instead")
     tiles: bool = _drawing(False, "draw tiles and merged maps instead")
     out: Path | None = _output(
-        None, "table (default experiments/predictions/NAME.csv, and .json), or picture of --compare and --tiles"
+        None, "table (default experiments/predictions/NAME.csv, and .json), or picture (.png, .jpg, .pdf or .svg)"
     )
     batch_size: int = _computing(16, "images per batch", least=1)
     num_workers: int = _computing(0, "processes that read images (0: this one)", least=0)

@@ -65,12 +65,10 @@ class Snapshots:
 
 def varied(labels: torch.Tensor, count: int) -> list[tuple[int, int]]:
     """Return at most `count` pairs (image, one of its classes) of labels `[N, V]`, of as many classes as possible."""
-    chosen: list[tuple[int, int]] = []
-    taken: set[int] = set()
+    chosen: dict[int, int] = {}
     # In rounds: one image of every class, then a second one, while there are new ones.
     for label in [*range(labels.shape[1])] * count:
-        images = [index for index in labels[:, label].nonzero()[:, 0].tolist() if index not in taken]
+        images = [index for index in labels[:, label].nonzero()[:, 0].tolist() if index not in chosen]
         if images and len(chosen) < count:
-            taken.add(images[0])
-            chosen.append((images[0], label))
-    return chosen
+            chosen[images[0]] = label
+    return list(chosen.items())

@@ -56,17 +56,20 @@ def caption(axes: Axes, text: str) -> None:
     fit_text(axes.set_title(printable(text), loc="left", pad=5), width)
 
 
-def show_image(axes: Axes, image: np.ndarray, size: Pair | None = None) -> None:
+def show_image(axes: Axes, image: np.ndarray, size: Pair | None = None) -> AxesImage:
     """Show an image; if it was scaled, the panel's coordinates count the pixels of its original `size`."""
-    axes.imshow(image, extent=_extent(size or image.shape[:2]), interpolation="catrom")
+    height, width = size or image.shape[:2]
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)  # pixels have whole coordinates at their centers
+    shown = axes.imshow(image, extent=extent, interpolation="catrom")
     axes.autoscale(False)  # what is drawn on the image does not move its edges
+    return shown
 
 
 def show_overlay(axes: Axes, image: np.ndarray, heat: np.ndarray, size: Pair | None = None) -> AxesImage:
-    """Show an image under a heat map `[n, m]` in 0…1 of all of it, see `show_image`; return what `color_bar` takes."""
+    """Show an image as `show_image` does, under its heat map `[n, m]` in 0…1; return what `color_bar` takes."""
     muted = 0.5 * image + 0.5 * image.mean(-1, keepdims=True)  # so that its colors are not taken for the map's
-    show_image(axes, muted.round().astype(np.uint8), size)
-    extent, heat = _extent(size or image.shape[:2]), heat.clip(0, 1)
+    extent = show_image(axes, muted.round().astype(np.uint8), size).get_extent()
+    heat = heat.clip(0, 1)
     opacity = OPACITY * np.sqrt(heat)  # where the heat is 0, the image shows through
     return axes.imshow(heat, "viridis", vmin=0, vmax=1, alpha=opacity, extent=extent, interpolation="bilinear")
 
@@ -74,7 +77,7 @@ def show_overlay(axes: Axes, image: np.ndarray, heat: np.ndarray, size: Pair | N
 def draw_class(
     axes: Axes, image: np.ndarray, heat: np.ndarray, keypoint: Pair | None, title: str, size: Pair | None = None
 ) -> AxesImage:
-    """Show an image under the map of a class, with its keypoint's cut if it has one; otherwise as `show_overlay`."""
+    """Show an image as `show_overlay` does, with the keypoint, if there is one, and the cut of a class."""
     shown = show_overlay(axes, image, heat, size)
     if keypoint is not None:
         draw_cut(axes, keypoint)
@@ -119,8 +122,3 @@ def draw_points(axes: Axes, points: list[Pair]) -> None:
     for color, width in (("black", 5), ("white", 2)):
         edge = {"markeredgecolor": color, "markeredgewidth": width * POINTS}
         axes.plot(columns, rows, "o", color="none", markersize=13, **edge)
-
-
-def _extent(size: Pair) -> tuple[float, float, float, float]:
-    """Return the edges of an image whose pixels have whole coordinates at their centers."""
-    return -0.5, size[1] - 0.5, size[0] - 0.5, -0.5
