@@ -1,13 +1,19 @@
-"""Where the tests find the golden numbers and the real data."""
+"""Options and fixtures: golden numbers, real data, and small data sets."""
 
 import subprocess
-import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.helpers.command_line import ROOT, command
+
+OBJECT = (
+    "<object><name>{}</name><difficult>{}</difficult><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>30</xmax>"
+    "<ymax>20.5</ymax></bndbox></object>"
+)
 torch.set_num_threads(2)
 
 
@@ -48,6 +54,21 @@ def imagenet_weights() -> Path:
 def toy(tmp_path_factory) -> Path:
     """A small toy data set: 75 training and 25 validation images of 64 pixels."""
     folder = tmp_path_factory.mktemp("data") / "toy"
-    command = [sys.executable, "-m", "tools.make_toy_voc", "--out", folder, "--images", "100", "--seed", "1"]
-    subprocess.run([*map(str, command), "--image_size", "64"], cwd=ROOT, check=True, capture_output=True)
+    words = ("--out", folder, "--images", 100, "--seed", 1, "--image_size", 64)
+    subprocess.run(command("-m", "tools.make_toy_voc", *words), cwd=ROOT, check=True, capture_output=True)
     return folder
+
+
+@pytest.fixture
+def devkit(tmp_path) -> Path:
+    """A devkit folder of eight images, `im_0` to `im_7`, of cats and dogs in turn; the last one has no object."""
+    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (tmp_path / folder).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        pixels = rng.integers(0, 255, (40 + i, 60, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "JPEGImages" / f"im_{i}.jpg")
+        objects = "" if i == 7 else OBJECT.format(("cat", "dog")[i % 2], int(i % 3 == 0))
+        (tmp_path / "Annotations" / f"im_{i}.xml").write_text(f"<annotation>{objects}</annotation>")
+    (tmp_path / "ImageSets/Main/train.txt").write_text("".join(f"im_{i}\n" for i in range(8)))
+    return tmp_path

@@ -2,21 +2,27 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
-from core.training.config import parse_arguments, replayable
+from core.training.config import Config, parse_config
 from tests.helpers.command_line import SCRIPTS, refused, run, small_with
+from tests.helpers.golden import strategy_of
 from tools.system.errors import UserError
 
 GROUPS = ["data", "network", "method", "optimization", "run", "output"]
 
 
-def parse(*words: object):
-    return parse_arguments("A test.", ["--data_dir", "somewhere", *map(str, words)])
+def typed(*words: object) -> Config:
+    return parse_config(strategy_of("cMax"), "A test.", [*map(str, words)])
 
 
-def test_help_is_grouped_and_every_line_says_its_default(capsys, monkeypatch):
+def parse(*words: object) -> Config:
+    return typed("--data_dir", "somewhere", *words)
+
+
+def test_help_is_grouped_and_every_entry_shows_its_default(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit) as stop:
         parse("--help")
@@ -37,6 +43,10 @@ def test_help_is_grouped_and_every_line_says_its_default(capsys, monkeypatch):
         (["--batchsize", 3], "unknown argument --batchsize: did you mean --batch_size?"),
         (["--alpha_er=3"], "unknown argument --alpha_er: did you mean --alpha_re?"),
         (["--batch", 3], "did you mean --batch_size?"),
+        (["--batch-size", 3], "unknown argument --batch-size: did you mean --batch_size?"),
+        (["--learning_rate", 1], "unknown argument --learning_rate: did you mean --lr?"),
+        (["--epochs", 3], "unknown argument --epochs: did you mean --max_epoch?"),
+        (["--arch=resnet18"], "unknown argument --arch: did you mean --architecture?"),
         (["--zzz"], "unknown argument --zzz: --help lists all arguments"),
         (["stray"], "unexpected word 'stray'"),
         (["--lr", "fast"], "argument --lr: invalid float value: 'fast'"),
@@ -59,33 +69,34 @@ def test_a_mistake_ends_a_script_with_status_2(tmp_path):
     assert "did you mean --data_dir?" in refused(tmp_path, SCRIPTS["cTopk"], "--data_dir", "x", "--datadir", "y")
 
 
-def test_words_of_the_official_command_line():
+def test_booleans_are_typed_as_in_the_official_code():
     args = parse("--nesterov", "False", "--channels_last", "true", "--tensorboard")
     assert (args.nesterov, args.channels_last, args.tensorboard, args.sync_bn) == (False, True, True, False)
 
 
-def test_dead_arguments_are_ignored_with_one_notice(capsys):
+def test_arguments_that_the_official_code_never_read_are_ignored_with_one_notice(capsys):
     dead = ["--num_pieces", 4, "--h_co", 2, "--w_co", 2, "--loss_option", "cl_pcl_re", "--level", "feature"]
     args = parse(*dead, "--re_loss_option", "masking", "--lr", 0.5)
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "never had an effect" in error
     assert all(word in error for word in dead[::2]) and "--re_loss_option" in error
-    assert vars(args) == vars(parse("--lr", 0.5))
+    assert args == parse("--lr", 0.5)
 
 
-def test_config_gives_what_was_given_and_typed_words_win(tmp_path):
+def test_a_config_repeats_its_run_and_typed_arguments_win(tmp_path):
     first = parse("--lr", 1e-5, "--augment", "colorjitter", "--sync_bn", "--nesterov", "False", "--tag", "one")
     file = tmp_path / "one.config.json"
-    file.write_text(json.dumps(replayable(first)))
-    assert vars(parse_arguments("A test.", ["--config", str(file)])) == vars(first)
-    changed = parse_arguments("A test.", ["--lr", "2", "--config", str(file), "--sync_bn", "False", "--tag", "two"])
-    assert vars(changed) == {**vars(first), "lr": 2.0, "sync_bn": False, "tag": "two"}
+    file.write_text(json.dumps(first.replayable()))
+    again = typed("--config", file)
+    assert again == replace(first, config=str(file))
+    changed = typed("--lr", 2, "--config", file, "--sync_bn", "False", "--tag", "two")
+    assert changed == replace(again, lr=2.0, sync_bn=False, tag="two")
 
 
 def test_a_config_does_not_resume(tmp_path):
     file = tmp_path / "one.config.json"
-    file.write_text(json.dumps(replayable(parse("--resume", "--force"))))
-    args = parse_arguments("A test.", ["--config", str(file)])
+    file.write_text(json.dumps(parse("--resume", "--force").replayable()))
+    args = typed("--config", file)
     assert args.resume is None and not args.force
 
 
@@ -94,13 +105,13 @@ def test_a_config_does_not_resume(tmp_path):
     [
         ({"learning_rate": 1}, "unknown argument learning_rate"),
         ({"batchsize": 1}, "did you mean batch_size?"),
-        ({"lr": [1]}, "lr has to be a word, a number"),
+        ({"lr": [1]}, "lr must be a word, a number"),
         ({"lr": "fast"}, "argument --lr: invalid float value"),
         ({"amp": "fp8"}, "argument --amp: invalid choice"),
         ([], "one JSON object"),
     ],
 )
-def test_a_config_is_checked_like_typed_words(tmp_path, content, said):
+def test_a_config_is_checked_like_typed_arguments(tmp_path, content, said):
     file = tmp_path / "wrong.json"
     file.write_text(json.dumps(content))
     with pytest.raises(UserError, match=re.escape(said)):
@@ -117,5 +128,5 @@ def test_a_run_is_replayed_from_its_config(toy, tmp_path):
     losses = [[row["loss"] for row in history["train"]] for history in (first, second)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     beside = "experiments/models/best_first.json"  # the description of a model holds its arguments, too
-    args = parse_arguments("A test.", ["--config", str(tmp_path / beside)])
+    args = typed("--config", tmp_path / beside)
     assert (args.tag, args.seed, args.batch_size) == ("first", 3, 16)

@@ -1,17 +1,17 @@
 """Every command in README.md and docs/*.md is run, or checked as far as it can be without VOC.
 
-A page's blocks of commands (``` or ```bash) are told apart by a comment on the line before:
+A comment on the line before a block of commands (``` or ```bash) says how it is tested:
 
     <!-- toy -->         run as written, in a folder with a toy set, checkpoints and photographs (see `workshop`)
     <!-- toy slow -->    the same, with the slow tests
-    <!-- own test -->    run by a test of the page's own (docs/own-data.md: tests/test_own_data.py)
-    <!-- needs VOC -->   not run; its scripts must be there and know its arguments
+    <!-- own test -->    run by a test file of its own (docs/own-data.md: tests/test_own_data.py)
+    <!-- needs VOC -->   not run; its scripts must exist and know its arguments
     <!-- needs GPUs -->  the same
-    <!-- output -->      no commands: what a program prints, or a file's content
+    <!-- output -->      not commands: what a program prints, or the content of a file
 
-Without a comment, a block that names `$your_dir` or VOC2012 needs VOC, and one in which no line begins with a program
-is output. Any other block without one is an error.
-Blocks of ```python are run too. Blocks of a page share a folder and run in the page's order.
+Without a comment, a block that names `$your_dir` or VOC2012 needs VOC, and a block in which no line begins with a
+program is output. Any other block without a comment is an error.
+Blocks of ```python are run too. The blocks of a page share a folder and run in order.
 """
 
 import contextlib
@@ -37,10 +37,10 @@ from tests.helpers.command_line import ROOT, SCRIPTS, run, small_with
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MARKERS = ("toy", "toy slow", "own test", "needs VOC", "needs GPUs", "output")
-# These make a virtual environment and take minutes: tests of their own, or CI itself, run them.
-WHOLE = {"bash quickstart.sh", "bash test.sh", "bash test.sh -m slow"}
+# These make a virtual environment and take minutes: other tests, or CI itself, run them.
+WHOLE_COMMANDS = {"bash quickstart.sh", "bash test.sh", "bash test.sh -m slow"}
 PROGRAMS = ("python3?", "bash", "torchrun", "pip3?", "tensorboard", "ruff", "wget", "tar", "git")
-# In toy blocks the command `python3` adds these to what stands in the page; the last word counts.
+# In toy blocks the command `python3` appends these arguments; the last value of an argument counts.
 TOY_SIZES = {
     "train_classification_*|docs/examples/*": "--architecture resnet18 --weights none --num_workers 0 --batch_size 16 "
     "--image_size 64 --min_image_size 64 --max_image_size 80 --max_epoch 2 --lr 0.01",
@@ -52,7 +52,7 @@ TOY_MODULES = {"tools.make_toy_voc": "--images 100 --image_size 64"}
 
 
 class Block(NamedTuple):
-    """A fenced block of a page: its first line's number, its language, its marker and its text."""
+    """A fenced block of a page: the number of its first line, its language, its marker and its text."""
 
     page: Path
     line: int
@@ -65,10 +65,10 @@ class Block(NamedTuple):
 
 
 def blocks_of(page: Path) -> list[Block]:
-    """The fenced blocks of a page."""
+    """Return the fenced blocks of a page."""
     found, lines = [], page.read_text(encoding="utf-8").splitlines()
     fences = [number for number, line in enumerate(lines) if line.startswith("```")]
-    for start, end in zip(fences[::2], fences[1::2]):
+    for start, end in zip(fences[::2], fences[1::2], strict=True):
         text = "\n".join(lines[start + 1 : end])
         before = re.fullmatch(r"<!-- (.*) -->", lines[start - 1].strip()) if start else None
         found.append(Block(page, start + 1, lines[start][3:].strip(), before[1] if before else "", text))
@@ -76,10 +76,10 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 def kind_of(block: Block) -> str:
-    """What is to be done with a block of commands."""
+    """Return how a block of commands is tested."""
     if block.marker:
         return block.marker
-    if set(block.text.splitlines()) <= WHOLE:
+    if set(block.text.splitlines()) <= WHOLE_COMMANDS:
         return "whole"
     if "$your_dir" in block.text or "VOC2012" in block.text:
         return "needs VOC"
@@ -95,15 +95,15 @@ def of_kind(*kinds: str) -> list[Block]:
 
 
 @pytest.mark.parametrize("block", COMMANDS, ids=str)
-def test_every_block_says_what_it_is(block):
+def test_every_block_says_how_it_is_tested(block):
     assert kind_of(block) in (*MARKERS, "whole"), (
-        f"{block}: write on the line before the block one of {', '.join(f'<!-- {marker} -->' for marker in MARKERS)} "
-        "(tests/test_docs.py says what they mean)"
+        f"{block}: write one of {', '.join(f'<!-- {marker} -->' for marker in MARKERS)} on the line before the block "
+        "(tests/test_docs.py explains them)"
     )
 
 
 @pytest.mark.parametrize("block", of_kind("whole"), ids=str)
-def test_whole_commands_are_scripts_of_the_project(block):
+def test_scripts_that_install_are_valid_bash(block):
     for command in block.text.splitlines():
         subprocess.run(["bash", "-n", ROOT / command.split()[1]], check=True)
 
@@ -112,14 +112,14 @@ def test_whole_commands_are_scripts_of_the_project(block):
 
 
 def commands_of(text: str) -> list[list[str]]:
-    """The words of every `python3` or `python` command of a block."""
+    """Return the words of every `python3` or `python` command of a block."""
     joined = text.replace("\\\n", " ").replace("$RUN", RUN)
     words = [shlex.split(line, comments=True) for line in joined.splitlines() if "python" in line]
     return [line for line in words if line and line[0] in ("python3", "python")]
 
 
 def help_of(words: list[str]) -> str:
-    """What a script or module of the project says to --help."""
+    """Return what a script or module of the project prints for --help."""
     threads = torch.get_num_threads()
     before, printed = (sys.argv, sys.path), io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     sys.argv, sys.path = [words[0], "--help"], [str((ROOT / words[0]).parent), *sys.path]
@@ -132,19 +132,19 @@ def help_of(words: list[str]) -> str:
     finally:
         sys.argv, sys.path = before
     assert not end.value.code
-    assert torch.get_num_threads() == threads, f"{words}: --help leaves other settings behind"
+    assert torch.get_num_threads() == threads, f"{words}: --help changes the number of threads"
     printed.seek(0)
     return printed.read()
 
 
 @pytest.mark.parametrize("block", of_kind("needs VOC", "needs GPUs"), ids=str)
-def test_commands_that_need_voc_have_their_script_and_arguments(block):
+def test_commands_that_need_voc_name_existing_scripts_and_arguments(block):
     for words in commands_of(block.text):
         if words[1] == "-m" and words[2] in ("venv", "pip"):
             continue
         known = set(re.findall(r"--\w+", help_of(words[1:])))
         unknown = [word for word in words if word.startswith("--") and word.split("=")[0] not in known]
-        assert not unknown, f"{block}: {words[1]} has no {', '.join(unknown)}"
+        assert not unknown, f"{block}: {words[1]} does not know {', '.join(unknown)}"
 
 
 # At toy size --------------------------------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ def test_commands_that_need_voc_have_their_script_and_arguments(block):
 
 @pytest.fixture(scope="session")
 def workshop(toy, tmp_path_factory) -> Path:
-    """What toy blocks find: toy_voc, photos, trained runs Toy_cTopk_w and Toy_cMax, and official.pth."""
+    """Make what toy blocks need: toy_voc, photos, trained runs Toy_cTopk_w and Toy_cMax, and official.pth."""
     folder = tmp_path_factory.mktemp("docs")
     (folder / "toy_voc").symlink_to(toy)
     (folder / "photos").mkdir()
@@ -172,21 +172,14 @@ def workshop(toy, tmp_path_factory) -> Path:
     shim = folder / "bin" / "torchrun"
     shim.write_text(f'#!/bin/bash\nexec {shlex.quote(sys.executable)} -m torch.distributed.run "$@" {words}\n')
     shim.chmod(0o755)
-    for name in (
-        "baselines",
-        "core",
-        "tools",
-        "data",
-        "docs",
-        "benchmarks",
-        *(path.name for path in ROOT.glob("*.py")),
-    ):
+    rooms = ("baselines", "core", "tools", "data", "docs", "benchmarks")
+    for name in (*rooms, *(path.name for path in ROOT.glob("*.py"))):
         (folder / name).symlink_to(ROOT / name)
     return folder
 
 
 def official_resnet50() -> dict[str, torch.Tensor]:
-    """An untrained ResNet-50 of 20 classes under the official code's names."""
+    """Return an untrained ResNet-50 of 20 classes with the parameter names of the official code."""
     theirs = {}
     for name, value in Classifier("resnet50", 20).state_dict().items():
         if name.startswith("instances.") and value.dim() == 2:
@@ -200,42 +193,43 @@ def official_resnet50() -> dict[str, torch.Tensor]:
 
 
 def python_at_toy_size() -> str:
+    """Return a shell script that calls Python and appends the arguments of `TOY_SIZES` and `TOY_MODULES`."""
     cases = [f'    {pattern}) set -- "$@" {words} ;;' for pattern, words in TOY_SIZES.items()]
     modules = [f'    "-m {module}") set -- "$@" {words} ;;' for module, words in TOY_MODULES.items()]
     script = ["#!/bin/bash", 'case "$1" in', *cases, "esac", 'case "$1 $2" in', *modules, "esac"]
     return "\n".join([*script, f'exec {shlex.quote(sys.executable)} "$@"', ""])
 
 
-def carried_out(folder: Path, block: Block) -> str:
-    """A toy block, typed in the workshop: what it prints."""
+def run_in_shell(folder: Path, commands: str) -> str:
+    """Run commands as typed in the workshop; return what they print."""
     environment = {
         "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
         "HOME": str(folder),
         "OMP_NUM_THREADS": "1",
         "RUN": RUN,
     }
-    command = ["bash", "-euo", "pipefail", "-c", block.text]
-    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
-    assert result.returncode == 0, f"{block}:\n{block.text}\n{result.stderr[-2000:]}"
+    words = ["bash", "-euo", "pipefail", "-c", commands]
+    result = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
+    assert result.returncode == 0, f"{commands}\n{result.stderr[-2000:]}"
     return result.stdout
 
 
 @pytest.mark.parametrize("block", of_kind("toy"), ids=str)
 def test_toy_commands_run_as_written(workshop, block):
-    for path in re.findall(r"^written: (\S+)", carried_out(workshop, block), re.MULTILINE):
+    for path in re.findall(r"^written: (\S+)", run_in_shell(workshop, block.text), re.MULTILINE):
         assert (workshop / path).stat().st_size
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", of_kind("toy slow"), ids=str)
 def test_slow_toy_commands_run_as_written(workshop, block):
-    carried_out(workshop, block)
+    run_in_shell(workshop, block.text)
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "python"], ids=str)
 def test_python_blocks_run(workshop, block, monkeypatch):
     monkeypatch.chdir(workshop)
-    names = {"torch": torch, "Options": Options}  # an excerpt may lean on the imports of its file
+    names = {"torch": torch, "Options": Options}  # an excerpt may need the imports of its file
     exec(compile(block.text, str(block), "exec"), names)
 
 
@@ -243,30 +237,32 @@ def test_python_blocks_run(workshop, block, monkeypatch):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page):
+def test_links_have_a_target(page):
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
         if not target.startswith(("http://", "https://")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_pictures_are_small_and_shown_somewhere():
+def test_pictures_are_small_and_appear_in_a_page():
     shown = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     for picture in (ROOT / "docs" / "images").iterdir():
         assert picture.stat().st_size < 300_000, picture.name
         assert picture.name in shown, picture.name
 
 
-def test_places_in_the_code_that_pages_name_are_there():
+def test_code_that_pages_name_exists():
     """`file.py: name, name` in a page."""
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for path, names in re.findall(r"`((?:core|tools)/[\w/]+\.py): ([\w`, ]+?)`", text):
             code = (ROOT / path).read_text(encoding="utf-8")
             for name in re.findall(r"\w+", names):
-                assert re.search(rf"^(def|class) {name}\b", code, re.MULTILINE), f"{page.name}: {path} has no {name}"
+                assert re.search(rf"^(def|class) {name}\b", code, re.MULTILINE), (
+                    f"{page.name}: {path} does not define {name}"
+                )
 
 
-def test_the_fifth_strategy_is_the_page_s_and_cuts_at_the_centre_of_mass():
+def test_fifth_strategy_matches_its_page_and_cuts_at_the_center_of_mass():
     page = (ROOT / "docs/change-the-method.md").read_text()
     example = (ROOT / "docs/examples/fifth_strategy.py").read_text()
     (excerpt,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
@@ -279,21 +275,17 @@ def test_the_fifth_strategy_is_the_page_s_and_cuts_at_the_centre_of_mass():
     found = centre_of_mass(maps, 128, plain)
     assert found.tolist() == [[40, 88], [8, 64], [64, 64]]
     weights = torch.rand(1, 8, 8)
-    places = (np.arange(8) + 0.5) * 16
-    expected = [np.average(places, weights=weights[0].sum(axis).numpy()) for axis in (1, 0)]
+    cell_centers = (np.arange(8) + 0.5) * 16
+    expected = [np.average(cell_centers, weights=weights[0].sum(axis).numpy()) for axis in (1, 0)]
     assert np.abs(centre_of_mass(weights, 128, plain)[0].numpy() - expected).max() <= 0.51
 
 
-def test_the_study_s_batch_statistics_of_a_checkpoint(workshop):
-    checkpoint = "experiments/models/best_Toy_cMax.pth"
-    words = ("--weights", checkpoint, "--data_dir", "toy_voc")
-    found = run(workshop, "docs/study/batch_statistics.py", *words)
-    assert found.returncode == 0, found.stderr
-    scores = dict(re.findall(r"^(.+?) +([\d.]+) mAP$", found.stdout, re.MULTILINE))
+def test_batch_statistics_of_the_study(workshop):
+    checked = "--weights experiments/models/best_Toy_cMax.pth --data_dir toy_voc"
+    printed = run_in_shell(workshop, f"python3 -m docs.study.batch_statistics {checked}")
+    scores = dict(re.findall(r"^(.+?) +([\d.]+) mAP$", printed, re.MULTILINE))
     assert list(scores) == ["running", "of the batch", "re-estimated"]
-    words = ("--weights", checkpoint, "--data_dir", "toy_voc", "--split", "Main/val", "--num_workers", "0")
-    evaluated = run(workshop, "evaluate_classification.py", *words, "--out", "whole")
-    assert evaluated.returncode == 0, evaluated.stderr
+    run_in_shell(workshop, f"python3 evaluate_classification.py {checked} --split Main/val --out whole")
     expected = json.loads((workshop / "whole.json").read_text())["mAP"]
     assert abs(float(scores["running"]) - expected) < 0.01
     assert len(set(scores.values())) == 3  # few iterations leave running statistics far from either of the others

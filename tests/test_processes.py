@@ -4,37 +4,34 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.helpers.command_line import ROOT, SCRIPTS, SMALL, run, small_with
-from tests.test_data import devkit  # noqa: F401 – a fixture
+from tests.helpers.command_line import SCRIPTS, SMALL, command, environment, run, small_with
 from tools.data.datasets import VOCClassification
 from tools.data.loader import evaluation_loader, training_loader
 from tools.data.transforms import training_transform
 
-# Maps are flat at the border, so that the last bit of a feature can choose a keypoint, and an untrained network
-# enlarges every rounding. So runs are compared after one step, or after steps that are too small to move a weight and
-# without the losses that depend on keypoints: the last gradient then shows what went on.
+# Maps are flat at the border, so the last bit of a feature can choose a keypoint, and an untrained network amplifies
+# every rounding. So runs are compared after one step, or after steps too small to move a weight and without the losses
+# that depend on keypoints: the last gradient then shows any difference.
 BRIEF = ("--alpha_schedule_re", 0, "--batch_size", 64, "--max_epoch", 1, "--lr", 0.01)
 GENTLE = ("--alpha_re", 0, "--alpha_p", 0, "--lr", 1e-9)
 
 
 def started(folder: Path, processes: int, script: str, *words: object) -> subprocess.Popen:
-    """`torchrun --nproc_per_node N script …`, typed in `folder`, going on in a process group of its own."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    environment = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "HOME": str(folder), "PYTHONPATH": ""}
+    """Start `torchrun --nproc_per_node N script …` in `folder`, in a process group of its own."""
+    launcher = command("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes)
     return subprocess.Popen(
-        [*torchrun, str(ROOT / script), *map(str, words), "--device", "cpu"],
+        [*launcher, *command(script, *words, "--device", "cpu")[1:]],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment,
+        env=environment(folder),
         start_new_session=True,
     )
 
@@ -46,7 +43,7 @@ def torchrun(folder: Path, processes: int, script: str, *words: object) -> subpr
 
 
 def the_error(result: subprocess.CompletedProcess) -> str:
-    """The one line that says why all processes ended."""
+    """Return the one line that says why all processes ended."""
     assert result.returncode != 0
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error:")]
     assert "core/training" not in result.stderr  # a traceback of ours; torchrun adds its own
@@ -54,16 +51,16 @@ def the_error(result: subprocess.CompletedProcess) -> str:
 
 
 def differences(folder: Path, other: Path, tag: str) -> dict[str, float]:
-    """Of two runs' last weights, the largest difference in each tensor."""
+    """Return the largest difference in each tensor between two runs' last weights."""
     ours, theirs = (
-        torch.load(place / f"experiments/models/last_{tag}.pth", weights_only=True) for place in (folder, other)
+        torch.load(root / f"experiments/models/last_{tag}.pth", weights_only=True) for root in (folder, other)
     )
     assert ours.keys() == theirs.keys()
     return {name: float((ours[name].double() - theirs[name].double()).abs().max()) for name in ours}
 
 
 def gradient(folder: Path, tag: str) -> torch.Tensor:
-    """The last iteration's, of all parameters (with the default momentum of 1e-4 the optimizer remembers no more)."""
+    """Return the last iteration's gradient (with momentum 1e-4, older ones have faded from the optimizer's buffer)."""
     state = torch.load(folder / f"experiments/states/{tag}.pth", weights_only=True)
     return torch.cat([entry["momentum_buffer"].flatten() for entry in state["trainer"]["optimizer"].values()])
 
@@ -73,7 +70,7 @@ def history(folder: Path, tag: str) -> dict[str, list]:
 
 
 def assert_same_run(folder: Path, other: Path, tag: str, points: float = 1e-6) -> None:
-    """Weights, statistics, gradients and losses but for rounding; mAP to so many points (it can swap ranks)."""
+    """Compare weights, statistics, gradients and losses up to rounding, mAP to `points` (rounding can swap ranks)."""
     assert {name: value for name, value in differences(folder, other, tag).items() if value > 1e-5} == {}
     assert (gradient(folder, tag) - gradient(other, tag)).norm() < 1e-2 * gradient(other, tag).norm()
     ours, theirs = history(folder, tag), history(other, tag)
@@ -86,20 +83,20 @@ def assert_same_run(folder: Path, other: Path, tag: str, points: float = 1e-6) -
 def check(
     folder: Path, toy: Path, strategy: str, several: tuple, alone: tuple, points: float = 1e-6
 ) -> subprocess.CompletedProcess:
-    """Two processes in `folder`/two against one in `folder`/one."""
-    places = folder / "two", folder / "one"
-    for place in places:
-        place.mkdir()
+    """Compare two processes in `folder`/two with one in `folder`/one."""
+    two, one = folder / "two", folder / "one"
+    two.mkdir()
+    one.mkdir()
     words = [*SMALL, "--data_dir", toy, "--tag", "x", *BRIEF]
-    result = torchrun(places[0], 2, SCRIPTS[strategy], *words, *several)
+    result = torchrun(two, 2, SCRIPTS[strategy], *words, *several)
     assert result.returncode == 0, result.stderr
-    whole = run(places[1], SCRIPTS[strategy], *words, *alone)
+    whole = run(one, SCRIPTS[strategy], *words, *alone)
     assert whole.returncode == 0, whole.stderr
-    assert_same_run(*places, "x", points)
+    assert_same_run(two, one, "x", points)
     return result
 
 
-def test_two_processes_train_as_one_with_two_replicas_and_the_first_alone_writes(toy, tmp_path):
+def test_two_processes_train_like_one_with_two_replicas_and_only_the_first_writes(toy, tmp_path):
     result = check(tmp_path, toy, "cTopk_w", (), ("--replicas", 2))
     assert "on cpu, 2 processes" in result.stdout
     for word in ("training images", "epoch=1, mAP", "best mAP"):
@@ -113,7 +110,7 @@ def test_two_processes_train_as_one_with_two_replicas_and_the_first_alone_writes
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", SCRIPTS)
-def test_two_processes_of_every_strategy_train_as_one(strategy, toy, tmp_path):
+def test_two_processes_of_every_strategy_train_like_one(strategy, toy, tmp_path):
     # Max's gradient goes through the tiles: of one feature cell each, half a crop would be normalized over two numbers.
     larger = ("--image_size", 64, "--max_image_size", 64, "--lr", 1e-4) if strategy == "Max" else ()
     check(tmp_path, toy, strategy, larger, (*larger, "--replicas", 2))
@@ -121,17 +118,17 @@ def test_two_processes_of_every_strategy_train_as_one(strategy, toy, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", SCRIPTS)
-def test_synchronized_statistics_are_those_of_one_process_without_replicas(strategy, toy, tmp_path):
+def test_synchronized_statistics_equal_those_of_one_process_without_replicas(strategy, toy, tmp_path):
     check(tmp_path, toy, strategy, ("--sync_bn", *GENTLE), GENTLE, points=1)
 
 
 @pytest.mark.slow
-def test_two_processes_of_two_replicas_train_as_one_with_four(toy, tmp_path):
+def test_two_processes_of_two_replicas_train_like_one_with_four(toy, tmp_path):
     check(tmp_path, toy, "Max", ("--replicas", 4, "--image_size", 64), ("--replicas", 4, "--image_size", 64))
 
 
 def test_an_error_in_one_process_ends_all_with_its_message(toy, tmp_path):
-    """A truncated image, which only the process that has it in its part of the batch meets."""
+    """A truncated image, read only by the process that has it in its part of the batch."""
     data = tmp_path / "data"
     subprocess.run(["cp", "-r", str(toy), str(data)], check=True)
     for image_id in (data / "ImageSets/Main/train.txt").read_text().split()[:8]:
@@ -144,7 +141,7 @@ def test_an_error_in_one_process_ends_all_with_its_message(toy, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_every_process_finds_wrong_is_said_once(toy, tmp_path):
+def test_a_mistake_that_every_process_finds_is_reported_once(toy, tmp_path):
     words = small_with(data_dir=toy, batch_size=15)
     line = the_error(torchrun(tmp_path, 2, SCRIPTS["Max"], *words))
     assert "a batch of 15 images cannot be divided equally among 2 processes" in line
@@ -152,7 +149,7 @@ def test_what_every_process_finds_wrong_is_said_once(toy, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_no_number_names_the_whole_batch_once(toy, tmp_path):
+def test_a_loss_that_is_not_finite_names_the_whole_batch_once(toy, tmp_path):
     words = [*SMALL, "--data_dir", toy, "--tag", "x", "--alpha_re", 1e39]
     line = the_error(torchrun(tmp_path, 2, SCRIPTS["cMax"], *words))
     assert "not finite at iteration 2" in line and line.count("toy_0") == 16
@@ -185,7 +182,7 @@ def children(process: subprocess.Popen) -> list[int]:
 
 @pytest.fixture(scope="module")
 def unbroken(toy, tmp_path_factory) -> Path:
-    """A folder with a run of two processes that nothing disturbed."""
+    """A folder with an uninterrupted run of two processes."""
     folder = tmp_path_factory.mktemp("unbroken")
     result = torchrun(folder, 2, SCRIPTS["cTopk_w"], *long_words(toy))
     assert result.returncode == 0, result.stderr
@@ -198,7 +195,9 @@ def long_words(toy: Path) -> list:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_broken_run_of_two_processes_ends_as_the_unbroken_one_bit_for_bit(number, toy, tmp_path, unbroken):
+def test_an_interrupted_run_of_two_processes_ends_bit_for_bit_like_an_uninterrupted_one(
+    number, toy, tmp_path, unbroken
+):
     """SIGTERM and SIGINT to torchrun, which passes them on; SIGKILL to one of its processes."""
     process = started(tmp_path, 2, SCRIPTS["cTopk_w"], *long_words(toy))
     wait_for_iteration(process, tmp_path, 3)
@@ -206,7 +205,7 @@ def test_a_broken_run_of_two_processes_ends_as_the_unbroken_one_bit_for_bit(numb
     output, errors = process.communicate(timeout=120)
     assert process.returncode != 0
     if number != signal.SIGKILL:
-        assert output.count(f"{signal.Signals(number).name}: saved at iteration") == 1, errors
+        assert output.count(f"{signal.Signals(number).name}: state saved at iteration") == 1, errors
     result = torchrun(tmp_path, 2, SCRIPTS["cTopk_w"], *long_words(toy), "--resume")
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("resumed at iteration") == 1
@@ -216,7 +215,7 @@ def test_a_broken_run_of_two_processes_ends_as_the_unbroken_one_bit_for_bit(numb
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first, then", [(1, 2), (2, 1)])
-def test_a_run_goes_on_with_another_number_of_processes(first, then, toy, tmp_path):
+def test_a_run_resumes_with_a_different_number_of_processes(first, then, toy, tmp_path):
     whole = tmp_path / "whole"
     whole.mkdir()
     words = [*SMALL, "--data_dir", toy, "--tag", "x", *GENTLE, "--replicas", 2, "--max_epoch", 2]
@@ -230,7 +229,7 @@ def test_a_run_goes_on_with_another_number_of_processes(first, then, toy, tmp_pa
 
 
 @pytest.mark.parametrize("processes", [2, 3, 6])
-def test_processes_share_the_batches_of_one(devkit, processes):  # noqa: F811
+def test_processes_share_the_batches_of_one(devkit, processes):
     classes = ["cat", "dog"]
     dataset = VOCClassification(devkit, "Main/train", classes, training_transform(32, 30, 70, "colorjitter"))
 
@@ -248,7 +247,7 @@ def test_processes_share_the_batches_of_one(devkit, processes):  # noqa: F811
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 10])
-def test_validation_has_every_image_once(devkit, processes):  # noqa: F811
+def test_validation_has_every_image_once(devkit, processes):
     dataset = VOCClassification(devkit, "Main/train", ["cat", "dog"], training_transform(32, 32, 32))
     seen = []
     for rank in range(processes):

@@ -1,6 +1,5 @@
-"""Long runs and bad days: whatever breaks a run off, it goes on as if nothing had happened, or says what to do."""
+"""Long runs that break: whatever interrupts a run, it resumes to the same result, or says in one line what to do."""
 
-import argparse
 import json
 import os
 import random
@@ -15,13 +14,14 @@ import pytest
 import torch
 
 from core.training.devices import explain_resource_errors
-from tests.helpers.command_line import ROOT, SCRIPTS, SMALL, refused, run
-from tools.runs.folder import RunFiles
+from tests.helpers.command_line import SCRIPTS, SMALL, command, environment, refused, run
+from tests.helpers.golden import config_of, strategy_of
+from tools.runs.folder import Folder, RunFiles
 from tools.system.errors import UserError
-from tools.system.interruption import Interrupted, Interruption
+from tools.system.interruption import Interruption
 
 EPOCHS = 3
-ITERATIONS = 4  # of an epoch of the toy data set
+ITERATIONS = 4  # per epoch of the toy data set
 
 
 def words(toy: Path, tag: str, *more: object) -> list:
@@ -31,22 +31,15 @@ def words(toy: Path, tag: str, *more: object) -> list:
 
 
 def start(folder: Path, script: str, *arguments: object, output: int = subprocess.PIPE) -> subprocess.Popen:
-    """A script that goes on in the background, in a process group of its own."""
-    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
-    environment = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "HOME": str(folder)}
+    """Start a script in the background, in a process group of its own."""
+    typed, variables = command(script, *arguments), environment(folder)
     return subprocess.Popen(
-        command,
-        cwd=folder,
-        stdout=output,
-        stderr=output,
-        text=True,
-        env=environment,
-        start_new_session=True,
+        typed, cwd=folder, stdout=output, stderr=output, text=True, env=variables, start_new_session=True
     )
 
 
 def wait_for(process: subprocess.Popen, happened) -> bool:
-    """Whether it happened before the process ended."""
+    """Return whether it happened before the process ended."""
     until = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < until:
         if happened():
@@ -68,7 +61,7 @@ def weights(folder: Path, tag: str) -> dict[str, torch.Tensor]:
 
 
 def assert_same_run(folder: Path, tag: str, unbroken: Path) -> None:
-    """Weights bit for bit; history but for the speed."""
+    """Compare weights bit for bit, and everything in the history except the speed."""
     broken, whole = weights(folder, tag), weights(unbroken, tag)
     assert broken.keys() == whole.keys()
     assert [name for name in whole if not torch.equal(broken[name], whole[name])] == []
@@ -82,7 +75,7 @@ def assert_same_run(folder: Path, tag: str, unbroken: Path) -> None:
 
 @pytest.fixture(scope="session")
 def unbroken(toy, tmp_path_factory):
-    """For a strategy, a folder with its run that nothing disturbed."""
+    """Return, for a strategy, a folder with an uninterrupted run of it."""
     folders = {}
 
     def of(tag: str) -> Path:
@@ -96,10 +89,10 @@ def unbroken(toy, tmp_path_factory):
 
 
 def break_off(folder: Path, toy: Path, tag: str, number: int, moment: str, seed: int, *more: object) -> int:
-    """Start a run, or go on with it, and send a signal; returns the exit status.
+    """Start or resume a run and send it a signal; return the exit status.
 
     Args:
-        moment: "iteration" (after a random one is on the disk) or "writing" (while a file is being written).
+        moment: "iteration" (after the state of a random one is saved) or "writing" (while a file is being written).
     """
     chance = random.Random(seed)
     process = start(folder, SCRIPTS[tag], *words(toy, tag, *more))
@@ -131,20 +124,20 @@ def check_broken_run(folder: Path, toy: Path, unbroken, tag: str, number: int, m
     [("Max", signal.SIGKILL, "iteration", 1), ("cTopk_w", signal.SIGKILL, "writing", 2)]
     + [("cMax", signal.SIGTERM, "iteration", 3)],
 )
-def test_a_broken_run_ends_as_the_unbroken_one(tag, number, moment, seed, toy, tmp_path, unbroken):
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(tag, number, moment, seed, toy, tmp_path, unbroken):
     check_broken_run(tmp_path, toy, unbroken, tag, number, moment, seed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("tag", SCRIPTS)
-def test_runs_broken_anywhere_end_as_the_unbroken_ones(tag, seed, toy, tmp_path, unbroken):
+def test_runs_interrupted_anywhere_end_like_uninterrupted_ones(tag, seed, toy, tmp_path, unbroken):
     number = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)[seed % 3]
     check_broken_run(tmp_path, toy, unbroken, tag, number, ("iteration", "writing")[seed % 2], 100 + seed)
 
 
 @pytest.mark.slow
-def test_a_run_broken_many_times_ends_as_the_unbroken_one(toy, tmp_path, unbroken):
+def test_a_run_interrupted_many_times_ends_like_an_uninterrupted_one(toy, tmp_path, unbroken):
     for seed in range(4):
         number = (signal.SIGKILL, signal.SIGINT)[seed % 2]
         break_off(tmp_path, toy, "cTopk", number, "iteration", seed, *(["--resume"] if seed else []))
@@ -153,16 +146,16 @@ def test_a_run_broken_many_times_ends_as_the_unbroken_one(toy, tmp_path, unbroke
     assert_same_run(tmp_path, "cTopk", unbroken("cTopk"))
 
 
-def test_ctrl_c_with_loader_processes_saves_and_says_how_to_go_on(toy, tmp_path, unbroken):
-    """Ctrl-C reaches every process of the group, the loader's too."""
+def test_ctrl_c_with_loader_processes_saves_and_says_how_to_continue(toy, tmp_path, unbroken):
+    """Ctrl-C reaches every process of the group, including the loader's."""
     process = start(tmp_path, SCRIPTS["Max"], *words(toy, "Max", "--num_workers", 2))
     assert wait_for(process, lambda: saved_iteration(tmp_path, "Max") >= 2)
     os.killpg(process.pid, signal.SIGINT)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "SIGINT: saved at iteration" in output and "--resume" in output
+    assert "SIGINT: state saved at iteration" in output and "--resume" in output
     assert "Traceback" not in errors
-    # The number of loader processes may change on the way.
+    # The number of loader processes may differ between a run and its continuation.
     result = run(tmp_path, SCRIPTS["Max"], *words(toy, "Max", "--resume", "--num_workers", 0))
     assert result.returncode == 0, result.stderr
     assert_same_run(tmp_path, "Max", unbroken("Max"))
@@ -175,7 +168,7 @@ def test_a_finished_run_resumes_to_its_end(toy, tmp_path, unbroken):
     assert_same_run(tmp_path, "Max", unbroken("Max"))
 
 
-def test_a_truncated_state_gives_way_to_the_one_before(toy, tmp_path, unbroken):
+def test_an_earlier_state_replaces_a_truncated_one(toy, tmp_path, unbroken):
     break_off(tmp_path, toy, "Max", signal.SIGKILL, "iteration", 5)
     state = tmp_path / "experiments/states/Max.pth"
     state.write_bytes(state.read_bytes()[:-5000])
@@ -185,7 +178,7 @@ def test_a_truncated_state_gives_way_to_the_one_before(toy, tmp_path, unbroken):
     assert_same_run(tmp_path, "Max", unbroken("Max"))
 
 
-def test_states_that_are_all_damaged_are_named(toy, tmp_path):
+def test_if_all_states_are_damaged_the_message_names_them(toy, tmp_path):
     states = tmp_path / "experiments/states"
     states.mkdir(parents=True)
     (states / "Max.pth").write_bytes(b"nonsense")
@@ -194,42 +187,42 @@ def test_states_that_are_all_damaged_are_named(toy, tmp_path):
     assert "Max.pth" in line and "Max.earlier.pth" in line
 
 
-def test_nothing_to_resume_starts_at_the_beginning_but_a_missing_file_is_an_error(toy, tmp_path):
+def test_without_a_state_resume_starts_from_scratch_but_a_missing_file_is_an_error(toy, tmp_path):
     result = run(tmp_path, SCRIPTS["Max"], *words(toy, "Max", "--resume", "--max_epoch", 1))
-    assert result.returncode == 0 and "nothing to resume" in result.stdout
+    assert result.returncode == 0 and "no saved state at" in result.stdout
     assert "no file none.pth" in refused(tmp_path, SCRIPTS["Max"], *words(toy, "Max", "--resume", "none.pth"))
     model = tmp_path / "experiments/models/Max.pth"
-    assert "no state of a run" in refused(tmp_path, SCRIPTS["Max"], *words(toy, "Max", "--resume", model))
+    assert "is not the state of a run" in refused(tmp_path, SCRIPTS["Max"], *words(toy, "Max", "--resume", model))
 
 
 @pytest.mark.slow
-def test_other_settings_are_named_and_need_force(toy, tmp_path, unbroken):
+def test_settings_that_differ_are_named_and_need_force(toy, tmp_path, unbroken):
     state = unbroken("cMax") / "experiments/states/cMax.earlier.pth"
     changed = words(toy, "cMax", "--resume", state, "--alpha_re", 1, "--num_workers", 1)
     line = refused(tmp_path, SCRIPTS["cMax"], *changed)
-    assert "alpha_re 3.0 there, 1.0 here" in line and "--force" in line and "num_workers" not in line
+    assert "alpha_re: saved 3.0, now 1.0" in line and "--force" in line and "num_workers" not in line
     result = run(tmp_path, SCRIPTS["cMax"], *changed, "--force")
-    assert result.returncode == 0 and "alpha_re 3.0 there, 1.0 here" in result.stdout
+    assert result.returncode == 0 and "alpha_re: saved 3.0, now 1.0" in result.stdout
     longer = words(toy, "cMax", "--resume", state, "--max_epoch", EPOCHS + 1, "--force")
     assert run(tmp_path, SCRIPTS["cMax"], *longer).returncode == 0
     history = json.loads((tmp_path / "experiments/data/cMax.json").read_text())
     assert [row["epoch"] for row in history["validation"]] == list(range(1, EPOCHS + 2))
 
 
-def test_a_state_of_another_network_or_strategy_is_refused_even_with_force(toy, tmp_path, unbroken):
+def test_a_state_of_a_different_network_or_strategy_is_refused_even_with_force(toy, tmp_path, unbroken):
     state = unbroken("Max") / "experiments/states/Max.pth"
     other = words(toy, "Max", "--resume", state, "--force", "--architecture", "resnet34")
-    assert "another network" in refused(tmp_path, SCRIPTS["Max"], *other)
+    assert "was saved by a different network" in refused(tmp_path, SCRIPTS["Max"], *other)
     line = refused(tmp_path, SCRIPTS["cMax"], *words(toy, "Max", "--resume", state, "--force"))
-    assert "another network or strategy" in line
+    assert "is of strategy Max: use its script, not that of cMax" in line
 
 
-def test_an_earlier_run_of_the_tag_is_put_aside(toy, tmp_path, unbroken):
+def test_files_of_an_earlier_run_with_the_same_tag_are_moved_away(toy, tmp_path):
     short = ("--max_epoch", 1)
     for _ in range(2):
         assert run(tmp_path, SCRIPTS["Max"], *words(toy, "Max", *short)).returncode == 0
-    aside = tmp_path / "experiments/earlier/Max.1"
-    assert (aside / "models/best_Max.pth").exists() and (aside / "logs/Max.txt").exists()
+    earlier = tmp_path / "experiments/earlier/Max.1"
+    assert (earlier / "models/best_Max.pth").exists() and (earlier / "logs/Max.txt").exists()
     history = json.loads((tmp_path / "experiments/data/Max.json").read_text())
     assert len(history["validation"]) == 1
     assert (tmp_path / "experiments/logs/Max.txt").read_text().count(" epoch=1, mAP") == 1
@@ -239,11 +232,11 @@ def test_two_runs_with_one_tag_exclude_each_other(toy, tmp_path):
     process = start(tmp_path, SCRIPTS["Max"], *words(toy, "Max", "--max_epoch", 1000))
     assert wait_for(process, lambda: saved_iteration(tmp_path, "Max") >= 1)
     line = refused(tmp_path, SCRIPTS["cMax"], *words(toy, "Max"))
-    assert "a run with tag Max is going on" in line and str(process.pid) in line
+    assert "a run with tag Max is already running" in line and str(process.pid) in line
     process.kill()
     process.communicate(timeout=60)
-    files = RunFiles(tmp_path / "experiments", "Max")
-    files.take()  # the claim ended with the process
+    files = RunFiles(Folder(tmp_path / "experiments"), "Max")
+    files.claim()  # the claim ended with the process
     files.release()
 
 
@@ -252,10 +245,9 @@ def limited(kind: int, amount: int):
 
 
 def run_limited(folder: Path, limit, script: str, *arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
-    environment = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "HOME": str(folder)}
+    typed, variables = command(script, *arguments), environment(folder)
     return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=300, env=environment, preexec_fn=limit
+        typed, cwd=folder, capture_output=True, text=True, timeout=300, env=variables, preexec_fn=limit
     )
 
 
@@ -266,15 +258,15 @@ def one_line(result: subprocess.CompletedProcess) -> str:
     return line
 
 
-def test_a_full_disk_is_said_before_anything_is_computed(toy, tmp_path):
-    limit = limited(resource.RLIMIT_FSIZE, 20_000_000)  # no file may grow beyond: as on a disk that fills up
+def test_a_full_disk_ends_the_run_before_anything_is_computed(toy, tmp_path):
+    limit = limited(resource.RLIMIT_FSIZE, 20_000_000)  # the largest file, bytes: as on a disk that fills up
     line = one_line(run_limited(tmp_path, limit, SCRIPTS["Max"], *words(toy, "Max")))
     assert "cannot write" in line and "experiments/states/Max.pth" in line and "free some space" in line
     assert not list((tmp_path / "experiments").rglob("*.tmp"))
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_up_later_leaves_the_states_before(toy, tmp_path, unbroken):
+def test_a_disk_that_fills_up_later_leaves_the_earlier_states(toy, tmp_path, unbroken):
     break_off(tmp_path, toy, "Max", signal.SIGTERM, "iteration", 7)
     limit = limited(resource.RLIMIT_FSIZE, 20_000_000)
     line = one_line(run_limited(tmp_path, limit, SCRIPTS["Max"], *words(toy, "Max", "--resume")))
@@ -284,7 +276,7 @@ def test_a_disk_that_fills_up_later_leaves_the_states_before(toy, tmp_path, unbr
     assert_same_run(tmp_path, "Max", unbroken("Max"))
 
 
-def test_lack_of_memory_says_what_to_lower(toy, tmp_path):
+def test_out_of_memory_says_what_to_lower(toy, tmp_path):
     limit = limited(resource.RLIMIT_AS, 6 << 30)
     large = words(toy, "Max", "--image_size", 1024, "--batch_size", 64)
     line = one_line(run_limited(tmp_path, limit, SCRIPTS["Max"], *large))
@@ -306,7 +298,7 @@ def test_a_killed_loader_process_is_one_line(toy, tmp_path):
     assert "a loader process was killed" in line and "--num_workers" in line
 
 
-def test_a_loss_that_is_no_number_names_the_batch_and_leaves_the_state(toy, tmp_path):
+def test_a_loss_that_is_not_finite_names_the_batch_and_leaves_the_state_intact(toy, tmp_path):
     line = refused(tmp_path, SCRIPTS["cMax"], *words(toy, "x", "--lr", 1e30, "--momentum", 0.9))
     assert "not finite at iteration" in line and "class_loss=" in line and "lr=" in line
     assert line.count("toy_0") == 16
@@ -314,51 +306,51 @@ def test_a_loss_that_is_no_number_names_the_batch_and_leaves_the_state(toy, tmp_
     assert all(torch.isfinite(value).all() for value in state["trainer"]["student"].values())
 
 
-def test_such_a_batch_can_be_skipped(toy, tmp_path):
-    # The reconstruction loss's weight is 0 at the first iteration and beyond float32 at the others.
+def test_a_batch_whose_loss_is_not_finite_can_be_skipped(toy, tmp_path):
+    # The reconstruction loss's weight is 0 at the first iteration and overflows float32 at the others.
     result = run(tmp_path, SCRIPTS["cMax"], *words(toy, "x", "--alpha_re", 1e39, "--on_nan", "skip", "--max_epoch", 1))
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("skipped") == ITERATIONS - 1
     assert all(torch.isfinite(value).all() for value in weights(tmp_path, "x").values())
 
 
-def test_the_same_command_gives_the_same_bits(toy, tmp_path, unbroken):
+def test_the_same_command_computes_the_same_bits(toy, tmp_path, unbroken):
     result = run(tmp_path, SCRIPTS["cTopk_w"], *words(toy, "cTopk_w", "--deterministic"))
     assert result.returncode == 0, result.stderr
     assert_same_run(tmp_path, "cTopk_w", unbroken("cTopk_w"))
 
 
-def test_signals_are_noted_and_end_where_it_is_allowed():
+def test_a_signal_is_noted_for_the_next_moment_between_two_iterations():
     before = signal.getsignal(signal.SIGTERM)
     with Interruption() as interruption:
-        interruption.check()
+        assert not interruption.requested
         signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGTERM)  # passed on by a parent: the same wish
-        with pytest.raises(Interrupted) as stop:
-            interruption.check()
-    assert stop.value.status == 143
+        signal.raise_signal(signal.SIGTERM)  # passed on by a launcher: counts as the first
+        assert interruption.requested
+    assert interruption.error().status == 143 and str(interruption.error()) == "SIGTERM"
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_claim_excludes_others_but_not_its_own_process(tmp_path):
-    files = RunFiles(tmp_path, "tag")
-    files.take()
-    script = "import sys, pathlib, tools.runs.folder as r; r.RunFiles(pathlib.Path(sys.argv[1]), 'tag').take()"
-    other = subprocess.run([sys.executable, "-c", script, tmp_path], cwd=ROOT, capture_output=True, text=True)
-    assert "UserError: a run with tag tag is going on" in other.stderr
+def test_a_claim_excludes_other_processes(tmp_path):
+    files = RunFiles(Folder(tmp_path), "tag")
+    files.claim()
+    code = "from sys import argv; from pathlib import Path; from tools.runs.folder import Folder, RunFiles; "
+    claim = [sys.executable, "-c", f"{code} RunFiles(Folder(Path(argv[1])), 'tag').claim()", tmp_path]
+    other = subprocess.run(claim, env=environment(tmp_path), capture_output=True, text=True)
+    assert "UserError: a run with tag tag is already running" in other.stderr
     files.release()
-    assert subprocess.run([sys.executable, "-c", script, tmp_path], cwd=ROOT).returncode == 0
+    assert subprocess.run(claim, env=environment(tmp_path)).returncode == 0
 
 
 def test_an_unwritable_folder_is_named(tmp_path):
     (tmp_path / "states").write_text("a file where a folder should be")
     with pytest.raises(UserError, match="cannot write .*states"):
-        RunFiles(tmp_path, "tag").take()
+        RunFiles(Folder(tmp_path), "tag").claim()
 
 
 @pytest.mark.slow
-def test_five_hundred_iterations_keep_their_memory(toy, tmp_path):
-    """Resident memory in the last third stays within that of the middle third."""
+def test_memory_does_not_grow_over_five_hundred_iterations(toy, tmp_path):
+    """Resident memory in the last third stays below 1.05 times that of the middle third."""
     arguments = [*SMALL, "--data_dir", toy, "--tag", "long", "--max_epoch", 125]
     process = start(tmp_path, SCRIPTS["cTopk"], *arguments, output=subprocess.DEVNULL)
     sizes = []
@@ -371,18 +363,18 @@ def test_five_hundred_iterations_keep_their_memory(toy, tmp_path):
     assert max(sizes[-third:]) < 1.05 * max(sizes[third : 2 * third])
 
 
-def test_weights_that_overflow_in_validation_are_one_line(toy, tmp_path):
+def test_weights_that_overflow_in_validation_end_in_one_line(toy, tmp_path):
     line = refused(tmp_path, SCRIPTS["cMax"], *words(toy, "x", "--lr", 1e20, "--on_nan", "skip", "--max_epoch", 1))
     assert "validation after iteration 4" in line and "not finite" in line and "--lr" in line
 
 
-def test_a_run_sweeps_up_its_own_half_written_files_only(tmp_path):
+def test_a_run_removes_only_its_own_partial_files(tmp_path):
     models = tmp_path / "models"
     models.mkdir()
     names = (".best_Max.pth.7.tmp", ".best_cMax.pth.7.tmp", ".Max2.json.7.tmp", ".Max.json.7.tmp")
     for name in names:
         (models / name).write_text("half")
-    RunFiles(tmp_path, "Max").take()
+    RunFiles(Folder(tmp_path), "Max").claim()
     assert sorted(path.name for path in models.iterdir()) == [".Max2.json.7.tmp", ".best_cMax.pth.7.tmp"]
 
 
@@ -406,17 +398,17 @@ def test_a_state_from_elsewhere_does_not_overwrite_an_earlier_run_of_the_tag(toy
         (MemoryError(), "--accumulate 4"),
     ],
 )
-def test_a_lack_of_memory_is_one_line_that_says_what_to_lower(raised, said):
-    args = argparse.Namespace(batch_size=32, image_size=512, accumulate=2)
-    with pytest.raises(UserError, match=said) as error, explain_resource_errors(args):
+def test_out_of_memory_is_one_line_that_says_what_to_lower(raised, said):
+    config = config_of(strategy_of("max"), batch_size=32, image_size=512, accumulate=2)
+    with pytest.raises(UserError, match=said) as error, explain_resource_errors(config):
         raise raised
     assert "\n" not in str(error.value) and "--resume" in str(error.value)
-    with pytest.raises(UserError, match="--deterministic: pool_cuda"), explain_resource_errors(args):
+    with pytest.raises(UserError, match="--deterministic: pool_cuda"), explain_resource_errors(config):
         raise RuntimeError(
             "pool_cuda does not have a deterministic implementation, but you set …. You can turn it off."
         )
     with (
         pytest.raises(RuntimeError, match="a bug"),
-        explain_resource_errors(args),
+        explain_resource_errors(config),
     ):  # what is not understood keeps its traceback
         raise RuntimeError("a bug")

@@ -1,8 +1,7 @@
-"""The scripts as a user runs them: whole runs on toy images, and one clear line for whatever is wrong."""
+"""The scripts as a user runs them: whole runs on toy images, and one clear line for every mistake."""
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,10 @@ import torch
 from torchvision.models import resnet18
 
 from core.networks import Classifier
+from core.training import train
 from core.weights import load_weights
 from tests.helpers.command_line import ROOT, SCRIPTS, SMALL, refused, run, small_with
+from tests.helpers.golden import strategy_of
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +45,12 @@ def test_a_run_leaves_log_history_and_checkpoints(trained, tag):
     assert best == max(row["mAP"] for row in history["validation"])
 
 
-def test_tensorboard_curves_are_written_when_asked_for(trained):
+def test_tensorboard_curves_are_written_on_request(trained):
     assert list((trained / "experiments/tensorboards/cMax").glob("events*"))
     assert not (trained / "experiments/tensorboards/Max").exists()
 
 
-def test_the_same_command_gives_the_same_weights_with_any_number_of_workers(trained, toy, tmp_path):
+def test_the_same_command_trains_the_same_weights_with_any_number_of_workers(trained, toy, tmp_path):
     words = [*SMALL, "--num_workers", 2, "--data_dir", toy, "--tag", "cTopk", "--max_epoch", 2, "--lr", 0.01]
     assert run(tmp_path, SCRIPTS["cTopk"], *words).returncode == 0
     first, second = (
@@ -59,7 +60,7 @@ def test_the_same_command_gives_the_same_weights_with_any_number_of_workers(trai
         torch.testing.assert_close(second[name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_evaluation_repeats_the_run_s_own_figure(trained, toy):
+def test_evaluation_repeats_the_run_s_own_result(trained, toy):
     words = ["--tag", "cTopk_w", "--data_dir", toy, "--split", "Main/val", "--num_workers", 0]
     result = run(trained, "evaluate_classification.py", *words)
     assert result.returncode == 0, result.stderr
@@ -78,7 +79,7 @@ def test_the_keypoint_picture_is_drawn(trained, toy):
     assert cv2.imread(str(trained / "sheet.png")).shape[1] > 4 * 256
 
 
-def test_training_goes_on_from_every_kind_of_weights(trained, toy, tmp_path):
+def test_training_starts_from_every_kind_of_weights(trained, toy, tmp_path):
     backbone = tmp_path / "backbone.pth"
     torch.save(resnet18().state_dict(), backbone)
     for weights in (backbone, trained / "experiments/models/best_Max.pth"):
@@ -94,7 +95,7 @@ def test_training_goes_on_from_every_kind_of_weights(trained, toy, tmp_path):
         ({"image_size": 100}, "not divisible by 32"),
         ({"batch_size": 1000}, "a batch of 1000 images exceeds"),
         ({"architecture": "vgg16"}, "choose one of resnet18, resnet34, resnet50"),
-        ({"architecture": "timm/nothing_like_it"}, "timm knows no model"),
+        ({"architecture": "timm/nothing_like_it"}, "timm does not have a model"),
         ({"weights": "nothing.pth"}, "no file nothing.pth"),
         ({"augment": "blur"}, "unknown augmentation 'blur'"),
         ({"class_file": "nothing.json"}, "nothing.json"),
@@ -107,22 +108,19 @@ def test_training_goes_on_from_every_kind_of_weights(trained, toy, tmp_path):
         ({"device": "toaster"}, "--device toaster"),
     ],
 )
-def test_wrong_arguments_get_one_line(toy, tmp_path, monkeypatch, capsys, changes, said):
-    from core.training.loop import main
-    from train_classification_with_puzzle_cMax_ema import training_step
-
+def test_every_wrong_argument_ends_in_one_line(toy, tmp_path, monkeypatch, capsys, changes, said):
     monkeypatch.chdir(tmp_path)
-    words = ["train.py", *map(str, small_with(**{"data_dir": toy, **changes}))]
-    monkeypatch.setattr(sys, "argv", words)
+    words = small_with(**{"data_dir": toy, **changes})
+    monkeypatch.setattr("sys.argv", ["train.py", *map(str, words)])
     with pytest.raises(SystemExit) as stop:
-        main(training_step, "A test.")
+        train(strategy_of("cMax"), "A test.")
     error = capsys.readouterr().err
     assert stop.value.code == 2
     assert error.startswith("error:") and error.count("\n") == 1 and said in error
     assert not (tmp_path / "experiments").exists()
 
 
-def test_weights_that_do_not_fit_say_what_is_missing_and_extra(toy, tmp_path):
+def test_weights_that_do_not_fit_name_missing_and_extra_parameters(toy, tmp_path):
     wrong = tmp_path / "wrong.pth"
     state_dict = resnet18().state_dict()
     state_dict["layer1.7.weight"] = state_dict.pop("layer1.0.conv1.weight")
@@ -130,10 +128,12 @@ def test_weights_that_do_not_fit_say_what_is_missing_and_extra(toy, tmp_path):
     line = refused(tmp_path, SCRIPTS["Max"], *small_with(weights=wrong, data_dir=toy))
     assert "1 missing (layer1.0.conv1.weight)" in line and "1 extra (layer1.7.weight)" in line
     wrong.write_bytes(wrong.read_bytes()[:1000])
-    assert "truncated or no PyTorch file" in refused(tmp_path, SCRIPTS["Max"], *small_with(weights=wrong, data_dir=toy))
+    assert "truncated or not a PyTorch file" in refused(
+        tmp_path, SCRIPTS["Max"], *small_with(weights=wrong, data_dir=toy)
+    )
 
 
-def test_no_download_names_both_ways_out(toy, tmp_path):
+def test_a_failed_download_names_both_ways_out(toy, tmp_path):
     proxy = {"HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
     words = small_with(weights="imagenet", data_dir=toy)
     line = refused(tmp_path, SCRIPTS["Max"], *words, TORCH_HOME=str(tmp_path), **proxy)
@@ -150,7 +150,7 @@ def test_the_readme_command_stops_at_once_where_images_are_missing(script, toy, 
     assert str(toy / "JPEGImages") in line and "--data_dir" in line
 
 
-def test_the_checkpoint_of_no_run_is_named(toy, tmp_path):
+def test_a_missing_checkpoint_is_named(toy, tmp_path):
     line = refused(tmp_path, "evaluate_classification.py", "--tag", "nobody", "--data_dir", toy)
     assert "experiments/models/best_nobody.pth" in line
     line = refused(tmp_path, "inference_classification.py", "--tag", "nobody", "--data_dir", toy)
@@ -162,7 +162,7 @@ def test_an_unwritable_folder_is_named(toy, tmp_path):
     assert "experiments/states" in refused(tmp_path, SCRIPTS["cMax"], *small_with(data_dir=toy, tag="x", max_epoch=1))
 
 
-def test_a_loss_that_is_no_number_stops_the_run_in_one_line(toy, tmp_path):
+def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(toy, tmp_path):
     words = small_with(data_dir=toy, tag="x", max_epoch=2, lr=1e30, momentum=0.9)
     assert "the loss or its gradient is not finite at iteration" in refused(tmp_path, SCRIPTS["cMax"], *words)
 

@@ -1,4 +1,4 @@
-"""Architectures, and weights of every origin."""
+"""Architectures, and weights of every supported source."""
 
 from pathlib import Path
 
@@ -9,13 +9,13 @@ from torchvision.models import ResNet18_Weights, get_model
 from core.evaluation.loading import make_network, trained_network
 from core.networks import ARCHITECTURES, Classifier
 from core.weights import load_weights
-from tools.runs.checkpoints import imagenet_state_dict, read_state_dict, save_checkpoint
+from tools.runs.checkpoints import Description, imagenet_state_dict, read_state_dict, save_checkpoint
 from tools.system.errors import UserError
 from tools.system.files import replace_file
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_every_resnet_has_output_stride_16_and_takes_torchvision_s_weights(architecture):
+def test_every_resnet_has_output_stride_16_and_loads_torchvision_s_weights(architecture):
     network = Classifier(architecture, num_classes=3).eval()
     with torch.no_grad():
         logits, features = network(torch.zeros(1, 3, 64, 96))
@@ -29,7 +29,7 @@ def test_every_resnet_has_output_stride_16_and_takes_torchvision_s_weights(archi
 
 
 @pytest.mark.parametrize("name", ["convnext_atto", "resnest14d", "efficientnet_b0", "resnet18"])
-def test_timm_s_networks_have_output_stride_16_and_take_timm_s_weights(name):
+def test_timm_s_networks_have_output_stride_16_and_load_timm_s_weights(name):
     timm = pytest.importorskip("timm")
     network = Classifier(f"timm/{name}", num_classes=3)
     logits, features = network(torch.randn(2, 4, 3, 64, 64))
@@ -46,7 +46,7 @@ def test_real_imagenet_weights_are_loaded(imagenet_weights):
 
 
 def official_checkpoint(classes: int, channels: int) -> dict[str, torch.Tensor]:
-    """What the official code writes for a ResNet-18, random, with its duplicates."""
+    """Return what the official code writes for a ResNet-18, random, with its duplicates."""
     state_dict = {
         f"model.{name}": torch.rand_like(value.float()) for name, value in get_model("resnet18").state_dict().items()
     }
@@ -64,7 +64,7 @@ def official_checkpoint(classes: int, channels: int) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_an_official_checkpoint_is_loaded_whole(prefix):
+def test_an_official_checkpoint_is_loaded_completely(prefix):
     theirs = official_checkpoint(3, 512)
     network = Classifier("resnet18", 3)
     assert load_weights(network, {prefix + name: value for name, value in theirs.items()}) == "official checkpoint"
@@ -96,9 +96,9 @@ def test_imagenet_weights_come_from_torchvision_s_cache(tmp_path, monkeypatch):
     assert torch.equal(imagenet_state_dict("resnet18")["conv1.weight"], theirs["conv1.weight"])
 
 
-def test_a_checkpoint_comes_back_as_the_network_that_was_saved(tmp_path):
+def test_a_checkpoint_loads_as_the_network_that_was_saved(tmp_path):
     network = Classifier("resnet18", 2).eval()
-    description = {"architecture": "resnet18", "class_names": ["a", "b"], "image_size": 64}
+    description = Description(architecture="resnet18", class_names=["a", "b"], image_size=64, strategy="cMax")
     save_checkpoint(tmp_path / "x.pth", network.state_dict(), description)
     again, read = trained_network(tmp_path / "x.pth")
     images = torch.randn(1, 3, 64, 64)
@@ -110,7 +110,7 @@ def test_a_checkpoint_comes_back_as_the_network_that_was_saved(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04broken"])
-def test_a_file_that_is_no_checkpoint_is_named_in_one_line(tmp_path, content):
+def test_a_file_that_is_not_a_checkpoint_is_named_in_one_line(tmp_path, content):
     (tmp_path / "bad.pth").write_bytes(content)
     with pytest.raises(UserError, match=r"bad\.pth") as error:
         read_state_dict(tmp_path / "bad.pth")
@@ -123,7 +123,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
         read_state_dict(tmp_path / "bad.pth")
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / "model.pth"
     path.write_text("old")
 

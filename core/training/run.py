@@ -191,7 +191,7 @@ class Run:
             raise self._interruption.error()
 
     def add_losses(self, step: Step) -> None:
-        """Count the losses of an iteration towards the next log line."""
+        """Count the losses of an iteration toward the next log line."""
         for name, loss in step.losses().items():
             self._losses.setdefault(name, []).append(loss)
 

@@ -1,6 +1,6 @@
 """Bootstrap over images: how much a mean average precision, or the difference of two, depends on the images drawn.
 
-Drawing N of N images with replacement gives each image a count. Counts do not change ranks, so each class is sorted
+Drawing N of N images with replacement assigns each image a count. Counts do not change ranks, so each class is sorted
 once, and a sample costs a few sums.
 """
 

@@ -26,6 +26,10 @@ PARTS: dict[str, type | tuple[type, ...]] = {
 }
 
 
+class OldVersion(UserError):
+    """A state that an earlier version of this code saved."""
+
+
 def save_state(folder: Folder, tag: str, state: dict[str, Any]) -> None:
     """Write a run's state. The one before stays until this one is whole, and is then the earlier state."""
     path = folder.state(tag)
@@ -52,6 +56,8 @@ def load_state(folder: Folder, tag: str, path: Path | None = None) -> tuple[dict
     for candidate in [path] if path else [file for file in own if file.exists()]:
         try:
             state = _read(candidate)
+        except OldVersion:
+            raise  # the state before it is no newer
         except UserError as error:
             problems.append(str(error))
             continue
@@ -70,7 +76,7 @@ def is_own(folder: Folder, tag: str, path: Path) -> bool:
 def _read(path: Path) -> dict[str, Any]:
     state = read_tensors(path)
     if isinstance(state, dict) and "trainer" in state and "strategy" not in state:
-        raise UserError(
+        raise OldVersion(
             f"{path} was saved by an earlier version of this code: finish its run with that version, or start again "
             "without --resume"
         )
