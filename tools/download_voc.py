@@ -2,9 +2,9 @@
 
     python3 -m tools.download_voc --year 2012 --out voc
 
-From the official address, a mirror (--mirror URL: a folder with the official file names, or a file) or archives on
-disk (--tar FILE). Running the same command again resumes a broken transfer. Exit status 0: the data set is complete;
-1: it is, but members of the archive were refused; 2: it is not.
+From the official server, a mirror (--mirror URL: a folder with the official file names, or a file) or archives on disk
+(--tar FILE). Running the same command again resumes a broken transfer. Exit status 0: the data set is complete; 1: it
+is, but members of the archive were refused; 2: it is not.
 """
 
 import http.client
@@ -33,7 +33,6 @@ RECORD = "download.json"  # in the data set's folder: MD5 sums of the archives u
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 60  # seconds without a byte
 MAX_RETRIES = 5  # transfers in a row that brought nothing
-MIRROR_HELP = "folder of another server, or its .tar (default: official server)"
 ALTERNATIVES = "run the command again to resume, or give --mirror URL, or --tar FILE with an archive that you have"
 
 
@@ -41,11 +40,9 @@ ALTERNATIVES = "run the command again to resume, or give --mirror URL, or --tar 
 class Config(Arguments):
     year: str = argument("2012", "2007 comes with its labeled test set", choices=tuple(YEARS))
     out: Path = argument(help="folder; the data set is in its VOCdevkit/VOC<year>")
-    mirror: str | None = argument(None, MIRROR_HELP, metavar="URL", at_most_one_of="source")
-    tar: list[Path] | None = argument(
-        None, "archives on disk; nothing is downloaded", metavar="FILE", at_most_one_of="source"
-    )
-    md5: list[str] | None = argument(None, "MD5 sums of other archives than the official ones (default: theirs)")
+    mirror: str | None = argument(None, "another server's folder or .tar", metavar="URL", at_most_one_of="source")
+    tar: list[Path] | None = argument(None, "archives on disk", metavar="FILE", at_most_one_of="source")
+    md5: list[str] | None = argument(None, "MD5 sums of archives other than the official ones (default: theirs)")
 
     def check(self) -> None:
         if self.mirror and not self.mirror.startswith(("http://", "https://")):
@@ -155,10 +152,7 @@ def check_local(file: Path, archives: list[Archive]) -> Path:
 
 
 def unpack(path: Path, folder: Path) -> list[str]:
-    """Unpack an archive into `folder`, except members that would leave it, or are not files, folders or links.
-
-    Return the refused members, each with the reason.
-    """
+    """Unpack an archive; return the refused members: those outside `folder`, and all but files, folders and links."""
     if not hasattr(tarfile, "data_filter"):
         version = sys.version.split()[0]
         raise UserError(f"Python {version} cannot unpack archives safely: use 3.10.12, 3.11.4 or newer")
@@ -170,7 +164,6 @@ def unpack(path: Path, folder: Path) -> list[str]:
             return tarfile.data_filter(member, destination)
         except tarfile.FilterError as error:
             refused.append(f"{member.name!r} ({reason(error)})")
-            return None
 
     try:
         with tarfile.open(path) as tar, tqdm(desc=f"unpacking {path.name}", unit="file") as bar:

@@ -96,10 +96,9 @@ def _objects(content: dict[str, Entries], names: dict[str, str], problems: list[
 
 
 def devkit_box(bbox: Any) -> Box | None:
-    """Convert COCO's 0-based (left, top, width, height) to the devkit's 1-based first and last pixel: whole numbers.
+    """Convert COCO's 0-based (left, top, width, height) to the devkit's 1-based first and last pixel.
 
-    Return None for a box without width or height, which does not count (official code); raise a `ValueError` for
-    anything but four finite numbers.
+    None: the box has no width or height and does not count (official code). `ValueError`: not four finite numbers.
 
     >>> devkit_box([0, 10.5, 20, 4])
     (1, 11, 20, 15)

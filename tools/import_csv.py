@@ -19,8 +19,6 @@ from tools.system.command_line import argument, parse
 from tools.system.errors import UserError, run_main
 from tools.system.files import reason
 
-HEADERS = ("image", "file", "filename", "path")
-
 
 @dataclass(frozen=True)
 class Config(ImportArguments):
@@ -54,7 +52,8 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
         raise UserError(f"{path} is not in UTF-8: save it as 'CSV UTF-8'") from error
     except (OSError, csv.Error) as error:
         raise UserError(f"cannot read {path} as CSV: {reason(error)}") from error
-    return rows[1:] if rows and rows[0][1][0].lower() in HEADERS else rows
+    has_header = rows and rows[0][1][0].lower() in ("image", "file", "filename", "path")
+    return rows[1:] if has_header else rows
 
 
 def _sample(row: list[str], images: Path, origin: str) -> Sample:

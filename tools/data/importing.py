@@ -3,7 +3,7 @@
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +29,7 @@ class ImportArguments(Arguments):
 
 
 def image_id_of(name: str) -> str:
-    """Return the id of an image file: its path without suffix, folders and whitespace as underscores.
-
-    Raise a `ValueError` if nothing is left, or unprintable characters.
+    """Return an image's id: its path without suffix, folders and whitespace as underscores; or raise a `ValueError`.
 
     >>> image_id_of("holiday 2024/Straße 1.JPG")
     'holiday_2024_Straße_1'
@@ -73,9 +71,7 @@ def find_duplicates(samples: Iterable[Sample]) -> list[str]:
 
 
 def split_ids(ids: Iterable[str], val_share: float, seed: int) -> Lists:
-    """Return the lists train, val and trainval, or without a val share only train and trainval.
-
-    Which ids are in val depends only on the ids and the seed.
+    """Return the lists, which depend only on the set of ids and the seed; a val share of 0 makes no list val.
 
     >>> split_ids(["a", "b", "c", "d"], 0.25, seed=0)
     {'train': ['a', 'b', 'd'], 'val': ['c'], 'trainval': ['a', 'b', 'c', 'd']}
@@ -91,7 +87,7 @@ def split_ids(ids: Iterable[str], val_share: float, seed: int) -> Lists:
 
 
 def import_samples(
-    args: ImportArguments, source: Path, kind: str, samples: Sequence[Sample], lists: Lists, class_names: Sequence[str]
+    args: ImportArguments, source: Path, kind: str, samples: list[Sample], lists: Lists, class_names: list[str]
 ) -> None:
     """Write the data set that `source`, a file of this kind, names; print what it holds and the next commands."""
     sizes = image_sizes(samples, source)
@@ -108,7 +104,7 @@ def import_samples(
         print(f"note: {large:,} images are larger than {LARGE} pixels, and {seen}")
 
 
-def image_sizes(samples: Sequence[Sample], source: Path) -> list[tuple[int, int]]:
+def image_sizes(samples: list[Sample], source: Path) -> list[tuple[int, int]]:
     """Return width and height of every image in pixels; raise a `UserError` if images of `source` cannot be read."""
 
     def size(sample: Sample) -> tuple[int, int] | str:

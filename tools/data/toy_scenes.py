@@ -36,7 +36,7 @@ class ToyObject:
 
 
 def draw_scene(index: int, seed: int, image_size: int, classes: int) -> tuple[np.ndarray, list[ToyObject]]:
-    """Draw image `index`, 0-based, with `image_size` pixels on its longer side; only `seed` and index decide on it.
+    """Draw image `index`, 0-based, of the set `seed`; its longer side has `image_size` pixels.
 
     The first object is of class `index % classes` and never difficult. Return the image, `[height, width, 3]` uint8
     RGB, and its objects from back to front.

@@ -82,17 +82,24 @@ def _write_image(sample: Sample, size: Size, shrink: int, target: Path) -> tuple
     """Write the image to `target`; return the method used, and its size and objects there."""
     if not shrink or max(size) <= shrink:
         return link_or_copy(sample.source, target), size, sample.objects
-    ratio = shrink / max(size)
-    width, height = (max(1, round(side * ratio)) for side in size)
-    smaller = read_image(sample.source).resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3)
-    smaller.save(target, quality=JPEG_QUALITY)
-    objects = [replace(item, box=item.box and _scaled(item.box, ratio)) for item in sample.objects]
-    return "smaller copies", (width, height), objects
+    size, factor = save_smaller(sample.source, target, shrink, JPEG_QUALITY, reducing_gap=3)
+    objects = [replace(item, box=item.box and _scaled(item.box, factor)) for item in sample.objects]
+    return "smaller copies", size, objects
 
 
-def _scaled(box: Box, ratio: float) -> Box:
-    xmin, ymin = (max(1, round(side * ratio)) for side in box[:2])
-    xmax, ymax = (round(side * ratio) for side in box[2:])
+def save_smaller(source: Path, target: Path, longest: int, quality: int, **resize: float) -> tuple[Size, float]:
+    """Write a JPEG with at most `longest` pixels per side; return its size and the factor, at most 1."""
+    image = read_image(source)
+    factor = min(1.0, longest / max(image.size))
+    width, height = (max(1, round(side * factor)) for side in image.size)
+    smaller = image.resize((width, height), Image.Resampling.BICUBIC, **resize)
+    smaller.save(target, quality=quality)
+    return smaller.size, factor
+
+
+def _scaled(box: Box, factor: float) -> Box:
+    xmin, ymin = (max(1, round(side * factor)) for side in box[:2])
+    xmax, ymax = (round(side * factor) for side in box[2:])
     # The box keeps a width and a height, because empty boxes do not count.
     return xmin, ymin, max(xmax, xmin + 1), max(ymax, ymin + 1)
 
