@@ -6,15 +6,14 @@
 
 Writes a table (CSV and JSON) of each image's predicted classes, their scores and keypoints in the image's own pixels,
 and with --pictures a picture of each image under the class activation maps of its classes. Instead, --compare draws
-the four strategies side by side on a few images (the paper's figure 2), and --tiles draws the four tiles of an image
-and the map merged from them; both also take a labeled split (--data_dir and --split) instead of --images.
-
-Architecture, classes, image size and strategy are read from the description beside the checkpoint.
+the four strategies side by side on a few images (the paper's figure 2), and --tiles the four tiles of an image and the
+map merged from them; both also take a labeled split. The description beside the checkpoint says how it was trained.
 """
 
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -35,56 +34,38 @@ from tools.runs.folder import Folder, checkpoint_path
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, advice, run_main
 
+_checkpoint, _images, _predictions = (partial(argument, group=name) for name in ("checkpoint", "images", "predictions"))
+_output, _computing = (partial(argument, group=name) for name in ("output", "computing"))
+_rule, _drawing = partial(_predictions, at_most_one_of="rule"), partial(_output, at_most_one_of="drawing")
+
 
 @dataclass(frozen=True)
 class Config(Arguments):
-    tag: str | None = argument(None, "use experiments/models/best_TAG.pth", group="checkpoint", one_of="checkpoint")
-    weights: str | None = argument(
-        None, "use this checkpoint, described by a .json of the same name", group="checkpoint", one_of="checkpoint"
+    tag: str | None = _checkpoint(None, "use experiments/models/best_TAG.pth", one_of="checkpoint")
+    weights: str | None = _checkpoint(None, "use this file, described by a .json of the same name", one_of="checkpoint")
+    architecture: str | None = _checkpoint(None, "of the network (default: the description's)")
+    class_file: str | None = _checkpoint(None, "names of the classes (default: the description's)")
+    images: list[str] | None = _images(None, "files, folders (with all below them) or quoted patterns")
+    data_dir: str | None = _images(None, "devkit folder, for --compare and --tiles on a labeled split")
+    split: str = _images("val", "list in data/, or of the devkit as Main/val")
+    count: int = _images(4, "the first images, drawn by --compare and --tiles", least=1)
+    image_size: int | None = _images(None, "longer side (a split: crop), pixels, divisible by 32 (default: as trained)")
+    threshold: float = _rule(0.5, "predict the classes with at least this score", least=0, most=1)
+    topk: int | None = _rule(None, "predict the K highest-scoring classes", least=1, metavar="K")
+    strategy: str | None = _predictions(
+        None, f"whose keypoints: {', '.join(STRATEGIES)}, or FILE.py that declares STRATEGY (default: as trained)"
     )
-    architecture: str | None = argument(None, "of the network (default: the description's)", group="checkpoint")
-    class_file: str | None = argument(None, "names of the classes (default: the description's)", group="checkpoint")
-    images: list[str] | None = argument(None, "files, folders (with all below them) or quoted patterns", group="images")
-    data_dir: str | None = argument(None, "devkit folder, for --compare and --tiles on a labeled split", group="images")
-    split: str = argument("val", "list in data/, or of the devkit as Main/val", group="images")
-    count: int = argument(4, "the first images, drawn by --compare and --tiles", group="images", least=1)
-    image_size: int | None = argument(
-        None,
-        "--images are resized so that the longer side has this many pixels, divisible by 32; a split is cropped to it, "
-        "as in evaluation (default: as trained)",
-        group="images",
+    pictures: str | None = _output(
+        None, "draw each image too (default: experiments/pictures/NAME)", bare="", metavar="FOLDER"
     )
-    threshold: float = argument(
-        0.5, "predict the classes with at least this score", group="predictions", at_most_one_of="rule", least=0, most=1
+    compare: bool = _drawing(False, "draw the four strategies side by side instead")
+    tiles: bool = _drawing(False, "draw tiles and merged maps instead")
+    out: Path | None = _output(
+        None, "table (default experiments/predictions/NAME.csv, and .json), or picture (.png, .jpg, .pdf or .svg)"
     )
-    topk: int | None = argument(
-        None, "predict the K highest-scoring classes", group="predictions", at_most_one_of="rule", least=1, metavar="K"
-    )
-    strategy: str | None = argument(
-        None,
-        f"whose keypoint: {', '.join(STRATEGIES)}, or FILE.py that declares STRATEGY (default: the trained one's)",
-        group="predictions",
-    )
-    pictures: str | None = argument(
-        None,
-        "also draw each image (default folder experiments/pictures/NAME)",
-        group="output",
-        bare="",
-        metavar="FOLDER",
-    )
-    compare: bool = argument(
-        False, "draw the four strategies side by side instead", group="output", at_most_one_of="drawing"
-    )
-    tiles: bool = argument(False, "draw tiles and merged maps instead", group="output", at_most_one_of="drawing")
-    out: Path | None = argument(
-        None,
-        "table to write (default experiments/predictions/NAME.csv, and .json beside it), or with --compare and --tiles "
-        "the picture (.png, .jpg, .pdf or .svg)",
-        group="output",
-    )
-    batch_size: int = argument(16, "images per batch", group="computing", least=1)
-    num_workers: int = argument(0, "processes that read images (0: this one)", group="computing", least=0)
-    device: str = argument("auto", "auto, cpu, cuda or cuda:N", group="computing")
+    batch_size: int = _computing(16, "images per batch", least=1)
+    num_workers: int = _computing(0, "processes that read images (0: this one)", least=0)
+    device: str = _computing("auto", "auto, cpu, cuda or cuda:N")
 
     def check(self) -> None:
         if not self.images and not self.data_dir:
@@ -93,33 +74,20 @@ class Config(Arguments):
             raise UserError("--images and --data_dir exclude each other: give one of them")
         if self.image_size is not None:
             check_image_size(self.image_size)
-        if not self.draws_examples:
-            return
-        if self.pictures is not None:
-            raise UserError(
-                "--pictures belongs to the table; --compare and --tiles draw a picture of their own (--out)"
-            )
-        if self.out:
+        if self.draws_examples and self.pictures is not None:
+            raise UserError("--pictures belongs to the table; --compare and --tiles draw one of their own (--out)")
+        if self.draws_examples and self.out:
             check_picture_path(self.out)
 
     @property
     def draws_examples(self) -> bool:
-        """Whether it draws a few images in detail (`--compare`, `--tiles`) instead of writing the table."""
+        """Whether it draws a few images in detail instead of writing the table."""
         return self.compare or self.tiles or bool(self.data_dir)
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A trained network and how its keypoints are found.
-
-    Attributes:
-        checkpoint: the network's file.
-        network: in evaluation mode, on `device`.
-        class_names: V names.
-        image_size: S, pixels.
-        keypoints: of its strategy; None if that has none.
-        options: of the keypoints.
-    """
+    """A trained network, in evaluation mode on `device`, and how its keypoints are found (None: it has none)."""
 
     checkpoint: Path
     network: Classifier
@@ -131,11 +99,7 @@ class LoadedModel:
 
 
 def load_model(config: Config) -> LoadedModel:
-    """Load what the arguments name.
-
-    Raises:
-        UserError: no such checkpoint, or its description does not suffice.
-    """
+    """Load what the arguments name."""
     checkpoint = checkpoint_path(config.tag, config.weights)
     class_names = read_class_names(config.class_file) if config.class_file else None
     network, description = trained_network(checkpoint, config.architecture, class_names)
@@ -150,16 +114,13 @@ def run(model: LoadedModel, config: Config) -> int:
     if config.draws_examples:
         draw_examples(model, config)
         return 0
-    skipped = predict_images(model, config)
-    if skipped:
-        print(f"{skipped} images could not be read and were skipped", file=sys.stderr)
-    return 1 if skipped else 0
+    return 1 if predict_images(model, config) else 0
 
 
-def predicted_classes(scores: torch.Tensor, threshold: float, topk: int | None) -> torch.Tensor:
+def predicted_classes(scores: torch.Tensor, config: Config) -> torch.Tensor:
     """Return the indices of the classes that scores `[V]` predict, highest score first."""
     order = scores.argsort(descending=True, stable=True)
-    return order[:topk] if topk else order[scores[order] >= threshold]
+    return order[: config.topk] if config.topk else order[scores[order] >= config.threshold]
 
 
 # The table and its pictures ----------------------------------------------------------------------------------------
@@ -170,65 +131,56 @@ def predict_images(model: LoadedModel, config: Config) -> int:
     with advice("check --images"):
         paths = find_images(config.images)
     out = config.out or Folder().predictions(model.checkpoint)
-    folder = None
-    if config.pictures is not None:
-        folder = Path(config.pictures) if config.pictures else Folder().pictures(out.stem)
+    folder = None if config.pictures is None else Path(config.pictures or Folder().pictures(out.stem))
     strategy = model.keypoints.name if model.keypoints else None
     about = {"checkpoint": str(model.checkpoint), "strategy": strategy, "image_size": model.image_size}
     about |= {"topk": config.topk} if config.topk else {"threshold": config.threshold}
-    loader = image_loader(paths, model.image_size, config.batch_size, config.num_workers)
     used, skipped = set(), 0
     with PredictionTable(out, about) as table, tqdm(total=len(paths), unit="image", desc="inference") as bar:
-        for batch in loader:
+        for batch in image_loader(paths, model.image_size, config.batch_size, config.num_workers):
+            readable = [item for item in batch if not item.problem]
+            skipped += len(batch) - len(readable)
             for item in batch:
                 if item.problem:
                     tqdm.write(f"skipped: {item.problem}", file=sys.stderr)
-                    skipped += 1
-            for item, cams, scores in predict_batch(model, [item for item in batch if not item.problem]):
-                labels = predicted_classes(scores, config.threshold, config.topk)
-                predictions = predictions_of(model, item, cams, scores, labels)
+            for item, predictions, cams, scores in predict_batch(model, config, readable):
                 more = {}
                 if folder is not None:
-                    more["picture"] = str(folder / unused_name(item.path, used))
-                    figure = draw_prediction(item, cams[labels], predictions, scores, model.class_names)
-                    write_picture(Path(more["picture"]), figure)
+                    picture = folder / unused_name(item.path, used)
+                    write_picture(picture, draw_prediction(item, cams, predictions, scores, model.class_names))
+                    more = {"picture": str(picture)}
                 table.add(item.path, item.size, predictions, **more)
             bar.update(len(batch))
     print(f"written: {table.paths[0]} and {table.paths[1]}" + (f", pictures in {folder}" if folder else ""))
+    if skipped:
+        print(f"{skipped} images could not be read and were skipped", file=sys.stderr)
     return skipped
 
 
 @torch.no_grad()
 def predict_batch(
-    model: LoadedModel, batch: list[Letterboxed]
-) -> Iterator[tuple[Letterboxed, torch.Tensor, torch.Tensor]]:
-    """Yield each image with its maps `[V, n, n]`, 0 outside the image, and its scores `[V]`, on the CPU."""
+    model: LoadedModel, config: Config, batch: list[Letterboxed]
+) -> Iterator[tuple[Letterboxed, list[Prediction], torch.Tensor, torch.Tensor]]:
+    """Yield each image, its C predictions, their maps `[C, n, n]`, 0 outside the image, and all scores `[V]`."""
     if not batch:
         return
-    images = torch.stack([item.canvas for item in batch]).to(model.device)
-    logits, features = model.network(images)
-    scores = torch.sigmoid(logits).cpu()
-    for item, maps, image_scores in zip(batch, features.float().cpu(), scores, strict=True):
-        yield item, make_cam(maps * item.covered_cells(maps.shape[-1])), image_scores
-
-
-def predictions_of(
-    model: LoadedModel, item: Letterboxed, cams: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor
-) -> list[Prediction]:
-    """Return name, score and keypoint of the classes `labels` `[C]` of an image; see `predict_batch`."""
-    keypoints: list[tuple[int, int] | None] = [None] * len(labels)
-    if model.keypoints and len(labels):
-        found = model.keypoints.of_image(cams, labels, model.image_size, model.options)
-        keypoints = [item.to_original(keypoint) for keypoint in found.tolist()]
-    return [
-        Prediction(model.class_names[label], float(scores[label]), keypoint)
-        for label, keypoint in zip(labels.tolist(), keypoints, strict=True)
-    ]
+    logits, features = model.network(torch.stack([item.canvas for item in batch]).to(model.device))
+    for item, maps, scores in zip(batch, features.float().cpu(), torch.sigmoid(logits).cpu(), strict=True):
+        cams = make_cam(maps * item.covered_cells(maps.shape[-1]))
+        labels = predicted_classes(scores, config)
+        keypoints: list[tuple[int, int] | None] = [None] * len(labels)
+        if model.keypoints and len(labels):
+            found = model.keypoints.of_image(cams, labels, model.image_size, model.options)
+            keypoints = [item.to_original(keypoint) for keypoint in found.tolist()]
+        classes = zip(labels.tolist(), keypoints, strict=True)
+        predictions = [Prediction(model.class_names[label], float(scores[label]), point) for label, point in classes]
+        yield item, predictions, cams[labels], scores
 
 
 def unused_name(path: str, used: set[str]) -> str:
     """Return the name of the picture of the image `path`: the image's own, numbered if another image has it too."""
-    stem, name, number = Path(path).stem, Path(path).stem, 1
+    stem = name = Path(path).stem
+    number = 1
     while name.lower() in used:
         number += 1
         name = f"{stem}_{number}"
@@ -250,18 +202,17 @@ def draw_examples(model: LoadedModel, config: Config) -> None:
         logits, features = model.network(image[None])
         scores = torch.sigmoid(logits[0])
         if present is None:
-            present = predicted_classes(scores, config.threshold, config.topk)
+            present = predicted_classes(scores, config)
             present = present if len(present) else scores.argmax()[None]
         present = present.to(model.device)
         shown = int(present[scores[present].argmax()])
         title = f"{model.class_names[shown]} {scores[shown]:.2f}"
         examples.append(Example(image, make_cam(features[0]), present, shown, title))
-    kind = "tiles" if config.tiles else "keypoints"
-    out = config.out or Folder().picture(f"{kind}_{model.checkpoint.stem}")
     if config.tiles:
         figure = draw_tiles(model.network, examples, model.keypoints, model.options)
     else:
         figure = draw_strategies(examples, model.options, model.keypoints)
+    out = config.out or Folder().picture(f"{'tiles' if config.tiles else 'keypoints'}_{model.checkpoint.stem}")
     write_picture(out, figure)
     print(f"written: {out}")
 
@@ -270,9 +221,8 @@ def read_examples(model: LoadedModel, config: Config) -> Iterator[tuple[torch.Te
     """Yield the first `--count` images, `[3, S, S]`, each with the indices of its classes (None: those predicted)."""
     if config.images:
         with advice("check --images"):
-            images = ImageFiles(find_images(config.images)[: config.count], model.image_size)
-        for index in range(len(images)):
-            item = images[index]
+            paths = find_images(config.images)[: config.count]
+        for item in ImageFiles(paths, model.image_size):
             if item.problem:
                 raise UserError(item.problem)
             yield item.canvas, None
@@ -280,7 +230,7 @@ def read_examples(model: LoadedModel, config: Config) -> Iterator[tuple[torch.Te
     transform = evaluation_transform(model.image_size)
     with advice("check --data_dir and --split; python3 -m tools.check_data lists every problem of a split"):
         dataset = VOCClassification(config.data_dir, config.split, model.class_names, transform)
-    labeled = torch.nonzero(dataset.labels.any(1)).flatten().tolist()[: config.count]
+    labeled = dataset.labels.any(1).nonzero()[: config.count, 0].tolist()
     if not labeled:
         raise UserError(f"no image of split '{config.split}' has a label")
     for index in labeled:
@@ -290,9 +240,7 @@ def read_examples(model: LoadedModel, config: Config) -> Iterator[tuple[torch.Te
 
 def main() -> None:
     config = parse(Config, __doc__)
-    status = run(load_model(config), config)
-    if status:
-        sys.exit(status)
+    sys.exit(run(load_model(config), config))
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def evaluation(config: Config) -> dict:
     network = untrained_network(config, device)
     dataset = measure.dataset(config, evaluation_transform(config.image_size))
     loader = evaluation_loader(dataset, config.batch_size, config.num_workers)
-    return timed(config, device, lambda: predict(network, loader, device, measure.AMP[config.precision]))
+    return timed(config, device, lambda: predict(network, loader, device, measure.AMP[config.precision], silent=True))
 
 
 def untrained_network(config: Config, device: torch.device) -> Classifier:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# On a machine with a GPU, in one call of under nine minutes: the golden steps on the GPU, then every benchmark, with
-# the published algorithm in float32 as what ours is compared with. Results go to benchmarks/results/.
+# Run the golden steps on a GPU, then every benchmark, in under nine minutes; ours is compared with the published
+# algorithm in float32. Results are written to benchmarks/results/.
 # Other sizes, or a trial without a GPU: DEVICE=cpu ARCHITECTURE=resnet18 BATCH=2 SIZE=64 REPEATS=1 bash benchmarks/gpu.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -18,7 +18,7 @@ if [ "$device" != cpu ] && ! python -c 'import sys, torch; sys.exit(not torch.cu
 fi
 
 failed=()
-stage() { # a command that may use what is left of the time
+stage() { # run a command within the remaining time
     echo "== $*"
     local left=$((limit - SECONDS))
     timeout -k 5 "$((left > 1 ? left : 1))" "$@" || failed+=("$*")

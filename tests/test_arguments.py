@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict
 
 import pytest
 
@@ -80,7 +80,7 @@ def test_arguments_that_the_official_code_never_read_are_ignored_with_one_notice
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "never had an effect" in error
     assert all(word in error for word in dead[::2]) and "--re_loss_option" in error
-    assert args == parse("--lr", 0.5)
+    assert asdict(args) == asdict(parse("--lr", 0.5))
 
 
 def test_a_config_repeats_its_run_and_typed_arguments_win(tmp_path):
@@ -88,9 +88,9 @@ def test_a_config_repeats_its_run_and_typed_arguments_win(tmp_path):
     file = tmp_path / "one.config.json"
     file.write_text(json.dumps(first.replayable()))
     again = typed("--config", file)
-    assert again == replace(first, config=str(file))
+    assert asdict(again) == {**asdict(first), "config": str(file)}
     changed = typed("--lr", 2, "--config", file, "--sync_bn", "False", "--tag", "two")
-    assert changed == replace(again, lr=2.0, sync_bn=False, tag="two")
+    assert asdict(changed) == {**asdict(again), "lr": 2.0, "sync_bn": False, "tag": "two"}
 
 
 def test_a_config_does_not_resume(tmp_path):

@@ -50,14 +50,14 @@ def test_without_a_puzzle_the_loss_is_the_class_loss(name, head):
 def test_the_centre_cut_s_losses_are_those_of_four_equal_tiles(with_teacher):
     network, images, labels = make_case()
     teacher = make_teacher(network) if with_teacher else None
-    looks = teacher or network
+    sees_tiles = teacher or network
     logits, features = network(images)
     crops = Crops.one_per_class(labels) if with_teacher else Crops.one_per_image(labels)
     puzzle, reconstruction = [], []
-    for image, label in zip(crops.image.tolist(), crops.label.tolist()):
+    for image, label in zip(crops.image.tolist(), crops.label.tolist(), strict=True):
         tiles = oracle.cut_tiles(images[image], (32, 32))
         assert torch.equal(tiles[3], images[image][:, 32:, 32:])
-        _, parts = looks(tiles[None])
+        _, parts = sees_tiles(tiles[None])
         merged = torch.cat((torch.cat((parts[0, 0], parts[0, 1]), 2), torch.cat((parts[0, 2], parts[0, 3]), 2)), 1)
         target = F.one_hot(torch.tensor(label), 3).float() if with_teacher else labels[image]
         puzzle.append(F.multilabel_soft_margin_loss(merged.mean((1, 2))[None], target[None]))

@@ -120,4 +120,15 @@ def test_a_pipe_instead_of_an_image_does_not_block(broken, tmp_path):
     os.mkfifo(copy / "JPEGImages/im_0.jpg")
     (copy / "ImageSets/Main/one.txt").write_text("im_0\n")
     result = check("--data_dir", copy, "--split", "Main/one")
-    assert result.returncode == 1 and "im_0.jpg is no regular file" in result.stdout
+    assert result.returncode == 1 and "im_0.jpg is not a regular file" in result.stdout
+
+
+def test_a_truncated_png_is_a_reported_problem(broken, tmp_path):
+    """Pillow decodes a PNG to find its EXIF data."""
+    copy = tmp_path / "data"
+    shutil.copytree(broken, copy)
+    Image.effect_noise((70, 50), 90).convert("RGB").save(tmp_path / "whole.png")
+    (copy / "JPEGImages/im_0.jpg").write_bytes((tmp_path / "whole.png").read_bytes()[:-2000])
+    (copy / "ImageSets/Main/one.txt").write_text("im_0\n")
+    result = check("--data_dir", copy, "--split", "Main/one", "--num_workers", 0)
+    assert result.returncode == 1 and "problems with images: 1\n  cannot decode" in result.stdout, result.stderr

@@ -18,6 +18,7 @@ from tests.helpers.command_line import ROOT
 from tools.data.annotations import multi_hot, read_annotation
 from tools.data.datasets import VOCClassification
 from tools.data.devkit import read_class_names, read_split
+from tools.data.images import read_image, read_upright
 from tools.data.loader import EpochSampler, evaluation_loader, interleave, training_loader
 from tools.data.transforms import (
     IMAGENET_MEAN,
@@ -149,6 +150,14 @@ def test_the_error_of_a_truncated_image_is_one_line_from_any_process(devkit, wor
         list(evaluation_loader(dataset, 4, workers))
     assert str(error.value).startswith("cannot decode") and "im_4.jpg" in str(error.value)
     assert "\n" not in str(error.value) and "Traceback" not in str(error.value)
+
+
+def test_damaged_exif_data_is_one_line(tmp_path):
+    path = tmp_path / "photo.jpg"
+    Image.new("RGB", (9, 9)).save(path, exif=b"Exif\0\0garbage garbage")
+    assert read_image(path).size == (9, 9)
+    with pytest.raises(UserError, match=r"cannot decode .*photo\.jpg \(not a TIFF file"):
+        read_upright(path)
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])

@@ -20,15 +20,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from core.evaluation.loading import trained_network
+from core.evaluation.loading import keypoints_of, trained_network
 from core.networks import Classifier
-from core.training.config import parse_arguments
+from core.training.config import parse_config
 from core.weights import load_weights
+from tests.helpers.golden import config_of, strategy_of
 from tools.data.annotations import read_annotation
 from tools.data.devkit import image_path, read_split, split_path
 from tools.data.images import read_image
 from tools.runs.checkpoints import read_state_dict
-from tools.runs.folder import RunFiles
+from tools.runs.folder import Folder
+from tools.runs.states import load_state
 from tools.system.errors import UserError
 
 CLASSES = ["cat", "dog"]
@@ -233,13 +235,14 @@ dictionaries = st.dictionaries(keys, tensors, max_size=6) | st.dictionaries(any_
 
 
 def files_of(contents: st.SearchStrategy, trap: Path) -> st.SearchStrategy[bytes]:
-    """PyTorch's two formats, damaged ones, plain pickles, and some that would run code."""
+    """Draw files in PyTorch's two formats, damaged ones, plain pickles, and some that would run code."""
     whole = contents.map(saved) | contents.map(lambda content: saved(content, _use_new_zipfile_serialization=False))
     code = [saved({"a": RunsCode(trap)}), pickle.dumps(RunsCode(trap)), pickle.dumps({"a": 1}, protocol=5)]
     return whole | damaged(whole) | st.sampled_from(code) | st.binary(max_size=50)
 
 
-DESCRIPTION = {"architecture": "resnet18", "class_names": CLASSES, "image_size": 64}
+DESCRIPTION = {"architecture": "resnet18", "class_names": CLASSES, "image_size": 64, "head": "gap"}
+DESCRIPTION |= {"strategy": "cMax", "keypoints": "cMax", "arguments": {"topk": 3}, "script": "train_plain"}
 wrong = st.none() | st.integers() | st.text(max_size=5) | st.lists(st.integers() | st.text(max_size=3), max_size=3)
 descriptions = st.fixed_dictionaries({}, optional={name: st.just(DESCRIPTION[name]) | wrong for name in DESCRIPTION})
 
@@ -256,7 +259,7 @@ def test_checkpoints(times, tmp_path):
         except ValueError as error:
             raise UserError(str(error)) from error
 
-    def examine(case: tuple[bytes, Any]) -> None:
+    def check(case: tuple[bytes, Any]) -> None:
         content, description = case
         path.write_bytes(content)
         path.with_suffix(".json").write_text(json.dumps(description))
@@ -265,15 +268,17 @@ def test_checkpoints(times, tmp_path):
             assert all(isinstance(name, str) for name in state_dict)
             settled(loaded, state_dict)
         found = settled(trained_network, path)
-        assert found is None or found[0].num_classes == len(found[1]["class_names"])
+        if found is not None:
+            assert found[0].num_classes == len(found[1].class_names)
+            settled(keypoints_of, found[1])
         assert not trap.exists()
         assert_nothing_half_written(tmp_path)
 
     files = files_of(dictionaries | values, trap) | damaged(st.just(whole)) | st.just(whole)
-    try_all(20 * times, st.tuples(files, st.just(DESCRIPTION) | descriptions | st.integers() | st.lists(keys)), examine)
+    try_all(20 * times, st.tuples(files, st.just(DESCRIPTION) | descriptions | st.integers() | st.lists(keys)), check)
 
 
-STATE = {"trainer": {}, "random": [], "epoch": 1, "samples": 0, "losses": torch.zeros(0, 4), "best": 1.5}
+STATE = {"strategy": "cMax", "trainer": {}, "random": [], "epoch": 1, "samples": 0, "losses": {}, "best": 1.5}
 STATE |= {"log": {"history": {"train": [], "validation": []}, "text_bytes": 0}, "arguments": {"lr": 0.1}, "images": "0"}
 
 
@@ -287,27 +292,28 @@ def states(draw: st.DrawFn) -> Any:
 
 @times
 def test_states(times, tmp_path):
-    """A damaged state gives way to the one before."""
-    files = RunFiles(tmp_path, "x")
-    files.state.parent.mkdir()
-    torch.save(STATE | {"epoch": 7}, files.earlier_state)
-    trap = tmp_path / "trap"
+    """If a state is damaged, the earlier one is loaded."""
+    folder, trap = Folder(tmp_path), tmp_path / "trap"
+    path, earlier = folder.state("x"), folder.state("x", ".earlier.pth")
+    path.parent.mkdir()
+    torch.save(STATE | {"epoch": 7}, earlier)
 
-    def examine(content: bytes) -> None:
-        files.state.write_bytes(content)
-        state, said = files.load_state()
+    def check(content: bytes) -> None:
+        path.write_bytes(content)
+        state, source = load_state(folder, "x")
         assert state.keys() >= STATE.keys() and isinstance(state["trainer"], dict) and state["epoch"] >= 0
-        assert (f"{files.earlier_state}; not the later one, for" in said) == (str(files.earlier_state) in said)
-        settled(files.load_state, files.state)
+        assert source == str(path) or source.startswith(f"{earlier} (a newer state was unreadable: ")
+        settled(load_state, folder, "x", path)
         assert not trap.exists()
         assert_nothing_half_written(tmp_path)
 
-    try_all(15 * times, files_of(states() | values, trap), examine)
+    try_all(15 * times, files_of(states() | values, trap), check)
 
 
 # Arguments -----------------------------------------------------------------------------------------------------------
 
-OPTIONS = [f"--{name}" for name in vars(parse_arguments("", ["--data_dir", "x", "--tag", "t"]))]
+STRATEGY = strategy_of("cTopk")
+OPTIONS = [f"--{name}" for name in vars(config_of(STRATEGY))]
 words = st.sampled_from(["0", "1", "-1", "64", "1e999", "nan", "True", "", "-", "--", "..", "a/b", "x\0y", "9" * 5000])
 words |= st.sampled_from(["1_0", "L2_Loss", "bf16", "skip", "٣", "x" * 300, "ä\nö"]) | st.text(max_size=6)
 words |= st.integers().map(str) | st.floats().map(repr)
@@ -316,19 +322,19 @@ pairs = st.tuples(st.sampled_from(OPTIONS), words) | st.tuples(words) | st.tuple
 
 @times
 def test_arguments(times):
-    def examine(parts: list[tuple[str, ...]]) -> None:
+    def check(parts: list[tuple[str, ...]]) -> None:
         screen = io.StringIO()
         typed = ["--data_dir", "x", "--tag", "t", *[word for part in parts for word in part]]
         try:
             with contextlib.redirect_stderr(screen):
-                args = settled(parse_arguments, "", typed)
+                config = settled(parse_config, STRATEGY, "", typed)
         except SystemExit as stop:
             assert stop.code == 2
             (line,) = [line for line in screen.getvalue().splitlines() if "error:" in line]
             return
-        if args is not None:
-            assert args.batch_size > 0 and args.image_size % 32 == 0 and 0 < args.lr < float("inf")
-            assert "/" not in args.tag and args.tag.isprintable() and len(os.fsencode(args.tag)) < 200
-            torch.manual_seed(args.seed)
+        if config is not None:
+            assert config.batch_size > 0 and config.image_size % 32 == 0 and 0 < config.lr < float("inf")
+            assert "/" not in config.tag and config.tag.isprintable() and len(os.fsencode(config.tag)) < 200
+            torch.manual_seed(config.seed)
 
-    try_all(10 * times, st.lists(pairs, max_size=4), examine)
+    try_all(10 * times, st.lists(pairs, max_size=4), check)

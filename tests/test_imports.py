@@ -23,7 +23,7 @@ ARROWS = {
     "scripts": ("core", "core.evaluation", "core.training", "tools", "tools.reproduction", *LIBRARIES),
     "baselines": ("core", "core.training"),
     # The original algorithm that the benchmarks measure is the tests' oracle.
-    "benchmarks": ("core", "core.evaluation", "core.training", *LIBRARIES, "tests"),
+    "benchmarks": ("scripts", "core", "core.evaluation", "core.training", *LIBRARIES, "tests"),
 }
 FILES = [
     path.relative_to(ROOT)

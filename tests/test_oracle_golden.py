@@ -9,6 +9,7 @@ from torch import nn
 
 from tests.golden import fill
 from tests.helpers import oracle
+from tests.helpers.golden import one_list
 
 STRATEGIES = oracle.STRATEGIES
 CLASSES = 20
@@ -165,11 +166,6 @@ TOLERANCES = dict.fromkeys(LOSSES, 1e-4) | {
     "sums": 1e-3,  # of the norm
     "eval_logits": 5e-3,  # absolute
 }
-
-
-def one_list(keypoints: list) -> list[list[int]]:
-    """Golden keypoints, per image (Max) or per image and class, as one list of [row, column]."""
-    return [point for image in keypoints for point in (image if isinstance(image[0], list) else [image])]
 
 
 def gradient_norms(optimizer: torch.optim.Optimizer) -> list[float]:

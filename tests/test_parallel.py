@@ -37,7 +37,7 @@ class OnCPU(CropDataParallel):
         """Copies with the network's own parameters; the first has its own running statistics too."""
         shared = {id(parameter): parameter for parameter in module.parameters()}
         with_buffers = shared | {id(buffer): buffer for buffer in module.buffers()}
-        return [copy.deepcopy(module, dict(shared if place else with_buffers)) for place in range(len(device_ids))]
+        return [copy.deepcopy(module, dict(shared if index else with_buffers)) for index in range(len(device_ids))]
 
     def parallel_apply(self, replicas, inputs, kwargs):
         self.seen.append([tuple(part[0].shape) for part in inputs])
@@ -98,7 +98,7 @@ def test_crops_are_scattered_whole_and_counted_in_their_order(no_gpus, crops, de
     else:
         torch.testing.assert_close(logits, expected_logits, rtol=1e-4, atol=1e-4)
     ((*seen,),) = parallel.seen
-    assert all(shape[1:] == (4, 3, 32, 32) for shape in seen)  # a crop's four tiles lie together
+    assert all(shape[1:] == (4, 3, 32, 32) for shape in seen)  # a crop's four tiles stay together
     assert sum(shape[0] for shape in seen) == crops and len(seen) <= min(crops, devices)
     assert_same_statistics(shared, alone)
 

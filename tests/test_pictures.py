@@ -332,6 +332,25 @@ def test_curves_of_several_runs_are_one_picture(experiments, monkeypatch, capsys
                 assert (half[..., :3] == color).all(-1).sum() > 50
 
 
+def test_a_further_loss_has_a_chart_of_its_own_with_a_gap_for_runs_without_it(experiments, monkeypatch):
+    further = history(3, 5)
+    further["train"] = [{**row, "area_loss": 0.3, "class_loss": 0.2, "p_class_loss": 0.1} for row in further["train"]]
+    baseline = history(3, 5)
+    for row in baseline["train"]:
+        del row["re_loss"]
+    for tag, rows in (("further", further), ("baseline", baseline)):
+        (experiments / f"{tag}.json").write_text(json.dumps(rows))
+    drawn = {}
+    monkeypatch.setattr(plot_history, "line_charts", lambda *words: drawn.update(words[-1]) or line_charts(*words))
+    typed(monkeypatch, plot_history.main, "further", "baseline", "--out", "curves.svg")
+    found = re.findall(r">([^<>\n]+)</text>", Path("curves.svg").read_text(encoding="utf-8"))
+    titles = ["loss", "reconstruction loss (re_loss)", "validation mAP, %", "learning rate", "area_loss"]
+    assert list(drawn) == titles and set(titles) <= set(found) and "none" not in found
+    for title, value in (("area_loss", 0.3), ("reconstruction loss (re_loss)", 0.1)):
+        with_loss, without = drawn[title]
+        assert with_loss.y == [value] * 12 and len(without.y) == 12 and all(map(math.isnan, without.y))
+
+
 def test_bars_show_the_best_epoch_of_every_run(experiments, monkeypatch):
     typed(monkeypatch, plot_classes.main, "one", "two", "--out", "bars.svg")
     found = re.findall(r">([^<>\n]+)</text>", Path("bars.svg").read_text(encoding="utf-8"))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.helpers import own_strategy
 from tests.helpers.command_line import SCRIPTS, SMALL, command, environment, run, small_with
 from tools.data.datasets import VOCClassification
 from tools.data.loader import evaluation_loader, training_loader
@@ -81,23 +82,23 @@ def assert_same_run(folder: Path, other: Path, tag: str, points: float = 1e-6) -
 
 
 def check(
-    folder: Path, toy: Path, strategy: str, several: tuple, alone: tuple, points: float = 1e-6
+    folder: Path, toy: Path, script: str, several: tuple, alone: tuple, points: float = 1e-6
 ) -> subprocess.CompletedProcess:
     """Compare two processes in `folder`/two with one in `folder`/one."""
     two, one = folder / "two", folder / "one"
     two.mkdir()
     one.mkdir()
     words = [*SMALL, "--data_dir", toy, "--tag", "x", *BRIEF]
-    result = torchrun(two, 2, SCRIPTS[strategy], *words, *several)
+    result = torchrun(two, 2, script, *words, *several)
     assert result.returncode == 0, result.stderr
-    whole = run(one, SCRIPTS[strategy], *words, *alone)
+    whole = run(one, script, *words, *alone)
     assert whole.returncode == 0, whole.stderr
     assert_same_run(two, one, "x", points)
     return result
 
 
 def test_two_processes_train_like_one_with_two_replicas_and_only_the_first_writes(toy, tmp_path):
-    result = check(tmp_path, toy, "cTopk_w", (), ("--replicas", 2))
+    result = check(tmp_path, toy, SCRIPTS["cTopk_w"], (), ("--replicas", 2))
     assert "on cpu, 2 processes" in result.stdout
     for word in ("training images", "epoch=1, mAP", "best mAP"):
         assert result.stdout.count(word) == 1
@@ -108,23 +109,30 @@ def test_two_processes_train_like_one_with_two_replicas_and_only_the_first_write
     assert len(state["random"]) == 2
 
 
+def test_two_processes_with_different_numbers_of_crops_weight_further_losses_like_one(toy, tmp_path):
+    check(tmp_path, toy, own_strategy.__file__, (), ("--replicas", 2))
+    two, one = (history(tmp_path / folder, "x")["train"] for folder in ("two", "one"))
+    for name in ("class_loss", "size_loss", "area_loss"):
+        assert [row[name] for row in two] == pytest.approx([row[name] for row in one], rel=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", SCRIPTS)
 def test_two_processes_of_every_strategy_train_like_one(strategy, toy, tmp_path):
     # Max's gradient goes through the tiles: of one feature cell each, half a crop would be normalized over two numbers.
     larger = ("--image_size", 64, "--max_image_size", 64, "--lr", 1e-4) if strategy == "Max" else ()
-    check(tmp_path, toy, strategy, larger, (*larger, "--replicas", 2))
+    check(tmp_path, toy, SCRIPTS[strategy], larger, (*larger, "--replicas", 2))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", SCRIPTS)
 def test_synchronized_statistics_equal_those_of_one_process_without_replicas(strategy, toy, tmp_path):
-    check(tmp_path, toy, strategy, ("--sync_bn", *GENTLE), GENTLE, points=1)
+    check(tmp_path, toy, SCRIPTS[strategy], ("--sync_bn", *GENTLE), GENTLE, points=1)
 
 
 @pytest.mark.slow
 def test_two_processes_of_two_replicas_train_like_one_with_four(toy, tmp_path):
-    check(tmp_path, toy, "Max", ("--replicas", 4, "--image_size", 64), ("--replicas", 4, "--image_size", 64))
+    check(tmp_path, toy, SCRIPTS["Max"], ("--replicas", 4, "--image_size", 64), ("--replicas", 4, "--image_size", 64))
 
 
 def test_an_error_in_one_process_ends_all_with_its_message(toy, tmp_path):
@@ -181,9 +189,9 @@ def children(process: subprocess.Popen) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def unbroken(toy, tmp_path_factory) -> Path:
+def uninterrupted(toy, tmp_path_factory) -> Path:
     """A folder with an uninterrupted run of two processes."""
-    folder = tmp_path_factory.mktemp("unbroken")
+    folder = tmp_path_factory.mktemp("uninterrupted")
     result = torchrun(folder, 2, SCRIPTS["cTopk_w"], *long_words(toy))
     assert result.returncode == 0, result.stderr
     return folder
@@ -196,7 +204,7 @@ def long_words(toy: Path) -> list:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_run_of_two_processes_ends_bit_for_bit_like_an_uninterrupted_one(
-    number, toy, tmp_path, unbroken
+    number, toy, tmp_path, uninterrupted
 ):
     """SIGTERM and SIGINT to torchrun, which passes them on; SIGKILL to one of its processes."""
     process = started(tmp_path, 2, SCRIPTS["cTopk_w"], *long_words(toy))
@@ -209,8 +217,8 @@ def test_an_interrupted_run_of_two_processes_ends_bit_for_bit_like_an_uninterrup
     result = torchrun(tmp_path, 2, SCRIPTS["cTopk_w"], *long_words(toy), "--resume")
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("resumed at iteration") == 1
-    assert set(differences(tmp_path, unbroken, "x").values()) == {0}
-    assert history(tmp_path, "x")["validation"] == history(unbroken, "x")["validation"]
+    assert set(differences(tmp_path, uninterrupted, "x").values()) == {0}
+    assert history(tmp_path, "x")["validation"] == history(uninterrupted, "x")["validation"]
 
 
 @pytest.mark.slow

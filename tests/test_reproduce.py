@@ -320,6 +320,18 @@ def test_each_run_has_its_own_peak_memory(tmp_path):
     assert large > 0.88 > small
 
 
+def test_results_with_the_earlier_spelling_of_localization_are_read(series):
+    experiment = Experiment("cTopk_ema_seed0", [], {}, {"split": "Main/val"}, series[0])
+    path = experiment.evaluated(".json")
+    written = path.read_text()
+    before = CompletedRuns.read("cTopk", "cTopk", [experiment]).localization("energy")
+    path.write_text(written.replace('"localization"', '"localisation"'))
+    try:
+        assert CompletedRuns.read("cTopk", "cTopk", [experiment]).localization("energy") == before
+    finally:
+        path.write_text(written)
+
+
 # Tables --------------------------------------------------------------------------------------------------------------
 
 

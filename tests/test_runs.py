@@ -60,12 +60,12 @@ def weights(folder: Path, tag: str) -> dict[str, torch.Tensor]:
     return torch.load(folder / f"experiments/models/last_{tag}.pth", weights_only=True)
 
 
-def assert_same_run(folder: Path, tag: str, unbroken: Path) -> None:
+def assert_same_run(folder: Path, tag: str, uninterrupted: Path) -> None:
     """Compare weights bit for bit, and everything in the history except the speed."""
-    broken, whole = weights(folder, tag), weights(unbroken, tag)
-    assert broken.keys() == whole.keys()
-    assert [name for name in whole if not torch.equal(broken[name], whole[name])] == []
-    histories = [json.loads((root / f"experiments/data/{tag}.json").read_text()) for root in (folder, unbroken)]
+    interrupted, whole = weights(folder, tag), weights(uninterrupted, tag)
+    assert interrupted.keys() == whole.keys()
+    assert [name for name in whole if not torch.equal(interrupted[name], whole[name])] == []
+    histories = [json.loads((root / f"experiments/data/{tag}.json").read_text()) for root in (folder, uninterrupted)]
     for history in histories:
         for row in history["train"]:
             del row["images_per_second"]
@@ -74,13 +74,13 @@ def assert_same_run(folder: Path, tag: str, unbroken: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def unbroken(toy, tmp_path_factory):
+def uninterrupted(toy, tmp_path_factory):
     """Return, for a strategy, a folder with an uninterrupted run of it."""
     folders = {}
 
     def of(tag: str) -> Path:
         if tag not in folders:
-            folders[tag] = tmp_path_factory.mktemp(f"unbroken_{tag}")
+            folders[tag] = tmp_path_factory.mktemp(f"uninterrupted_{tag}")
             result = run(folders[tag], SCRIPTS[tag], *words(toy, tag))
             assert result.returncode == 0, result.stderr
         return folders[tag]
@@ -88,7 +88,7 @@ def unbroken(toy, tmp_path_factory):
     return of
 
 
-def break_off(folder: Path, toy: Path, tag: str, number: int, moment: str, seed: int, *more: object) -> int:
+def interrupt(folder: Path, toy: Path, tag: str, number: int, moment: str, seed: int, *more: object) -> int:
     """Start or resume a run and send it a signal; return the exit status.
 
     Args:
@@ -110,13 +110,15 @@ def break_off(folder: Path, toy: Path, tag: str, number: int, moment: str, seed:
     return process.returncode
 
 
-def check_broken_run(folder: Path, toy: Path, unbroken, tag: str, number: int, moment: str, seed: int) -> None:
-    status = break_off(folder, toy, tag, number, moment, seed)
+def check_interrupted_run(
+    folder: Path, toy: Path, uninterrupted, tag: str, number: int, moment: str, seed: int
+) -> None:
+    status = interrupt(folder, toy, tag, number, moment, seed)
     assert status in (0, -signal.SIGKILL if number == signal.SIGKILL else 128 + number)
     result = run(folder, SCRIPTS[tag], *words(toy, tag, "--resume"))
     assert result.returncode == 0, result.stderr
     assert "resumed at iteration" in result.stdout
-    assert_same_run(folder, tag, unbroken(tag))
+    assert_same_run(folder, tag, uninterrupted(tag))
 
 
 @pytest.mark.parametrize(
@@ -124,29 +126,29 @@ def check_broken_run(folder: Path, toy: Path, unbroken, tag: str, number: int, m
     [("Max", signal.SIGKILL, "iteration", 1), ("cTopk_w", signal.SIGKILL, "writing", 2)]
     + [("cMax", signal.SIGTERM, "iteration", 3)],
 )
-def test_an_interrupted_run_ends_like_an_uninterrupted_one(tag, number, moment, seed, toy, tmp_path, unbroken):
-    check_broken_run(tmp_path, toy, unbroken, tag, number, moment, seed)
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(tag, number, moment, seed, toy, tmp_path, uninterrupted):
+    check_interrupted_run(tmp_path, toy, uninterrupted, tag, number, moment, seed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("tag", SCRIPTS)
-def test_runs_interrupted_anywhere_end_like_uninterrupted_ones(tag, seed, toy, tmp_path, unbroken):
+def test_runs_interrupted_anywhere_end_like_uninterrupted_ones(tag, seed, toy, tmp_path, uninterrupted):
     number = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)[seed % 3]
-    check_broken_run(tmp_path, toy, unbroken, tag, number, ("iteration", "writing")[seed % 2], 100 + seed)
+    check_interrupted_run(tmp_path, toy, uninterrupted, tag, number, ("iteration", "writing")[seed % 2], 100 + seed)
 
 
 @pytest.mark.slow
-def test_a_run_interrupted_many_times_ends_like_an_uninterrupted_one(toy, tmp_path, unbroken):
+def test_a_run_interrupted_many_times_ends_like_an_uninterrupted_one(toy, tmp_path, uninterrupted):
     for seed in range(4):
         number = (signal.SIGKILL, signal.SIGINT)[seed % 2]
-        break_off(tmp_path, toy, "cTopk", number, "iteration", seed, *(["--resume"] if seed else []))
+        interrupt(tmp_path, toy, "cTopk", number, "iteration", seed, *(["--resume"] if seed else []))
     result = run(tmp_path, SCRIPTS["cTopk"], *words(toy, "cTopk", "--resume"))
     assert result.returncode == 0, result.stderr
-    assert_same_run(tmp_path, "cTopk", unbroken("cTopk"))
+    assert_same_run(tmp_path, "cTopk", uninterrupted("cTopk"))
 
 
-def test_ctrl_c_with_loader_processes_saves_and_says_how_to_continue(toy, tmp_path, unbroken):
+def test_ctrl_c_with_loader_processes_saves_and_says_how_to_continue(toy, tmp_path, uninterrupted):
     """Ctrl-C reaches every process of the group, including the loader's."""
     process = start(tmp_path, SCRIPTS["Max"], *words(toy, "Max", "--num_workers", 2))
     assert wait_for(process, lambda: saved_iteration(tmp_path, "Max") >= 2)
@@ -158,24 +160,24 @@ def test_ctrl_c_with_loader_processes_saves_and_says_how_to_continue(toy, tmp_pa
     # The number of loader processes may differ between a run and its continuation.
     result = run(tmp_path, SCRIPTS["Max"], *words(toy, "Max", "--resume", "--num_workers", 0))
     assert result.returncode == 0, result.stderr
-    assert_same_run(tmp_path, "Max", unbroken("Max"))
+    assert_same_run(tmp_path, "Max", uninterrupted("Max"))
 
 
-def test_a_finished_run_resumes_to_its_end(toy, tmp_path, unbroken):
-    source = unbroken("Max") / "experiments/states/Max.pth"
+def test_a_finished_run_resumes_to_its_end(toy, tmp_path, uninterrupted):
+    source = uninterrupted("Max") / "experiments/states/Max.pth"
     result = run(tmp_path, SCRIPTS["Max"], *words(toy, "Max", "--resume", source))
     assert result.returncode == 0, result.stderr
-    assert_same_run(tmp_path, "Max", unbroken("Max"))
+    assert_same_run(tmp_path, "Max", uninterrupted("Max"))
 
 
-def test_an_earlier_state_replaces_a_truncated_one(toy, tmp_path, unbroken):
-    break_off(tmp_path, toy, "Max", signal.SIGKILL, "iteration", 5)
+def test_an_earlier_state_replaces_a_truncated_one(toy, tmp_path, uninterrupted):
+    interrupt(tmp_path, toy, "Max", signal.SIGKILL, "iteration", 5)
     state = tmp_path / "experiments/states/Max.pth"
     state.write_bytes(state.read_bytes()[:-5000])
     result = run(tmp_path, SCRIPTS["Max"], *words(toy, "Max", "--resume"))
     assert result.returncode == 0, result.stderr
     assert "Max.earlier.pth" in result.stdout and "truncated" in result.stdout
-    assert_same_run(tmp_path, "Max", unbroken("Max"))
+    assert_same_run(tmp_path, "Max", uninterrupted("Max"))
 
 
 def test_if_all_states_are_damaged_the_message_names_them(toy, tmp_path):
@@ -196,8 +198,8 @@ def test_without_a_state_resume_starts_from_scratch_but_a_missing_file_is_an_err
 
 
 @pytest.mark.slow
-def test_settings_that_differ_are_named_and_need_force(toy, tmp_path, unbroken):
-    state = unbroken("cMax") / "experiments/states/cMax.earlier.pth"
+def test_settings_that_differ_are_named_and_need_force(toy, tmp_path, uninterrupted):
+    state = uninterrupted("cMax") / "experiments/states/cMax.earlier.pth"
     changed = words(toy, "cMax", "--resume", state, "--alpha_re", 1, "--num_workers", 1)
     line = refused(tmp_path, SCRIPTS["cMax"], *changed)
     assert "alpha_re: saved 3.0, now 1.0" in line and "--force" in line and "num_workers" not in line
@@ -209,8 +211,8 @@ def test_settings_that_differ_are_named_and_need_force(toy, tmp_path, unbroken):
     assert [row["epoch"] for row in history["validation"]] == list(range(1, EPOCHS + 2))
 
 
-def test_a_state_of_a_different_network_or_strategy_is_refused_even_with_force(toy, tmp_path, unbroken):
-    state = unbroken("Max") / "experiments/states/Max.pth"
+def test_a_state_of_a_different_network_or_strategy_is_refused_even_with_force(toy, tmp_path, uninterrupted):
+    state = uninterrupted("Max") / "experiments/states/Max.pth"
     other = words(toy, "Max", "--resume", state, "--force", "--architecture", "resnet34")
     assert "was saved by a different network" in refused(tmp_path, SCRIPTS["Max"], *other)
     line = refused(tmp_path, SCRIPTS["cMax"], *words(toy, "Max", "--resume", state, "--force"))
@@ -266,14 +268,14 @@ def test_a_full_disk_ends_the_run_before_anything_is_computed(toy, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_up_later_leaves_the_earlier_states(toy, tmp_path, unbroken):
-    break_off(tmp_path, toy, "Max", signal.SIGTERM, "iteration", 7)
+def test_a_disk_that_fills_up_later_leaves_the_earlier_states(toy, tmp_path, uninterrupted):
+    interrupt(tmp_path, toy, "Max", signal.SIGTERM, "iteration", 7)
     limit = limited(resource.RLIMIT_FSIZE, 20_000_000)
     line = one_line(run_limited(tmp_path, limit, SCRIPTS["Max"], *words(toy, "Max", "--resume")))
     assert "cannot write" in line
     result = run(tmp_path, SCRIPTS["Max"], *words(toy, "Max", "--resume"))
     assert result.returncode == 0, result.stderr
-    assert_same_run(tmp_path, "Max", unbroken("Max"))
+    assert_same_run(tmp_path, "Max", uninterrupted("Max"))
 
 
 def test_out_of_memory_says_what_to_lower(toy, tmp_path):
@@ -314,10 +316,10 @@ def test_a_batch_whose_loss_is_not_finite_can_be_skipped(toy, tmp_path):
     assert all(torch.isfinite(value).all() for value in weights(tmp_path, "x").values())
 
 
-def test_the_same_command_computes_the_same_bits(toy, tmp_path, unbroken):
+def test_the_same_command_computes_the_same_bits(toy, tmp_path, uninterrupted):
     result = run(tmp_path, SCRIPTS["cTopk_w"], *words(toy, "cTopk_w", "--deterministic"))
     assert result.returncode == 0, result.stderr
-    assert_same_run(tmp_path, "cTopk_w", unbroken("cTopk_w"))
+    assert_same_run(tmp_path, "cTopk_w", uninterrupted("cTopk_w"))
 
 
 def test_a_signal_is_noted_for_the_next_moment_between_two_iterations():
@@ -378,11 +380,11 @@ def test_a_run_removes_only_its_own_partial_files(tmp_path):
     assert sorted(path.name for path in models.iterdir()) == [".Max2.json.7.tmp", ".best_cMax.pth.7.tmp"]
 
 
-def test_a_state_from_elsewhere_does_not_overwrite_an_earlier_run_of_the_tag(toy, tmp_path, unbroken):
+def test_a_state_from_elsewhere_does_not_overwrite_an_earlier_run_of_the_tag(toy, tmp_path, uninterrupted):
     models = tmp_path / "experiments/models"
     models.mkdir(parents=True)
     (models / "best_Max.pth").write_text("an earlier run's best")
-    state = unbroken("Max") / "experiments/states/Max.pth"
+    state = uninterrupted("Max") / "experiments/states/Max.pth"
     result = run(tmp_path, SCRIPTS["Max"], *words(toy, "Max", "--resume", state))
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "experiments/earlier/Max.1/models/best_Max.pth").read_text() == "an earlier run's best"

@@ -6,6 +6,7 @@ Exit status 0: nothing is wrong; 1: there are problems; 2: the check could not b
 certainly a mistake. A note says what a run does with images that are unusual but usable.
 """
 
+import functools
 import os
 import sys
 from collections import Counter, defaultdict
@@ -15,80 +16,51 @@ from pathlib import Path
 
 import torch
 from PIL import ExifTags, Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from tools.data import devkit
 from tools.data.annotations import Box, VOCObject, validate_annotation
-from tools.data.devkit import (
-    DATA,
-    annotation_path,
-    check_folder,
-    image_path,
-    read_class_names,
-    split_path,
-    validate_split,
-)
 from tools.data.images import opened_image, read_image
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, advice, first_few, run_main
 from tools.system.files import write_text
 from tools.system.interruption import end_loader_processes_at_exit, ignore_signals
+from tools.system.text_table import fixed_width_table
 
+Size = tuple[int, int]  # width and height in pixels
 LIST, IMAGE, ANNOTATION, BOX = "lines of the list", "images", "annotations", "boxes"
+FIX_LIST = "write the list without the ids that have problems; in ImageSets/Main/ or data/ it can be used as a split"
 
 
 @dataclass(frozen=True)
 class Config(Arguments):
     data_dir: Path = argument(help="VOC devkit folder")
     split: str = argument(help="list in data/, or of the devkit as Main/train")
-    class_file: Path = argument(DATA / "VOC_2012.json", "JSON file with class_names")
+    class_file: Path = argument(devkit.DATA / "VOC_2012.json", "JSON file with class_names")
     num_workers: int = argument(min(4, os.cpu_count() or 1), "worker processes; 0: only this process", least=0)
-    fix_list: Path | None = argument(
-        None,
-        "write the list without the ids that have problems; in ImageSets/Main/ or data/ it can be used as a split",
-        metavar="OUT.txt",
-    )
+    fix_list: Path | None = argument(None, FIX_LIST, metavar="OUT.txt")
 
 
 @dataclass
 class ValidationResult:
-    """The result of one image and its annotation.
+    """The result of one image and its annotation."""
 
-    Attributes:
-        problems: (`IMAGE`, `ANNOTATION` or `BOX`; what is wrong).
-        notes: what is unusual.
-        objects: the valid objects, without empty boxes.
-    """
-
-    problems: list[tuple[str, str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    objects: list[VOCObject] = field(default_factory=list)
+    problems: list[tuple[str, str]] = field(default_factory=list)  # (IMAGE, ANNOTATION or BOX; what is wrong)
+    notes: list[str] = field(default_factory=list)  # what is unusual
+    objects: list[VOCObject] = field(default_factory=list)  # the valid ones, without empty boxes
 
 
-class Validation(Dataset):
-    """A `ValidationResult` for every id of a list, as a data set, so that a loader computes them in its processes."""
-
-    def __init__(self, data_dir: Path, ids: list[str], class_names: list[str]):
-        self.data_dir = data_dir
-        self.ids = ids
-        self.class_names = class_names
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> ValidationResult:
-        result = ValidationResult()
-        size = validate_image(image_path(self.data_dir, self.ids[index]), result)
-        validate_objects(annotation_path(self.data_dir, self.ids[index]), self.class_names, size, result)
-        return result
+def validate(data_dir: Path, class_names: list[str], image_id: str) -> ValidationResult:
+    """Check one image and its annotation."""
+    result = ValidationResult()
+    size = validate_image(devkit.image_path(data_dir, image_id), result)
+    validate_objects(devkit.annotation_path(data_dir, image_id), class_names, size, result)
+    return result
 
 
-def validate_image(path: Path, result: ValidationResult) -> tuple[int, int] | None:
-    """Decode an image in full and add to `result` what is wrong or unusual.
-
-    Returns:
-        width and height in pixels, or None if it cannot be decoded.
-    """
+def validate_image(path: Path, result: ValidationResult) -> Size | None:
+    """Add to `result` what is wrong or unusual; return width and height in pixels, None if decoding fails."""
     try:
         with opened_image(path) as image:
             result.notes += _unusual(image)
@@ -109,14 +81,8 @@ def _unusual(image: Image.Image) -> Iterator[str]:
         yield "an EXIF orientation, which is not applied"
 
 
-def validate_objects(
-    path: Path, class_names: list[str], size: tuple[int, int] | None, result: ValidationResult
-) -> None:
-    """Read an annotation, and add to `result` its objects and what is wrong or unusual.
-
-    Args:
-        size: the image's width and height in pixels, None if they are unknown.
-    """
+def validate_objects(path: Path, class_names: list[str], size: Size | None, result: ValidationResult) -> None:
+    """Add to `result` the objects of an annotation and what is wrong or unusual."""
     try:
         objects, problems = validate_annotation(path, class_names)
     except UserError as error:
@@ -124,8 +90,7 @@ def validate_objects(
         return
     result.problems += [(ANNOTATION, f"{path}: {problem}") for problem in problems]
     for item in objects:
-        problem = box_problem(item.box, size)
-        if problem:
+        if problem := box_problem(item.box, size):
             result.problems.append((BOX, f"{path}: the box of the object '{item.name}' {problem}"))
     result.objects = [item for item in objects if not item.is_empty]
     if len(result.objects) < len(objects):
@@ -134,13 +99,8 @@ def validate_objects(
         result.notes.append("no objects: all labels are 0")
 
 
-def box_problem(box: Box, size: tuple[int, int] | None) -> str | None:
-    """Return what is certainly wrong with a box: swapped corners, or a position far outside the image.
-
-    Args:
-        box: (xmin, ymin, xmax, ymax) in pixels.
-        size: the image's width and height in pixels; None: only the order of the corners is checked.
-    """
+def box_problem(box: Box, size: Size | None) -> str | None:
+    """Return what is certainly wrong with a box: swapped corners, or far outside the image (None: unknown size)."""
     xmin, ymin, xmax, ymax = box
     corners = ", ".join(f"{side:g}" for side in box)
     if xmax < xmin or ymax < ymin:
@@ -156,26 +116,26 @@ def box_problem(box: Box, size: tuple[int, int] | None) -> str | None:
     return None
 
 
-def validate_all(validation: Validation, num_workers: int) -> list[ValidationResult]:
-    """Return every result in the list's order, with a progress bar.
-
-    Raises:
-        UserError: a worker process died, for example because the memory is full.
-    """
+def validate_all(config: Config, class_names: list[str], ids: list[str]) -> list[ValidationResult]:
+    """Return the result of every id, in their order, with a progress bar."""
     end_loader_processes_at_exit()
-    loader = DataLoader(validation, batch_size=None, num_workers=num_workers, worker_init_fn=ignore_signals)
+    # Without batches, a loader applies `collate_fn` to each sample, in its worker processes.
+    options = {"batch_size": None, "num_workers": config.num_workers, "worker_init_fn": ignore_signals}
+    loader = DataLoader(ids, collate_fn=functools.partial(validate, config.data_dir, class_names), **options)
     try:
         return list(tqdm(loader, desc="checking", unit="image"))
-    except RuntimeError as error:
+    except RuntimeError as error:  # for example because the memory is full
         raise UserError(f"a worker process died ({str(error).splitlines()[0]}); try --num_workers 0") from error
 
 
-def print_problems(problems: list[tuple[str, str]]) -> None:
-    """Print one line per problem, under one headline per kind."""
-    for kind in (LIST, IMAGE, ANNOTATION, BOX):
-        texts = [text for of_kind, text in problems if of_kind == kind]
-        if texts:
-            print(f"problems with {kind}: {len(texts):,}", *texts, sep="\n  ")
+def print_counts(class_names: list[str], results: list[ValidationResult]) -> None:
+    """Print the images and objects of every class, and how many of the objects are difficult."""
+    objects = [item for result in results for item in result.objects]
+    images = Counter(name for result in results for name in {item.name for item in result.objects})
+    counters = images, Counter(item.name for item in objects), Counter(item.name for item in objects if item.difficult)
+    rows = [("class", "images", "objects", "difficult")]
+    rows += [(name, *(f"{counter[name]:,d}" for counter in counters)) for name in class_names]
+    print(fixed_width_table(rows, widths=(5, 8, 8, 9)))
 
 
 def print_notes(ids: list[str], results: list[ValidationResult]) -> None:
@@ -188,34 +148,27 @@ def print_notes(ids: list[str], results: list[ValidationResult]) -> None:
         print(f"note: {len(named):,} of {len(ids):,} images: {note} ({first_few(named)})")
 
 
-def print_counts(class_names: list[str], results: list[ValidationResult]) -> None:
-    """Print the images and objects of every class, and how many of the objects are difficult."""
-    objects = Counter(item.class_index for result in results for item in result.objects)
-    difficult = Counter(item.class_index for result in results for item in result.objects if item.difficult)
-    images = Counter(index for result in results for index in {item.class_index for item in result.objects})
-    width = max(map(len, [*class_names, "class"]))
-    print(f"{'class':{width}s} {'images':>8s} {'objects':>8s} {'difficult':>9s}")
-    for index, name in enumerate(class_names):
-        print(f"{name:{width}s} {images[index]:8,d} {objects[index]:8,d} {difficult[index]:9,d}")
+def print_problems(problems: list[tuple[str, str]]) -> None:
+    """Print one line per problem, under one headline per kind."""
+    for kind in (LIST, IMAGE, ANNOTATION, BOX):
+        texts = [text for of_kind, text in problems if of_kind == kind]
+        if texts:
+            print(f"problems with {kind}: {len(texts):,}", *texts, sep="\n  ")
 
 
 def check_data(config: Config) -> int:
-    """Check a split and report; return the exit status, 0 for a clean split and 1 for one with problems.
-
-    Raises:
-        UserError: the check could not be made.
-    """
-    class_names = read_class_names(config.class_file)
+    """Check a split and report; return the exit status, 0 for a clean split and 1 for one with problems."""
+    class_names = devkit.read_class_names(config.class_file)
     with advice("give the devkit folder (VOC2012) as --data_dir"):
-        check_folder(config.data_dir)
-    path = split_path(config.data_dir, config.split)
+        devkit.check_folder(config.data_dir)
+    path = devkit.split_path(config.data_dir, config.split)
     # Tested before the long part; a link to the list counts as the list.
     if config.fix_list and os.path.exists(config.fix_list) and os.path.samefile(config.fix_list, path):
         raise UserError(f"--fix_list {config.fix_list} is the list of --split {config.split} itself: choose another")
-    ids, list_problems = validate_split(path)
+    ids, list_problems = devkit.validate_split(path)
     if not ids and not list_problems:
         raise UserError(f"{path} contains no image id: choose another --split")
-    results = validate_all(Validation(config.data_dir, ids, class_names), config.num_workers)
+    results = validate_all(config, class_names, ids)
 
     problems = [(LIST, f"{path}, {problem}") for problem in list_problems]
     problems += [problem for result in results for problem in result.problems]
@@ -224,13 +177,13 @@ def check_data(config: Config) -> int:
     print_notes(ids, results)
     print_problems(problems)
     print(f"{len(ids):,} images, {len(intact):,} of them intact; {len(problems):,} problems in all")
-    if problems and not config.fix_list:
-        print("restore damaged files from the devkit, or write a list without them with --fix_list")
+    if config.fix_list and not intact:
+        raise UserError(f"every image of the split has a problem: --fix_list {config.fix_list} is not written")
     if config.fix_list:
-        if not intact:
-            raise UserError(f"every image of the split has a problem: --fix_list {config.fix_list} is not written")
         write_text(config.fix_list, "".join(f"{image_id}\n" for image_id in intact))
         print(f"written: {config.fix_list} ({len(intact):,} ids)")
+    elif problems:
+        print("restore damaged files from the devkit, or write a list without them with --fix_list")
     return 1 if problems else 0
 
 

@@ -2,12 +2,13 @@
 
     python3 -m tools.download_voc --year 2012 --out voc
 
-From the official address, a mirror (--mirror URL: a folder with the official file names, or a file) or archives on
-disk (--tar FILE). Running the same command again resumes a broken transfer. Exit status 0: the data set is complete;
-1: it is, but members of the archive were refused; 2: it is not.
+From the official server, a mirror (--mirror URL: a folder with the official file names, or a file) or archives on disk
+(--tar FILE). Running the same command again resumes a broken transfer. Exit status 0: the data set is complete; 1: it
+is, but members of the archive were refused; 2: it is not.
 """
 
 import http.client
+import shutil
 import sys
 import tarfile
 import time
@@ -15,8 +16,9 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from torchvision.datasets.utils import USER_AGENT, calculate_md5
+from torchvision.datasets.utils import USER_AGENT, calculate_md5, check_integrity
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 from tqdm import tqdm
 
@@ -38,13 +40,9 @@ ALTERNATIVES = "run the command again to resume, or give --mirror URL, or --tar 
 class Config(Arguments):
     year: str = argument("2012", "2007 comes with its labeled test set", choices=tuple(YEARS))
     out: Path = argument(help="folder; the data set is in its VOCdevkit/VOC<year>")
-    mirror: str | None = argument(
-        None, "folder of another server, or its .tar (default: official server)", metavar="URL", at_most_one_of="source"
-    )
-    tar: list[Path] | None = argument(
-        None, "archives on disk; nothing is downloaded", metavar="FILE", at_most_one_of="source"
-    )
-    md5: list[str] | None = argument(None, "MD5 sums of other archives than the official ones (default: theirs)")
+    mirror: str | None = argument(None, "another server's folder or .tar", metavar="URL", at_most_one_of="source")
+    tar: list[Path] | None = argument(None, "archives on disk", metavar="FILE", at_most_one_of="source")
+    md5: list[str] | None = argument(None, "MD5 sums of archives other than the official ones (default: theirs)")
 
     def check(self) -> None:
         if self.mirror and not self.mirror.startswith(("http://", "https://")):
@@ -54,41 +52,28 @@ class Config(Arguments):
             raise UserError(f"--md5: {len(self.md5)} sums, but --year {self.year} has {archives} archives")
 
 
-@dataclass(frozen=True)
-class Archive:
-    """An archive to download: its file name, address and MD5."""
-
+class Archive(NamedTuple):
     filename: str
     url: str
     md5: str
 
 
 def archives_of(year: str, mirror: str | None = None, md5: list[str] | None = None) -> list[Archive]:
-    """Return the archives of a year.
-
-    Args:
-        mirror: address of a folder with files of the official names, or, for a year of one archive, of the file.
-        md5: sums that replace the official ones.
-    """
+    """Return the archives of a year. `mirror` is a folder of files with the official names, or the only archive."""
     entries = [DATASET_YEAR_DICT[key] for key in YEARS[year]]
-    names = [entry["filename"] for entry in entries]
-    urls = [entry["url"] for entry in entries]
-    if mirror and mirror.endswith(".tar") and len(entries) == 1:
-        urls = [mirror]
-    elif mirror:
-        urls = [f"{mirror.rstrip('/')}/{name}" for name in names]
     sums = md5 or [entry["md5"] for entry in entries]
-    return [Archive(*fields) for fields in zip(names, urls, sums, strict=True)]
+    archives = [Archive(entry["filename"], entry["url"], each) for entry, each in zip(entries, sums, strict=True)]
+    if mirror and mirror.endswith(".tar") and len(archives) == 1:
+        return [archives[0]._replace(url=mirror)]
+    if mirror:
+        return [archive._replace(url=f"{mirror.rstrip('/')}/{archive.filename}") for archive in archives]
+    return archives
 
 
 def fetch(archive: Archive, folder: Path) -> Path:
-    """Download an archive into `folder`; resume a partial download, skip a complete one.
-
-    Raises:
-        UserError: it cannot be downloaded, or its MD5 is wrong.
-    """
+    """Download an archive into `folder`; resume a partial download, skip a complete one."""
     path, part = folder / archive.filename, folder / f"{archive.filename}.part"
-    if path.exists() and calculate_md5(path) == archive.md5:
+    if check_integrity(path, archive.md5):
         print(f"{path} already exists")
         return path
     failures = 0
@@ -107,9 +92,8 @@ def fetch(archive: Archive, folder: Path) -> Path:
     found = calculate_md5(part)
     if found != archive.md5:
         part.unlink()
-        raise UserError(
-            f"{archive.url} is damaged or another file (MD5 {found}, not {archive.md5}) and was removed: {ALTERNATIVES}"
-        )
+        problem = f"is damaged or another file (MD5 {found}, not {archive.md5}) and was removed"
+        raise UserError(f"{archive.url} {problem}: {ALTERNATIVES}")
     part.replace(path)
     return path
 
@@ -119,11 +103,7 @@ def _size(path: Path) -> int:
 
 
 def _transfer(url: str, part: Path) -> None:
-    """Append to `part` what it lacks of the file at `url`.
-
-    Raises:
-        OSError, HTTPException, ValueError: the connection could not be made, or ended too early.
-    """
+    """Append to `part` what it lacks of the file at `url`; raise an error if the connection ends too early."""
     start = _size(part)
     request = urllib.request.Request(url, headers={"User-Agent": USER_AGENT})
     if start:
@@ -138,13 +118,10 @@ def _transfer(url: str, part: Path) -> None:
         # A server without ranges sends the whole file again.
         resumes = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
         start = start if resumes else 0
-        length = response.headers.get("Content-Length")
-        total = start + int(length) if length else None
-        bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=part.stem)
-        with part.open("ab" if resumes else "wb") as file, bar:
-            while chunk := response.read(CHUNK):
-                file.write(chunk)
-                bar.update(len(chunk))
+        total = None if response.length is None else start + response.length
+        bar = tqdm.wrapattr(response, "read", total, initial=start, desc=part.stem)
+        with part.open("ab" if resumes else "wb") as file, bar as stream:
+            shutil.copyfileobj(stream, file, CHUNK)
     if total is not None and _size(part) < total:
         raise ConnectionError(f"the connection ended at {_size(part):,} of {total:,} bytes")
 
@@ -164,11 +141,7 @@ def _cause(error: Exception) -> str:
 
 
 def check_local(file: Path, archives: list[Archive]) -> Path:
-    """Return the file, which has to be one of the archives.
-
-    Raises:
-        UserError: there is no such file, or its MD5 is none of theirs.
-    """
+    """Return the file, which has to be one of the archives."""
     if not file.is_file():
         raise UserError(f"no file {file}: give an archive of the year as --tar")
     found = calculate_md5(file)
@@ -179,14 +152,7 @@ def check_local(file: Path, archives: list[Archive]) -> Path:
 
 
 def unpack(path: Path, folder: Path) -> list[str]:
-    """Unpack an archive into `folder`, except members that would leave it, or are not files, folders or links.
-
-    Returns:
-        the refused members, each with the reason.
-
-    Raises:
-        UserError: it is not a complete tar archive, or `folder` cannot hold it.
-    """
+    """Unpack an archive; return the refused members: those outside `folder`, and all but files, folders and links."""
     if not hasattr(tarfile, "data_filter"):
         version = sys.version.split()[0]
         raise UserError(f"Python {version} cannot unpack archives safely: use 3.10.12, 3.11.4 or newer")
@@ -198,7 +164,6 @@ def unpack(path: Path, folder: Path) -> list[str]:
             return tarfile.data_filter(member, destination)
         except tarfile.FilterError as error:
             refused.append(f"{member.name!r} ({reason(error)})")
-            return None
 
     try:
         with tarfile.open(path) as tar, tqdm(desc=f"unpacking {path.name}", unit="file") as bar:
@@ -209,11 +174,7 @@ def unpack(path: Path, folder: Path) -> list[str]:
 
 
 def download(args: Config) -> int:
-    """Download and unpack what the arguments ask for; return the exit status.
-
-    Raises:
-        UserError: an archive is not available or cannot be unpacked; completed work is kept.
-    """
+    """Download and unpack what the arguments ask for; return the exit status. An error keeps completed work."""
     archives = archives_of(args.year, args.mirror, args.md5)
     data_dir = args.out / DATASET_YEAR_DICT[args.year]["base_dir"]
     record = data_dir / RECORD

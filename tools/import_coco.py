@@ -21,6 +21,8 @@ from tools.system.command_line import argument, parse
 from tools.system.errors import UserError, run_main
 from tools.system.files import read_json
 
+Entries = list[dict[str, Any]]  # of one of the file's lists; what is wrong with them is appended to `problems`
+
 
 @dataclass(frozen=True)
 class Config(ImportArguments):
@@ -37,8 +39,7 @@ class Config(ImportArguments):
 def read_instances(path: Path, images: Path) -> tuple[list[Sample], list[str]]:
     """Return the samples, and the class names in the order of the categories' ids.
 
-    Raises:
-        UserError: the file or folder does not exist, or has entries that cannot be used, which are named.
+    The `UserError` for entries that cannot be used names them.
     """
     if not images.is_dir():
         raise UserError(f"no folder {images}: give the folder of the images of {path}")
@@ -49,8 +50,7 @@ def read_instances(path: Path, images: Path) -> tuple[list[Sample], list[str]]:
             raise UserError(f"{path} is not a COCO file: it has no list of objects under '{key}'")
     problems: list[str] = []
     names = _categories(content["categories"], problems)
-    image_ids = {str(entry.get("id")) for entry in content["images"]}
-    objects = _objects(content["annotations"], names, image_ids, problems)
+    objects = _objects(content, names, problems)
     samples = _samples(content["images"], images, objects, problems)
     raise_problems(path, problems + find_duplicates(samples))
     if not samples or not names:
@@ -58,10 +58,16 @@ def read_instances(path: Path, images: Path) -> tuple[list[Sample], list[str]]:
     return samples, list(names.values())
 
 
-def _categories(entries: list[dict[str, Any]], problems: list[str]) -> dict[str, str]:
-    """Return the categories' names by id, in the order of the ids; append what is wrong to `problems`."""
+def _categories(entries: Entries, problems: list[str]) -> dict[str, str]:
+    """Return the categories' names by id: numbers in order, then all other ids as text."""
+
+    def order(entry: dict[str, Any]) -> tuple[bool, Any]:
+        category = entry.get("id")
+        is_number = isinstance(category, (int, float))
+        return not is_number, category if is_number else str(category)
+
     names: dict[str, str] = {}
-    for entry in sorted(entries, key=_order):
+    for entry in sorted(entries, key=order):
         category, name = str(entry.get("id")), entry.get("name")
         problem = class_name_problem(name) if isinstance(name, str) else "it has no name"
         if category in names or name in names.values():
@@ -72,43 +78,27 @@ def _categories(entries: list[dict[str, Any]], problems: list[str]) -> dict[str,
     return names
 
 
-def _order(entry: dict[str, Any]) -> tuple[bool, Any]:
-    """Return the sort key of a category: numbers by value, then everything else as text."""
-    number = entry.get("id")
-    is_number = isinstance(number, (int, float))
-    return not is_number, number if is_number else str(number)
-
-
-def _objects(
-    entries: list[dict[str, Any]], names: dict[str, str], image_ids: set[str], problems: list[str]
-) -> dict[str, list[Annotated]]:
-    """Return each image's objects by the image's id; append what is wrong to `problems`."""
-    objects: dict[str, list[Annotated]] = {}
-    for entry in entries:
+def _objects(content: dict[str, Entries], names: dict[str, str], problems: list[str]) -> dict[str, list[Annotated]]:
+    """Return each image's objects by the image's id."""
+    objects: dict[str, list[Annotated]] = {str(entry.get("id")): [] for entry in content["images"]}
+    for entry in content["annotations"]:
         image, category = str(entry.get("image_id")), str(entry.get("category_id"))
         try:
-            if image not in image_ids:
+            if image not in objects:
                 raise ValueError(f"image_id {image} is not in the file")
             if category not in names:
                 raise ValueError(f"category_id {category} is not in the file")
-            box = devkit_box(entry.get("bbox"))
+            if box := devkit_box(entry.get("bbox")):
+                objects[image].append(Annotated(names[category], box, difficult=bool(entry.get("iscrowd"))))
         except ValueError as error:
             problems.append(f"annotation {entry.get('id')}: {error}")
-            continue
-        if box:
-            item = Annotated(names[category], box, difficult=bool(entry.get("iscrowd")))
-            objects.setdefault(image, []).append(item)
     return objects
 
 
 def devkit_box(bbox: Any) -> Box | None:
     """Convert COCO's 0-based (left, top, width, height) to the devkit's 1-based first and last pixel.
 
-    Returns:
-        whole numbers; None for a box without width or height, which does not count (official code).
-
-    Raises:
-        ValueError: not four finite numbers.
+    None: the box has no width or height and does not count (official code). `ValueError`: not four finite numbers.
 
     >>> devkit_box([0, 10.5, 20, 4])
     (1, 11, 20, 15)
@@ -124,10 +114,8 @@ def devkit_box(bbox: Any) -> Box | None:
     return xmin, ymin, max(math.ceil(left + width), xmin + 1), max(math.ceil(top + height), ymin + 1)
 
 
-def _samples(
-    entries: list[dict[str, Any]], images: Path, objects: dict[str, list[Annotated]], problems: list[str]
-) -> list[Sample]:
-    """Return one sample per usable image; append what is wrong to `problems`."""
+def _samples(entries: Entries, images: Path, objects: dict[str, list[Annotated]], problems: list[str]) -> list[Sample]:
+    """Return one sample per usable image."""
     samples, seen = [], set()
     for entry in entries:
         image, name = str(entry.get("id")), entry.get("file_name")
@@ -137,8 +125,7 @@ def _samples(
             if not isinstance(name, str):
                 raise ValueError("it has no file_name")
             seen.add(image)
-            found = tuple(objects.get(image, ()))
-            samples.append(Sample(f"image {image}", find_image(images, name), image_id_of(name), found))
+            samples.append(Sample(f"image {image}", find_image(images, name), image_id_of(name), tuple(objects[image])))
         except ValueError as error:
             problems.append(f"image {image}: {error}")
     return samples
@@ -158,7 +145,7 @@ def main() -> None:
         lists = {"train": ids, "val": val_ids, "trainval": ids + val_ids}
     else:
         lists = split_ids(ids, args.val_share, args.seed)
-    import_samples(args, args.annotations, samples, lists, class_names, f"COCO file {args.annotations.name}")
+    import_samples(args, args.annotations, "COCO file", samples, lists, class_names)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,6 @@ from tools.system.command_line import argument, parse
 from tools.system.errors import UserError, run_main
 from tools.system.files import reason
 
-HEADERS = ("image", "file", "filename", "path")
-
 
 @dataclass(frozen=True)
 class Config(ImportArguments):
@@ -29,11 +27,7 @@ class Config(ImportArguments):
 
 
 def read_table(path: Path, images: Path) -> list[Sample]:
-    """Return one sample per row; empty rows do not count.
-
-    Raises:
-        UserError: the table cannot be read, or has rows that cannot be used, which are named.
-    """
+    """Return one sample per row; empty rows do not count. The `UserError` for unusable rows names them."""
     samples, problems = [], []
     for number, row in _rows(path):
         try:
@@ -53,25 +47,23 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
-            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if "".join(row).strip()]
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not in UTF-8: save it as 'CSV UTF-8'") from error
     except (OSError, csv.Error) as error:
         raise UserError(f"cannot read {path} as CSV: {reason(error)}") from error
-    rows = [(number, row) for number, row in rows if any(row)]
-    return rows[1:] if rows and rows[0][1][0].lower() in HEADERS else rows
+    has_header = rows and rows[0][1][0].lower() in ("image", "file", "filename", "path")
+    return rows[1:] if has_header else rows
 
 
 def _sample(row: list[str], images: Path, origin: str) -> Sample:
     if any(row[2:]):
         raise ValueError(f"{len(row)} columns, but a row is image,label;label (quote a name that contains a comma)")
-    labels = [label.strip() for label in (row[1] if len(row) > 1 else "").split(";")]
-    labels = list(dict.fromkeys(label for label in labels if label))
-    for label in labels:
-        if problem := class_name_problem(label):
-            raise ValueError(problem)
-    source = find_image(images, row[0])
-    return Sample(origin, source, image_id_of(row[0]), tuple(Annotated(label) for label in labels))
+    name, cell = (row + [""])[:2]
+    labels = dict.fromkeys(filter(None, map(str.strip, cell.split(";"))))  # each once
+    if problems := list(filter(None, map(class_name_problem, labels))):
+        raise ValueError(problems[0])
+    return Sample(origin, find_image(images, name), image_id_of(name), tuple(map(Annotated, labels)))
 
 
 def main() -> None:
@@ -81,7 +73,7 @@ def main() -> None:
     samples = read_table(args.csv, args.images)
     class_names = sorted({item.name for sample in samples for item in sample.objects})
     lists = split_ids([sample.image_id for sample in samples], args.val_share, args.seed)
-    import_samples(args, args.csv, samples, lists, class_names, f"table {args.csv.name}")
+    import_samples(args, args.csv, "table", samples, lists, class_names)
 
 
 if __name__ == "__main__":

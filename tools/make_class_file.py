@@ -14,11 +14,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from tools.data.annotations import object_names, validate_annotation
+from tools.data.annotations import validate_annotation
 from tools.data.devkit import check_folder, class_name_problem
 from tools.data.writing import CLASS_FILE, print_next_commands, raise_problems, write_class_file
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, advice, first_few, run_main
+from tools.system.text_table import fixed_width_table
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,7 @@ class Config(Arguments):
 def names_in(path: Path) -> list[str] | str:
     """Return the class of each object of an annotation that counts, or what is wrong with the annotation."""
     try:
-        # There is no class file yet, so the annotation's own names are the known ones.
-        objects, problems = validate_annotation(path, object_names(path))
+        objects, problems = validate_annotation(path, class_names=None)  # there is no class file yet
     except UserError as error:
         return str(error)
     names = [item.name for item in objects if not item.is_empty]
@@ -40,11 +40,7 @@ def names_in(path: Path) -> list[str] | str:
 
 
 def count_names(folder: Path) -> tuple[Counter, Counter]:
-    """Return the number of images and the number of objects of each class.
-
-    Raises:
-        UserError: there is no annotation, or some are invalid; the message has the first of them.
-    """
+    """Return the number of images and the number of objects of each class; every annotation must be valid."""
     paths = sorted(folder.glob("*.xml"))
     with ThreadPoolExecutor() as pool:
         found = list(tqdm(pool.map(names_in, paths), desc="reading", unit="file", total=len(paths)))
@@ -53,21 +49,6 @@ def count_names(folder: Path) -> tuple[Counter, Counter]:
     if not images:
         raise UserError(f"{folder} has no annotation with an object")
     return images, Counter(name for names in found for name in names)
-
-
-def print_counts(images: Counter, objects: Counter) -> None:
-    width = max(map(len, images))
-    for name in sorted(images):
-        print(f"{name:{width}s} {images[name]:7,d} images {objects[name]:7,d} objects")
-
-
-def print_case_variants(names: list[str]) -> None:
-    """Print a note about names that look like one class in two spellings."""
-    spelling: dict[str, str] = {}
-    for name in names:
-        other = spelling.setdefault(name.casefold(), name)
-        if other != name:
-            print(f"note: '{other}' and '{name}' count as two classes")
 
 
 def main() -> None:
@@ -79,8 +60,13 @@ def main() -> None:
     names = sorted(images)
     out = config.out or config.data_dir / CLASS_FILE
     write_class_file(out, names, images)
-    print_counts(images, objects)
-    print_case_variants(names)
+    rows = [(name, f"{images[name]:,d}", "images", f"{objects[name]:,d}", "objects") for name in names]
+    print(fixed_width_table(rows, widths=(0, 7, 6, 7, 7)))
+    spelling: dict[str, str] = {}
+    for name in names:
+        other = spelling.setdefault(name.casefold(), name)
+        if other != name:
+            print(f"note: '{other}' and '{name}' count as two classes")
     print(f"written: {out} ({len(names)} classes)")
     print_next_commands(config.data_dir, out, "Main/train", "Main/val")
 

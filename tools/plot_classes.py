@@ -6,7 +6,6 @@ python3 -m tools.plot_classes TAG [TAG …]
 import math
 
 from tools.pictures.charts import bar_chart
-from tools.pictures.figure import write_picture
 from tools.plot_history import Config
 from tools.runs.folder import Folder, best_validation, read_histories
 from tools.system.command_line import parse
@@ -20,14 +19,9 @@ def main() -> None:
     names = list(dict.fromkeys(name for row in best for name in [*row["average_precision"], *row["without_positive"]]))
     values = [[row["average_precision"].get(name, math.nan) for row in best] for name in names]
     labels = [f"{tag}, epoch {row['epoch']}" for tag, row in zip(config.tags, best, strict=True)]
-    figure = bar_chart(
-        "Average precision on validation, %",
-        labels,
-        [*names, "mean (mAP)"],
-        [*values, [row["mAP"] for row in best]],
-    )
-    write_picture(config.picture("classes"), figure)
-    print(f"written: {config.picture('classes')}")
+    means = [row["mAP"] for row in best]
+    figure = bar_chart("Average precision on validation, %", labels, [*names, "mean (mAP)"], [*values, means])
+    config.write("classes", figure)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 python3 -m tools.plot_history TAG [TAG …]
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tools.pictures.charts import MOST_LINES, Line, line_charts
 from tools.pictures.figure import check_picture_path, write_picture
@@ -12,12 +14,11 @@ from tools.runs.folder import Folder, epochs_of, read_histories
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, run_main
 
-CHARTS = (
-    ("train", "loss", "loss"),
-    ("train", "re_loss", "reconstruction loss (re_loss)"),
-    ("validation", "mAP", "validation mAP, %"),
-    ("train", "lr", "learning rate"),
-)
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CHARTS = {"loss": "loss", "re_loss": "reconstruction loss (re_loss)", "mAP": "validation mAP, %", "lr": "learning rate"}
+NOT_SHOWN = ("class_loss", "p_class_loss")  # every other loss, of a strategy of one's own, has a chart too
 
 
 @dataclass(frozen=True)
@@ -34,24 +35,28 @@ class Config(Arguments):
         if self.out:
             check_picture_path(self.out)
 
-    def picture(self, kind: str) -> Path:
-        """Return the file to write."""
-        return self.out or Folder(self.experiments).picture(f"{kind}_{'_'.join(self.tags)[:100]}")
+    def write(self, kind: str, figure: "Figure") -> None:
+        """Write the picture and say where it is."""
+        path = self.out or Folder(self.experiments).picture(f"{kind}_{'_'.join(self.tags)[:100]}")
+        write_picture(path, figure)
+        print(f"written: {path}")
 
 
 def main() -> None:
     config = parse(Config, __doc__)
     histories = read_histories(Folder(config.experiments), config.tags)
-    if not any(history["train"] for history in histories):
+    names = dict.fromkeys(name for history in histories for row in history["train"] for name in row)
+    if not names:
         raise UserError(f"no log line yet of {', '.join(config.tags)}: wait for the first")
+    further = [name for name in names if name.endswith("_loss") and name not in (*CHARTS, *NOT_SHOWN)]
     charts = {}
-    for kind, name, title in CHARTS:
-        charts[title] = [
-            Line(tag, epochs_of(history, kind), [float(row.get(name, "nan")) for row in history[kind]])
+    for name, title in [*CHARTS.items(), *zip(further, further, strict=True)]:
+        kind = "validation" if name == "mAP" else "train"
+        charts[title] = [  # a run without this loss has a gap
+            Line(tag, epochs_of(history, kind), [row.get(name, math.nan) for row in history[kind]])
             for tag, history in zip(config.tags, histories, strict=True)
         ]
-    write_picture(config.picture("history"), line_charts("Learning curves", "epoch", charts))
-    print(f"written: {config.picture('history')}")
+    config.write("history", line_charts("Learning curves", "epoch", charts))
 
 
 if __name__ == "__main__":

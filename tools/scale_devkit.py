@@ -12,13 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from tqdm import tqdm
 
 from tools.data.annotations import read_xml
 from tools.data.devkit import annotation_path, check_folder
-from tools.data.images import read_image
-from tools.data.writing import new_folder
+from tools.data.writing import make_folders, new_folder, save_smaller
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, advice, run_main
 from tools.system.files import read_json, reason, write_json
@@ -35,35 +33,25 @@ class Config(Arguments):
 
 
 def scale_devkit(data_dir: Path, out: Path, longer_side: int) -> int:
-    """Make a devkit folder `out` whose images' longer side is at most `longer_side` pixels; return their number.
-
-    Raises:
-        UserError: not a devkit folder, an image or annotation that cannot be read, or `out` cannot be made; nothing is
-            left of it then.
-    """
+    """Make a devkit folder `out` whose images have at most `longer_side` pixels per side; return their number."""
     with advice("give the devkit folder as --data_dir"):
         check_folder(data_dir, ("JPEGImages", "ImageSets"))
     images = sorted((data_dir / "JPEGImages").glob("*.jpg"))
     with new_folder(out) as folder:
-        for name in ("JPEGImages", "Annotations"):
-            (folder / name).mkdir()
+        make_folders(folder)
         for path in tqdm(images, desc="scaling", unit="image"):
             with advice("restore it from the original data set"):
-                factor = _scale_image(path, folder / "JPEGImages" / path.name, longer_side)
+                _, factor = save_smaller(path, folder / "JPEGImages" / path.name, longer_side, JPEG_QUALITY)
                 annotation = annotation_path(data_dir, path.stem)
                 if annotation.exists():  # VOC's test images have none
                     _scale_annotation(annotation, annotation_path(folder, path.stem), factor)
-        shutil.copytree(data_dir / "ImageSets", folder / "ImageSets")
+        shutil.copytree(data_dir / "ImageSets", folder / "ImageSets", dirs_exist_ok=True)
         write_json(folder / RECORD, _record(data_dir, longer_side))
     return len(images)
 
 
 def require_scaled_from(data_dir: Path, out: Path, longer_side: int) -> None:
-    """Refuse a folder that was not made by `scale_devkit` with these arguments.
-
-    Raises:
-        UserError: it was made from other images or at another size.
-    """
+    """Raise a `UserError` if `scale_devkit` made the folder `out` from other images or at another size."""
     record = read_json(out / RECORD)
     if record != _record(data_dir, longer_side):
         raise UserError(f"{out} holds the images of {record}, not of {data_dir} at {longer_side}: choose another --out")
@@ -73,25 +61,13 @@ def _record(data_dir: Path, longer_side: int) -> dict[str, Any]:
     return {"data_dir": str(data_dir.resolve()), "longer_side": longer_side}
 
 
-def _scale_image(path: Path, out: Path, longer_side: int) -> float:
-    """Write the scaled image; return the factor, at most 1."""
-    image = read_image(path)
-    factor = min(1.0, longer_side / max(image.size))
-    if factor < 1:
-        size = [max(1, round(side * factor)) for side in image.size]
-        image = image.resize(size, Image.Resampling.BICUBIC)
-    image.save(out, quality=JPEG_QUALITY)
-    return factor
-
-
 def _scale_annotation(path: Path, out: Path, factor: float) -> None:
-    """Write the annotation with its sides and corners scaled; corners keep two decimals, so that no box vanishes."""
     root = read_xml(path)
     try:
         for side in (*root.iterfind("size/width"), *root.iterfind("size/height")):
             side.text = str(max(1, round(float(side.text) * factor)))
-        for corner in (corner for box in root.iter("bndbox") for corner in box):
-            corner.text = f"{float(corner.text) * factor:.2f}"
+        for corner in root.iterfind(".//bndbox/*"):
+            corner.text = f"{float(corner.text) * factor:.2f}"  # two decimals, so that no box vanishes
     except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path} cannot be scaled ({reason(error)})") from error
     ElementTree.ElementTree(root).write(out)

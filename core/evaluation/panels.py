@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,29 +31,19 @@ SHORTEST = 80  # height of a panel, pixels: a color bar needs it
 
 
 class Example(NamedTuple):
-    """An image of `draw_strategies` and `draw_tiles`.
+    """An image of `draw_strategies` and `draw_tiles`; its tensors are on the network's device."""
 
-    Attributes:
-        image: normalized `[3, S, S]`, on the network's device.
-        cams: its class activation maps `[V, n, n]`.
-        present: indices of its classes `[C]`.
-        shown: the class that is cut for.
-        title: what to call it.
-    """
-
-    image: torch.Tensor
-    cams: torch.Tensor
-    present: torch.Tensor
-    shown: int
-    title: str
+    image: torch.Tensor  # normalized [3, S, S]
+    cams: torch.Tensor  # [V, n, n]
+    present: torch.Tensor  # indices of its classes [C]
+    shown: int  # the class that the image is cut for
+    title: str  # of that class
 
 
 def draw_strategies(examples: list[Example], options: Options, own: Keypoints | None = None) -> Figure:
     """Draw the paper's figure 2: a row per image, and in it the keypoint and the cut of each strategy.
 
-    Args:
-        options: k and the radius.
-        own: the checkpoint's keypoints; they have a panel of their own if they are not one of the four strategies'.
+    `own`, the checkpoint's keypoints, have a panel of their own if they are not those of one of the four strategies.
     """
     drawn = [KEYPOINTS[name] for name in STRATEGIES]
     if own is not None and own not in drawn:
@@ -81,8 +72,10 @@ def _draw_strategy(axes: Axes, example: Example, keypoints: Keypoints, options: 
 
 
 def draw_tiles(network: Classifier, examples: list[Example], keypoints: Keypoints, options: Options) -> Figure:
-    """Draw a row per image: its cut, its tiles, the map of the whole, the map merged from the tiles, and their
-    difference. The network, in evaluation mode, sees the tiles as it sees the whole image."""
+    """Draw a row per image: its cut, its tiles, the map of the whole, the map merged from the tiles, their difference.
+
+    The network, in evaluation mode, sees the tiles as it sees the whole image.
+    """
     figure, grid = panels.panel_grid(len(examples), [PANEL] * 4 + [BAR, PANEL, BAR])
     for example, row in zip(examples, grid, strict=True):
         _draw_tiles_row(row, network, example, keypoints, options)
@@ -97,8 +90,7 @@ def _draw_tiles_row(
     size, label = len(picture), example.present.new_tensor([example.shown])
     features = network(image, features_only=True)[1]
     cut = keypoints.of_image(make_cam(features[0]), label, size, options)
-    index = torch.zeros(1, dtype=torch.int64, device=image.device)
-    tiles = cut_tiles(image, index, cut)
+    tiles = cut_tiles(image, torch.zeros_like(label), cut)
     merged_features = merge_tiles(network(tiles, features_only=True)[1], cut, size)
     whole, merged = (maps[0, example.shown].float().cpu().numpy() for maps in (features, merged_features))
     low, high = min(whole.min(), merged.min()), max(whole.max(), merged.max())
@@ -116,57 +108,31 @@ def _draw_tiles_row(
         panels.caption(axes, title)
 
 
-def draw_class(
-    axes: Axes,
-    picture: np.ndarray,
-    heat: np.ndarray,
-    keypoint: tuple[int, int] | None,
-    title: str,
-    size: tuple[int, int] | None = None,
-) -> AxesImage:
-    """Draw an image under the map of a class, with the keypoint and the cut.
-
-    Args:
-        picture: uint8 `[h, w, 3]`.
-        heat: `[n, m]` in 0…1, of the whole picture.
-        keypoint: (row, column) in the pixels of `size`; None: no cut.
-        size: (height, width) of the original, if the picture was scaled.
-
-    Returns:
-        what `color_bar` takes.
-    """
-    shown = panels.show_overlay(axes, picture, heat, size)
-    if keypoint is not None:
-        panels.draw_cut(axes, keypoint)
-    panels.caption(axes, title)
-    return shown
-
-
 def draw_prediction(
     item: Letterboxed, cams: torch.Tensor, predictions: list[Prediction], scores: torch.Tensor, class_names: list[str]
 ) -> Figure:
-    """Draw an image and, for each predicted class, its map with the keypoint and the cut.
+    """Draw an image and, for each prediction, its map with the keypoint and the cut.
+
+    The file is read again, because the figure shows the image at its own resolution.
 
     Args:
-        item: the image; its file is read again, because the figure shows it at its own resolution.
-        cams: maps of the predicted classes `[C, n, n]`, in the order of `predictions`.
-        scores: of all classes `[V]`.
+        cams: of the predictions `[C, n, n]`; scores: of all classes `[V]`.
     """
     original = read_upright(Path(item.path))
     original.thumbnail((2 * PANEL, 2 * PANEL), reducing_gap=3.0)
     picture = np.asarray(original)
     name, count = Path(item.path).name, 1 + len(predictions)
-    columns = min(count, COLUMNS)
+    columns, rows = min(count, COLUMNS), math.ceil(count / COLUMNS)
     height = max(SHORTEST, round(PANEL * item.size[0] / max(item.size)))
     widths = [PANEL] * columns + ([BAR] if predictions else [])
-    figure, grid = panels.panel_grid(-(-count // COLUMNS), widths, height, title="" if predictions else name)
+    figure, grid = panels.panel_grid(rows, widths, height, title="" if predictions else name)
     axes = grid[:, :columns].flat
     best = int(scores.argmax())
     panels.show_image(axes[0], picture, item.size)
     panels.caption(axes[0], name if predictions else f"none (best: {class_names[best]} {scores[best]:.2f})")
     for number, (cam, prediction) in enumerate(zip(cams, predictions, strict=True), 1):
         title = f"{prediction.name} {prediction.score:.2f}"
-        heat = draw_class(axes[number], picture, item.heat_of(cam), prediction.keypoint, title, item.size)
+        heat = panels.draw_class(axes[number], picture, item.heat_of(cam), prediction.keypoint, title, item.size)
     if predictions:
         panels.color_bar(grid[0, -1], heat)
     return figure

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
 
 from core.cam import make_cam
-from core.evaluation.panels import draw_class
 from core.keypoints import resize_cams
 from core.networks import Classifier
 from core.strategy import Options, Strategy
 from tools.data.datasets import VOCClassification
 from tools.data.transforms import denormalize, evaluation_transform, normalize
-from tools.pictures.panels import BAR, color_bar, panel_grid
+from tools.pictures.panels import BAR, color_bar, draw_class, panel_grid
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,13 +24,9 @@ SIDE = 240  # of a panel, pixels
 
 
 class Snapshots:
-    """Draws the same validation images, of as many classes as there are, whenever `take` is called.
+    """The same validation images, of as many classes as possible, drawn whenever `take` is called.
 
-    Args:
-        dataset: the validation images; its transform is not used.
-        image_size: S, pixels.
-        strategy: whose keypoints are shown; if it has none, only the maps are.
-        options: of the keypoints.
+    The dataset's own transform is not used. If the strategy has no keypoints, only the maps are drawn.
     """
 
     def __init__(self, dataset: VOCClassification, image_size: int, strategy: Strategy, options: Options):
@@ -42,17 +38,15 @@ class Snapshots:
 
     @torch.no_grad()
     def take(self, student: Classifier, title: str) -> Figure | None:
-        """Draw each image under the map of one of its classes, with the score; leave the network in its mode.
+        """Draw each image under the map of one of its classes, with the score, or return None if none has a label.
 
-        Returns:
-            the figure; None if no validation image has a label.
+        The network stays in its mode.
         """
         if not self.chosen:
             return None
         training, device = student.training, next(student.parameters()).device
         student.eval()
-        rows = -(-len(self.chosen) // COLUMNS)
-        figure, grid = panel_grid(rows, [SIDE] * COLUMNS + [BAR], SIDE, title)
+        figure, grid = panel_grid(math.ceil(len(self.chosen) / COLUMNS), [SIDE] * COLUMNS + [BAR], SIDE, title)
         for (index, label), axes in zip(self.chosen, grid[:, :-1].flat, strict=False):  # the last row may have room
             image = normalize(self.transform(self.dataset.image(index)))
             logits, features = student(image[None].to(device))
@@ -70,18 +64,11 @@ class Snapshots:
 
 
 def varied(labels: torch.Tensor, count: int) -> list[tuple[int, int]]:
-    """Return images and a class of each, (index, class), of as many classes as possible; the same for the same labels.
-
-    Args:
-        labels: multi-hot `[N, V]`.
-        count: how many at most.
-    """
-    chosen: list[tuple[int, int]] = []
-    taken: set[int] = set()
-    # In rounds: an image of every class, then a second of every class, as long as there are new ones.
+    """Return at most `count` pairs (image, one of its classes) of labels `[N, V]`, of as many classes as possible."""
+    chosen: dict[int, int] = {}
+    # In rounds: one image of every class, then a second one, while there are new ones.
     for label in [*range(labels.shape[1])] * count:
-        images = [index for index in labels[:, label].nonzero()[:, 0].tolist() if index not in taken]
+        images = [index for index in labels[:, label].nonzero()[:, 0].tolist() if index not in chosen]
         if images and len(chosen) < count:
-            taken.add(images[0])
-            chosen.append((images[0], label))
-    return chosen
+            chosen[images[0]] = label
+    return list(chosen.items())

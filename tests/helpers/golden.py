@@ -2,6 +2,7 @@
 
 import importlib
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 
@@ -11,14 +12,10 @@ from core.training.config import Config, parse_config
 from core.training.trainer import Trainer
 from core.weights import load_weights
 from tests.golden import fill
+from tests.helpers import command_line
 
-# As the golden files spell the strategies.
-SCRIPTS = {
-    "max": "train_classification_with_puzzle_max",
-    "cMax": "train_classification_with_puzzle_cMax_ema",
-    "cTopk": "train_classification_with_puzzle_cTopk_ema",
-    "cTopk_w": "train_classification_with_puzzle_cTopk_w_ema",
-}
+# By the golden files' spelling of the strategies.
+SCRIPTS = {"max" if name == "Max" else name: Path(script).stem for name, script in command_line.SCRIPTS.items()}
 
 
 def strategy_of(name: str) -> Strategy:

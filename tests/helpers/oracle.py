@@ -9,7 +9,8 @@ the official code as the golden numbers pin them. Where the text leaves a readin
 
 - Top-k: first the k strongest local maxima of the whole map, then the radius drops some of these (not the reverse). The
   coordinate sum is integer-divided by the number that stayed. The radius is measured from the arg-max as it is found,
-  even where that arg-max would itself be replaced by the centre. No peak left gives the centre, not the arg-max.
+  even where that arg-max would itself be replaced by the centre. If no peak is left, the keypoint is the centre, not
+  the arg-max.
 - Weighted top-k: the weights are normalized over the k strongest alone; each term is truncated before the sum.
 - A keypoint with a row or a column of 0 is replaced whole by the centre, in all four strategies, Max and cMax included.
 - Max: the maximum over the present classes is taken at feature resolution, and that one map is resized (not the
@@ -52,7 +53,7 @@ class Hyper:
 
     lr: float = 0.1
     wd: float = 1e-4
-    momentum: float = 1e-4  # not 0.9: the official optimizer passes its weight decay in momentum's place
+    momentum: float = 1e-4  # not 0.9: the official optimizer passes its weight decay as the momentum
     nesterov: bool = True
     alpha_re: float = 3.0
     alpha_schedule_re: float = 0.05
@@ -158,7 +159,7 @@ def running_statistics_discarded(network: nn.Module) -> Iterator[None]:
 
 
 def forward_replicas(network: OracleClassifier, batch: Tensor, replicas: int = 1) -> tuple[Tensor, Tensor]:
-    """What `DataParallel` over `replicas` GPUs gives for `batch` [B,3,S,S]: gathered logits [B,V], features [B,V,n,n].
+    """What `DataParallel` over `replicas` GPUs returns for `batch` [B,3,S,S]: logits [B,V], features [B,V,n,n].
 
     Each part of the batch is normalized with its own statistics; the running statistics are those of the first part.
     """
@@ -427,7 +428,7 @@ def training_step(
 
     `strategy` is one of `STRATEGIES`; `teacher` is None for "max". images [B,3,S,S], labels [B,V] multi-hot float;
     `replicas`: as `DataParallel` over that many GPUs computes it.
-    Gives keypoints (one [row, column] per crop, in order), crops, logits [B,V], features [B,V,n,n], merged (a list of
+    Return keypoints (one [row, column] per crop, in order), crops, logits [B,V], features [B,V,n,n], merged (a list of
     [V,n,n]), loss, class_loss, p_class_loss, re_loss, alpha_re, learning_rates (per group). The gradients stay in the
     student's parameters.
     """

@@ -2,11 +2,10 @@
 
 import math
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,36 +23,24 @@ Box = tuple[float, float, float, float]  # xmin, ymin, xmax, ymax in pixels: the
 
 @dataclass(frozen=True)
 class VOCObject:
-    """One annotated object.
-
-    Attributes:
-        name, class_index: its class.
-        difficult: marked as hard to recognize: any text but 0 (the devkit writes 0 or 1).
-        box: the corners of its bounding box.
-    """
+    """One annotated object."""
 
     name: str
     class_index: int
-    difficult: bool
+    difficult: bool  # marked as hard to recognize: any text but 0 (the devkit writes 0 or 1)
     box: Box
 
     @property
     def is_empty(self) -> bool:
-        """Whether the box has no width or no height (the official code skips such an object)."""
+        """Whether the box has no width or no height."""
         xmin, ymin, xmax, ymax = self.box
         return xmax <= xmin or ymax <= ymin
 
 
-# Reading -------------------------------------------------------------------------------------------------------------
-
-
 def read_annotation(path: str | Path, class_names: list[str]) -> list[VOCObject]:
-    """Return the objects of an annotation, without empty boxes, which the official code skips too.
+    """Return the objects of an annotation, if any, without empty boxes, which the official code skips too.
 
-    An annotation may have no objects. A box may lie anywhere: labels do not depend on it.
-
-    Raises:
-        UserError: unreadable or unsafe XML, an incomplete object, or a class that is not in the class file.
+    A box may lie anywhere, because labels do not depend on it. The first invalid object is an error.
     """
     objects, problems = validate_annotation(Path(path), class_names)
     if problems:
@@ -61,47 +48,33 @@ def read_annotation(path: str | Path, class_names: list[str]) -> list[VOCObject]
     return [item for item in objects if not item.is_empty]
 
 
-def validate_annotation(path: Path, class_names: list[str]) -> tuple[list[VOCObject], list[str]]:
+def validate_annotation(path: Path, class_names: list[str] | None) -> tuple[list[VOCObject], list[str]]:
     """Return the valid objects of an annotation, empty boxes included, and one message for each invalid object.
 
-    Raises:
-        UserError: unreadable or unsafe XML.
+    Without `class_names`, the annotation's own names are the known ones, in the order of their first objects.
     """
-    indices = {name: index for index, name in enumerate(class_names)}
+    elements = read_xml(path).findall("object")
+    names = [(element.findtext("name") or "").strip() for element in elements]
+    indices = {name: index for index, name in enumerate(dict.fromkeys(names) if class_names is None else class_names)}
     objects, problems = [], []
-    for element in read_xml(path).findall("object"):
+    for name, element in zip(names, elements, strict=True):
         try:
-            objects.append(_read_object(element, indices))
+            objects.append(_read_object(name, element, indices))
         except ValueError as error:
             problems.append(str(error))
     return objects, problems
 
 
-def object_names(path: Path) -> list[str]:
-    """Return the class names in an annotation, each once, without a class file.
-
-    Raises:
-        UserError: unreadable or unsafe XML.
-    """
-    return list(dict.fromkeys(_name(element) for element in read_xml(path).findall("object")))
-
-
-def _name(element: ElementTree.Element) -> str:
-    return (element.findtext("name") or "").strip()
-
-
-def _read_object(element: ElementTree.Element, indices: dict[str, int]) -> VOCObject:
-    name = _name(element)
+def _read_object(name: str, element: ElementTree.Element, indices: dict[str, int]) -> VOCObject:
     if name not in indices:
         raise ValueError(f"class {quoted(name)} is not in the class file ({first_few(list(indices))})")
-    bndbox = element.find("bndbox")
-    xmin, ymin, xmax, ymax = (_coordinate(bndbox, side, name) for side in ("xmin", "ymin", "xmax", "ymax"))
+    xmin, ymin, xmax, ymax = (_coordinate(name, element, side) for side in ("xmin", "ymin", "xmax", "ymax"))
     difficult = (element.findtext("difficult") or "").strip() not in ("", "0")
     return VOCObject(name, indices[name], difficult, (xmin, ymin, xmax, ymax))
 
 
-def _coordinate(bndbox: ElementTree.Element | None, side: str, name: str) -> float:
-    text = bndbox.findtext(side) if bndbox is not None else None
+def _coordinate(name: str, element: ElementTree.Element, side: str) -> float:
+    text = element.findtext(f"bndbox/{side}")
     try:
         value = float(text or "")
     except ValueError:
@@ -120,11 +93,7 @@ class _TreeWithoutDoctype(ElementTree.TreeBuilder):
 
 
 def read_xml(path: Path) -> ElementTree.Element:
-    """Return the root of an annotation file.
-
-    Raises:
-        UserError: it cannot be read, or is not an annotation.
-    """
+    """Return the root of an annotation file."""
     if require_regular_file(path).st_size > MAX_ANNOTATION_BYTES:
         raise UserError(f"{path} is not a devkit annotation (over {MAX_ANNOTATION_BYTES >> 20} MiB)")
     try:
@@ -141,31 +110,21 @@ def read_xml(path: Path) -> ElementTree.Element:
 
 
 def read_objects(data_dir: Path, ids: list[str], split: str, class_names: list[str]) -> list[list[VOCObject]]:
-    """Return the annotated objects of every image.
-
-    Raises:
-        UserError: annotations are missing (the message has their number and the first of them) or invalid.
-    """
+    """Return the objects of every image, as `read_annotation`, once no annotation is missing."""
     require_files(data_dir, ids, split, "Annotations", ".xml")
-    return _for_each(ids, lambda image_id: read_annotation(annotation_path(data_dir, image_id), class_names))
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda image_id: read_annotation(annotation_path(data_dir, image_id), class_names), ids))
 
 
 def read_sizes(data_dir: Path, ids: list[str]) -> list[tuple[int, int]]:
-    """Return (height, width) of every image in pixels, from its header; errors as `opened_image`."""
+    """Return (height, width) of every image in pixels, from its header."""
 
     def size(image_id: str) -> tuple[int, int]:
         with opened_image(image_path(data_dir, image_id)) as image:
             return image.height, image.width
 
-    return _for_each(ids, size)
-
-
-def _for_each(ids: list[str], read: Callable[[str], Any]) -> list[Any]:
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(read, ids))
-
-
-# Labels --------------------------------------------------------------------------------------------------------------
+        return list(pool.map(size, ids))
 
 
 def multi_hot(objects: list[VOCObject], num_classes: int) -> torch.Tensor:
@@ -188,20 +147,15 @@ def labels_of_objects(objects: list[list[VOCObject]], num_classes: int) -> np.nd
 def read_label_lists(data_dir: Path, split: str, ids: list[str], class_names: list[str]) -> np.ndarray:
     """Return labels as `labels_of_objects`, but from the devkit's lists `ImageSets/Main/<class>_<split>.txt`.
 
-    Their lines are an image id and 1, 0 or −1.
-
-    Raises:
-        UserError: a list is missing, a line has another form, or an image of the split is not in it.
+    Each line is an image id and 1, 0 or −1. Every image of the split must be in every list.
     """
     columns = []
     for name in class_names:
         path = data_dir / "ImageSets" / "Main" / f"{name}_{PurePosixPath(split).name}.txt"
         labels = _read_label_list(path)
-        missing = [image_id for image_id in ids if image_id not in labels]
-        if missing:
-            raise UserError(
-                f"{path} lacks {len(missing):,} of the {len(ids):,} images of split '{split}' ({first_few(missing)})"
-            )
+        if missing := [image_id for image_id in ids if image_id not in labels]:
+            images = f"{len(missing):,} of the {len(ids):,} images of split '{split}'"
+            raise UserError(f"{path} lacks {images} ({first_few(missing)})")
         columns.append([labels[image_id] for image_id in ids])
     return np.array(columns, np.int8).T
 
@@ -222,21 +176,12 @@ def _read_label_list(path: Path) -> dict[str, int]:
     return labels
 
 
-# Writing -------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Annotated:
-    """One object to write into an annotation.
-
-    Attributes:
-        name: its class.
-        box: the corners of its bounding box; None: the whole image.
-        difficult, truncated: the devkit's flags.
-    """
+    """One object to write into an annotation, with the devkit's flags."""
 
     name: str
-    box: Box | None = None
+    box: Box | None = None  # None: the whole image
     difficult: bool = False
     truncated: bool = False
 
@@ -248,8 +193,7 @@ def annotation(
 
     Args:
         size: the image's width and height in pixels.
-        database: where the image comes from.
-        folder: name of the devkit folder.
+        database, folder: where the image comes from, and the name of its devkit folder.
         segmented: 1 if the folder has a mask of the image.
     """
     root = ElementTree.Element("annotation")

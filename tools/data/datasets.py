@@ -19,37 +19,26 @@ from tools.data.transforms import normalize, to_pixels
 from tools.system.errors import UserError, advice
 from tools.system.interruption import end_loader_processes_at_exit, ignore_signals
 
+Transform = Callable[[Image.Image], Any]
+
 
 class VOCImages(Dataset):
-    """Images of a devkit folder without labels: all that scoring needs, and all that the test split has.
+    """Images of a devkit folder (VOC2012) without labels: all that scoring needs, and all that the test split has.
 
-    The constructor checks that every image exists.
-
-    Args:
-        data_dir: the folder that contains JPEGImages and ImageSets (VOC2012).
-        split: see `split_path`.
-        transform: applied to each PIL image.
-
-    Attributes:
-        ids: image ids in the list's order.
-        labels: `[N, 0]`.
-
-    Raises:
-        UserError: the split is unknown, or an image is missing.
+    The constructor checks that every image of the split exists; `transform` is applied to each PIL image.
     """
 
     folders = ("JPEGImages",)
 
-    def __init__(self, data_dir: str | Path, split: str, transform: Callable[[Image.Image], Any] | None = None):
-        self.data_dir = Path(data_dir)
-        self.transform = transform
+    def __init__(self, data_dir: str | Path, split: str, transform: Transform | None = None):
+        self.data_dir, self.transform = Path(data_dir), transform
         check_folder(self.data_dir, self.folders)
-        self.ids = read_split(self.data_dir, split)
+        self.ids = read_split(self.data_dir, split)  # in the list's order
         require_files(self.data_dir, self.ids, split, "JPEGImages", ".jpg")
         self.labels = torch.zeros(len(self.ids), 0)
 
     def image(self, index: int) -> Image.Image:
-        """Return an image without the transform; errors as `read_image`."""
+        """Return an image without the transform."""
         with advice("restore it from the devkit"):
             return read_image(image_path(self.data_dir, self.ids[index]))
 
@@ -67,34 +56,15 @@ class VOCImages(Dataset):
 
 
 class VOCClassification(VOCImages):
-    """Images of a devkit folder with multi-hot labels from their XML.
+    """Images of a devkit folder with multi-hot labels `[N, V]`, float32, from their XML.
 
     The constructor checks that every image and annotation exists, and reads every annotation and the header of every
     image, so that a damaged file does not stop a run hours later. `tools.check_data` decodes the images too.
-
-    Args:
-        data_dir: the folder that contains JPEGImages, Annotations and ImageSets (VOC2012).
-        split: see `split_path`.
-        class_names: V names, see `read_class_names`.
-        transform: applied to each PIL image.
-
-    Attributes:
-        ids: image ids in the list's order.
-        labels: `[N, V]` float32.
-
-    Raises:
-        UserError: the first of these that is missing or broken.
     """
 
     folders = ("JPEGImages", "Annotations")
 
-    def __init__(
-        self,
-        data_dir: str | Path,
-        split: str,
-        class_names: list[str],
-        transform: Callable[[Image.Image], Any] | None = None,
-    ):
+    def __init__(self, data_dir: str | Path, split: str, class_names: list[str], transform: Transform | None = None):
         super().__init__(data_dir, split, transform)
         self.class_names = class_names
         require_files(self.data_dir, self.ids, split, "Annotations", ".xml")
@@ -102,38 +72,27 @@ class VOCClassification(VOCImages):
             self.labels = torch.stack(list(pool.map(self._read_labels, range(len(self.ids)))))
 
     def _read_labels(self, index: int) -> torch.Tensor:
-        """Return the labels `[V]` of an image, and check its header."""
         labels = multi_hot(self.objects(index), len(self.class_names))
-        with opened_image(image_path(self.data_dir, self.ids[index])):
+        with opened_image(image_path(self.data_dir, self.ids[index])):  # checks the header
             return labels
 
     def objects(self, index: int) -> list[VOCObject]:
-        """Return the annotated objects of an image."""
+        """Return the annotated objects of an image, as `read_annotation`."""
         return read_annotation(annotation_path(self.data_dir, self.ids[index]), self.class_names)
 
     def fingerprint(self) -> str:
         """Return a hash of ids and labels: two runs with the same one train on the same data."""
-        digest = hashlib.sha256("\n".join(self.ids).encode())
-        digest.update(self.labels.numpy().tobytes())
-        return digest.hexdigest()
+        return hashlib.sha256("\n".join(self.ids).encode() + self.labels.numpy().tobytes()).hexdigest()
 
 
 class Letterboxed(NamedTuple):
-    """An image on its square canvas, or the reason why it cannot be read.
-
-    Attributes:
-        path: its file.
-        problem: one line; empty if there is none.
-        canvas: normalized `[3, S, S]`, the image centered and 0 around it.
-        box: (top, left, bottom, right) of the image on the canvas, pixels.
-        size: (height, width) of the original, upright.
-    """
+    """An image on its square canvas, or the reason why it cannot be read."""
 
     path: str
-    problem: str
-    canvas: torch.Tensor
-    box: tuple[int, int, int, int]
-    size: tuple[int, int]
+    problem: str  # one line; empty if there is none
+    canvas: torch.Tensor  # normalized [3, S, S], the image centered and 0 around it
+    box: tuple[int, int, int, int]  # (top, left, bottom, right) of the image on the canvas, pixels
+    size: tuple[int, int]  # (height, width) of the original, upright
 
     def to_original(self, keypoint: list[int]) -> tuple[int, int]:
         """Map (row, column) on the canvas to the nearest (row, column) in the original image."""
@@ -159,19 +118,14 @@ class Letterboxed(NamedTuple):
 
 
 class ImageFiles(Dataset):
-    """Letterboxed images: resized so that the longer side is S pixels, centered on an S × S canvas.
+    """Letterboxed images: resized so that the longer side is `image_size` pixels, centered on a square canvas.
 
     Training resizes by the longer side too, and leaves 0 where an image does not cover the canvas. The EXIF orientation
     of a photograph is applied, so that coordinates refer to the upright image.
-
-    Args:
-        paths: the images' files.
-        image_size: S, pixels.
     """
 
     def __init__(self, paths: list[Path], image_size: int):
-        self.paths = paths
-        self.image_size = image_size
+        self.paths, self.image_size = paths, image_size
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -185,7 +139,7 @@ class ImageFiles(Dataset):
 
 
 def letterbox(path: str, image: Image.Image, image_size: int) -> Letterboxed:
-    """Resize an image to a longer side of `image_size` pixels and center it on a square canvas."""
+    """Return an upright image on its canvas, see `ImageFiles`."""
     width, height = image.size
     scale = image_size / max(width, height)
     resized = (max(1, round(width * scale)), max(1, round(height * scale)))

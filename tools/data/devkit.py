@@ -14,19 +14,15 @@ UNPRINTABLE = r"\x00-\x1f\x7f-\x9f\ud800-\udfff\ufeff"  # control characters, by
 
 
 def read_class_names(path: str | Path) -> list[str]:
-    """Return the class names of a class file, in the order of their indices: the JSON key `class_names`.
-
-    Raises:
-        UserError: the file cannot be read, or does not hold a list of distinct, valid names.
-    """
+    """Return the distinct, valid names under `class_names` in a JSON file, in the order of their indices."""
     require_regular_file(Path(path))
     content = read_json(Path(path))
     names = content.get("class_names") if isinstance(content, dict) else None
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise UserError(f"class file {path} has no list of names under 'class_names'")
-    problems = [problem for name in names if (problem := class_name_problem(name))]
-    if problems:
-        raise UserError(f"class file {path}: {problems[0]}")
+    for name in names:
+        if problem := class_name_problem(name):
+            raise UserError(f"class file {path}: {problem}")
     if len(set(names)) < len(names):
         raise UserError(f"class file {path} contains a name twice")
     return names
@@ -47,13 +43,11 @@ def class_name_problem(name: str) -> str | None:
 def split_path(data_dir: str | Path, split: str) -> Path:
     """Return the list file of a split: `NAME` in the project's data folder, or `Main/NAME` in the devkit's ImageSets.
 
-    Raises:
-        UserError: there is no such list; the message lists the choices.
+    The error of an unknown split lists the choices.
     """
     folder = Path(data_dir) / "ImageSets" if "/" in split else DATA
     path = folder / f"{split}.txt"
-    leaves_folder = ".." in Path(split).parts or Path(split).is_absolute()
-    if not leaves_folder and os.path.isfile(path):
+    if ".." not in Path(split).parts and not Path(split).is_absolute() and os.path.isfile(path):
         return path
     ours = sorted(file.stem for file in DATA.glob("*.txt"))
     devkit = sorted(f"Main/{file.stem}" for file in (Path(data_dir) / "ImageSets" / "Main").glob("*.txt"))
@@ -62,11 +56,7 @@ def split_path(data_dir: str | Path, split: str) -> Path:
 
 
 def read_split(data_dir: str | Path, split: str) -> list[str]:
-    """Return the image ids of a split, in the list's order; see `validate_split`.
-
-    Raises:
-        UserError: the split is unknown, or its list is empty, repeats an id or contains an invalid one.
-    """
+    """Return the image ids of a split, at least one and each once, in the list's order; see `validate_split`."""
     path = split_path(data_dir, split)
     ids, problems = validate_split(path)
     if len(problems) == 1:
@@ -79,15 +69,10 @@ def read_split(data_dir: str | Path, split: str) -> list[str]:
 
 
 def validate_split(path: Path) -> tuple[list[str], list[str]]:
-    """Read a split's list. The first word of each line is an image id; empty lines and further words are ignored.
+    """Return the valid ids of a split's list, in its order and each once, and a message per invalid or repeated id.
 
-    Further words are the labels in the devkit's lists of one class; labels are read from the annotations instead.
-
-    Returns:
-        the valid ids in the list's order, each once; and one message for each invalid or repeated one.
-
-    Raises:
-        UserError: the file cannot be read, or is far too large for a list.
+    The first word of each line is an id; empty lines are ignored, and so are further words: the labels in the devkit's
+    lists of one class. Labels are read from the annotations instead.
     """
     if require_regular_file(path).st_size > MAX_LIST_BYTES:
         raise UserError(f"{path} is not a list of image ids (over {MAX_LIST_BYTES >> 20} MiB)")
@@ -97,27 +82,25 @@ def validate_split(path: Path) -> tuple[list[str], list[str]]:
         # Bytes that are not UTF-8 stay visible in their line's id instead of stopping the reader.
         with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
             for number, line in enumerate(lines, start=1):
-                for image_id in line.split(maxsplit=1)[:1]:
-                    problem = _id_problem(image_id, first_lines)
-                    if problem:
-                        problems.append(f"line {number}: {problem}")
-                    first_lines.setdefault(image_id, number)
+                words = line.split(maxsplit=1)
+                if not words:
+                    continue
+                if problem := _id_problem(words[0], first_lines):
+                    problems.append(f"line {number}: {problem}")
+                else:
+                    first_lines[words[0]] = number
     except OSError as error:
         raise UserError(f"cannot read {path} ({reason(error)})") from error
-    return [image_id for image_id in first_lines if _is_image_id(image_id)], problems
+    return list(first_lines), problems
 
 
 def _id_problem(image_id: str, first_lines: dict[str, int]) -> str | None:
-    if not _is_image_id(image_id):
+    # An id is part of a path that must stay inside the data folder, and messages print it.
+    if image_id in (".", "..") or re.search(rf"[/\\{UNPRINTABLE}]", image_id):
         return f"{quoted(image_id)} is not an image id (a file name without folder and suffix, in UTF-8)"
     if image_id in first_lines:
         return f"repeats {shorten(image_id)} (first on line {first_lines[image_id]}): remove one of the lines"
     return None
-
-
-def _is_image_id(word: str) -> bool:
-    """Return whether the word stays inside the data folder as a part of a path, and can be printed."""
-    return word not in (".", "..") and re.search(rf"[/\\{UNPRINTABLE}]", word) is None
 
 
 def image_path(data_dir: Path, image_id: str) -> Path:
@@ -129,11 +112,7 @@ def annotation_path(data_dir: Path, image_id: str) -> Path:
 
 
 def check_folder(data_dir: Path, folders: Sequence[str] = ("JPEGImages", "Annotations")) -> None:
-    """Check that a devkit folder and the named folders in it exist.
-
-    Raises:
-        UserError: one of them is missing.
-    """
+    """Check that a devkit folder and the named folders in it exist."""
     if not os.path.isdir(data_dir):
         raise UserError(f"no folder {data_dir}")
     for folder in folders:
@@ -142,17 +121,10 @@ def check_folder(data_dir: Path, folders: Sequence[str] = ("JPEGImages", "Annota
 
 
 def require_files(data_dir: Path, ids: list[str], split: str, folder: str, suffix: str) -> None:
-    """Check that a folder has all files of a split.
-
-    Raises:
-        UserError: some are missing; the message has their number and the first of them.
-    """
-    missing = missing_files(data_dir, ids, folder, suffix)
-    if missing:
-        named = first_few([shorten(image_id) for image_id in missing])
-        raise UserError(
-            f"{data_dir / folder} lacks {len(missing):,} of the {len(ids):,} files of split '{split}' ({named})"
-        )
+    """Check that a folder has all files of a split; the error counts the missing files and names the first of them."""
+    if missing := missing_files(data_dir, ids, folder, suffix):
+        files = f"{len(missing):,} of the {len(ids):,} files of split '{split}'"
+        raise UserError(f"{data_dir / folder} lacks {files} ({first_few(list(map(shorten, missing)))})")
 
 
 def missing_files(data_dir: Path, ids: list[str], folder: str, suffix: str) -> list[str]:
@@ -160,10 +132,8 @@ def missing_files(data_dir: Path, ids: list[str], folder: str, suffix: str) -> l
 
     The folder is listed once, which is faster than asking for each of thousands of files.
     """
-    if not os.path.isdir(data_dir / folder):
-        return list(ids)
     try:
-        present = set(os.listdir(data_dir / folder))
+        present = set(os.listdir(data_dir / folder)) if os.path.isdir(data_dir / folder) else set()
     except OSError as error:
         raise UserError(f"cannot read {data_dir / folder} ({reason(error)})") from error
     return [image_id for image_id in ids if image_id + suffix not in present]

@@ -20,20 +20,15 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 
 @contextmanager
 def opened_image(path: Path) -> Iterator[Image.Image]:
-    """Open an image and read its header, but not its pixels.
+    """Open an image of one of `FORMATS` and read its header; until it is closed, every error is a `UserError`.
 
-    Raises:
-        UserError: not a regular file, not one of `FORMATS`, or more pixels than Pillow opens without a warning.
+    An image of more pixels than Pillow opens without a warning is an error.
     """
     if not require_regular_file(path).st_size:
         raise UserError(f"{path} is not a readable image (it is empty)")
-    try:
+    with _damage_reported(f"{path} is not a readable image"):
         image = Image.open(path, formats=_formats())
-    except UnidentifiedImageError as error:
-        raise UserError(f"{path} is not a readable image (not one of {', '.join(_formats())})") from error
-    except Exception as error:  # a damaged file can raise anything in Pillow's decoders
-        raise UserError(f"{path} is not a readable image ({reason(error)})") from error
-    with image:
+    with image, _damage_reported(f"cannot decode {path}"):
         most = Image.MAX_IMAGE_PIXELS or math.inf
         if math.prod(image.size) > most:
             width, height = image.size
@@ -41,25 +36,32 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
         yield image
 
 
+@contextmanager
+def _damage_reported(problem: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file can raise anything in Pillow's decoders
+        unidentified = isinstance(error, UnidentifiedImageError)
+        cause = f"not one of {', '.join(_formats())}" if unidentified else reason(error)
+        raise UserError(f"{problem} ({cause})") from error
+
+
 def read_image(path: Path) -> Image.Image:
     """Decode an image in full and convert it to RGB with Pillow's `convert`, as in the official code.
 
     Gray is repeated, CMYK and palettes are converted, transparency is dropped, 16-bit values above 255 become 255. Of a
     file with several images the first counts. An EXIF orientation is not applied.
-
-    Raises:
-        UserError: it cannot be decoded.
     """
     with opened_image(path) as image:
-        try:
-            return image.convert("RGB")
-        except Exception as error:  # a damaged file can raise anything in Pillow's decoders
-            raise UserError(f"cannot decode {path} ({reason(error)})") from error
+        return image.convert("RGB")
 
 
 def read_upright(path: Path) -> Image.Image:
-    """Return an image as a viewer shows it: RGB, with its EXIF orientation applied; errors as `read_image`."""
-    return ImageOps.exif_transpose(read_image(path))
+    """Return an image as a viewer shows it: RGB, with its EXIF orientation applied."""
+    with opened_image(path) as image:
+        return ImageOps.exif_transpose(image.convert("RGB"))
 
 
 @functools.cache
@@ -74,18 +76,15 @@ def _formats() -> tuple[str, ...]:
 def find_images(names: list[str]) -> list[Path]:
     """Return the images that files, folders (with everything below) and patterns (`*`, `?`, `[…]`, `**`) name.
 
-    Each image is returned once. The files are not opened.
-
-    Raises:
-        UserError: a name matches no image.
+    Each image is returned once, unopened. A name without an image is an error.
     """
-    found: dict[Path, None] = {}
+    found: list[Path] = []
     for name in names:
         images = _matching(name)
         if not images:
             raise UserError(f"{name} names no image (a file, a folder with {', '.join(SUFFIXES)}, or *.jpg)")
-        found.update(dict.fromkeys(images))
-    return list(found)
+        found += images
+    return list(dict.fromkeys(found))
 
 
 def _matching(name: str) -> list[Path]:

@@ -3,7 +3,7 @@
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from tools.data.devkit import UNPRINTABLE
 from tools.data.images import opened_image
-from tools.data.writing import CLASS_FILE, METHODS, Sample, print_next_commands, raise_problems, write_data_set
+from tools.data.writing import CLASS_FILE, METHODS, Lists, Sample, print_next_commands, raise_problems, write_data_set
 from tools.system.command_line import Arguments, argument
 from tools.system.errors import UserError, quoted
 
@@ -22,8 +22,6 @@ LARGE = 512  # pixels; the training scripts' default --image_size
 
 @dataclass(frozen=True)
 class ImportArguments(Arguments):
-    """The arguments of every importer."""
-
     out: Path = argument(help="devkit folder to make, for the scripts' --data_dir")
     val_share: float = argument(0.2, "share of the images in list val; 0: no list val", least=0, below=1)
     seed: int = argument(0, "decides which images are in list val", least=0)
@@ -31,10 +29,7 @@ class ImportArguments(Arguments):
 
 
 def image_id_of(name: str) -> str:
-    """Return the id of an image file: its path without suffix, folders and whitespace as underscores.
-
-    Raises:
-        ValueError: nothing is left, or it contains unprintable characters.
+    """Return an image's id: its path without suffix, folders and whitespace as underscores; or raise a `ValueError`.
 
     >>> image_id_of("holiday 2024/Straße 1.JPG")
     'holiday_2024_Straße_1'
@@ -47,13 +42,10 @@ def image_id_of(name: str) -> str:
 
 
 def find_image(images: Path, name: str) -> Path:
-    """Return the image file with this path in the folder `images`. Composed and decomposed umlauts are the same.
-
-    Raises:
-        ValueError: there is no such file, or the path leads out of the folder.
-    """
+    """Return the image file with this path in the folder; raise a `ValueError` if there is none or it leads out."""
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise ValueError(f"{quoted(name)} is outside {images}: use paths relative to it")
+    # File systems differ in how they store umlauts: composed or decomposed.
     for form in (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)):
         if name and os.path.isfile(images / form):
             return images / form
@@ -66,28 +58,20 @@ def find_duplicates(samples: Iterable[Sample]) -> list[str]:
     first: dict[str, Sample] = {}
     problems = []
     for sample in samples:
-        other = first.setdefault(sample.image_id, sample)
+        other, name = first.setdefault(sample.image_id, sample), sample.source.name
         if other is sample:
             continue
         if other.source == sample.source:
-            problem = f"names {sample.source.name} again (first in {other.origin}): keep one of them"
+            problem = f"names {name} again (first in {other.origin}): keep one of them"
         else:
-            problem = (
-                f"{sample.source.name} and the file of {other.origin} would both get the id {sample.image_id}: "
-                "rename one of the files"
-            )
+            clash = f"{name} and the file of {other.origin} would both get the id {sample.image_id}"
+            problem = f"{clash}: rename one of the files"
         problems.append(f"{sample.origin}: {problem}")
     return problems
 
 
-def split_ids(ids: Iterable[str], val_share: float, seed: int) -> dict[str, list[str]]:
-    """Return the lists train, val and trainval. Which ids are in val depends only on the ids and the seed.
-
-    Args:
-        val_share: share of the ids, in [0, 1); 0 makes no list val.
-
-    Raises:
-        UserError: a list would be empty.
+def split_ids(ids: Iterable[str], val_share: float, seed: int) -> Lists:
+    """Return the lists, which depend only on the set of ids and the seed; a val share of 0 makes no list val.
 
     >>> split_ids(["a", "b", "c", "d"], 0.25, seed=0)
     {'train': ['a', 'b', 'd'], 'val': ['c'], 'trainval': ['a', 'b', 'c', 'd']}
@@ -98,50 +82,30 @@ def split_ids(ids: Iterable[str], val_share: float, seed: int) -> dict[str, list
     if len(ids) < 2:
         raise UserError(f"{len(ids)} image is too few for two lists, train and val: a val share of 0 makes train alone")
     count = min(max(round(val_share * len(ids)), 1), len(ids) - 1)
-    chosen = set(np.random.default_rng(seed).permutation(len(ids))[:count].tolist())
-    val = [image_id for index, image_id in enumerate(ids) if index in chosen]
-    train = [image_id for index, image_id in enumerate(ids) if index not in chosen]
-    return {"train": train, "val": val, "trainval": ids}
+    val = sorted(ids[index] for index in np.random.default_rng(seed).permutation(len(ids))[:count])
+    return {"train": sorted(set(ids) - set(val)), "val": val, "trainval": ids}
 
 
 def import_samples(
-    args: ImportArguments,
-    source: Path,
-    samples: Sequence[Sample],
-    lists: dict[str, list[str]],
-    class_names: Sequence[str],
-    database: str,
+    args: ImportArguments, source: Path, kind: str, samples: list[Sample], lists: Lists, class_names: list[str]
 ) -> None:
-    """Write the data set that the file `source` names; print what it holds and which commands come next.
-
-    Raises:
-        UserError: as `image_sizes` and `write_data_set`.
-    """
+    """Write the data set that `source`, a file of this kind, names; print what it holds and the next commands."""
     sizes = image_sizes(samples, source)
-    methods = write_data_set(args.out, samples, sizes, lists, class_names, database, args.shrink)
+    methods = write_data_set(args.out, samples, sizes, lists, class_names, f"{kind} {source.name}", args.shrink)
     how = ", ".join(f"{methods[method]:,} {method}" for method in METHODS if methods[method])
-    unlabeled = sum(not sample.objects for sample in samples)
-    counts = ", ".join(f"{name} {len(ids):,}" for name, ids in lists.items())
+    unlabeled = f"{sum(not sample.objects for sample in samples):,} images without labels"
+    print(f"{args.out}: {len(samples):,} images ({how}), {len(class_names)} classes, {unlabeled}")
     class_file = args.out / CLASS_FILE
-    print(
-        f"{args.out}: {len(samples):,} images ({how}), {len(class_names)} classes, {unlabeled:,} images without labels"
-    )
-    print(f"lists: {counts}; classes: {class_file}")
+    print(f"lists: {', '.join(f'{name} {len(ids):,}' for name, ids in lists.items())}; classes: {class_file}")
     print_next_commands(args.out, class_file, "Main/train", "Main/val" if "val" in lists else "Main/train")
     large = sum(max(size) > LARGE for size in sizes)
     if large and not args.shrink:
-        print(
-            f"note: {large:,} images are larger than {LARGE} pixels, and validation sees the top-left --image_size "
-            "pixels: --shrink 500 writes smaller copies"
-        )
+        seen = "validation sees the top-left --image_size pixels: --shrink 500 writes smaller copies"
+        print(f"note: {large:,} images are larger than {LARGE} pixels, and {seen}")
 
 
-def image_sizes(samples: Sequence[Sample], source: Path) -> list[tuple[int, int]]:
-    """Return width and height of every image in pixels, from its header.
-
-    Raises:
-        UserError: images of the file `source` cannot be read.
-    """
+def image_sizes(samples: list[Sample], source: Path) -> list[tuple[int, int]]:
+    """Return width and height of every image in pixels; raise a `UserError` if images of `source` cannot be read."""
 
     def size(sample: Sample) -> tuple[int, int] | str:
         try:

@@ -18,32 +18,22 @@ class EpochSampler(Sampler):
     """Yield (epoch, index) in an order that depends on (seed, epoch) alone; a last incomplete batch is dropped.
 
     The epoch travels with each index, so that persistent worker processes need not be told when a new one starts.
-
-    Args:
-        length: number of samples.
-        batch_size: samples per batch, over all processes.
-        seed: of the whole run.
-        rank, processes: this process takes the rank-th of equal parts of each batch.
+    `batch_size` counts all processes; this one takes the rank-th of equal parts of each batch.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, processes: int = 1):
-        self.length = length
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.processes = processes
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.rank, self.processes = rank, processes
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Choose the epoch, counted from 0, and how many of its samples, over all processes, to skip at its start."""
-        self.epoch = epoch
-        self.start = start
+        self.epoch, self.start = epoch, start
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)[self.start :]
-        share = self.batch_size // self.processes
         whole_batches = order[: len(order) // self.batch_size * self.batch_size]
-        mine = whole_batches.reshape(-1, self.processes, share)[:, self.rank]
+        mine = whole_batches.reshape(-1, self.processes, self.batch_size // self.processes)[:, self.rank]
         return iter([(self.epoch, int(index)) for index in mine.flat])
 
     def __len__(self) -> int:
@@ -55,19 +45,15 @@ class SeededDataset(Dataset):
     """A data set whose random numbers are fixed by (seed, epoch, index)."""
 
     def __init__(self, dataset: Dataset, seed: int):
-        self.dataset = dataset
-        self.seed = seed
+        self.dataset, self.seed = dataset, seed
 
     def __getitem__(self, key: tuple[int, int]):
         epoch, index = key
         sample_seed = np.random.SeedSequence((self.seed, epoch, index)).generate_state(1, np.uint64)[0]
         # Only the CPU's generator: `torch.manual_seed` takes 0.1 ms to look for others.
-        before = torch.get_rng_state()
-        torch.default_generator.manual_seed(int(sample_seed) >> 1)
-        try:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int(sample_seed) >> 1)
             return self.dataset[index]
-        finally:
-            torch.set_rng_state(before)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -78,24 +64,16 @@ def training_loader(
 ) -> DataLoader:
     """Return a loader of shuffled batches, without a last incomplete one.
 
-    Call `loader.sampler.set_epoch` before each epoch. `len(loader)` is the number of batches of a whole epoch.
-
-    Args:
-        batch_size: images per batch, over all processes; each gets an equal part.
-
-    Raises:
-        UserError: the data set does not fill one batch, or the processes cannot share a batch equally.
+    Call `loader.sampler.set_epoch` before each epoch. `batch_size` counts all processes, which share it equally;
+    `len(loader)` is the number of batches of a whole epoch.
     """
     if batch_size > len(dataset):
         raise UserError(f"a batch of {batch_size} images exceeds the {len(dataset)} images of the training split")
     if batch_size % processes:
         raise UserError(f"a batch of {batch_size} images cannot be divided equally among {processes} processes")
-    return DataLoader(
-        SeededDataset(dataset, seed),
-        batch_size=batch_size // processes,
-        sampler=EpochSampler(len(dataset), batch_size, seed, rank, processes),
-        **_worker_options(num_workers),
-    )
+    sampler = EpochSampler(len(dataset), batch_size, seed, rank, processes)
+    seeded = SeededDataset(dataset, seed)
+    return DataLoader(seeded, batch_size // processes, sampler=sampler, **_worker_options(num_workers))
 
 
 def evaluation_loader(
@@ -106,7 +84,7 @@ def evaluation_loader(
     Of several processes, each takes every `processes`-th image, starting with the rank-th; see `interleave`.
     """
     part = Subset(dataset, range(rank, len(dataset), processes)) if processes > 1 else dataset
-    return DataLoader(part, batch_size=batch_size, **_worker_options(num_workers))
+    return DataLoader(part, batch_size, **_worker_options(num_workers))
 
 
 def interleave(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,8 +1,4 @@
-"""The images of the toy data set: one to four objects on a cluttered background, and their mask.
-
-An object is only placed where it, and every object drawn before, keeps at least `MIN_VISIBLE` of its pixels visible.
-Objects smaller than `SMALL` of the image's longer side are difficult.
-"""
+"""The images of the toy data set: one to four objects on a cluttered background, and their mask."""
 
 import colorsys
 import math
@@ -14,30 +10,24 @@ import numpy as np
 
 from tools.data.toy_shapes import draw_object
 
-MIN_VISIBLE = 0.4  # share of an object's pixels that must stay visible
+MIN_VISIBLE = 0.4  # share of every object's pixels that must stay visible; other positions are not used
 SMALL, LARGE = 0.15, 0.60  # an object's size as a share of the image's longer side
-SMALLEST, SMALL_SHARE = 0.11, 0.08  # size and frequency of the difficult ones
+SMALLEST, SMALL_SHARE = 0.11, 0.08  # size and frequency of those below SMALL, which are difficult
 OBJECT_COUNTS = (0.35, 0.35, 0.20, 0.10)  # how often an image gets one, two, three and four objects
 MAX_ATTEMPTS = 20  # positions tried for an object before it is skipped
 VOID = 255  # the mask's value where two objects touch
 SCALE = 2  # scenes are drawn larger and reduced, which smooths every edge
 
+Rng = np.random.Generator
+
 
 @dataclass
 class ToyObject:
-    """One drawn object.
-
-    Attributes:
-        area: pixels of the whole object, including hidden ones and those outside the image.
-        truncated: a part of it lies outside the image.
-        visible: its pixels that no later object hides: boolean, of the image's size.
-    """
-
     class_index: int
     difficult: bool
-    area: int
-    truncated: bool
-    visible: np.ndarray
+    area: int  # pixels of the whole object, including hidden ones and those outside the image
+    truncated: bool  # a part of it lies outside the image
+    visible: np.ndarray  # its pixels that no later object hides: boolean, of the image's size
 
     def box(self) -> tuple[int, int, int, int]:
         """Return xmin, ymin, xmax, ymax of the visible pixels, 1-based and inclusive as in the devkit."""
@@ -46,16 +36,10 @@ class ToyObject:
 
 
 def draw_scene(index: int, seed: int, image_size: int, classes: int) -> tuple[np.ndarray, list[ToyObject]]:
-    """Draw image `index`. Its first object is of class `index % classes` and never difficult.
+    """Draw image `index`, 0-based, of the set `seed`; its longer side has `image_size` pixels.
 
-    Args:
-        index: the image's number, 0-based; with `seed` it determines everything that is drawn.
-        seed: the data set's seed.
-        image_size: the longer side in pixels.
-        classes: the number of classes.
-
-    Returns:
-        the image, `[height, width, 3]` uint8 RGB, and its objects from back to front.
+    The first object is of class `index % classes` and never difficult. Return the image, `[height, width, 3]` uint8
+    RGB, and its objects from back to front.
     """
     rng = np.random.default_rng((seed, index))
     short = round(image_size * rng.uniform(0.7, 1.0))
@@ -72,8 +56,7 @@ def draw_scene(index: int, seed: int, image_size: int, classes: int) -> tuple[np
 
 def segmentation_mask(objects: Iterable[ToyObject], shape: tuple[int, int]) -> np.ndarray:
     """Return each pixel's class index + 1, 0 for background, `VOID` where two objects touch: `[height, width]`."""
-    mask = np.zeros(shape, np.uint8)
-    owners = np.zeros(shape, np.uint8)
+    mask, owners = np.zeros((2, *shape), np.uint8)
     for item in objects:
         mask[item.visible] = item.class_index + 1
         owners += cv2.dilate(item.visible.astype(np.uint8), np.ones((3, 3), np.uint8))
@@ -81,7 +64,7 @@ def segmentation_mask(objects: Iterable[ToyObject], shape: tuple[int, int]) -> n
     return mask
 
 
-def _background(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+def _background(height: int, width: int, rng: Rng) -> np.ndarray:
     """Return a background of color gradients, soft clouds, blobs and lines, all duller than objects: float32 RGB."""
     canvas = _gradient(height, width, rng)
     if rng.random() < 0.6:
@@ -91,31 +74,30 @@ def _background(height: int, width: int, rng: np.random.Generator) -> np.ndarray
     canvas += cv2.resize(clouds.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
     clutter = canvas.copy()
     for _ in range(rng.integers(4, 14)):
-        _distractor(clutter, rng)
+        _draw_distractor(clutter, rng)
     return canvas + np.float32(rng.uniform(0.5, 0.9)) * (clutter - canvas)
 
 
-def _gradient(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+def _gradient(height: int, width: int, rng: Rng) -> np.ndarray:
     corners = np.array([_dull_color(rng) for _ in range(2)])[[[0, 0], [1, 1]]] + rng.uniform(-15, 15, (2, 2, 3))
     return cv2.resize(corners.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
 
 
-def _dull_color(rng: np.random.Generator) -> np.ndarray:
+def _dull_color(rng: Rng) -> np.ndarray:
     """Return a light or dark color mixed with gray: only objects have saturated colors."""
     return 255 * np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.05, 0.32), rng.uniform(0.45, 0.95)))
 
 
-def _distractor(canvas: np.ndarray, rng: np.random.Generator) -> None:
-    """Draw a line, an ellipse or a polygon that belongs to no class onto `canvas`."""
+def _draw_distractor(canvas: np.ndarray, rng: Rng) -> None:
     height, width = canvas.shape[:2]
     color = _dull_color(rng).tolist()
     center = rng.uniform(0, 1, 2) * (width, height)
     radius = rng.uniform(0.02, 0.2) * max(height, width)
-    kind = rng.integers(3)
-    if kind == 0:
+    kind = ("line", "ellipse", "polygon")[rng.integers(3)]
+    if kind == "line":
         ends = rng.uniform(-0.1, 1.1, (2, 2)) * (width, height)
         cv2.polylines(canvas, [ends.astype(np.int32)], False, color, int(rng.integers(1, 7)))
-    elif kind == 1:
+    elif kind == "ellipse":
         axes = (int(radius), int(radius * rng.uniform(0.3, 1)))
         cv2.ellipse(canvas, center.astype(int).tolist(), axes, rng.uniform(0, 180), 0, 360, color, -1)
     else:
@@ -124,23 +106,21 @@ def _distractor(canvas: np.ndarray, rng: np.random.Generator) -> None:
         cv2.fillPoly(canvas, [corners.astype(np.int32)], color)
 
 
-def _place_object(
-    canvas: np.ndarray, objects: list[ToyObject], class_index: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Draw an object where enough of every object stays visible and add it to `objects`; return the new canvas.
-
-    The last position tried is the center, where an image's first object always fits.
-    """
+def _place_object(canvas: np.ndarray, objects: list[ToyObject], class_index: int, rng: Rng) -> np.ndarray:
+    """Draw an object where enough of every object stays visible and add it to `objects`; return the new canvas."""
     height, width = canvas.shape[:2]
     difficult = bool(objects) and rng.random() < SMALL_SHARE
     size = rng.uniform(SMALLEST, SMALL) if difficult else SMALL + (LARGE - SMALL) * math.sqrt(rng.random())
-    sprite = _transformed(draw_object(class_index, round(size * max(height, width)), rng), rng)
-    area = int(_covered(sprite).sum())
+    sprite = _randomly_turned(draw_object(class_index, round(size * max(height, width)), rng), rng)
+    area, half = int(_covered(sprite).sum()), len(sprite) // 2
     for attempt in range(MAX_ATTEMPTS):
+        # The last position is the center, where an image's first object always fits.
         x, y = rng.uniform(0.1, 0.9, 2) if attempt < MAX_ATTEMPTS - 1 else (0.5, 0.5)
-        layer = _shifted(sprite, round(x * width), round(y * height), (width, height))
+        shift = np.array([[1.0, 0, round(x * width) - half], [0, 1.0, round(y * height) - half]])
+        layer = cv2.warpAffine(sprite, shift, (width, height))
         covered = _covered(layer)
-        if _enough_visible(covered, area, objects):
+        enough = all((item.visible & ~covered).sum() >= MIN_VISIBLE * item.area for item in objects)
+        if enough and covered.sum() >= MIN_VISIBLE * area:
             for item in objects:
                 item.visible &= ~covered
             objects.append(ToyObject(class_index, difficult, area, bool(covered.sum() < 0.95 * area), covered))
@@ -149,20 +129,13 @@ def _place_object(
     return canvas
 
 
-def _enough_visible(covered: np.ndarray, area: int, objects: list[ToyObject]) -> bool:
-    if covered.sum() < MIN_VISIBLE * area:
-        return False
-    return all((item.visible & ~covered).sum() >= MIN_VISIBLE * item.area for item in objects)
-
-
 def _covered(layer: np.ndarray) -> np.ndarray:
     """Return which pixels of the final image an RGBA layer in the canvas's scale covers by more than half."""
     height, width = layer.shape[:2]
     return cv2.resize(layer[..., 3], (width // SCALE, height // SCALE), interpolation=cv2.INTER_AREA) > 127
 
 
-def _transformed(sprite: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return the object mirrored or not, rotated a little and stretched, on a canvas that holds all of it."""
+def _randomly_turned(sprite: np.ndarray, rng: Rng) -> np.ndarray:
     side = len(sprite)
     stretch = rng.uniform(0.85, 1.1, 2) * (rng.choice([-1, 1]), 1)
     angle = np.deg2rad(rng.normal(0, 8))
@@ -170,9 +143,3 @@ def _transformed(sprite: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     room = SCALE * round(1.4 * side / SCALE)
     offset = room / 2 - turn @ (side / 2, side / 2)
     return cv2.warpAffine(sprite, np.column_stack([turn, offset]), (room, room))
-
-
-def _shifted(sprite: np.ndarray, x: int, y: int, size: tuple[int, int]) -> np.ndarray:
-    """Return the sprite centered on (x, y) of a canvas of `size` (width, height); what lies outside is cut off."""
-    half = len(sprite) // 2
-    return cv2.warpAffine(sprite, np.array([[1.0, 0, x - half], [0, 1.0, y - half]]), size)

@@ -37,17 +37,13 @@ _WAVES: tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], ...] = (
 
 
 def draw_object(index: int, side: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw one object of class `index`, upright, with a slight random change of tone.
-
-    Args:
-        index: the class, 0 or more.
-        side: height and width in pixels.
-        rng: source of the change of tone.
+    """Draw an upright object of class `index` with a slight random change of tone.
 
     Returns:
         `[side, side, 4]` uint8, RGB and opacity.
     """
-    sheets = {name: _sheet(color, side) for name, color in class_colors(index).items()}
+    shape = (side, side, 4)
+    sheets = {name: np.full(shape, (*rgb.round(), 255), np.uint8) for name, rgb in class_colors(index).items()}
     texture = class_texture(index, side)
     sheets["body"] = cv2.blendLinear(sheets["pattern"], sheets["body"], texture, 1 - texture)
     picture = sheets["dark"].copy()
@@ -65,15 +61,14 @@ def draw_object(index: int, side: int, rng: np.random.Generator) -> np.ndarray:
 
 def class_colors(index: int) -> dict[str, np.ndarray]:
     """Return the color scheme of class `index`: RGB in 0…255 for body, pattern, accent, dark and light."""
-    # Ten hues, each with a dark and with a light pattern, distinguish twenty classes; each time the shapes repeat, the
-    # hues shift by three.
-    step = index + 3 * (index // len(_SHAPES))
-    hue = _HUES[step % 10]
+    # Ten hues, each with a dark and with a light pattern, distinguish twenty classes.
+    step = index + 3 * (index // len(_SHAPES))  # each time the shapes repeat, the hues shift by three
+    hue, accent = _HUES[step % 10], _HUES[(step + 3 + index // 10 % 5) % 10]
     has_dark_pattern = index // 10 % 2 == 0
     return {
         "body": _rgb(hue, 0.9, 0.92),
         "pattern": _rgb(hue, 0.9, 0.3) if has_dark_pattern else _rgb(hue, 0.12, 1.0),
-        "accent": _rgb(_HUES[(step + 3 + index // 10 % 5) % 10], 0.8, 0.95),
+        "accent": _rgb(accent, 0.8, 0.95),
         **{name: np.array(color, np.float32) for name, color in _DRAWINGS["colors"].items()},
     }
 
@@ -105,11 +100,6 @@ def _outline(part: dict[str, Any]) -> np.ndarray:
     angles = np.linspace(0, 2 * np.pi, 36, endpoint=False)
     points = np.array(part["center"]) + np.array(part["radii"]) * np.stack([np.cos(angles), np.sin(angles)], 1)
     return np.vstack([points, points[:1]]) if part["kind"] == "ring" else points
-
-
-def _sheet(color: np.ndarray, side: int) -> np.ndarray:
-    """Return a sheet of one opaque color: `[side, side, 4]` uint8."""
-    return np.full((side, side, 4), (*color.round(), 255), np.uint8)
 
 
 def _sine(turns: np.ndarray) -> np.ndarray:

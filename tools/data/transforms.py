@@ -22,38 +22,27 @@ AUGMENTATIONS = {
 
 
 def training_transform(image_size: int, min_image_size: int, max_image_size: int, augment: str = "") -> v2.Compose:
-    """Random resizing, flip, optional color augmentation and random crop (official code).
+    """Return random resizing, flip, optional color augmentation and random crop (official code).
 
-    An image smaller than the crop is placed at a random offset; the rest is 0 after normalization.
+    It maps an RGB PIL image to uint8 `[S, S, 4]`, see `normalize`, with random numbers of torch's global generator. An
+    image smaller than the crop is placed at a random offset; the rest is 0 after normalization.
 
     Args:
-        image_size: S, pixels.
-        min_image_size, max_image_size: the longer side is uniform between them, both included, pixels.
+        image_size: S, pixels; the longer side is uniform from `min_image_size` to `max_image_size`, both included.
         augment: names of `AUGMENTATIONS`, separated by commas.
-
-    Returns:
-        from an RGB PIL image to uint8 `[S, S, 4]`, see `normalize`; random numbers come from torch's global generator.
-
-    Raises:
-        UserError: unknown augmentation.
     """
     names = [name.strip() for name in augment.split(",") if name.strip()]
     for name in names:
         if name not in AUGMENTATIONS:
             raise UserError(f"unknown augmentation '{name}': choose from {', '.join(AUGMENTATIONS)}")
-    return v2.Compose(
-        [
-            v2.Lambda(to_pixels),
-            RandomLongerSide(min_image_size, max_image_size),
-            v2.RandomHorizontalFlip(),
-            *(OnPILImage(AUGMENTATIONS[name]()) for name in names),
-            Crop(image_size, at_random=True),
-        ]
-    )
+    resize = RandomLongerSide(min_image_size, max_image_size)
+    colors = [OnPILImage(AUGMENTATIONS[name]()) for name in names]
+    crop = Crop(image_size, at_random=True)
+    return v2.Compose([v2.Lambda(to_pixels), resize, v2.RandomHorizontalFlip(), *colors, crop])
 
 
 def evaluation_transform(image_size: int) -> v2.Compose:
-    """The top-left crop, zero-padded, without resizing (official code); uint8 `[S, S, 4]`, see `normalize`."""
+    """Return the top-left crop, zero-padded, without resizing (official code); uint8 `[S, S, 4]`, see `normalize`."""
     return v2.Compose([v2.Lambda(to_pixels), Crop(image_size, at_random=False)])
 
 
@@ -69,17 +58,12 @@ def to_pixels(image: Image.Image) -> torch.Tensor:
 
 
 def normalize(pixels: torch.Tensor) -> torch.Tensor:
-    """Normalize images with ImageNet's mean and standard deviation, on any device; exactly 0 outside the image.
+    """Normalize pixels and validity mask, uint8 `[..., S, S, 4]`, to float32 `[..., 3, S, S]`, on any device.
 
-    Args:
-        pixels: uint8 `[..., S, S, 4]`: red, green, blue, and the validity mask.
-
-    Returns:
-        float32 `[..., 3, S, S]`.
+    Mean and standard deviation are ImageNet's; outside the image the result is exactly 0.
     """
     scale, shift = _scale_and_shift(pixels.device)
-    images = pixels[..., :3].float().mul_(scale).sub_(shift).masked_fill_(pixels[..., 3:] == 0, 0)
-    return images.movedim(-1, -3)
+    return pixels[..., :3].float().mul_(scale).sub_(shift).masked_fill_(pixels[..., 3:] == 0, 0).movedim(-1, -3)
 
 
 @functools.cache
@@ -91,8 +75,7 @@ def _scale_and_shift(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
 
 def denormalize(images: torch.Tensor) -> torch.Tensor:
     """Convert normalized images `[..., 3, h, w]` to uint8 `[..., h, w, 3]`, RGB, for pictures."""
-    mean = torch.tensor(IMAGENET_MEAN)[:, None, None]
-    std = torch.tensor(IMAGENET_STD)[:, None, None]
+    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     pixels = (images.cpu().float() * std + mean) * 255
     return pixels.round().clamp(0, 255).byte().movedim(-3, -1)
 
@@ -128,16 +111,13 @@ class OnPILImage(nn.Module):
 class Crop(nn.Module):
     """A square crop, zero-padded: `[4, h, w]` → `[S, S, 4]`, height × width × channels as in memory.
 
-    Args:
-        size: S, pixels.
-        at_random: along each axis, a uniform offset of the square in the image or, if the image is smaller, of the
-            image in the square. Otherwise both start at the top left.
+    At random, each axis has a uniform offset of the square in the image or, if the image is smaller, of the image in
+    the square. Otherwise both start at the top left.
     """
 
     def __init__(self, size: int, at_random: bool):
         super().__init__()
-        self.size = size
-        self.at_random = at_random
+        self.size, self.at_random = size, at_random
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         canvas = torch.zeros(self.size, self.size, len(image), dtype=image.dtype)
@@ -148,6 +128,5 @@ class Crop(nn.Module):
     def _slices(self, side: int) -> tuple[slice, slice]:
         """Return, along one axis, the part of an image of `side` pixels to copy, and where on the canvas to put it."""
         offset = int(torch.randint(abs(side - self.size) + 1, ())) if self.at_random else 0
-        if side > self.size:
-            return slice(offset, offset + self.size), slice(None)
-        return slice(None), slice(offset, offset + side)
+        inner = slice(offset, offset + min(side, self.size))
+        return (inner, slice(None)) if side > self.size else (slice(None), inner)

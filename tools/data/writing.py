@@ -1,14 +1,11 @@
-"""Write a data set in the layout of the PASCAL VOC devkit: what the toy set, the importers and scaled copies share.
-
-OUT/JPEGImages/ID.jpg    OUT/Annotations/ID.xml    OUT/ImageSets/Main/{train,val,trainval}.txt    OUT/classes.json
-"""
+"""Write a data set in the layout of the PASCAL VOC devkit, with a class file: `classes.json` in its folder."""
 
 import os
 import shlex
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,20 +21,15 @@ from tools.system.files import write_json, writing
 CLASS_FILE = "classes.json"
 JPEG_QUALITY = 92
 METHODS = ("hard links", "symbolic links", "copies", "smaller copies")  # how an image gets into the folder
+Size = tuple[int, int]  # an image's width and height in pixels
+Lists = dict[str, list[str]]  # the ids of train, val and trainval
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An image to write into a devkit folder.
+    """An image to write into a devkit folder; without objects it is an image without labels."""
 
-    Attributes:
-        origin: where its source names it ("row 7"), for messages.
-        source: the image's file.
-        image_id: its name in the devkit folder.
-        objects: empty for an image without labels.
-    """
-
-    origin: str
+    origin: str  # where its source names it ("row 7"), for messages
     source: Path
     image_id: str
     objects: tuple[Annotated, ...]
@@ -45,11 +37,7 @@ class Sample:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """Yield a temporary folder to fill; it is renamed to `out` on success and removed on failure.
-
-    Raises:
-        UserError: `out` exists and is not an empty folder, or cannot be written.
-    """
+    """Yield a temporary folder to fill; it is renamed to `out` (new or empty) on success and removed on failure."""
     if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} already exists: choose another folder, or remove it")
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
@@ -63,35 +51,18 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def make_folders(folder: Path) -> None:
-    """Make the folders of images, annotations and lists."""
     for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (folder / name).mkdir(parents=True, exist_ok=True)
 
 
 def write_data_set(
-    out: Path,
-    samples: Sequence[Sample],
-    sizes: Sequence[tuple[int, int]],
-    lists: Mapping[str, Iterable[str]],
-    class_names: Sequence[str],
-    database: str,
-    shrink: int = 0,
+    out: Path, samples: list[Sample], sizes: list[Size], lists: Lists, class_names: list[str], origin: str, shrink: int
 ) -> Counter:
-    """Make the devkit folder `out`.
+    """Make the devkit folder `out`; return how many images got into it by each of `METHODS`.
 
     Args:
-        samples: every image once.
-        sizes: width and height of each image in pixels.
-        lists: the ids of each list.
-        class_names: V names, in the order of their indices.
-        database: where the images are from, for the annotations.
+        origin: where the images are from, for the annotations.
         shrink: longest side in pixels; larger images become smaller copies, all others links. 0 links all.
-
-    Returns:
-        how many images got into the folder by each of `METHODS`.
-
-    Raises:
-        UserError: an image that cannot be decoded, or a folder that cannot be written; nothing is left of it then.
     """
     methods: Counter = Counter()
     with new_folder(out) as folder:
@@ -99,32 +70,37 @@ def write_data_set(
         for sample, size in zip(tqdm(samples, desc="writing", unit="image"), sizes, strict=True):
             method, size, objects = _write_image(sample, size, shrink, image_path(folder, sample.image_id))
             methods[method] += 1
-            tree = annotation(sample.image_id, size, objects, database, out.name)
-            tree.write(annotation_path(folder, sample.image_id))
+            xml = annotation(sample.image_id, size, objects, origin, out.name)
+            xml.write(annotation_path(folder, sample.image_id))
         write_lists(folder, lists)
         images = Counter(name for sample in samples for name in {item.name for item in sample.objects})
         write_class_file(folder / CLASS_FILE, class_names, images)
     return methods
 
 
-def _write_image(
-    sample: Sample, size: tuple[int, int], shrink: int, target: Path
-) -> tuple[str, tuple[int, int], Sequence[Annotated]]:
+def _write_image(sample: Sample, size: Size, shrink: int, target: Path) -> tuple[str, Size, Sequence[Annotated]]:
     """Write the image to `target`; return the method used, and its size and objects there."""
     if not shrink or max(size) <= shrink:
         return link_or_copy(sample.source, target), size, sample.objects
-    ratio = shrink / max(size)
-    width, height = (max(1, round(side * ratio)) for side in size)
-    smaller = read_image(sample.source).resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3)
-    smaller.save(target, quality=JPEG_QUALITY)
-    objects = [replace(item, box=item.box and _scaled(item.box, ratio)) for item in sample.objects]
-    return "smaller copies", (width, height), objects
+    size, factor = save_smaller(sample.source, target, shrink, JPEG_QUALITY, reducing_gap=3)
+    objects = [replace(item, box=item.box and _scaled(item.box, factor)) for item in sample.objects]
+    return "smaller copies", size, objects
 
 
-def _scaled(box: Box, ratio: float) -> Box:
-    """Return the box in a smaller copy; it keeps a width and a height, because empty boxes do not count."""
-    xmin, ymin = (max(1, round(side * ratio)) for side in box[:2])
-    xmax, ymax = (round(side * ratio) for side in box[2:])
+def save_smaller(source: Path, target: Path, longest: int, quality: int, **resize: float) -> tuple[Size, float]:
+    """Write a JPEG with at most `longest` pixels per side; return its size and the factor, at most 1."""
+    image = read_image(source)
+    factor = min(1.0, longest / max(image.size))
+    width, height = (max(1, round(side * factor)) for side in image.size)
+    smaller = image.resize((width, height), Image.Resampling.BICUBIC, **resize)
+    smaller.save(target, quality=quality)
+    return smaller.size, factor
+
+
+def _scaled(box: Box, factor: float) -> Box:
+    xmin, ymin = (max(1, round(side * factor)) for side in box[:2])
+    xmax, ymax = (round(side * factor) for side in box[2:])
+    # The box keeps a width and a height, because empty boxes do not count.
     return xmin, ymin, max(xmax, xmin + 1), max(ymax, ymin + 1)
 
 
@@ -132,11 +108,9 @@ def link_or_copy(source: Path, target: Path) -> str:
     """Make `target` a link to `source`, or a copy where the file system has no links; return the method used."""
     source = source.resolve()
     for method, make in (("hard links", os.link), ("symbolic links", os.symlink)):
-        try:
+        with suppress(OSError):  # another file system, or one without such links
             make(source, target)
             return method
-        except OSError:  # another file system, or one without such links
-            continue
     shutil.copyfile(source, target)
     return "copies"
 
@@ -144,8 +118,8 @@ def link_or_copy(source: Path, target: Path) -> str:
 def write_lists(folder: Path, lists: Mapping[str, Iterable[str]]) -> None:
     """Write lists of the devkit, by name their lines."""
     for name, lines in lists.items():
-        text = "".join(f"{line}\n" for line in lines)
-        (folder / "ImageSets" / "Main" / f"{name}.txt").write_text(text, encoding="utf-8")
+        path = folder / "ImageSets" / "Main" / f"{name}.txt"
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def write_class_file(path: Path, class_names: Sequence[str], images: Mapping[str, int]) -> None:
@@ -173,13 +147,10 @@ def raise_problems(path: Path, problems: Sequence[str]) -> None:
 
 def print_next_commands(data_dir: Path, class_file: Path | None, train_split: str, val_split: str) -> None:
     """Print the commands that check a data set and train on it."""
-    folder = shlex.quote(str(data_dir))
+    folder, tag = shlex.quote(str(data_dir)), shlex.quote(data_dir.resolve().name)
     classes = f" --class_file {shlex.quote(str(class_file))}" if class_file else ""
-    tag = shlex.quote(data_dir.resolve().name)
+    print(f"next:\n  python3 -m tools.check_data --data_dir {folder} --split {train_split}{classes}")
     print(
-        "next:",
-        f"  python3 -m tools.check_data --data_dir {folder} --split {train_split}{classes}",
         f"  python3 train_classification_with_puzzle_cTopk_w_ema.py --data_dir {folder} --train_split {train_split} "
-        f"--val_split {val_split}{classes} --tag {tag}",
-        sep="\n",
+        f"--val_split {val_split}{classes} --tag {tag}"
     )

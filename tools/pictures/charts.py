@@ -11,7 +11,6 @@ from tools.pictures.figure import POINTS, fit_text, new_figure, printable, style
 from tools.system.errors import UserError
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # The palette of Okabe and Ito (without its yellow, too light for lines), and a gray.
@@ -33,13 +32,9 @@ class Line(NamedTuple):
 
 @style()
 def line_charts(title: str, x_label: str, charts: dict[str, list[Line]]) -> Figure:
-    """Draw charts of curves in two columns, with one legend.
+    """Draw charts of at most `MOST_LINES` curves in two columns, with one legend.
 
-    Args:
-        charts: curves by the chart's title; every chart has the same labels in the same order.
-
-    Raises:
-        UserError: more than `MOST_LINES` curves in a chart.
+    `charts` holds curves by the chart's title; every chart has the same labels in the same order.
     """
     labels = [line.label for line in next(iter(charts.values()))]
     rows = math.ceil(len(charts) / 2)
@@ -65,13 +60,8 @@ def bar_chart(title: str, labels: list[str], names: list[str], values: list[list
     """Draw horizontal bars with their values, in two columns if there are many.
 
     Args:
-        labels: names of the series.
-        names: names of the groups.
-        values: for each group one number per series; NaN has no bar.
-        limit: the largest possible value.
-
-    Raises:
-        UserError: more than `MOST_LINES` series.
+        labels: names of the series, at most `MOST_LINES`; names: of the groups.
+        values: for each group one number per series, at most `limit`; NaN has no bar.
     """
     columns = 1 if len(names) <= MOST_ROWS else 2
     rows = math.ceil(len(names) / columns)
@@ -80,25 +70,20 @@ def bar_chart(title: str, labels: list[str], names: list[str], values: list[list
     for column in range(columns):
         axes = figure.add_subplot(1, columns, column + 1, xlim=(0, 1.14 * limit), ylim=(rows - 0.5, -0.5))
         part = slice(column * rows, (column + 1) * rows)
-        _draw_bars(axes, names[part], np.array(values[part], dtype=float), colors, BAR / group)
+        middles = np.arange(len(names[part]))
+        for index, (series, color) in enumerate(zip(np.array(values[part], float).T, colors, strict=True)):
+            offset = (index - (len(labels) - 1) / 2) * BAR / group
+            bars = axes.barh(middles + offset, np.nan_to_num(series), 0.93 * BAR / group, color=color)
+            axes.bar_label(bars, ["none" if math.isnan(value) else f"{value:.1f}" for value in series], padding=4)
+        axes.set_yticks(middles, map(printable, names[part]))
+        written = axes.get_yticklabels()
+        for text in written:
+            fit_text(text, NAMES)
+        axes.set_yticks(middles, [text.get_text() for text in written])  # drawing would restore the whole names
+        axes.tick_params(left=False, bottom=False, labelbottom=False)
+        axes.spines[["top", "right", "bottom"]].set_visible(False)
+        axes.spines["left"].set_bounds(-0.5, len(middles) - 0.5)
     return figure
-
-
-def _draw_bars(axes: Axes, names: list[str], values: np.ndarray, colors: tuple[str, ...], thickness: float) -> None:
-    """Draw groups of bars `values[group, series]`; `thickness` of a bar in units of a group."""
-    middles = np.arange(len(names))
-    for index, (series, color) in enumerate(zip(values.T, colors, strict=True)):
-        offset = (index - (len(colors) - 1) / 2) * thickness
-        bars = axes.barh(middles + offset, np.nan_to_num(series), 0.93 * thickness, color=color)
-        axes.bar_label(bars, ["none" if math.isnan(value) else f"{value:.1f}" for value in series], padding=4)
-    axes.set_yticks(middles, map(printable, names))
-    written = axes.get_yticklabels()
-    for text in written:
-        fit_text(text, NAMES)
-    axes.set_yticks(middles, [text.get_text() for text in written])  # drawing would restore the whole names
-    axes.tick_params(left=False, bottom=False, labelbottom=False)
-    axes.spines[["top", "right", "bottom"]].set_visible(False)
-    axes.spines["left"].set_bounds(-0.5, len(names) - 0.5)
 
 
 def _page(title: str, labels: list[str], width: int, height: int) -> tuple[Figure, tuple[str, ...]]:

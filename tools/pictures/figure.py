@@ -24,13 +24,11 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")
 DPI = 100
 POINTS = 72 / DPI  # per pixel
 FONT_SIZE = 14.0  # points: capitals are 14 pixels high
-# matplotlib's own font first; the others have the Chinese, Japanese and Korean characters that it lacks.
-FONTS = (
-    "DejaVu Sans",
-    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei"),
-    *("PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Arial Unicode MS"),
-    *("Microsoft YaHei", "Yu Gothic", "Malgun Gothic"),
-)
+# matplotlib's own font first; the others (Linux, macOS, Windows) have the Chinese, Japanese and Korean characters that
+# it lacks.
+FONTS = ["DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei"]
+FONTS += ["WenQuanYi Micro Hei", "PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Arial Unicode MS"]
+FONTS += ["Microsoft YaHei", "Yu Gothic", "Malgun Gothic"]
 
 
 @contextmanager
@@ -65,7 +63,7 @@ def new_figure(width: float, height: float, **options: str) -> Figure:
 
 
 def printable(text: str) -> str:
-    """Return the text on one line; a file's name may contain line breaks and bytes that are not text."""
+    """Return the text on one line; a file name may contain line breaks and bytes that are not text."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
@@ -86,21 +84,13 @@ def rgb_array(figure: Figure) -> np.ndarray:
 
 
 def write_picture(path: Path, figure: Figure) -> None:
-    """Write a figure in one step, in the format of the suffix.
-
-    Raises:
-        UserError: an unknown suffix, or the file cannot be written.
-    """
+    """Write a figure in one step, in the format of the suffix; errors as `check_picture_path` and `replace_file`."""
     check_picture_path(path)
     with style():
         replace_file(path, lambda temporary: figure.savefig(temporary, format=path.suffix[1:].lower()))
 
 
 def check_picture_path(path: Path) -> None:
-    """Refuse a name that has no picture's suffix.
-
-    Raises:
-        UserError: none of `SUFFIXES`.
-    """
+    """Raise a `UserError` unless the name ends in one of `SUFFIXES`."""
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"cannot write a picture to {path}: its name must end in .png, .jpg, .pdf or .svg")

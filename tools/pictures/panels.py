@@ -1,7 +1,7 @@
 """Panels of a figure: images, class activation maps over them, keypoints and cuts, maps as cells, color bars.
 
-Images are uint8 `[h, w, 3]` in RGB; coordinates are (row, column) in their pixels. Maps are shown in viridis, signed
-values from blue to red: both can be read by color-blind readers.
+Images are uint8 `[h, w, 3]` in RGB; coordinates are (row, column) in their pixels. Color-blind readers can read both
+color scales: viridis for maps, blue to red for signed values.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
+Pair = tuple[int, int]  # (row, column) or (height, width)
+
 PANEL = 300  # side of a panel, pixels
 BAR = 96  # width of a color bar with its numbers, pixels
 CAPTION = 34  # height of a caption, pixels
 GAP = 10  # pixels
+OPACITY = 0.65  # of a map where it is 1
 KEYPOINT = "#D55E00"
 
 
@@ -28,14 +31,10 @@ KEYPOINT = "#D55E00"
 def panel_grid(rows: int, widths: list[int], height: int = PANEL, title: str = "") -> tuple[Figure, np.ndarray]:
     """Return a figure of empty panels and its axes `[rows, columns]`.
 
-    Args:
-        widths: of the columns, pixels.
-        height: of each panel, pixels; its caption comes above.
-        title: of the figure.
+    `widths` of the columns and `height` of each panel, without the caption above it, are in pixels.
     """
     head = CAPTION if title else 0
-    width = sum(widths) + GAP * (len(widths) + 1)
-    total = head + rows * (height + CAPTION) + GAP
+    width, total = sum(widths) + GAP * (len(widths) + 1), head + rows * (height + CAPTION) + GAP
     figure = new_figure(width, total)
     grid = np.empty((rows, len(widths)), dtype=object)
     for row, column in np.ndindex(grid.shape):
@@ -57,31 +56,33 @@ def caption(axes: Axes, text: str) -> None:
     fit_text(axes.set_title(printable(text), loc="left", pad=5), width)
 
 
-def show_image(axes: Axes, image: np.ndarray, size: tuple[int, int] | None = None) -> None:
-    """Show an image; `size` is the (height, width) whose pixels the panel's coordinates count, if it was scaled."""
-    axes.imshow(image, extent=_extent(size or image.shape[:2]), interpolation="catrom")
+def show_image(axes: Axes, image: np.ndarray, size: Pair | None = None) -> AxesImage:
+    """Show an image; if it was scaled, the panel's coordinates count the pixels of its original `size`."""
+    height, width = size or image.shape[:2]
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)  # pixels have whole coordinates at their centers
+    shown = axes.imshow(image, extent=extent, interpolation="catrom")
     axes.autoscale(False)  # what is drawn on the image does not move its edges
+    return shown
 
 
-def show_overlay(
-    axes: Axes, image: np.ndarray, heat: np.ndarray, size: tuple[int, int] | None = None, strength: float = 0.65
-) -> AxesImage:
-    """Show an image under a heat map.
-
-    Args:
-        image: its colors are muted, so that those of the map are not taken for its own.
-        heat: `[n, m]` in 0…1, of the whole image; where it is 0 the image shows through.
-        size: see `show_image`.
-        strength: opacity where the heat is 1.
-
-    Returns:
-        what `color_bar` takes.
-    """
-    muted = 0.5 * image + 0.5 * image.mean(-1, keepdims=True)
-    show_image(axes, muted.round().astype(np.uint8), size)
-    extent, heat = _extent(size or image.shape[:2]), heat.clip(0, 1)
-    opacity = strength * np.sqrt(heat)
+def show_overlay(axes: Axes, image: np.ndarray, heat: np.ndarray, size: Pair | None = None) -> AxesImage:
+    """Show an image as `show_image` does, under its heat map `[n, m]` in 0…1; return what `color_bar` takes."""
+    muted = 0.5 * image + 0.5 * image.mean(-1, keepdims=True)  # so that its colors are not taken for the map's
+    extent = show_image(axes, muted.round().astype(np.uint8), size).get_extent()
+    heat = heat.clip(0, 1)
+    opacity = OPACITY * np.sqrt(heat)  # where the heat is 0, the image shows through
     return axes.imshow(heat, "viridis", vmin=0, vmax=1, alpha=opacity, extent=extent, interpolation="bilinear")
+
+
+def draw_class(
+    axes: Axes, image: np.ndarray, heat: np.ndarray, keypoint: Pair | None, title: str, size: Pair | None = None
+) -> AxesImage:
+    """Show an image as `show_overlay` does, with the keypoint, if there is one, and the cut of a class."""
+    shown = show_overlay(axes, image, heat, size)
+    if keypoint is not None:
+        draw_cut(axes, keypoint)
+    caption(axes, title)
+    return shown
 
 
 def show_map(axes: Axes, values: np.ndarray, low: float, high: float, signed: bool = False) -> AxesImage:
@@ -106,7 +107,7 @@ def color_bar(axes: Axes, image: AxesImage, low: str = "0", high: str = "1") -> 
     bar.set_ticks(list(image.get_clim()), labels=[low, high])
 
 
-def draw_cut(axes: Axes, keypoint: tuple[int, int]) -> None:
+def draw_cut(axes: Axes, keypoint: Pair) -> None:
     """Draw a keypoint and the two lines that cut the image there."""
     row, column = keypoint
     for color, width in (("black", 4), ("white", 2)):
@@ -115,15 +116,9 @@ def draw_cut(axes: Axes, keypoint: tuple[int, int]) -> None:
     axes.plot(column, row, "o", color=KEYPOINT, markeredgecolor="black", markersize=16 * POINTS, clip_on=False)
 
 
-def draw_points(axes: Axes, points: list[tuple[int, int]]) -> None:
+def draw_points(axes: Axes, points: list[Pair]) -> None:
     """Draw a ring at each point."""
     rows, columns = zip(*points, strict=True) if points else ((), ())
     for color, width in (("black", 5), ("white", 2)):
-        axes.plot(
-            columns, rows, "o", color="none", markeredgecolor=color, markeredgewidth=width * POINTS, markersize=13
-        )
-
-
-def _extent(size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Return the edges of an image whose pixels have whole coordinates at their centers."""
-    return -0.5, size[1] - 0.5, size[0] - 0.5, -0.5
+        edge = {"markeredgecolor": color, "markeredgewidth": width * POINTS}
+        axes.plot(columns, rows, "o", color="none", markersize=13, **edge)

@@ -70,8 +70,6 @@ def read_description(path: Path) -> Description:
     content = read_json(beside)
     if not isinstance(content, dict):
         raise UserError(f"{beside} does not describe a checkpoint")
-    if "script" in content and "strategy" not in content:
-        content |= _strategy_of(content["script"])
     holds = {
         "architecture": ("a name", lambda value: isinstance(value, str)),
         "class_names": ("a list of names", _are_names),
@@ -79,15 +77,18 @@ def read_description(path: Path) -> Description:
         "head": ("a name", lambda value: isinstance(value, str)),
         "strategy": ("a name", lambda value: isinstance(value, str | None)),
         "keypoints": ("a name", lambda value: isinstance(value, str | None)),
+        "script": ("a name", lambda value: isinstance(value, str)),
         "arguments": ("an object of names and values", lambda value: isinstance(value, dict)),
     }
     for name, (kind, is_kind) in holds.items():
         if name in content and not is_kind(content[name]):
             raise UserError(f"{beside}: {name} is not {kind}")
+    if "script" in content and "strategy" not in content:
+        content |= _strategy_of(content["script"])
     return Description(**{item.name: content[item.name] for item in fields(Description) if item.name in content})
 
 
-def _strategy_of(script: Any) -> dict[str, Any]:
+def _strategy_of(script: str) -> dict[str, Any]:
     """Return strategy and keypoints of a description that names a script instead."""
     name = SCRIPTS.get(script, script)
     return {"strategy": name, "keypoints": None if script in SCRIPTS_WITHOUT_KEYPOINTS else name.split(",")[0]}
