@@ -34,9 +34,7 @@ from tools.system.errors import UserError, advice, run_main
 from tools.system.files import provenance, sha256
 
 SCALES_HELP = "views of each image, as 0.5,1.0,1.5 (default 1.0)"
-DIFFICULT_HELP = (
-    "a class shown only as difficult objects counts as (default positive: the official code; ignore: the server)"
-)
+DIFFICULT_HELP = "what a class shown only as difficult objects is (default positive: official code; ignore: server)"
 LOCALIZATION_HELP = "also measure whether keypoints and CAMs fall on the objects"
 
 
@@ -71,9 +69,7 @@ class Config(Arguments):
     bootstrap: int = argument(1000, "samples for the interval of the mAP; 0: none", group="metrics", least=0)
     seed: int = argument(0, "of the bootstrap", group="metrics", least=0)
     localization: bool = argument(False, LOCALIZATION_HELP, group="metrics", aliases=("localisation",))
-    strategy: str | None = argument(
-        None, "for --localization: FILE.py that declares your own STRATEGY", group="metrics"
-    )
+    strategy: str | None = argument(None, "FILE.py of your own STRATEGY, for --localization", group="metrics")
 
     out: Path | None = argument(None, "result files without suffix (default experiments/evaluation/…)", group="output")
     submission: Path | None = argument(None, "archive for the test server", group="output", metavar="FILE.tar.gz")

@@ -152,7 +152,7 @@ def test_a_score_that_is_not_finite_is_refused_with_its_image(tmp_path):
         (["--tag", "x", "--data_dir", ".", "--image_size", "100"], "not divisible by 32"),
         (["--tag", "x", "--data_dir", ".", "--bootstrap", "-1"], "--bootstrap -1"),
         (["--tag", "x", "--data_dir", ".", "--scales", "1;2"], "invalid scales value: '1;2'"),
-        (["--tag", "x", "--data_dir", ".", "--scales", "0.5,9"], "--scales (0.5, 9.0)"),
+        (["--tag", "x", "--data_dir", ".", "--scales", "0.5,9"], "--scales 0.5 9.0"),
         (["--tag", "x", "--data_dir", ".", "--strategy", "cMax"], "--strategy is only used by --localization"),
     ],
 )
