@@ -3,10 +3,9 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from tools.metrics.bootstrap import Difference, paired_bootstrap
 from tools.metrics.multilabel import binary_labels
@@ -18,6 +17,9 @@ from tools.reproduction.tables import Number, Table
 from tools.runs.folder import History, best_validation, epochs_of, read_histories
 from tools.system.errors import UserError
 from tools.system.files import provenance, read_json, write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ARG_MAX = "cMax"  # the keypoints of the localization that are the arg-max of a class's map
 CURVES = (
@@ -146,7 +148,7 @@ class TableSection:
         columns = ["", "training, min", "evaluation, min", "peak memory, GiB"]
         return Table(f"{self.caption}: time and resident memory of a run", columns, rows)
 
-    def charts(self) -> dict[str, Figure]:
+    def charts(self) -> dict[str, "Figure"]:
         """Return the pictures by suffix of their file names."""
         labels, values = self.bars()
         pictures = {"bars": bar_chart(f"{self.caption}: mAP, %", labels, [row.name for row in self.rows], values)}
