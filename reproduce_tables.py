@@ -131,7 +131,7 @@ class Config(Arguments):
     weights: str | None = argument(None, "initial weights: imagenet, none or a file (default: the preset's)")
     seeds: list[int] | None = argument(None, "one run per seed and row (default: the preset's)", least=0)
     tables: tuple[str, ...] = argument(TABLES, _TABLES_HELP, parse=_comma_separated, metavar="NAMES")
-    rows: tuple[str, ...] = argument((), _ROWS_HELP, parse=_comma_separated, metavar="FILES")
+    rows: tuple[str, ...] | None = argument(None, _ROWS_HELP, parse=_comma_separated, metavar="FILES")
     out: Path | None = argument(None, "folder of runs and tables (default: reproduction/PRESET)")
     dry_run: bool = argument(False, "list the runs and estimate how long they take")
 
@@ -196,7 +196,7 @@ class Study:
         self.preset = PRESETS[self.config.preset]
         self.out = self.config.out or Path("reproduction") / self.config.preset
         self.seeds = list(dict.fromkeys(self.config.seeds or self.preset.seeds))
-        self.own_rows = own_rows(self.config.rows)
+        self.own_rows = own_rows(self.config.rows or ())
         self.comparisons = [one for one in COMPARISONS if one.name in self.config.tables]
         if self.own_rows:
             strategies, *others = self.comparisons
