@@ -21,7 +21,7 @@ from core.training.config import Config as TrainingConfig
 from core.training.config import parse_config
 from tools.data.devkit import read_class_names, read_split
 from tools.reproduction.presets import PRESETS
-from tools.reproduction.series import Experiment, environment, total_seconds
+from tools.reproduction.series import Experiment, environment
 from tools.reproduction.study import CompletedRuns, TableSection, write_study
 from tools.scale_devkit import require_scaled_from
 from tools.system.command_line import Arguments, argument, parse, to_argv
@@ -37,14 +37,7 @@ STARTUP_SECONDS = 20  # per run: two starts of Python, and the checks of the dat
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table.
-
-    Attributes:
-        name: in the tables.
-        file: the script that trains it.
-        strategy: what the script declares.
-        arguments: of the script, where they differ from the preset's.
-    """
+    """A row of a table: the script that trains it, and the arguments of the script that differ from the preset's."""
 
     name: str
     file: Path
@@ -53,13 +46,11 @@ class Row:
 
     @classmethod
     def of(cls, file: Path) -> "Row":
-        """Return the row of a script with the preset's arguments."""
         strategy = read_strategy(file)
         return cls(strategy.name, file, strategy)
 
     def with_arguments(self, name: str, **arguments: Any) -> "Row":
-        """Return the row of the same script with these arguments, under another name."""
-        return Row(name, self.file, self.strategy, arguments)
+        return replace(self, name=name, arguments=arguments)
 
     @property
     def tag(self) -> str:
@@ -70,9 +61,7 @@ class Row:
     @property
     def program(self) -> list[str]:
         """What follows `python3`: a module for a baseline, else the script."""
-        if self.file.parent == ROOT / "baselines":
-            return ["-m", f"baselines.{self.file.stem}"]
-        return [str(self.file)]
+        return ["-m", f"baselines.{self.file.stem}"] if self.file.parent == ROOT / "baselines" else [str(self.file)]
 
     @property
     def keypoints(self) -> str:
@@ -89,30 +78,9 @@ class Row:
         return 1 + (crops / 3 if self.strategy.teacher else crops)
 
 
-def _baseline(name: str) -> Row:
-    return Row.of(ROOT / "baselines" / f"{name}.py")
-
-
-def _paper(name: str) -> Row:
-    return Row.of(ROOT / f"train_classification_with_puzzle_{name}.py")
-
-
-def _without_average(row: Row) -> Row:
-    """Return the row without averaging: the teacher equals the student and still receives no gradient."""
-    return row.with_arguments(f"{row.name}, no EMA", alpha_ema=0)
-
-
-def _with_k(row: Row, k: int) -> Row:
-    return row.with_arguments(f"{row.name}, k = {k}", **({} if k == 5 else {"topk": k}))  # 5 is the default
-
-
-PLAIN, INSTANCES, CENTRE, CENTRE_EMA = map(_baseline, ("plain", "instances", "centre", "centre_ema"))
-MAX, CMAX, CTOPK, CTOPK_W = map(_paper, ("max", "cMax_ema", "cTopk_ema", "cTopk_w_ema"))
-
-
 @dataclass(frozen=True)
 class Comparison:
-    """A table: its name, what it compares, its rows, and the row that the others are compared with."""
+    """A table and the row that its other rows are compared with."""
 
     name: str
     caption: str
@@ -120,8 +88,18 @@ class Comparison:
     baseline: Row
 
 
+def _with_k(row: Row, k: int) -> Row:
+    return row.with_arguments(f"{row.name}, k = {k}", **({} if k == 5 else {"topk": k}))  # 5 is the default
+
+
+BASELINES = ("plain", "instances", "centre", "centre_ema")
+PAPER = ("max", "cMax_ema", "cTopk_ema", "cTopk_w_ema")
+PLAIN, INSTANCES, CENTRE, CENTRE_EMA = (Row.of(ROOT / "baselines" / f"{name}.py") for name in BASELINES)
+MAX, CMAX, CTOPK, CTOPK_W = (Row.of(ROOT / f"train_classification_with_puzzle_{name}.py") for name in PAPER)
 _STRATEGIES = [PLAIN, INSTANCES, CENTRE_EMA, MAX, CMAX, CTOPK, CTOPK_W]
-_EMA = [CENTRE, CENTRE_EMA, *(row for one in (CMAX, CTOPK, CTOPK_W) for row in (_without_average(one), one))]
+_EMA = [CENTRE, CENTRE_EMA]
+for _row in (CMAX, CTOPK, CTOPK_W):  # without averaging the teacher equals the student, still without gradient
+    _EMA += [_row.with_arguments(f"{_row.name}, no EMA", alpha_ema=0), _row]
 _TOPK = [_with_k(row, k) for row in (CTOPK, CTOPK_W) for k in (1, 3, 5, 10)]
 _RADIUS = [CTOPK.with_arguments("cTopk, radius 128"), CTOPK.with_arguments("cTopk, no radius", topk_radius=0)]
 COMPARISONS = (
@@ -130,11 +108,14 @@ COMPARISONS = (
     Comparison("topk", "Number of local maxima", _TOPK, _TOPK[0]),
     Comparison("radius", "Local maxima within 128 px (at 512) of the arg-max, and anywhere", _RADIUS, _RADIUS[0]),
 )
+TABLES = tuple(comparison.name for comparison in COMPARISONS)
 
 
 # The command line ----------------------------------------------------------------------------------------------------
 
-TABLES = tuple(comparison.name for comparison in COMPARISONS)
+
+_TABLES_HELP = f"comma-separated names (default: {','.join(TABLES)})"
+_ROWS_HELP = "comma-separated scripts that declare a STRATEGY: further rows of the table strategies"
 
 
 def _comma_separated(text: str) -> tuple[str, ...]:
@@ -145,21 +126,12 @@ def _comma_separated(text: str) -> tuple[str, ...]:
 class Config(Arguments):
     """The arguments before `--`."""
 
-    preset: str = argument(
-        help="; ".join(f"{name}: {preset.about}" for name, preset in PRESETS.items()), choices=tuple(PRESETS)
-    )
+    preset: str = argument(help="; ".join(f"{name}: {one.about}" for name, one in PRESETS.items()), choices=[*PRESETS])
     data_dir: Path | None = argument(None, "devkit folder (toy draws its own)")
     weights: str | None = argument(None, "initial weights: imagenet, none or a file (default: the preset's)")
     seeds: list[int] | None = argument(None, "one run per seed and row (default: the preset's)", least=0)
-    tables: tuple[str, ...] = argument(
-        TABLES, f"comma-separated names (default: {','.join(TABLES)})", parse=_comma_separated, metavar="NAMES"
-    )
-    rows: tuple[str, ...] | None = argument(
-        None,
-        "comma-separated scripts that declare a STRATEGY: further rows of the table strategies",
-        parse=_comma_separated,
-        metavar="FILES",
-    )
+    tables: tuple[str, ...] = argument(TABLES, _TABLES_HELP, parse=_comma_separated, metavar="NAMES")
+    rows: tuple[str, ...] | None = argument(None, _ROWS_HELP, parse=_comma_separated, metavar="FILES")
     out: Path | None = argument(None, "folder of runs and tables (default: reproduction/PRESET)")
     dry_run: bool = argument(False, "list the runs and estimate how long they take")
 
@@ -174,11 +146,7 @@ class Config(Arguments):
 
 
 def passed_through(argv: list[str]) -> dict[str, str]:
-    """Return the arguments after `--` by name; the scripts check their values.
-
-    Raises:
-        UserError: they are not pairs of --name and value, or this program sets them.
-    """
+    """Return the arguments after `--` by name; the scripts check their values."""
     names, values = argv[::2], argv[1::2]
     if len(argv) % 2 or not all(name.startswith("--") for name in names):
         raise UserError("after -- names and values have to alternate, as in -- --amp bf16 --tf32 True")
@@ -190,11 +158,7 @@ def passed_through(argv: list[str]) -> dict[str, str]:
 
 
 def own_rows(files: tuple[str, ...]) -> list[Row]:
-    """Return the rows of `--rows`.
-
-    Raises:
-        UserError: a file that declares no strategy, or whose strategy or runs have the name of another row's.
-    """
+    """Return the rows of `--rows`, whose scripts, names and runs have to differ from all other rows'."""
     known = [row for comparison in COMPARISONS for row in comparison.rows]
     rows: list[Row] = []
     for file in files:
@@ -220,9 +184,7 @@ class Study:
     """The runs and tables that a command line asks for.
 
     Attributes:
-        own_rows: those of `--rows`.
-        comparisons: the tables.
-        rows: all their rows, by tag, each once.
+        rows: of all comparisons, by tag, each once; own_rows: those of `--rows`.
         settings: the scripts' arguments that all rows share.
         runs: by tag of the row and seed.
     """
@@ -248,33 +210,24 @@ class Study:
         given = {"weights": self.config.weights} if self.config.weights else {}
         settings = {**self.preset.arguments, **given, **passed}
         for name in ("weights", "class_file"):
-            if name in settings and settings[name] not in ("imagenet", "none"):
-                if not Path(settings[name]).is_file():
-                    raise UserError(f"--{name} {settings[name]}: no such file")
-                settings[name] = str(Path(settings[name]).resolve())
+            value = settings.get(name, "none")
+            if value not in ("imagenet", "none"):
+                if not Path(value).is_file():
+                    raise UserError(f"--{name} {value}: no such file")
+                settings[name] = str(Path(value).resolve())
         return settings
 
     def _run(self, row: Row, seed: int) -> Experiment:
-        tag, data_dir = f"{row.tag}_seed{seed}", str(self.data_dir.resolve())
-        evaluation = {
-            "tag": tag,
-            "data_dir": data_dir,
-            "split": self.settings["val_split"],
-            "localization": True,
-            "num_workers": self.settings["num_workers"],
-            "batch_size": self.settings["batch_size"],
-            "device": self.settings.get("device"),
-            "strategy": str(row.file) if row in self.own_rows else None,
-        }
-        arguments = {"data_dir": data_dir, "tag": tag, "seed": seed, **self.settings, **row.arguments}
+        tag = f"{row.tag}_seed{seed}"
+        shared = {"data_dir": str(self.data_dir.resolve()), "tag": tag}
+        arguments = {**shared, "seed": seed, **self.settings, **row.arguments}
+        evaluation = {**shared, "split": self.settings["val_split"], "localization": True}
+        evaluation |= {name: self.settings.get(name) for name in ("num_workers", "batch_size", "device")}
+        evaluation["strategy"] = str(row.file) if row in self.own_rows else None
         return Experiment(tag, row.program, arguments, evaluation, self.out)
 
     def check_settings(self) -> TrainingConfig:
-        """Return the shared arguments as the training scripts read them.
-
-        Raises:
-            UserError: what a script would refuse, or earlier runs with other settings; before the first run starts.
-        """
+        """Return the shared arguments as the training scripts read them; refuse what a script would refuse later."""
         try:
             for run in self.runs.values():
                 run.state()
@@ -288,25 +241,24 @@ class Study:
     @property
     def data_dir(self) -> Path:
         """The devkit folder that the runs read."""
-        made = self.preset.toy_images or self.preset.longer_side
-        return self.out / "data" if made else self.config.data_dir
+        return self.out / "data" if self.preset.toy_images or self.preset.longer_side else self.config.data_dir
 
     def make_data(self) -> None:
         """Draw the toy images or scale the given ones, unless they exist already."""
-        if self.preset.toy_images:
-            # The longer side is below image_size: evaluation sees whole images.
-            size = self.preset.arguments["image_size"]
-            _run_module("tools.make_toy_voc", out=self.data_dir, images=self.preset.toy_images, image_size=size)
-        elif self.preset.longer_side and self.data_dir.exists():
-            require_scaled_from(self.config.data_dir, self.data_dir, self.preset.longer_side)
-        elif self.preset.longer_side:
-            source, longer_side = self.config.data_dir, self.preset.longer_side
-            _run_module("tools.scale_devkit", data_dir=source, out=self.data_dir, longer_side=longer_side)
+        preset, source, out = self.preset, self.config.data_dir, self.data_dir
+        if preset.toy_images:
+            # The longer side is at most image_size: evaluation sees whole images.
+            size = preset.arguments["image_size"]
+            _run_module("tools.make_toy_voc", out=out, images=preset.toy_images, image_size=size)
+        elif preset.longer_side and out.exists():
+            require_scaled_from(source, out, preset.longer_side)
+        elif preset.longer_side:
+            _run_module("tools.scale_devkit", data_dir=source, out=out, longer_side=preset.longer_side)
 
-    def estimates(self) -> dict[tuple[str, int], float]:
-        """Return the seconds of each run: those of a finished run of the row, otherwise a measured pass times passes.
+    def estimates(self) -> dict[str, float]:
+        """Return the seconds of a run of each row, by tag: those of a finished run, otherwise from a measured pass.
 
-        The pass is measured in float32 on random images; the validation after each epoch counts as a third of one.
+        The validation of an image, after each epoch and at the end, counts as a third of a pass.
         """
         shared = self.check_settings()
         if self.preset.toy_images:
@@ -316,28 +268,27 @@ class Study:
             training, validation = (len(read_split(self.config.data_dir, split)) for split in splits)
         classes = len(read_class_names(shared.class_file))
         second = seconds_per_image(shared.architecture, shared.image_size, classes, choose_device(shared.device))
-        measured = {tag: total_seconds(run.usage()) for (tag, _), run in self.runs.items() if run.state() == "finished"}
-
-        def seconds(row: Row) -> float:
+        seconds = {}
+        for tag, row in self.rows.items():
             passes = shared.max_epoch * (row.passes * training + validation / 3) + validation / 3
-            return measured.get(row.tag) or second * passes + STARTUP_SECONDS
-
-        return {(tag, seed): seconds(self.rows[tag]) for tag, seed in self.runs}
+            seconds[tag] = second * passes + STARTUP_SECONDS
+        for (tag, _), run in self.runs.items():
+            if run.state() == "finished":
+                noted = sum(value for name, value in run.usage().items() if name.endswith("_seconds"))
+                seconds[tag] = noted or seconds[tag]
+        return seconds
 
     def list_runs(self) -> None:
         """Print the state, the expected time and the commands of every run."""
         seconds = self.estimates()
-        left = 0.0
-        for key, run in self.runs.items():
-            state = run.state()
-            left += 0 if state == "finished" else seconds[key]
-            print(f"{run.tag:45s} {state:9s} about {duration(seconds[key])}")
+        for (tag, _), run in self.runs.items():
+            print(f"{run.tag:45s} {run.state():9s} about {duration(seconds[tag])}")
             for command in (run.training_command(), run.evaluation_command()):
                 print(f"    {run.in_shell(command)}")
+        left = sum(seconds[tag] for (tag, _), run in self.runs.items() if run.state() != "finished")
         print(f"{len(self.runs)} runs, about {duration(left)} left, in {self.out}")
 
     def complete_runs(self) -> None:
-        """Train and evaluate whatever is not finished."""
         for number, run in enumerate(self.runs.values(), 1):
             finished = " is finished" if run.state() == "finished" else ""
             print(f"== {number} of {len(self.runs)}: {run.tag}{finished}", flush=True)
@@ -345,16 +296,16 @@ class Study:
 
     def write_tables(self) -> None:
         """Write the tables and charts of the finished runs."""
-        sections = [
-            TableSection(one.name, one.caption, [self._completed(row) for row in one.rows], one.baseline.name)
-            for one in self.comparisons
-        ]
+        sections = []
+        for one in self.comparisons:
+            rows = []
+            for row in one.rows:
+                runs = [self.runs[row.tag, seed] for seed in self.seeds]
+                rows.append(CompletedRuns.read(row.name, row.keypoints, runs))
+            sections.append(TableSection(one.name, one.caption, rows, one.baseline.name))
         title = f"Preset {self.config.preset}: {self.preset.about}"
         for path in write_study(self.out / "tables", title, sections):
             print(f"written: {path}")
-
-    def _completed(self, row: Row) -> CompletedRuns:
-        return CompletedRuns.read(row.name, row.keypoints, [self.runs[row.tag, seed] for seed in self.seeds])
 
 
 def _run_module(name: str, **arguments: Any) -> None:
@@ -365,11 +316,7 @@ def _run_module(name: str, **arguments: Any) -> None:
 
 
 def seconds_per_image(architecture: str, image_size: int, num_classes: int, device: torch.device) -> float:
-    """Return the seconds per image of a float32 forward and backward pass: the faster of two batches after a warm-up.
-
-    Raises:
-        UserError: no such architecture.
-    """
+    """Return a float32 forward and backward pass's seconds per image: the faster of two batches after a warm-up."""
     network = make_network(architecture, "none", num_classes).to(device).train()
     images = torch.randn(2, 3, image_size, image_size, device=device).contiguous(memory_format=torch.channels_last)
     times = []
@@ -393,7 +340,6 @@ def duration(seconds: float) -> str:
 
 
 def main() -> None:
-    """Make the data, run what is left, write the tables."""
     study = Study(sys.argv[1:])
     if study.config.dry_run:
         study.list_runs()

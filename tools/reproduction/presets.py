@@ -9,9 +9,7 @@ class Preset:
     """Data and settings of a study.
 
     Attributes:
-        about: one sentence.
-        arguments: of the training scripts.
-        seeds: used unless --seeds is given.
+        arguments: of the training scripts; seeds: used unless --seeds is given.
         toy_images: number of images to draw; 0: --data_dir names the data.
         longer_side: length to scale the images down to first, pixels; 0: do not scale.
     """
@@ -23,68 +21,34 @@ class Preset:
     longer_side: int = 0
 
 
+_LOSSES = {"alpha_p": 0.5, "alpha_re": 3.0, "alpha_schedule_re": 0.05}
+_SMALL = {"train_split": "Main/train", "val_split": "Main/val", "num_workers": 0, "batch_size": 16, "momentum": 0.9}
+
+_PAPER: dict[str, Any] = {"train_split": "train_aug", "val_split": "val", "num_workers": 4}
+_PAPER |= {"architecture": "resnet50", "weights": "imagenet"}
+_PAPER |= {"image_size": 512, "min_image_size": 320, "max_image_size": 640}
+_PAPER |= {"batch_size": 32, "max_epoch": 15, "lr": 0.1, "momentum": 1e-4, **_LOSSES}
+
+_VOC_SAMPLE: dict[str, Any] = {**_SMALL, "architecture": "timm/tf_efficientnet_lite0", "weights": "imagenet"}
+_VOC_SAMPLE |= {"image_size": 160, "min_image_size": 100, "max_image_size": 200}
+_VOC_SAMPLE |= {"max_epoch": 7, "lr": 0.03, **_LOSSES}
+
+_TOY: dict[str, Any] = {**_SMALL, "architecture": "resnet18", "weights": "none"}
+_TOY |= {"image_size": 64, "min_image_size": 48, "max_image_size": 80}
+_TOY |= {"max_epoch": 5, "lr": 0.05, **_LOSSES, "alpha_re": 1.0}
+
 PRESETS = {
     "paper": Preset(
-        "the paper's: ResNet-50, VOC 2012 (train_aug and val), 512 px, batch 32, 15 epochs",
-        {
-            "train_split": "train_aug",
-            "val_split": "val",
-            "architecture": "resnet50",
-            "weights": "imagenet",
-            "image_size": 512,
-            "min_image_size": 320,
-            "max_image_size": 640,
-            "num_workers": 4,
-            "batch_size": 32,
-            "max_epoch": 15,
-            "lr": 0.1,
-            "momentum": 1e-4,
-            "alpha_p": 0.5,
-            "alpha_re": 3.0,
-            "alpha_schedule_re": 0.05,
-        },
-        seeds=(0, 1, 2),
+        "the paper's: ResNet-50, VOC 2012 (train_aug and val), 512 px, batch 32, 15 epochs", _PAPER, seeds=(0, 1, 2)
     ),
     "voc-sample": Preset(
         "EfficientNet-Lite0 on a few thousand photographs at 160 px, feasible on two cores",
-        {
-            "train_split": "Main/train",
-            "val_split": "Main/val",
-            "architecture": "timm/tf_efficientnet_lite0",
-            "weights": "imagenet",
-            "image_size": 160,
-            "min_image_size": 100,
-            "max_image_size": 200,
-            "num_workers": 0,
-            "batch_size": 16,
-            "max_epoch": 7,
-            "lr": 0.03,
-            "momentum": 0.9,
-            "alpha_p": 0.5,
-            "alpha_re": 3.0,
-            "alpha_schedule_re": 0.05,
-        },
+        _VOC_SAMPLE,
         longer_side=156,
     ),
     "toy": Preset(
         "untrained ResNet-18 on drawn images: shows that everything runs, not which strategy is best",
-        {
-            "train_split": "Main/train",
-            "val_split": "Main/val",
-            "architecture": "resnet18",
-            "weights": "none",
-            "image_size": 64,
-            "min_image_size": 48,
-            "max_image_size": 80,
-            "num_workers": 0,
-            "batch_size": 16,
-            "max_epoch": 5,
-            "lr": 0.05,
-            "momentum": 0.9,
-            "alpha_p": 0.5,
-            "alpha_re": 1.0,
-            "alpha_schedule_re": 0.05,
-        },
+        _TOY,
         toy_images=400,
     ),
 }

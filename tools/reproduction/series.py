@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,8 @@ class Experiment:
     """A training run and its evaluation.
 
     Attributes:
-        tag: the run's name.
         program: what follows `python3` to train it: a script, or -m and a module of the repository.
-        arguments: of the program, by name, `tag` among them.
-        evaluation: arguments of evaluate_classification.py, by name.
+        arguments, evaluation: of the program and of evaluate_classification.py, by name.
         folder: the working folder of both, which holds `experiments`.
     """
 
@@ -39,7 +36,6 @@ class Experiment:
 
     @property
     def files(self) -> Folder:
-        """All results of the working folder."""
         return Folder(self.folder / "experiments")
 
     def evaluated(self, suffix: str) -> Path:
@@ -52,62 +48,44 @@ class Experiment:
         return ["python3", *self.program, *to_argv(self.arguments), "--resume"]
 
     def evaluation_command(self) -> list[str]:
-        """Return the command that evaluates the best epoch."""
         return ["python3", str(ROOT / "evaluate_classification.py"), *to_argv(self.evaluation)]
 
-    def in_shell(self, command: Sequence[str]) -> str:
+    def in_shell(self, command: list[str]) -> str:
         """Return a command as it can be typed in any folder."""
         path = shlex.quote(environment()["PYTHONPATH"])
         return f"cd {shlex.quote(str(self.folder))} && PYTHONPATH={path} {shlex.join(command)}"
 
     def state(self) -> str:
-        """Return the progress of the run: "new", "begun", "trained" or "finished".
-
-        Raises:
-            UserError: the folder holds a run of this name with other settings.
-        """
+        """Return "new", "begun", "trained" or "finished"; raise `UserError` if the saved run has other settings."""
         config = self.files.config(self.tag)
         if not config.exists():
             return "new"
         saved = read_json(config)
-        differing = [
-            f"{name}: saved {saved.get(name)}, now {value}"
-            for name, value in self.arguments.items()
-            if not _same(saved.get(name), value)
-        ]
+        differing = {name: value for name, value in self.arguments.items() if not _same(saved.get(name), value)}
         if differing:
-            raise UserError(f"{config} belongs to a run with other settings ({'; '.join(differing)})")
+            listed = "; ".join(f"{name}: saved {saved.get(name)}, now {value}" for name, value in differing.items())
+            raise UserError(f"{config} belongs to a run with other settings ({listed})")
         if not self.files.model(self.tag, "last_").exists():
             return "begun"
         return "finished" if self.evaluated(".json").exists() else "trained"
 
     def run(self) -> None:
-        """Do what is left of training and evaluation.
-
-        Raises:
-            UserError: one of them failed; its own message is above.
-        """
+        """Do what is left of training and evaluation; raise `UserError` if one of them fails."""
         if self.state() in ("new", "begun"):
             self._call(self.training_command(), "training")
         if self.state() == "trained":
             self._call(self.evaluation_command(), "evaluation")
 
     def usage(self) -> dict[str, float]:
-        """Return what it has taken so far.
+        """Return `training_seconds`, `evaluation_seconds`, `training_gib` and `evaluation_gib`, as far as noted.
 
-        `training_seconds` and `evaluation_seconds` include the start of Python and add up the parts of an interrupted
-        run; `training_gib` and `evaluation_gib` are the largest resident memory of the main process.
+        Seconds include the start of Python and all parts of an interrupted run; GiB: peak resident memory of the main
+        process.
         """
         path = self.files.usage(self.tag)
         return read_json(path) if path.exists() else {}
 
-    def _note_usage(self, part: str, seconds: float, gib: float) -> None:
-        usage = self.usage()
-        usage[f"{part}_seconds"] = round(usage.get(f"{part}_seconds", 0) + seconds, 1)
-        usage[f"{part}_gib"] = round(max(usage.get(f"{part}_gib", 0), gib), 2)
-        write_json(self.files.usage(self.tag), usage)
-
-    def _call(self, command: Sequence[str], part: str) -> None:
+    def _call(self, command: list[str], part: str) -> None:
         print(f"$ {self.in_shell(command)}", flush=True)
         started, interruption = time.monotonic(), None
         process = subprocess.Popen([sys.executable, *command[1:]], cwd=self.folder, env=environment())
@@ -120,29 +98,20 @@ class Experiment:
                 # Ctrl-C, which has reached the run too (it counts both signals as one), or the SystemExit of SIGTERM.
                 interruption = error
                 os.kill(process.pid, signal.SIGTERM)  # the run saves its state and ends
-        self._note_usage(part, time.monotonic() - started, resources.ru_maxrss / RSS_UNIT)
+        usage, seconds, gib = self.usage(), time.monotonic() - started, resources.ru_maxrss / RSS_UNIT
+        usage[f"{part}_seconds"] = round(usage.get(f"{part}_seconds", 0) + seconds, 1)
+        usage[f"{part}_gib"] = round(max(usage.get(f"{part}_gib", 0), gib), 2)
+        write_json(self.files.usage(self.tag), usage)
         if interruption:
             raise interruption
         if process.returncode:
-            raise UserError(
-                f"the {part} of {self.tag} ended with status {process.returncode}: see the message above; fix it and "
-                "run the same command again (finished runs are not repeated)"
-            )
+            ended = f"the {part} of {self.tag} ended with status {process.returncode}: see the message above"
+            raise UserError(f"{ended}; fix it and run the same command again (finished runs are not repeated)")
 
 
 def environment() -> dict[str, str]:
     """Return the environment of the runs: the repository is importable although they work in another folder."""
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path}
-
-
-def total_seconds(usage: dict[str, float]) -> float:
-    """Return the seconds of training and evaluation together; 0 if nothing was noted.
-
-    >>> total_seconds({"training_seconds": 60.0, "evaluation_seconds": 5.0, "training_gib": 1.5})
-    65.0
-    """
-    return sum(value for name, value in usage.items() if name.endswith("_seconds"))
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
 
 
 def _same(saved: Any, given: Any) -> bool:

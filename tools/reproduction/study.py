@@ -35,14 +35,9 @@ class CompletedRuns:
     """A row of a study: its runs, one per seed.
 
     Attributes:
-        name: in the tables.
         keypoints: the row's own keypoints in the localization.
-        results: what the evaluations wrote.
-        class_names: V names.
-        scores: `[runs, N, V]`.
-        labels: `[N, V]`, see `tools.data.annotations`.
-        histories: of the trainings.
-        usage: see `Experiment.usage`.
+        results: what the evaluations wrote; usage: see `Experiment.usage`.
+        scores: `[runs, N, V]`; labels: `[N, V]`, see `tools.data.annotations`.
     """
 
     name: str
@@ -56,38 +51,20 @@ class CompletedRuns:
 
     @classmethod
     def read(cls, name: str, keypoints: str, runs: list[Experiment]) -> "CompletedRuns":
-        """Read the files of finished runs.
-
-        Raises:
-            UserError: files that cannot be read or do not belong together.
-        """
+        """Read the files of finished runs; raise `UserError` if they do not belong together."""
         scored = [read_scores(run.evaluated(".npz")) for run in runs]
         first = scored[0]
         if any(other.ids != first.ids or other.class_names != first.class_names for other in scored):
             raise UserError(f"the runs of {name} were evaluated on different images or classes: choose another --out")
-        return cls(
-            name,
-            keypoints,
-            [_read_result(run.evaluated(".json")) for run in runs],
-            first.class_names,
-            np.stack([one.scores for one in scored]),
-            first.labels,
-            [read_histories(run.files, [run.tag])[0] for run in runs],
-            [run.usage() for run in runs],
-        )
+        results = [_read_result(run.evaluated(".json")) for run in runs]
+        scores = np.stack([one.scores for one in scored])
+        histories = [read_histories(run.files, [run.tag])[0] for run in runs]
+        usage = [run.usage() for run in runs]
+        return cls(name, keypoints, results, first.class_names, scores, first.labels, histories, usage)
 
     def mean(self, metric: str) -> Number:
-        """Return a mean over classes of the evaluation, as "mAP", in %."""
+        """Return "mAP" or "mAP_VOC2010", in %."""
         return Number.of([result["means"][metric] for result in self.results])
-
-    def last(self) -> Number:
-        """Return the validation mAP after the last epoch, in %."""
-        return Number.of([history["validation"][-1]["mAP"] for history in self.histories])
-
-    def best_epoch(self) -> Number:
-        """Return the epoch of the evaluated model."""
-        epochs = [best_validation(history, self.name)["epoch"] for history in self.histories]
-        return Number(sum(epochs) / len(epochs), decimals=0 if len(epochs) == 1 else 1)
 
     def precision(self, class_name: str) -> Number:
         """Return a class's average precision, in %; NaN without a positive."""
@@ -98,11 +75,7 @@ class CompletedRuns:
         values = [result["localization"]["over_pairs"][column] for result in self.results]
         return Number.of([math.nan if value is None else value for value in values])
 
-    def strength(self) -> Number:
-        """Return the largest feature of a present class, mean over (image, class) pairs."""
-        return Number.of([result["localization"]["strength"] for result in self.results])
-
-    def used(self, name: str, unit: float = 1.0) -> Number:
+    def used(self, name: str, unit: float) -> Number:
         """Return a value of the usage, divided by `unit`, mean over the runs."""
         return Number(sum(usage.get(name, math.nan) for usage in self.usage) / len(self.usage) / unit, decimals=1)
 
@@ -123,42 +96,28 @@ def _read_result(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class TableSection:
-    """The tables and charts of one comparison.
-
-    Attributes:
-        name: of its files.
-        caption: what is compared.
-        rows: names are unique.
-        baseline: name of the row that the others are compared with.
-    """
+    """The tables and charts of one comparison of rows with the row whose name is `baseline`; `name`: of its files."""
 
     name: str
     caption: str
     rows: list[CompletedRuns]
     baseline: str
 
-    def differences(self) -> dict[str, Difference]:
-        """Return by row how much better than the baseline it is, by paired bootstrap over images."""
-        base = next(row for row in self.rows if row.name == self.baseline)
-        labels, counted = binary_labels(base.labels)
-        others = [row for row in self.rows if row.name != self.baseline]
-        return {row.name: paired_bootstrap(base.scores, row.scores, labels, counted) for row in others}
-
     def tables(self) -> dict[str, Table]:
         """Return the tables by suffix of their file names."""
-        return {
-            "": self._means(),
-            "_per_class": self._per_class(),
-            "_localization": self._localization(),
-            "_cost": self._cost(),
-        }
+        tables = {"": self._means(), "_per_class": self._per_class()}
+        return {**tables, "_localization": self._localization(), "_cost": self._cost()}
 
     def _means(self) -> Table:
-        differences = self.differences()
+        base = next(row for row in self.rows if row.name == self.baseline)
+        labels, counted = binary_labels(base.labels)
         rows = []
         for row in self.rows:
-            means = [row.mean("mAP"), row.mean("mAP_VOC2010"), row.last(), row.best_epoch()]
-            rows.append([row.name, *means, *_compared(differences.get(row.name))])
+            last = Number.of([history["validation"][-1]["mAP"] for history in row.histories])
+            epochs = [best_validation(history, row.name)["epoch"] for history in row.histories]
+            best = Number(sum(epochs) / len(epochs), decimals=0 if len(epochs) == 1 else 1)
+            difference = None if row is base else paired_bootstrap(base.scores, row.scores, labels, counted)
+            rows.append([row.name, row.mean("mAP"), row.mean("mAP_VOC2010"), last, best, *_compared(difference)])
         columns = ["", "mAP", "VOC 2010", "last epoch", "best epoch", f"mAP − {self.baseline}", "95 %", "p"]
         return Table(f"{self.caption}: mean average precision, %", columns, rows)
 
@@ -173,10 +132,10 @@ class TableSection:
         rows = []
         for row in self.rows:
             columns = (row.keypoints, f"{row.keypoints} {near}", ARG_MAX, "energy", "empty")
-            rows.append([row.name, *map(row.localization, columns), row.strength()])
-        centre, uniform = (
-            [first.localization(name), first.localization(f"{name} {near}")] for name in ("centre", "uniform")
-        )
+            strength = Number.of([result["localization"]["strength"] for result in row.results])
+            rows.append([row.name, *map(row.localization, columns), strength])
+        centre = [first.localization("centre"), first.localization(f"centre {near}")]
+        uniform = [first.localization("uniform"), first.localization(f"uniform {near}")]
         rows.append(["chance: centre", *centre, "–", "–", "–", "–"])
         rows.append(["chance: uniform", *uniform, uniform[0], uniform[0], "–", "–"])
         columns = ["", "own keypoint in a box", f"{near} px", "map's arg-max in a box", "map's energy in boxes"]
@@ -184,8 +143,8 @@ class TableSection:
         return Table(f"{self.caption}: object-awareness, % of (image, class) pairs", columns, rows)
 
     def _cost(self) -> Table:
-        used = {"training_seconds": 60, "evaluation_seconds": 60, "training_gib": 1}
-        rows = [[row.name, *(row.used(name, unit) for name, unit in used.items())] for row in self.rows]
+        units = {"training_seconds": 60, "evaluation_seconds": 60, "training_gib": 1}
+        rows = [[row.name, *(row.used(name, unit) for name, unit in units.items())] for row in self.rows]
         columns = ["", "training, min", "evaluation, min", "peak memory, GiB"]
         return Table(f"{self.caption}: time and resident memory of a run", columns, rows)
 
@@ -195,24 +154,18 @@ class TableSection:
         pictures = {"bars": bar_chart(f"{self.caption}: mAP, %", labels, [row.name for row in self.rows], values)}
         for start in range(0, len(self.rows), MOST_LINES):  # more curves in one chart could not be told apart
             number = f"_{start // MOST_LINES + 1}" if start else ""
-            pictures[f"curves{number}"] = self._curves(self.rows[start : start + MOST_LINES])
+            rows = self.rows[start : start + MOST_LINES]
+            lines = {title: [row.curve(kind, name) for row in rows] for kind, name, title in CURVES}
+            pictures[f"curves{number}"] = line_charts(self.caption, "epoch", lines)
         return pictures
 
     def bars(self) -> tuple[list[str], list[list[float]]]:
-        """Return the labels of the bars and, per row, their lengths: the mAP of each run.
-
-        If there are more runs than colors, the only bar is their mean.
-        """
+        """Return the bars' labels and, per row, the mAP of each run; only their mean if there are too few colors."""
         values = [[result["means"]["mAP"] for result in row.results] for row in self.rows]
         runs = len(values[0])
         if runs > MOST_LINES:
             return [f"mean of {runs} runs"], [[sum(row) / runs] for row in values]
         return [f"run {number}" for number in range(1, runs + 1)], values
-
-    def _curves(self, rows: list[CompletedRuns]) -> "Figure":
-        """Draw learning curves, averaged over the runs of a row."""
-        charts = {title: [row.curve(kind, name) for row in rows] for kind, name, title in CURVES}
-        return line_charts(self.caption, "epoch", charts)
 
 
 def _compared(difference: Difference | None) -> list[str | Number]:
@@ -223,11 +176,7 @@ def _compared(difference: Difference | None) -> list[str | Number]:
 
 
 def write_study(folder: Path, title: str, sections: list[TableSection]) -> list[Path]:
-    """Write every section's tables (Markdown, CSV, LaTeX) and pictures, and one page with all of them.
-
-    Returns:
-        the page and the pictures.
-    """
+    """Write all tables (Markdown, CSV, LaTeX), pictures, and a page that shows them; return the page and pictures."""
     page = [f"# {title}\n", *_origin(sections)]
     pictures = []
     for section in sections:
@@ -244,9 +193,7 @@ def write_study(folder: Path, title: str, sections: list[TableSection]) -> list[
 
 
 def _origin(sections: list[TableSection]) -> list[str]:
-    """Return the paragraphs that say how all values were made."""
-    made = provenance()
-    results = sections[0].rows[0].results
+    made, results = provenance(), sections[0].rows[0].results
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     return [
         f"`{made['command']}`\n",

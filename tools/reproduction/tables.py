@@ -16,12 +16,9 @@ LATEX_ESCAPES = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "±": r"$\pm$",
 
 @dataclass(frozen=True)
 class Number:
-    """A cell: the mean of several runs or a single value; NaN is shown as a dash.
+    """A cell: a single value or the mean of several runs, and then the sample standard deviation; NaN is a dash.
 
-    Attributes:
-        mean, std: std is the sample standard deviation over the runs, NaN for a single run.
-        signed: whether a positive value shows its sign.
-        decimals: number of decimals shown.
+    `signed`: whether a positive value shows its sign.
     """
 
     mean: float
@@ -48,13 +45,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Table:
-    """A table.
-
-    Attributes:
-        caption: one sentence.
-        columns: names; the first one heads the names of the rows.
-        rows: one cell per column: texts or numbers.
-    """
+    """A table; the first column holds the names of the rows."""
 
     caption: str
     columns: list[str]
@@ -80,22 +71,10 @@ class Table:
     def latex(self) -> str:
         """Return a LaTeX table environment; it needs the package booktabs."""
         head, *body = [" & ".join(_latex(str(cell)) for cell in row) + r" \\" for row in (self.columns, *self.rows)]
-        return "\n".join(
-            [
-                r"\begin{table}",
-                r"\centering",
-                rf"\caption{{{_latex(self.caption)}}}",
-                rf"\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}",
-                r"\toprule",
-                head,
-                r"\midrule",
-                *body,
-                r"\bottomrule",
-                r"\end{tabular}",
-                r"\end{table}",
-                "",
-            ]
-        )
+        alignment = "l" + "r" * (len(self.columns) - 1)
+        lines = [r"\begin{table}", r"\centering", rf"\caption{{{_latex(self.caption)}}}"]
+        lines += [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule"]
+        return "\n".join([*lines, r"\end{tabular}", r"\end{table}", ""])
 
     def write(self, base: Path) -> None:
         """Write `base.md`, `base.csv` and `base.tex`."""
