@@ -81,7 +81,7 @@ def test_text_csv_json_and_scores_agree(evaluated, class_names):
         average_precisions(scored.scores[use, v : v + 1], scored.labels[use, v : v + 1] > 0)[0]
         for v, use in enumerate(keep.T)
     ]
-    for name, value in zip(class_names, expected):
+    for name, value in zip(class_names, expected, strict=True):
         found = result["per_class"][name]["AP"]
         assert found is None if np.isnan(value) else found == pytest.approx(100 * value)
 

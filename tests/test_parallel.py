@@ -123,7 +123,7 @@ def test_images_have_the_statistics_of_their_replica_and_the_first_replica_s_are
 def test_evaluation_is_shared_too(no_gpus):
     shared, alone = networks(2, 2)
     images = torch.randn(5, 3, 64, 64)
-    for ours, theirs in zip(OnCPU(shared.eval(), 2)(images), alone.eval()(images)):
+    for ours, theirs in zip(OnCPU(shared.eval(), 2)(images), alone.eval()(images), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     assert_same_statistics(shared, alone)
 

@@ -412,7 +412,7 @@ def test_a_scaled_devkit_keeps_labels_and_scales_boxes(toy, tmp_path):
         assert small == tuple(round(side * factor) for side in large)
         before, after = (read_annotation(folder / f"Annotations/{path.stem}.xml", names) for folder in (toy, out))
         assert [(item.name, item.difficult) for item in before] == [(item.name, item.difficult) for item in after]
-        for one, other in zip(before, after):
+        for one, other in zip(before, after, strict=True):
             assert np.allclose(np.array(one.box) * factor, other.box, atol=0.006)
     assert (out / "ImageSets/Main/train.txt").read_text() == (toy / "ImageSets/Main/train.txt").read_text()
     require_scaled_from(toy, out, 32)

@@ -57,7 +57,7 @@ def load_state(folder: Folder, tag: str, path: Path | None = None) -> tuple[dict
         try:
             state = _read(candidate)
         except OldVersion:
-            raise  # the state before it is no newer
+            raise  # the state before it is older still
         except UserError as error:
             problems.append(str(error))
             continue
