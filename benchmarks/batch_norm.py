@@ -5,30 +5,25 @@ ours      `core.batch_norm.GroupedBatchNorm2d`
 joined    the library's kernel crop by crop, results joined: one more copy, with gradient two
 var_mean  mean and variance of a view `[crops, 4, C, h, w]`, then one multiplication and addition
 
-Every layer of the architecture normalizes noise of the shape that it has on the tiles; the times of all layers are
-added. Without gradient as in the teacher, and with gradient as in Max.
+Adds the times of all layers, on noise of the shape that each has on the tiles, without gradient and with (as in Max).
 """
 
 import statistics
 from collections import Counter
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from benchmarks import measure
-from core.batch_norm import GroupedBatchNorm2d, Groups, normalize_groups_at_once
+from benchmarks.measure import NetworkArguments
+from core.batch_norm import GroupedBatchNorm2d, Groups, normalize_groups_at_once, set_groups
 from core.networks import TILES
-from tools.system.command_line import argument, parse
+from tools.system.command_line import parse
 from tools.system.errors import run_main
 
-TYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Config(measure.NetworkArguments):
-    batch_size: int = argument(4, "crops per batch, four tiles each", above=0)
+TYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # by --precision
 
 
 def joined(layer: GroupedBatchNorm2d, x: torch.Tensor) -> torch.Tensor:
@@ -47,7 +42,7 @@ WAYS = {
 
 def main() -> None:
     """Measure every way on every layer, print the sums and write them as JSON."""
-    config = parse(Config, __doc__)
+    config = parse(NetworkArguments, __doc__)
     device = measure.prepare_device(config)
     results = {}
     print(f"{config.batch_size} crops, {config.precision}: seconds over all layers, and the ratio to plain")
@@ -62,7 +57,7 @@ def main() -> None:
     measure.save(config, f"batch_norm_{device.type}_{config.precision}.json", device, results)
 
 
-def shapes(config: Config) -> Counter[tuple[int, ...]]:
+def shapes(config: NetworkArguments) -> Counter[tuple[int, ...]]:
     """Return the shapes `(channels, h, w)` of the layers' inputs on the tiles, and how many layers have each."""
     backbone = measure.plain_backbone(config.architecture)[0].eval()
     found = Counter()
@@ -74,14 +69,13 @@ def shapes(config: Config) -> Counter[tuple[int, ...]]:
     return found
 
 
-def times(config: Config, shape: tuple[int, ...], gradient: bool, device: torch.device) -> dict[str, float]:
+def times(config: NetworkArguments, shape: tuple[int, ...], gradient: bool, device: torch.device) -> dict[str, float]:
     """Return the median seconds of each way on one layer; the ways alternate, so that a drift affects all alike."""
     x = torch.randn(TILES * config.batch_size, *shape, device=device, dtype=TYPES[config.precision])
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_(gradient)
     grad_output = torch.randn_like(x) if gradient else None
-    layers = {way: GroupedBatchNorm2d(shape[0]).to(device).train() for way in WAYS}
-    for layer in layers.values():
-        layer.groups = Groups(config.batch_size)
+    layers = nn.ModuleDict({way: GroupedBatchNorm2d(shape[0]) for way in WAYS}).to(device)
+    set_groups(layers, Groups(config.batch_size))
 
     def run(way: str) -> None:
         with torch.set_grad_enabled(gradient):
@@ -90,11 +84,11 @@ def times(config: Config, shape: tuple[int, ...], gradient: bool, device: torch.
             x.grad = None
             result.backward(grad_output)
 
-    rounds = [
-        {way: measure.seconds(lambda way=way: run(way), device) for way in WAYS}
-        for _ in range(config.warm_up + config.repeats)
-    ]
-    return {way: statistics.median(timed[way] for timed in rounds[config.warm_up :]) for way in WAYS}
+    seconds = {way: [] for way in WAYS}
+    for _ in range(config.warm_up + config.repeats):
+        for way in WAYS:
+            seconds[way].append(measure.seconds(partial(run, way), device))
+    return {way: statistics.median(values[config.warm_up :]) for way, values in seconds.items()}
 
 
 if __name__ == "__main__":

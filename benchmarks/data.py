@@ -1,12 +1,10 @@
 """Images per second and core of the training images' loader, against the pipeline as published.
 
-published  Pillow and NumPy: Pillow's bicubic resizing, flip, normalization in float32, crop into a canvas of zeros,
-           transposition; a plain `DataLoader` around it
+published  Pillow's bicubic resizing, flip, then in NumPy normalization in float32, crop into zeros, transposition
 ours       the training scripts' loader, whose uint8 pixels are normalized on the device
 
-Both read the same images, decoded by Pillow from files in the system's cache, into batches on the host. In the main
-process (0 workers) one thread works; with n workers the measurement is the whole loader's, divided by n. Every
-measurement has a process of its own.
+Both read the same images, decoded by Pillow from files in the system's cache, into batches on the host. Without workers
+one thread works; with n workers the speed is the loader's, divided by n. Each measurement has its own process.
 """
 
 import argparse
@@ -24,29 +22,25 @@ from tools.data.transforms import IMAGENET_MEAN, IMAGENET_STD, training_transfor
 from tools.system.command_line import argument, parse
 from tools.system.errors import UserError, run_main
 
+PIPELINES = ("published", "ours")
+
 
 def numbers_with_commas(text: str) -> tuple[int, ...]:
-    """Read whole numbers, for argparse."""
-    numbers = text.split(",")
-    if not all(number.isdecimal() for number in numbers):
+    if not all(number.isdecimal() for number in text.split(",")):
         raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers with commas, as in 0,2")
-    return tuple(map(int, numbers))
+    return tuple(map(int, text.split(",")))
 
 
 @dataclass(frozen=True)
 class Config(measure.DataArguments):
     warm_up: int = argument(1, "untimed repetitions before them", above=0)
-    workers: tuple[int, ...] = argument(
-        (0, 2), "numbers of loader processes, with commas (default: 0,2)", parse=numbers_with_commas
-    )
+    workers: tuple[int, ...] = argument((0, 2), "loader processes (default: 0,2)", parse=numbers_with_commas)
     batch_size: int = argument(32, "images per batch", above=0)
     image_size: int = argument(512, "side of the crop, pixels", above=0)
-    min_image_size: int = argument(320, "minimum length of the longer side after random resizing, pixels", above=0)
-    max_image_size: int = argument(640, "maximum length of the longer side after random resizing, pixels", above=0)
+    min_image_size: int = argument(320, "minimum longer side after random resizing, pixels", above=0)
+    max_image_size: int = argument(640, "maximum longer side after random resizing, pixels", above=0)
 
     def check(self) -> None:
-        if self.images < self.batch_size:
-            raise UserError(f"--images {self.images} is less than --batch_size {self.batch_size}: read a full batch")
         if self.min_image_size > self.max_image_size:
             raise UserError(f"--min_image_size {self.min_image_size} exceeds --max_image_size {self.max_image_size}")
 
@@ -57,47 +51,35 @@ def main() -> None:
     with measure.image_data(parse(Config, __doc__)) as config:
         print("workers   published         ours   ours/published   (images per second and core)")
         for workers in config.workers:
-            pair = {name: measure.run_in_subprocess(measured, config, name, workers) for name in PIPELINES}
-            published, ours = (pair[name].get("per_core", math.nan) for name in ("published", "ours"))
+            pair = {name: measure.run_in_subprocess(measure_loader, config, name, workers) for name in PIPELINES}
+            published, ours = (pair[name].get("per_core", math.nan) for name in PIPELINES)
             results[str(workers)] = pair | {"ours/published": ours / published}
             failures = [f"{name}: {pair[name]['failed']}" for name in PIPELINES if "failed" in pair[name]]
             print(f"{workers:7d} {published:11.0f} {ours:12.0f} {ours / published:16.2f}", *failures)
     measure.save(config, "data.json", torch.device("cpu"), results)
 
 
-def measured(config: Config, name: str, workers: int) -> dict:
+def measure_loader(config: Config, pipeline: str, workers: int) -> dict:
     """Return the seconds of a pass over the images, and images per second and core."""
     torch.set_num_threads(1)
-    loader = PIPELINES[name](config, workers)
-    images = len(loader) * config.batch_size
+    loader = make_loader(config, pipeline, workers)
 
     def whole_pass() -> None:
         for _ in loader:
             pass
 
-    result = measure.measurement(config, torch.device("cpu"), whole_pass, images=images)
-    per_second = images / result["seconds"]
-    return result | {"images_per_second": per_second, "per_core": per_second / max(workers, 1)}
+    result = measure.throughput(config, torch.device("cpu"), whole_pass, len(loader) * config.batch_size)
+    return result | {"per_core": result["images_per_second"] / max(workers, 1)}
 
 
-def ours(config: Config, workers: int) -> DataLoader:
-    """Return the training scripts' loader."""
-    transform = training_transform(config.image_size, config.min_image_size, config.max_image_size)
-    return training_loader(measure.dataset(config, transform), config.batch_size, workers, seed=0)
-
-
-def published(config: Config, workers: int) -> DataLoader:
-    """Return the pipeline as published, except that it does not parse an image's XML again for every sample."""
-    transform = PublishedTransform(config.image_size, config.min_image_size, config.max_image_size)
-    return DataLoader(
-        measure.dataset(config, transform),
-        config.batch_size,
-        shuffle=True,
-        drop_last=True,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
-    )
+def make_loader(config: Config, pipeline: str, workers: int) -> DataLoader:
+    """Return a pipeline's loader; the published one does not parse an image's XML again for every sample."""
+    sizes = (config.image_size, config.min_image_size, config.max_image_size)
+    if pipeline == "ours":
+        return training_loader(measure.dataset(config, training_transform(*sizes)), config.batch_size, workers, seed=0)
+    dataset = measure.dataset(config, PublishedTransform(*sizes))
+    options = {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": torch.cuda.is_available()}
+    return DataLoader(dataset, config.batch_size, shuffle=True, drop_last=True, **options)
 
 
 class PublishedTransform:
@@ -124,12 +106,8 @@ class PublishedTransform:
     def _ranges(self, side: int) -> tuple[slice, slice]:
         """Return, along one axis, a random range of the image and the range of the canvas that takes it."""
         shared = min(side, self.image_size)
-        from_image = int(self.rng.integers(side - shared + 1))
-        on_canvas = int(self.rng.integers(self.image_size - shared + 1))
-        return slice(from_image, from_image + shared), slice(on_canvas, on_canvas + shared)
-
-
-PIPELINES = {"published": published, "ours": ours}
+        starts = [int(self.rng.integers(length - shared + 1)) for length in (side, self.image_size)]
+        return tuple(slice(start, start + shared) for start in starts)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,12 @@
 """Images per second of evaluation, loader included, against the network's bare forward pass.
 
 bare        the forward pass of a batch in the device's memory, repeated
-evaluation  the loop of evaluate_classification.py over as many images of a data set: files read, decoded and cropped,
-            batches to the device, normalization, forward pass, scores back to the host
+evaluation  the loop of evaluate_classification.py: read, decode, crop, to the device, normalize, forward pass, scores
 
-Both in evaluation mode, without gradient, at the same batch size, precision and memory layout (channels-last). Every
-measurement has a process of its own.
+Both with the same batch size, precision and memory layout (channels-last), each in its own process.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +31,7 @@ class Config(measure.NetworkArguments, measure.DataArguments):
 def main() -> None:
     """Measure both, print the ratio and write it as JSON."""
     with measure.image_data(parse(Config, __doc__)) as config:
-        results = {name: measure.run_in_subprocess(function, config) for name, function in MEASURES.items()}
+        results = {action.__name__: measure.run_in_subprocess(action, config) for action in (bare, evaluation)}
     for name, result in results.items():
         print(f"{name:10s} {result.get('images_per_second', math.nan):9.1f} images/s {result.get('failed', '')}")
     if all("seconds" in result for result in results.values()):
@@ -45,44 +42,35 @@ def main() -> None:
 
 
 def bare(config: Config) -> dict:
-    """Time the forward pass alone, in the batches that evaluation makes: the last may be smaller."""
-    device = measure.prepare_device(config)
-    network = untrained_network(config, device)
+    """Measure the forward pass alone, in the batches that evaluation makes: the last may be smaller."""
+    device, network = untrained_network(config)
     images = torch.randn(config.batch_size, 3, config.image_size, config.image_size)
     images = images.to(device).contiguous(memory_format=torch.channels_last)
-    full_batches, rest = divmod(config.images, config.batch_size)
 
     @torch.no_grad()
     def forward() -> None:
         with autocast(device, measure.AMP[config.precision]):
-            for count in [config.batch_size] * full_batches + [rest] * (rest > 0):
-                network(images[:count])
+            for done in range(0, config.images, config.batch_size):
+                network(images[: config.images - done])
 
-    return timed(config, device, forward)
+    return measure.throughput(config, device, forward, config.images)
 
 
 def evaluation(config: Config) -> dict:
-    """Time the loop of evaluate_classification.py."""
-    device = measure.prepare_device(config)
-    network = untrained_network(config, device)
+    """Measure the loop of evaluate_classification.py."""
+    device, network = untrained_network(config)
     dataset = measure.dataset(config, evaluation_transform(config.image_size))
     loader = evaluation_loader(dataset, config.batch_size, config.num_workers)
-    return timed(config, device, lambda: predict(network, loader, device, measure.AMP[config.precision], silent=True))
+    amp = measure.AMP[config.precision]
+    return measure.throughput(config, device, lambda: predict(network, loader, device, amp, silent=True), config.images)
 
 
-def untrained_network(config: Config, device: torch.device) -> Classifier:
-    """Return a network in evaluation mode."""
+def untrained_network(config: Config) -> tuple[torch.device, Classifier]:
+    """Return the device, and on it a network in evaluation mode."""
+    device = measure.prepare_device(config)
     torch.manual_seed(0)
-    return make_network(config.architecture, "none", len(read_class_names(config.class_file))).to(device).eval()
-
-
-def timed(config: Config, device: torch.device, action: Callable) -> dict:
-    """Return the measurement of `action`, which takes `config.images` images."""
-    result = measure.measurement(config, device, action, images=config.images)
-    return result | {"images_per_second": config.images / result["seconds"]}
-
-
-MEASURES = {"bare": bare, "evaluation": evaluation}
+    classes = len(read_class_names(config.class_file))
+    return device, make_network(config.architecture, "none", classes).to(device).eval()
 
 
 if __name__ == "__main__":

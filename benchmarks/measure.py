@@ -1,6 +1,5 @@
 """What the benchmarks share: arguments, processes, time, peak memory, and a description of the machine."""
 
-import argparse
 import multiprocessing
 import os
 import platform
@@ -10,12 +9,12 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torchvision
@@ -30,7 +29,6 @@ from tools.system.command_line import Arguments, argument
 from tools.system.errors import UserError
 from tools.system.files import ROOT, write_json
 
-RESULTS = ROOT / "benchmarks" / "results"
 AMP = {"float32": "off", "bf16": "bf16", "fp16": "fp16"}  # a precision as `--amp` of the training scripts names it
 MEBIBYTE = 1 << 20
 TOY_SET = ("--images", "80", "--image_size", "500")  # VOC's usual size in pixels
@@ -38,8 +36,6 @@ TOY_SET = ("--images", "80", "--image_size", "500")  # VOC's usual size in pixel
 
 @dataclass(frozen=True)
 class TimingArguments(Arguments):
-    """Arguments of every benchmark."""
-
     repeats: int = argument(5, "timed repetitions, of which the median counts", above=0)
     warm_up: int = argument(2, "untimed repetitions before them", above=0)
     output: Path | None = argument(None, "JSON file of the results (default: in benchmarks/results)", metavar="FILE")
@@ -47,11 +43,9 @@ class TimingArguments(Arguments):
 
 @dataclass(frozen=True)
 class NetworkArguments(TimingArguments):
-    """Arguments of the benchmarks of a network."""
-
     architecture: str = argument("resnet50", "see the training scripts")
-    precision: str = argument("float32", "of ours and limit", choices=AMP)
-    batch_size: int = argument(4, "images per batch", above=0)
+    precision: str = argument("float32", "of our code", choices=AMP)
+    batch_size: int = argument(4, "images per batch (batch_norm: crops)", above=0)
     image_size: int = argument(512, "side in pixels, divisible by 32", above=0)
     device: str = argument("auto", "auto, cpu, cuda or cuda:N; one device")
     tf32: bool = argument(False, "allow TF32 on GPUs: faster, less precise")
@@ -62,40 +56,21 @@ class NetworkArguments(TimingArguments):
 
 @dataclass(frozen=True)
 class DataArguments(TimingArguments):
-    """Arguments of the benchmarks that read images."""
-
     data_dir: str | None = argument(None, "VOC devkit folder (default: a toy set of VOC's image size)", metavar="DIR")
     split: str = argument("val", "list in data/, or of the devkit as Main/val")
     class_file: str = argument(str(DATA / "VOC_2012.json"), "JSON file with class_names")
     images: int = argument(256, "images per repetition; a shorter split is read several times", above=0)
 
 
-AnyConfig = TypeVar("AnyConfig", bound=TimingArguments)
-
-
-def names_from(known: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
-    """Return a parser of names with commas, for `argument(parse=...)`, that refuses unknown ones."""
-
-    def parse_names(text: str) -> tuple[str, ...]:
-        names = tuple(text.split(","))
-        unknown = [name for name in names if name not in known]
-        if unknown:
-            raise argparse.ArgumentTypeError(f"unknown name '{unknown[0]}': choose from {', '.join(known)}")
-        return names
-
-    return parse_names
-
-
 @contextmanager
-def image_data(config: AnyConfig) -> Iterator[AnyConfig]:
+def image_data(config: DataArguments) -> Iterator[DataArguments]:
     """Yield the configuration with a data set: the given one, or a temporary toy set if `--data_dir` is missing."""
-    if config.data_dir is not None:
-        yield config
-        return
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "tools.make_toy_voc", "--out", f"{folder}/toy", *TOY_SET]
-        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-        yield replace(config, data_dir=f"{folder}/toy", split="Main/train")
+        if config.data_dir is None:
+            command = [sys.executable, "-m", "tools.make_toy_voc", "--out", f"{folder}/toy", *TOY_SET]
+            subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+            config = replace(config, data_dir=f"{folder}/toy", split="Main/train")
+        yield config
 
 
 def dataset(config: DataArguments, transform: Callable) -> Subset:
@@ -105,24 +80,15 @@ def dataset(config: DataArguments, transform: Callable) -> Subset:
 
 
 def plain_backbone(architecture: str) -> tuple[nn.Module, int]:
-    """Return an untrained backbone with the library's own batch normalization, and its number of output channels.
-
-    Raises:
-        UserError: unknown architecture, or one that needs timm.
-    """
+    """Return an untrained backbone with the library's own batch normalization, and its number of output channels."""
     try:
-        backbone, channels, _ = build_backbone(architecture)
+        return build_backbone(architecture)[:2]
     except (ValueError, ImportError) as error:
         raise UserError(f"--architecture: {error}") from error
-    return backbone, channels
 
 
 def prepare_device(config: NetworkArguments) -> torch.device:
-    """Return the single device of a benchmark (of several GPUs the first), set to the same rounding in every process.
-
-    Raises:
-        UserError: no such device here.
-    """
+    """Return a benchmark's only device (of several GPUs the first), set to the same rounding in every process."""
     device = choose_device(config.device)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
     torch.backends.cudnn.benchmark = True
@@ -132,11 +98,7 @@ def prepare_device(config: NetworkArguments) -> torch.device:
 def run_in_subprocess(measure: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
     """Return `measure(*arguments)` from a fresh process: no memory, cache or kernel choice of an earlier one is left.
 
-    Returns:
-        the measurement, or `{"failed": reason}`: it may need more memory than there is.
-
-    Raises:
-        UserError: raised by `measure`.
+    If it fails, for example for lack of memory, return `{"failed": reason}`; a `UserError` is raised here too.
     """
     # Not `multiprocessing.Pool`: its processes are daemons, which cannot start loader processes.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
@@ -148,59 +110,53 @@ def run_in_subprocess(measure: Callable[..., dict[str, Any]], *arguments: Any) -
             return {"failed": traceback.format_exception_only(error)[-1].splitlines()[0]}
 
 
-def measurement(
-    config: TimingArguments, device: torch.device, action: Callable[[], Any], **further: Any
-) -> dict[str, Any]:
-    """Time `action` in the current process.
-
-    Returns:
-        median and all times of the repetitions in seconds, peak memory in bytes, and `further`.
-    """
+def measurement(config: TimingArguments, device: torch.device, action: Callable, **further: Any) -> dict[str, Any]:
+    """Return median and all seconds of `action` in this process, peak memory in bytes, and `further`."""
     times = [seconds(action, device) for _ in range(config.warm_up + config.repeats)][config.warm_up :]
-    return {
-        "seconds": statistics.median(times),
-        "all_seconds": [round(value, 5) for value in times],
-        "peak_memory": peak_memory(device),
-        **further,
-    }
+    result = {"seconds": statistics.median(times), "all_seconds": [round(value, 5) for value in times]}
+    return result | {"peak_memory": peak_memory(device)} | further
+
+
+def throughput(config: TimingArguments, device: torch.device, action: Callable, images: int) -> dict[str, Any]:
+    """Return the measurement of `action`, which takes that many images, with images per second."""
+    result = measurement(config, device, action, images=images)
+    return result | {"images_per_second": images / result["seconds"]}
 
 
 def seconds(action: Callable[[], Any], device: torch.device) -> float:
-    """Return the seconds of one run of `action`, until the device has finished."""
-    _synchronize(device)
-    start = time.perf_counter()
+    """Return the seconds of one call of `action()`, until the device has finished."""
+    start = _time_when_idle(device)
     action()
-    _synchronize(device)
-    return time.perf_counter() - start
+    return _time_when_idle(device) - start
 
 
-def _synchronize(device: torch.device) -> None:
+def _time_when_idle(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def peak_memory(device: torch.device) -> int | None:
     """Return the peak memory in bytes: of tensors on a GPU, of this whole process on a CPU; None if it is unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    # Linux only. Not getrusage: its maximum is inherited from the process that started this one.
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), None)
+    # Not getrusage: its maximum is inherited from the process that started this one.
+    kibibytes = _read_proc("self/status", "VmHWM")
+    return 1024 * int(kibibytes.split()[0]) if kibibytes else None
 
 
 def save(config: TimingArguments, name: str, device: torch.device, results: Any) -> None:
     """Write settings, machine and results as JSON to `--output`, or to `name` in benchmarks/results."""
-    path = config.output or RESULTS / name
+    path = config.output or ROOT / "benchmarks/results" / name
     settings = {name: value for name, value in asdict(config).items() if name not in ("output", "data_dir")}
     write_json(path, {"settings": settings, "machine": machine(device), "results": results})
     print(f"written: {path}")
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Describe what measurements depend on: processor, memory, GPU and versions. No host name."""
+    """Return what measurements depend on: processor, memory, GPU and versions. No host name."""
     description = {
-        "cpu": _cpu_model(),
+        "cpu": _read_proc("cpuinfo", "model name") or platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
@@ -208,17 +164,19 @@ def machine(device: torch.device) -> dict[str, Any]:
         "torchvision": torchvision.__version__,
     }
     if device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)
-        description |= {
-            "gpu": properties.name,
-            "gpu_memory": properties.total_memory,
-            "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),
-        }
+        gpu = torch.cuda.get_device_properties(device)
+        description |= {"gpu": gpu.name, "gpu_memory": gpu.total_memory}
+        description |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
     return description
 
 
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+def _read_proc(file: str, key: str) -> str | None:
+    """Return the first value of a key in a file of Linux's /proc; None on other systems."""
+    path = Path("/proc") / file
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), None)
+
+
+def cell(value: float | None, form: str, unit: int = 1) -> str:
+    """Return a number for a table, in multiples of `unit`; a dash for what failed or was not measured."""
+    return "–" if value is None else format(value / unit, form)

@@ -3,12 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.measure import MEBIBYTE
+from benchmarks.measure import MEBIBYTE, cell
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import run_main
 from tools.system.files import read_json
+from tools.system.text_table import fixed_width_table
 
 PRECISIONS = {"float32": "float32", "bf16": "bf16", "bf16_max_accumulate2": "bf16, 2 parts"}
+RATIOS = ("original/ours", "ours/limit", "keypoints/ours")
+COLUMNS = ("strategy", "precision", "ours, s", *RATIOS, "peak memory, MiB (original)")
 
 
 @dataclass(frozen=True)
@@ -20,31 +23,23 @@ class Config(Arguments):
 def main() -> None:
     """Print the table."""
     config = parse(Config, __doc__)
-    results = {
-        name: read_json(config.results / f"step_{config.device}_{name}.json")["results"]
-        for name in ("original", *PRECISIONS)
-    }
-    print("strategy precision      ours, s  original/ours  ours/limit  keypoints/ours   peak memory, MiB (original)")
+    files = {name: config.results / f"step_{config.device}_{name}.json" for name in ("original", *PRECISIONS)}
+    results = {name: read_json(path)["results"] for name, path in files.items()}
+    rows = [COLUMNS]
     for name, precision in PRECISIONS.items():
         for strategy, measured in results[name].items():
-            print(line(strategy, precision, measured, results["original"][strategy]["original"]))
+            rows.append((strategy, precision, *cells(measured, results["original"][strategy]["original"])))
+    print(fixed_width_table(rows, [len(column) + 1 for column in COLUMNS]))
 
 
-def line(strategy: str, precision: str, measured: dict, original: dict) -> str:
-    """Return a line of the table; what failed or was not measured is a dash."""
+def cells(measured: dict, original: dict) -> list[str]:
+    """Return a strategy's cells from the third column on."""
     ours, ratios = measured["ours"], measured["ratios"]
     if "seconds" in ours and "seconds" in original:
         ratios = ratios | {"original/ours": original["seconds"] / ours["seconds"]}
-    seconds = f"{ours['seconds']:.4f}" if "seconds" in ours else "–"
-    cells = [f"{ratios[name]:.3f}" if name in ratios else "–" for name in ("original/ours", "ours/limit")]
-    share = f"{ratios['keypoints/ours']:.3f}" if "keypoints/ours" in ratios else "–"
-    memory = f"{mebibytes(ours):>18s} ({mebibytes(original)})"
-    return f"{strategy:8s} {precision:14s} {seconds:>7s} {cells[0]:>14s} {cells[1]:>11s} {share:>15s} {memory}"
-
-
-def mebibytes(result: dict) -> str:
-    """Return the peak memory of a measurement."""
-    return f"{result['peak_memory'] / MEBIBYTE:.0f}" if result.get("peak_memory") else "–"
+    memory, original_memory = (cell(result.get("peak_memory"), ".0f", MEBIBYTE) for result in (ours, original))
+    shown_ratios = [cell(ratios.get(name), ".3f") for name in RATIOS]
+    return [cell(ours.get("seconds"), ".4f"), *shown_ratios, f"{memory} ({original_memory})"]
 
 
 if __name__ == "__main__":
