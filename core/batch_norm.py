@@ -49,9 +49,9 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
     R GPUs. Running statistics see the first replica only, the one whose buffers `nn.DataParallel` keeps. Ordinary batch
     normalization is the case of one crop and one replica.
 
-    There are two ways to compute the same: on a CPU the library's kernel group by group is as fast as one call on the
-    whole batch; on a GPU one kernel launch per group and layer would cost more than the computation, so all groups are
-    normalized by a few tensor operations at once. docs/performance.md has the figures.
+    There are two ways to compute the same up to rounding: on a CPU the library's kernel group by group is as fast as one
+    call on the whole batch; on a GPU one kernel launch per group and layer would cost more than the computation, so all
+    groups are normalized by a few tensor operations at once. docs/performance.md has the figures.
 
     Attributes:
         groups: how the next batch is made up; see `set_groups`.
@@ -83,10 +83,10 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return super().forward(x)
         if len(x) % self.groups.total:
-            raise ValueError(f"{len(x)} images do not divide into {self.groups.crops} crops of {self.groups.replicas}")
+            raise ValueError(f"{len(x)} images cannot be split into {self.groups.total} equal groups")
         if self.groups.update_running:
             self.num_batches_tracked += self.groups.crops
-        if x.is_cuda and self.groups.total > 1 or self.groups.synchronize:
+        if (x.is_cuda and self.groups.total > 1) or self.groups.synchronize:
             return normalize_groups_at_once(self, x)
         return normalize_group_by_group(self, x)
 

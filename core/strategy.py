@@ -46,8 +46,8 @@ class Options:
     """What a step and a keypoint function are told.
 
     Attributes:
-        alpha_p: weight of the puzzle classification loss.
-        alpha_re: weight of the reconstruction loss at this iteration (on its ramp).
+        alpha_p: weight of the puzzle classification loss; 0: off.
+        alpha_re: weight of the reconstruction loss at this iteration (on its ramp); 0: off.
         re_loss: "L1_Loss" or "L2_Loss".
         topk: number of local maxima (cTopk, cTopk-w).
         topk_radius: pixels at S = 512, 0 for none (cTopk).
@@ -176,7 +176,7 @@ class Strategy:
             options)` and returning a `Step`:
             student: a `core.networks.Classifier` in train mode; called with images `[B, 3, S, S]` it returns logits
                 `[B, V]` and features of the CAM branch `[B, V, n, n]`; called with tiles `[crops, 4, 3, S/2, S/2]`,
-                logits `[crops, 4, V]` and features `[crops, 4, V, n/2, n/2]`.
+                logits `[crops, 4, V]` and features `[crops, 4, V, n/2, n/2]`. `features_only=True`: logits are None.
             teacher: its exponential moving average, also in train mode, or None. No gradient reaches its parameters.
             images: normalized, float32 `[B, 3, S, S]`; labels: multi-hot float32 `[B, V]`.
             crops: image and class of each crop.

@@ -39,7 +39,7 @@ class Config(Arguments):
     train_split: str = _data("train_aug", "list in data/, or of the devkit as Main/train")
     val_split: str = _data("val", "list in data/, or of the devkit as Main/val")
     class_file: str = _data(str(DATA / "VOC_2012.json"), "JSON file with class_names", resumable=True)
-    image_size: int = _data(512, "side of the crop, pixels, divisible by 32", above=0)
+    image_size: int = _data(512, "side of the training image, pixels, divisible by 32", above=0)
     min_image_size: int = _data(320, "minimum length of the longer side after random resizing, pixels", above=0)
     max_image_size: int = _data(640, "maximum length of the longer side after random resizing, pixels", above=0)
     augment: str = _data("", f"{', '.join(AUGMENTATIONS)}, or several with commas")
@@ -54,7 +54,9 @@ class Config(Arguments):
     re_loss: str = _method("L1_Loss", "reconstruction loss: absolute or squared", choices=RECONSTRUCTION_LOSSES)
     alpha_re: float = _method(3.0, "final weight of the reconstruction loss, factor", least=0)
     alpha_schedule_re: float = _method(0.05, "share of training until alpha_re is reached, 0 to 1", least=0)
-    alpha_p: float = _method(0.5, "weight of the puzzle classification loss, factor", least=0)
+    alpha_p: float = _method(
+        0.5, "weight of the puzzle classification loss (trains Max only; with a teacher it is a monitor)", least=0
+    )
     alpha_ema: float = _method(0.99, "weight of the teacher's past per update (not Max), in [0, 1)", least=0, below=1)
     topk: int = _method(TOPK, "number of local maxima per keypoint (cTopk, cTopk-w)", above=0)
     topk_radius: float = _method(
@@ -65,14 +67,14 @@ class Config(Arguments):
     max_epoch: int = _optimization(15, "length of training, epochs", above=0)
     warmup_epoch: int = _optimization(0, "linear warm-up, epochs", least=0)
     lr: float = _optimization(0.1, "learning rate of backbone weights; the head's is ten times it", above=0)
-    wd: float = _optimization(1e-4, "weight decay of weights, per step", least=0)
+    wd: float = _optimization(1e-4, "weight decay of weights (biases have none)", least=0)
     momentum: float = _optimization(MOMENTUM, "SGD momentum; 1e-4 as in the official code (README)", least=0, below=1)
     nesterov: bool = _optimization(True, "Nesterov momentum")
     accumulate: int = _optimization(1, "split each batch into N micro-batches to save memory", above=0, metavar="N")
     amp: str = _optimization("off", "mixed precision; off is the official code's", choices=PRECISIONS)
 
     config: str | None = _run(None, "repeat the run of experiments/data/TAG.config.json; flags win", metavar="FILE")
-    seed: int = _run(0, "of weights, order and augmentation, whole number", least=0, below=2**63)
+    seed: int = _run(0, "of weights, order and augmentation, an integer", least=0, below=2**63)
     resume: str | None = _run(
         None, "resume from the run's last state, or from FILE", bare=OWN_STATE, metavar="FILE", resumable=True
     )
@@ -182,5 +184,5 @@ def _words_of_config(parser: Parser, strategy: Strategy, argv: list[str]) -> lis
         if name not in known:
             raise UserError(f"--config {path}: unknown argument {name}: {nearest(name, known)}")
         if not isinstance(value, str | int | float | None):
-            raise UserError(f"--config {path}: {name} must be a word, a number, true or false")
+            raise UserError(f"--config {path}: {name} must be a string, a number, true or false")
     return [f"--{name}={value}" for name, value in content.items() if value is not None and name not in NOT_REPLAYED]

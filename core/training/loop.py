@@ -1,4 +1,4 @@
-"""Training, the same for every strategy: only the step is the strategy's own."""
+"""Data, epochs and validation, the same for every strategy; one iteration is `core.training.trainer`."""
 
 import time
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ class Data(NamedTuple):
 
 
 def train(strategy: Strategy, description: str | None) -> None:
-    """Be a training script: read the arguments, train, and turn a user's mistake into one line and exit status 2.
+    """Run a training script: parse arguments, train, report user errors in one line and exit with status 2.
 
     Args:
         strategy: what is trained.
@@ -55,7 +55,7 @@ def train(strategy: Strategy, description: str | None) -> None:
 
 
 def run_training(strategy: Strategy, config: Config, processes: Processes) -> None:
-    """Train a strategy from its arguments to its last checkpoint.
+    """Run a complete training.
 
     Raises:
         UserError: something the user can fix; found before the first iteration wherever that is possible.

@@ -227,7 +227,7 @@ class Run:
 
     def finish_epoch(self, mean: float) -> None:
         """Save models after a validation with this mAP, and a state that starts with the next epoch."""
-        improved = not mean <= self._best
+        improved = not mean <= self._best  # the first mAP may be NaN, and is then the best so far
         self._best = mean if improved else self._best
         for kind in ("", "best_") if improved else ("",):
             self._save_model(kind, mean)

@@ -83,9 +83,9 @@ class Trainer:
                 batch, on the CPU, as the loader returns it.
 
         Returns:
-            the losses, whose mean over the processes is that of the whole batch; and whether loss and gradients are
-            finite in every process. If not, weights, teacher and (with `--on_nan skip`) running statistics are as
-            before.
+            the losses, whose mean over the processes is that of the whole batch; and whether loss and gradients (with
+            fp16 only the loss) are finite in every process. If not, weights and teacher are as before; so are the
+            running statistics with `--on_nan skip` or several processes.
         """
         several = self.processes.size > 1
         before = read_statistics(self.student) if several or self.config.on_nan == "skip" else None
@@ -133,7 +133,7 @@ class Trainer:
         return replace(step, loss=loss)
 
     def _all_finite(self, loss: torch.Tensor) -> bool:
-        """Whether loss and gradients are finite everywhere: the only host–device synchronization per iteration."""
+        """Whether loss and gradients are finite everywhere: without fp16 the only synchronization per iteration."""
         finite = torch.isfinite(loss)
         # The first loss scales of float16 overflow by design; GradScaler skips those steps by itself.
         if not self.scaler.is_enabled():
