@@ -49,9 +49,9 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
     R GPUs. Running statistics see the first replica only, the one whose buffers `nn.DataParallel` keeps. Ordinary batch
     normalization is the case of one crop and one replica.
 
-    There are two ways to compute the same up to rounding: on a CPU the library's kernel group by group is as fast as one
-    call on the whole batch; on a GPU one kernel launch per group and layer would cost more than the computation, so all
-    groups are normalized by a few tensor operations at once. docs/performance.md has the figures.
+    There are two ways to compute the same up to rounding: on a CPU the library's kernel group by group is as fast as
+    one call on the whole batch; on a GPU one kernel launch per group and layer would cost more than the computation, so
+    all groups are normalized by a few tensor operations at once. docs/performance.md has the figures.
 
     Attributes:
         groups: how the next batch is made up; see `set_groups`.

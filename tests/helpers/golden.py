@@ -81,12 +81,21 @@ def named_as_official(network: Classifier, name: str) -> torch.Tensor:
 
 def iterate_and_keep_logits(trainer: Trainer, images: torch.Tensor, labels: torch.Tensor) -> tuple[Step, torch.Tensor]:
     """Run one iteration; return its step and the logits of its first forward pass (in Max the tiles follow)."""
+    step, logits, _ = iterate_and_keep_outputs(trainer, images, labels)
+    return step, logits
+
+
+def iterate_and_keep_outputs(
+    trainer: Trainer, images: torch.Tensor, labels: torch.Tensor
+) -> tuple[Step, torch.Tensor, torch.Tensor]:
+    """Run one iteration; return its step, and logits and features of its first forward pass."""
     passes = []
-    hook = trainer.student.register_forward_hook(lambda module, inputs, output: passes.append(output[0].detach().cpu()))
+    hook = trainer.student.register_forward_hook(lambda module, inputs, output: passes.append(output))
     step, finite = trainer.iterate(images, labels)
     hook.remove()
     assert finite
-    return step, passes[0]
+    logits, features = passes[0]
+    return step, logits.detach().cpu(), features.detach().cpu()
 
 
 def one_list(keypoints: list) -> list[list[int]]:
