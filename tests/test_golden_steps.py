@@ -93,21 +93,9 @@ def _cases(folder: Path, file: str) -> dict:
 
 @pytest.mark.parametrize("strategy", SCRIPTS)
 def test_three_steps_match_the_official_code(strategy, golden_folder, golden_device):
-    check_case(
-        strategy,
-        _cases(golden_folder, "steps.json")[strategy],
-        replicas=1,
-        device=golden_device,
-        monkeypatch=monkeypatch,
-    )
+    check_case(strategy, _cases(golden_folder, "steps.json")[strategy], replicas=1, device=golden_device)
 
 
 @pytest.mark.parametrize("strategy", ["max", "cMax"])
 def test_two_replicas_match_the_official_code_on_two_gpus(strategy, golden_folder, golden_device):
-    check_case(
-        strategy,
-        _cases(golden_folder, "steps_replicas2.json")[strategy],
-        replicas=2,
-        device=golden_device,
-        monkeypatch=monkeypatch,
-    )
+    check_case(strategy, _cases(golden_folder, "steps_replicas2.json")[strategy], replicas=2, device=golden_device)
