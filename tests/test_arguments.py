@@ -105,7 +105,7 @@ def test_a_config_does_not_resume(tmp_path):
     [
         ({"learning_rate": 1}, "unknown argument learning_rate"),
         ({"batchsize": 1}, "did you mean batch_size?"),
-        ({"lr": [1]}, "lr must be a word, a number"),
+        ({"lr": [1]}, "lr must be a string, a number"),
         ({"lr": "fast"}, "argument --lr: invalid float value"),
         ({"amp": "fp8"}, "argument --amp: invalid choice"),
         ([], "one JSON object"),
