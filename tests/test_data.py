@@ -45,24 +45,6 @@ def write_xml(path: Path, *objects: str) -> Path:
     return path
 
 
-@pytest.fixture
-def devkit(tmp_path) -> Path:
-    """Eight images of two classes; image 7 has none."""
-    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
-        (tmp_path / folder).mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for i in range(8):
-        pixels = rng.integers(0, 255, (40 + i, 60, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "JPEGImages" / f"im_{i}.jpg")
-        objects = [] if i == 7 else [OBJECT.format(CLASSES[i % 2], i % 3 == 0, 1, 30)]
-        write_xml(tmp_path / "Annotations" / f"im_{i}.xml", *(text.replace("True", "1") for text in objects))
-        (tmp_path / "Annotations" / f"im_{i}.xml").write_text(
-            (tmp_path / "Annotations" / f"im_{i}.xml").read_text().replace("False", "0")
-        )
-    (tmp_path / "ImageSets/Main/train.txt").write_text("".join(f"im_{i}\n" for i in range(8)))
-    return tmp_path
-
-
 def test_labels_come_from_the_xml(devkit):
     dataset = VOCClassification(devkit, "Main/train", CLASSES)
     expected = [[1, 0], [0, 1]] * 3 + [[1, 0], [0, 0]]
