@@ -1,0 +1,188 @@
+"""Rounds against a run's files: kills, damaged states, full disks. A run ends with the bits it would have had."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from tests.helpers.command_line import SCRIPTS
+from tests.rounds.sandbox import Operations, Program, die, full_disk, run
+from tests.rounds.setting import Tally, World, failed
+
+TAGS = tuple(SCRIPTS)
+
+
+def kills(world: World, count: int) -> Tally:
+    """Send SIGKILL, SIGTERM or SIGHUP at a random moment, sometimes twice, and resume."""
+    tally = Tally("random kills")
+    for case in range(count):
+        tag = TAGS[case % len(TAGS)]
+        folder = world.folder()
+        seconds = _seconds(world, tag)
+        for attempt in range(world.chance.choice([1, 1, 2])):
+            program = Program(folder, *world.words(tag, *(["--resume"] if attempt else [])))
+            time.sleep(world.chance.uniform(0, seconds))
+            number = world.chance.choice([signal.SIGKILL] * 3 + [signal.SIGTERM, signal.SIGHUP])
+            program.kill(number)
+            ended = program.wait()
+            if number != signal.SIGKILL and ended.status not in (0, 128 + number, -number):
+                tally.add(f"status {ended.status} after signal {number}: {ended.errors[-300:]}", (tag, case))
+        ended = run(folder, *world.words(tag, "--resume"))
+        note = "resumed" if "resumed at" in ended.output else "started again"
+        tally.add(failed(ended) or world.differs(folder, tag), (tag, case), note)
+        world.remove(folder)
+    return tally
+
+
+def _seconds(world: World, tag: str) -> float:
+    """Return how long a run takes, measured once."""
+    known = world.__dict__.setdefault("_seconds", {})
+    if tag not in known:
+        world.whole(tag)
+        folder, start = world.folder(), time.monotonic()
+        run(folder, *world.words(tag))
+        known[tag] = time.monotonic() - start
+    return known[tag]
+
+
+def operations(world: World, count: int) -> Tally:
+    """Kill a run before every change of a file: a new run, one over an earlier run, and one over a damaged state."""
+    tally = Tally("kills at file operations")
+    for situation in ("new", "again", "damaged"):
+        prepared = _situation(world, situation)
+        words = world.words("cMax", *(["--resume"] if situation == "damaged" else []))
+        total = _count_operations(world, prepared, words)
+        chosen = sorted(world.chance.sample(range(total), min(total, max(1, count // 3))))
+        for number in chosen:
+            folder = world.copy(prepared)
+            killed = run(folder, *words, prepare=Operations(folder, number, die))
+            if killed.status not in (-signal.SIGKILL, 0):
+                tally.add(f"status {killed.status}", (situation, number))
+            ended = run(folder, *world.words("cMax", "--resume"))
+            fault = failed(ended) or world.differs(folder, "cMax")
+            if situation == "again" and not fault:
+                fault = _torn(folder)
+            tally.add(fault, f"{situation}, operation {number} of {total}", situation)
+            world.remove(folder)
+    return tally
+
+
+def _situation(world: World, name: str) -> Path:
+    """Return a folder in which a run starts: empty, with a finished run of other settings, or with a damaged state."""
+    if name == "new":
+        return world.folder()
+    if name == "again":
+        folder = world.folder()
+        assert run(folder, *world.words("cMax", "--seed", 5, "--max_epoch", 1)).status == 0
+        return folder
+    folder = _stopped(world, "cMax")
+    state = folder / "experiments/states/cMax.pth"
+    os.truncate(state, state.stat().st_size // 2)
+    return folder
+
+
+def _stopped(world: World, tag: str) -> Path:
+    """Return a folder with a run that was killed after it had saved two states."""
+    folder = world.folder()
+    program = Program(folder, *world.words(tag))
+    state = folder / f"experiments/states/{tag}.earlier.pth"
+    while program.running() and not state.exists():
+        time.sleep(0.005)
+    program.kill()
+    program.wait()
+    return folder
+
+
+def _count_operations(world: World, prepared: Path, words: tuple) -> int:
+    folder = world.copy(prepared)
+    counted = folder.parent / "operations"
+    run(folder, *words, prepare=Operations(folder, None, die, counted))
+    return counted.stat().st_size
+
+
+def _torn(folder: Path) -> str | None:
+    """Return what is wrong with the earlier run that a new one with its tag has put aside."""
+    earlier = folder / "experiments/earlier"
+    found = sorted(path for path in earlier.iterdir()) if earlier.exists() else []
+    whole = [path for path in found if (path / "models/best_cMax.pth").exists() and (path / "logs/cMax.txt").exists()]
+    if len(found) > 1 and len(whole) < len(found):
+        return f"the earlier run is torn into {', '.join(path.name for path in found)}"
+    return None
+
+
+def damage(world: World, count: int) -> Tally:
+    """Truncate, zero or flip a part of the newest state, resume, and in two thirds of the cases disturb that too."""
+    tally = Tally("damaged states")
+    stopped = {tag: _stopped(world, tag) for tag in TAGS}
+    for case in range(count):
+        tag = TAGS[case % len(TAGS)]
+        folder = world.copy(stopped[tag])
+        state = folder / f"experiments/states/{tag}.pth"
+        kind = world.chance.choice(["truncated", "zeroed", "flipped", "zero tail", "emptied"])
+        _damage(world, state, kind)
+        followed = ("nothing", "kill", "full disk")[case % 3]
+        if followed != "nothing":
+            act = die if followed == "kill" else full_disk
+            disturbed = Operations(folder / "experiments", world.chance.randrange(2, 14), act)
+            first = run(folder, *world.words(tag, "--resume"), prepare=disturbed)
+            if followed == "full disk" and (fault := first.fault()):
+                tally.add(fault, (tag, kind, followed))
+        ended = run(folder, *world.words(tag, "--resume"))
+        fault = failed(ended) or world.differs(folder, tag)
+        if not fault and followed == "nothing" and f"{tag}.pth" not in ended.output.split("resumed at")[-1][:600]:
+            fault = "the damage is not said"
+        tally.add(fault, (tag, kind, followed), kind)
+        world.remove(folder)
+    return tally
+
+
+def _damage(world: World, path: Path, kind: str) -> None:
+    size = path.stat().st_size
+    place = world.chance.randrange(size)
+    with open(path, "r+b") as file:
+        if kind == "truncated":
+            file.truncate(place)
+        elif kind == "emptied":
+            file.truncate(0)
+        elif kind == "zero tail":
+            file.seek(place)
+            file.write(bytes(size - place))
+        elif kind == "zeroed":
+            # A block of weights: headers between them are mostly padding.
+            start = world.chance.randrange(size // 4, size // 2)
+            file.seek(start)
+            file.write(bytes(4096))
+        else:
+            start = world.chance.randrange(size // 4, size // 2)
+            file.seek(start)
+            byte = file.read(1)[0]
+            file.seek(start)
+            file.write(bytes([byte ^ (1 << world.chance.randrange(8))]))
+
+
+def disks(world: World, count: int) -> Tally:
+    """Fill the disk under `experiments`, at different sizes, in training, evaluation and inference."""
+    tally = Tally("full disks")
+    if os.geteuid() != 0:
+        tally.add(None, "skipped", "skipped: only root can mount a small disk")
+        return tally
+    evaluate = ("evaluate_classification.py", "--weights", world.model(), "--data_dir", world.toy)
+    evaluate += ("--split", "Main/val", "--num_workers", 0, "--device", "cpu", "--bootstrap", 10)
+    infer = ("inference_classification.py", "--weights", world.model(), "--images", world.toy / "JPEGImages")
+    programs = [world.words("cMax"), world.words("cMax", "--tensorboard"), evaluate, (*infer, "--pictures")]
+    for case in range(count):
+        words = programs[case % len(programs)]
+        folder = world.folder()
+        experiments = folder / "experiments"
+        experiments.mkdir()
+        megabytes = world.chance.choice([45, 90, 100, 135, 180, 220]) if words[0] in SCRIPTS.values() else 0
+        size = f"{megabytes}m" if megabytes else f"{world.chance.choice([4, 8, 12, 40])}k"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", experiments], check=True)
+        try:
+            ended = run(folder, *words)
+        finally:
+            subprocess.run(["umount", "-l", experiments], check=True)
+        tally.add(ended.fault((0, 2)), (words[0], size), f"status {ended.status}")
+        world.remove(folder)
+    return tally
