@@ -22,6 +22,7 @@ from tools.system.errors import UserError
 from tools.system.files import read_json
 
 USAGE = "%(prog)s --data_dir DIR [argument ...]"
+MOST_PIXELS, MOST_WORKERS = 2**15, 1024  # far beyond any use
 OWN_STATE = ""  # --resume without a file
 # Arguments of the official code that it never read: old command lines keep running.
 IGNORED_ARGUMENTS = ("num_pieces", "h_co", "w_co", "loss_option", "level", "re_loss_option")
@@ -39,11 +40,15 @@ class Config(Arguments):
     train_split: str = _data("train_aug", "list in data/, or of the devkit as Main/train")
     val_split: str = _data("val", "list in data/, or of the devkit as Main/val")
     class_file: str = _data(str(DATA / "VOC_2012.json"), "JSON file with class_names", resumable=True)
-    image_size: int = _data(512, "side of the training image, pixels, divisible by 32", above=0)
-    min_image_size: int = _data(320, "minimum length of the longer side after random resizing, pixels", above=0)
-    max_image_size: int = _data(640, "maximum length of the longer side after random resizing, pixels", above=0)
+    image_size: int = _data(512, "side of the training image, pixels, divisible by 32", above=0, most=MOST_PIXELS)
+    min_image_size: int = _data(
+        320, "minimum length of the longer side after random resizing, pixels", above=0, most=MOST_PIXELS
+    )
+    max_image_size: int = _data(
+        640, "maximum length of the longer side after random resizing, pixels", above=0, most=MOST_PIXELS
+    )
     augment: str = _data("", f"{', '.join(AUGMENTATIONS)}, or several with commas")
-    num_workers: int = _data(4, "loader processes; no influence on results", least=0, resumable=True)
+    num_workers: int = _data(4, "loader processes; no influence on results", least=0, most=MOST_WORKERS, resumable=True)
 
     architecture: str = _network("resnet50", f"{', '.join(ARCHITECTURES)} or timm/NAME")
     weights: str = _network(
@@ -66,8 +71,8 @@ class Config(Arguments):
     batch_size: int = _optimization(32, "images per step", above=0)
     max_epoch: int = _optimization(15, "length of training, epochs", above=0)
     warmup_epoch: int = _optimization(0, "linear warm-up, epochs", least=0)
-    lr: float = _optimization(0.1, "learning rate of backbone weights; the head's is ten times it", above=0)
-    wd: float = _optimization(1e-4, "weight decay of weights (biases have none)", least=0)
+    lr: float = _optimization(0.1, "learning rate of backbone weights; the head's is ten times it", above=0, most=1e30)
+    wd: float = _optimization(1e-4, "weight decay of weights (biases have none)", least=0, most=1e30)
     momentum: float = _optimization(MOMENTUM, "SGD momentum; 1e-4 as in the official code (README)", least=0, below=1)
     nesterov: bool = _optimization(True, "Nesterov momentum")
     accumulate: int = _optimization(1, "split each batch into N micro-batches to save memory", above=0, metavar="N")
@@ -97,6 +102,11 @@ class Config(Arguments):
     def check(self) -> None:
         if not _is_file_name(self.tag):
             raise UserError(f"--tag {self.tag}: must be a plain file name of at most 100 bytes")
+        if self.tag.startswith(("best_", "last_")) or self.tag.endswith((".earlier", ".config")):
+            raise UserError(
+                f"--tag {self.tag}: files of other runs have names that begin with best_ or last_, or end with .earlier "
+                "or .config: choose another"
+            )
         check_image_size(self.image_size)
         if self.min_image_size > self.max_image_size:
             raise UserError(f"--min_image_size {self.min_image_size} exceeds --max_image_size {self.max_image_size}")

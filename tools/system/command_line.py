@@ -20,6 +20,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from tools.system.errors import UserError
@@ -31,6 +32,8 @@ BOUNDS = {
     "below": (operator.lt, "below {}"),
     "most": (operator.le, "at most {}"),
 }
+# Beyond them no value makes sense, and arithmetic overflows.
+MOST_INT, MOST_FLOAT = 2**63 - 1, 1e100
 # What other code bases call an argument: these names cannot be guessed from the spelling.
 SYNONYMS = {
     "architecture": ("arch", "backbone", "model"),
@@ -55,7 +58,8 @@ class Argument:
 
     Attributes:
         help: one line, with the unit; group: heading under which --help lists it; metavar: shown for the value.
-        choices: the accepted values; above, least, below, most: bounds of a number, which is then finite.
+        choices: the accepted values; above, least, below, most: bounds of a number.
+        names_file: whether a path must end in the name of a file (not `.`, `..` or `/`).
         parse: turns the typed text into the value; raises `ValueError` or `argparse.ArgumentTypeError`.
         bare: the value of the flag without a value after it.
         one_of, at_most_one_of: of the arguments with the same word exactly, or at most, one may be given.
@@ -78,15 +82,20 @@ class Argument:
     at_most_one_of: str = ""
     aliases: Sequence[str] = ()
     positional: bool = False
+    names_file: bool = False
     resumable: bool = False
 
     def problem(self, value: Any) -> str | None:
         """Say which bounds `value` has to keep if it breaks one, or return None."""
         bounds = {name: getattr(self, name) for name in BOUNDS if getattr(self, name) is not None}
-        numbers = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
-        for number in numbers if bounds else []:
-            if not (math.isfinite(number) and all(BOUNDS[name][0](number, bound) for name, bound in bounds.items())):
-                return "must be " + " and ".join(BOUNDS[name][1].format(bound) for name, bound in bounds.items())
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(one, (int, float)) and not isinstance(one, bool):
+                if not all(BOUNDS[name][0](one, bound) for name, bound in bounds.items()):
+                    return "must be " + " and ".join(BOUNDS[name][1].format(bound) for name, bound in bounds.items())
+                if not abs(one) <= (MOST_INT if isinstance(one, int) else MOST_FLOAT):
+                    return "must be a finite number of moderate size"
+            if self.names_file and one is not None and Path(one).name in ("", ".."):
+                return "must end in the name of a file"
         return None
 
 
@@ -219,7 +228,11 @@ class Parser(argparse.ArgumentParser):
         Raises:
             UserError: whatever is wrong with them.
         """
-        parsed, unknown = self.parse_known_args(sys.argv[1:] if args is None else args, namespace)
+        args = sys.argv[1:] if args is None else args
+        for word in args:
+            if word.startswith("--") and word.partition("=")[2] == "--":  # argparse loses it
+                self.error(f"{word}: -- is not a value")
+        parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             self.error(self.unknown(unknown[0]))
         return parsed

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from tools.system.console import forgive_streams
+from tools.system.shortages import shortage
 
 MAX_QUOTED_CHARS = 60
 _IN_TRACEBACK = "UserError: "
@@ -28,13 +29,33 @@ def run_main(main: Callable[[], None]) -> None:
     """
     forgive_streams()
     try:
-        main()
+        with explain_shortages():
+            main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+@contextmanager
+def explain_shortages(then: str = "", **advice: str) -> Iterator[None]:
+    """Turn what the machine lacks into a `UserError`.
+
+    Args:
+        then: appended to the line: how to continue afterward.
+        advice: see `shortage`.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        text = shortage(error, **advice)
+        if text is None:
+            raise
+        raise UserError(text + then) from error
 
 
 def printable(text: str) -> str:
