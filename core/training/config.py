@@ -22,7 +22,6 @@ from tools.system.errors import UserError
 from tools.system.files import read_json
 
 USAGE = "%(prog)s --data_dir DIR [argument ...]"
-MOST_PIXELS, MOST_WORKERS = 2**15, 1024  # far beyond any use
 OWN_STATE = ""  # --resume without a file
 # Arguments of the official code that it never read: old command lines keep running.
 IGNORED_ARGUMENTS = ("num_pieces", "h_co", "w_co", "loss_option", "level", "re_loss_option")
@@ -40,15 +39,11 @@ class Config(Arguments):
     train_split: str = _data("train_aug", "list in data/, or of the devkit as Main/train")
     val_split: str = _data("val", "list in data/, or of the devkit as Main/val")
     class_file: str = _data(str(DATA / "VOC_2012.json"), "JSON file with class_names", resumable=True)
-    image_size: int = _data(512, "side of the training image, pixels, divisible by 32", above=0, most=MOST_PIXELS)
-    min_image_size: int = _data(
-        320, "minimum length of the longer side after random resizing, pixels", above=0, most=MOST_PIXELS
-    )
-    max_image_size: int = _data(
-        640, "maximum length of the longer side after random resizing, pixels", above=0, most=MOST_PIXELS
-    )
+    image_size: int = _data(512, "side of the training image, pixels, divisible by 32", above=0)
+    min_image_size: int = _data(320, "minimum length of the longer side after random resizing, pixels", above=0)
+    max_image_size: int = _data(640, "maximum length of the longer side after random resizing, pixels", above=0)
     augment: str = _data("", f"{', '.join(AUGMENTATIONS)}, or several with commas")
-    num_workers: int = _data(4, "loader processes; no influence on results", least=0, most=MOST_WORKERS, resumable=True)
+    num_workers: int = _data(4, "loader processes; no influence on results", least=0, resumable=True)
 
     architecture: str = _network("resnet50", f"{', '.join(ARCHITECTURES)} or timm/NAME")
     weights: str = _network(
@@ -104,8 +99,8 @@ class Config(Arguments):
             raise UserError(f"--tag {self.tag}: must be a plain file name of at most 100 bytes")
         if self.tag.startswith(("best_", "last_")) or self.tag.endswith((".earlier", ".config")):
             raise UserError(
-                f"--tag {self.tag}: files of other runs have names that begin with best_ or last_, or end with .earlier "
-                "or .config: choose another"
+                f"--tag {self.tag}: names that begin with best_ or last_ or end with .earlier or .config are those of "
+                "other runs' files: choose another"
             )
         check_image_size(self.image_size)
         if self.min_image_size > self.max_image_size:

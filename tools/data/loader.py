@@ -19,7 +19,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset, get_worker_in
 from tools.system.errors import UserError
 from tools.system.interruption import end_loader_processes_at_exit, ignore_signals
 
-
 IN_FLIGHT = 3  # batches of each loader process: two that it prepares ahead (PyTorch's prefetch_factor), one in use
 
 

@@ -141,9 +141,9 @@ class RunFiles:
         return [path for path in [*self._files(), *folders] if os.path.lexists(path)]
 
     def archive(self) -> None:
-        """Move what an earlier run of this tag left into a folder of its own, `archived_to`, so that a new one starts clean.
+        """Move what an earlier run of this tag left into a folder of its own, `archived_to`.
 
-        A move that was interrupted is completed by the next claim.
+        So a new run starts clean. A move that was interrupted is completed by the next claim.
         """
         if not self.find_earlier():
             return

@@ -13,7 +13,6 @@ Written on argparse, because the official code's argument names and its `--neste
 import argparse
 import dataclasses
 import difflib
-import math
 import operator
 import sys
 import types
@@ -32,8 +31,12 @@ BOUNDS = {
     "below": (operator.lt, "below {}"),
     "most": (operator.le, "at most {}"),
 }
-# Beyond them no value makes sense, and arithmetic overflows.
+# Far beyond any use: larger values overflow arithmetic, or take hours or all memory before they fail.
 MOST_INT, MOST_FLOAT = 2**63 - 1, 1e100
+MOST = {
+    **{"batch_size": 10**6, "bootstrap": 10**6, "images": 10**6, "num_workers": 1024},
+    **{"image_size": 2**13, "min_image_size": 2**15, "max_image_size": 2**15, "shrink": 2**15},
+}
 # What other code bases call an argument: these names cannot be guessed from the spelling.
 SYNONYMS = {
     "architecture": ("arch", "backbone", "model"),
@@ -88,15 +91,22 @@ class Argument:
     def problem(self, value: Any) -> str | None:
         """Say which bounds `value` has to keep if it breaks one, or return None."""
         bounds = {name: getattr(self, name) for name in BOUNDS if getattr(self, name) is not None}
-        for one in value if isinstance(value, (list, tuple)) else [value]:
-            if isinstance(one, (int, float)) and not isinstance(one, bool):
-                if not all(BOUNDS[name][0](one, bound) for name, bound in bounds.items()):
-                    return "must be " + " and ".join(BOUNDS[name][1].format(bound) for name, bound in bounds.items())
-                if not abs(one) <= (MOST_INT if isinstance(one, int) else MOST_FLOAT):
-                    return "must be a finite number of moderate size"
-            if self.names_file and one is not None and Path(one).name in ("", ".."):
+        for one in value if isinstance(value, (list, tuple)) else [] if value is None else [value]:
+            if not all(BOUNDS[name][0](one, bound) for name, bound in bounds.items()):
+                return "must be " + " and ".join(BOUNDS[name][1].format(bound) for name, bound in bounds.items())
+            if self.names_file and Path(one).name in ("", ".."):
                 return "must end in the name of a file"
         return None
+
+
+def _size_problem(name: str, value: Any) -> str | None:
+    """Say which number of `MOST` a value exceeds, or return None."""
+    for one in value if isinstance(value, (list, tuple)) else [value]:
+        if isinstance(one, (int, float)):
+            most = MOST.get(name, MOST_INT if isinstance(one, int) else MOST_FLOAT)
+            if not abs(one) <= most:
+                return f"must be finite and at most {most:,}"
+    return None
 
 
 def argument(default: Any = dataclasses.MISSING, help: str = "", **about: Any) -> Any:
@@ -111,7 +121,7 @@ class Arguments:
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
-            problem = item.metadata["argument"].problem(value)
+            problem = item.metadata["argument"].problem(value) or _size_problem(item.name, value)
             if problem:
                 shown = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
                 raise UserError(f"--{item.name} {shown}: {problem}")

@@ -14,7 +14,7 @@ class Interrupted(Exception):
     """A signal asks the run to end.
 
     Attributes:
-        status: the exit status by convention, 128 + the signal's number (130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP).
+        status: the exit status by convention, 128 + the signal's number (Ctrl-C 130, SIGTERM 143, SIGHUP 129).
     """
 
     def __init__(self, number: int):
@@ -25,8 +25,8 @@ class Interrupted(Exception):
 class Interruption:
     """Note a signal of `SIGNALS` instead of dying at once, so that the run can end between two iterations.
 
-    SIGHUP stays ignored where it is (`nohup`). A second signal after `GRACE_SECONDS` ends the process at once. Outside the main thread, where Python handles no
-    signals, nothing is noted.
+    SIGHUP stays ignored where it is (`nohup`). A second signal after `GRACE_SECONDS` ends the process at once. Outside
+    the main thread, where Python handles no signals, nothing is noted.
     """
 
     def __init__(self) -> None:
