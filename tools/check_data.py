@@ -188,8 +188,6 @@ def check_data(config: Config) -> int:
 
 
 def main() -> None:
-    # A file name may contain characters that the terminal's encoding lacks.
-    sys.stdout.reconfigure(errors="backslashreplace")
     config = parse(Config, __doc__)
     torch.set_num_threads(1)  # after parsing: a Python program that only asks for --help keeps its threads
     sys.exit(check_data(config))

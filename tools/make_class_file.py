@@ -6,7 +6,6 @@ The file is JSON: `class_names` in alphabetical order (a name's position is its 
 needs), `color_dict` (mask colors) and `images` (the number of images per class).
 """
 
-import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -52,7 +51,6 @@ def count_names(folder: Path) -> tuple[Counter, Counter]:
 
 
 def main() -> None:
-    sys.stdout.reconfigure(errors="backslashreplace")
     config = parse(Config, __doc__)
     with advice("give the devkit folder as --data_dir, or fix the annotations"):
         check_folder(config.data_dir)

@@ -67,6 +67,8 @@ def predict(
         scores.append(torch.sigmoid(logits.float()))  # stays on the device: a copy per batch would synchronize
         labels.append(batch_labels)
     network.train(training)
+    if not scores:  # fewer images than processes
+        return np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32)
     return torch.cat(scores).cpu().numpy(), torch.cat(labels).numpy()
 
 

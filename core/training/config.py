@@ -66,8 +66,8 @@ class Config(Arguments):
     batch_size: int = _optimization(32, "images per step", above=0)
     max_epoch: int = _optimization(15, "length of training, epochs", above=0)
     warmup_epoch: int = _optimization(0, "linear warm-up, epochs", least=0)
-    lr: float = _optimization(0.1, "learning rate of backbone weights; the head's is ten times it", above=0)
-    wd: float = _optimization(1e-4, "weight decay of weights (biases have none)", least=0)
+    lr: float = _optimization(0.1, "learning rate of backbone weights; the head's is ten times it", above=0, most=1e30)
+    wd: float = _optimization(1e-4, "weight decay of weights (biases have none)", least=0, most=1e30)
     momentum: float = _optimization(MOMENTUM, "SGD momentum; 1e-4 as in the official code (README)", least=0, below=1)
     nesterov: bool = _optimization(True, "Nesterov momentum")
     accumulate: int = _optimization(1, "split each batch into N micro-batches to save memory", above=0, metavar="N")
@@ -97,6 +97,11 @@ class Config(Arguments):
     def check(self) -> None:
         if not _is_file_name(self.tag):
             raise UserError(f"--tag {self.tag}: must be a plain file name of at most 100 bytes")
+        if self.tag.startswith(("best_", "last_")) or self.tag.endswith((".earlier", ".config")):
+            raise UserError(
+                f"--tag {self.tag}: names that begin with best_ or last_ or end with .earlier or .config are those of "
+                "other runs' files: choose another"
+            )
         check_image_size(self.image_size)
         if self.min_image_size > self.max_image_size:
             raise UserError(f"--min_image_size {self.min_image_size} exceeds --max_image_size {self.max_image_size}")

@@ -1,8 +1,6 @@
 """Which devices a run computes on, how they share a batch, and how exactly they compute."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -111,33 +109,10 @@ def _set_exactness(config: Config) -> None:
         torch.use_deterministic_algorithms(True)
 
 
-@contextmanager
-def explain_resource_errors(config: Config) -> Iterator[None]:
-    """Turn a lack of memory, and what else the machine cannot do, into one line that says what to change."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        # The signal of a dead loader process may arrive anywhere, not only while waiting for its batch.
-        if "DataLoader worker" in str(error):
-            raise UserError(
-                f"a loader process was killed ({str(error).splitlines()[0]}): memory may be short, try a lower "
-                "--num_workers; --resume continues from the last state"
-            ) from error
-        if "deterministic implementation" in str(error):
-            raise UserError(
-                f"--deterministic: {str(error).split('.')[0]}: leave it out, or use --device cpu"
-            ) from error
-        if not _lacks_memory(error):
-            raise
-        raise UserError(
-            f"out of memory at --batch_size {config.batch_size}, --image_size {config.image_size}: try --accumulate "
-            f"{2 * config.accumulate} or more (batch statistics are then those of a micro-batch), --amp bf16, or a "
-            "smaller batch; --resume continues from the last state"
-        ) from error
-
-
-def _lacks_memory(error: Exception) -> bool:
-    """Whether memory is short: on a GPU, in its libraries, or on the CPU."""
-    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
-        return True
-    return any(word in str(error) for word in ("out of memory", "ALLOC_FAILED", "can't allocate memory"))
+def lower_memory(config: Config) -> str:
+    """Return what to do where memory is short."""
+    return (
+        f" at --batch_size {config.batch_size}, --image_size {config.image_size}: try --accumulate "
+        f"{2 * config.accumulate} or more (batch statistics are then those of a micro-batch), --amp bf16, or a "
+        "smaller batch"
+    )

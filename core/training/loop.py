@@ -14,7 +14,7 @@ from core.evaluation.loading import make_network
 from core.evaluation.prediction import predict
 from core.strategy import Strategy
 from core.training.config import Config, parse_config
-from core.training.devices import Devices, choose_devices, explain_resource_errors
+from core.training.devices import Devices, choose_devices, lower_memory
 from core.training.run import Run
 from core.training.snapshots import Snapshots
 from core.training.trainer import Trainer
@@ -25,7 +25,7 @@ from tools.data.transforms import evaluation_transform, training_transform
 from tools.metrics.average_precision import average_precisions, mean_over_classes
 from tools.pictures.figure import rgb_array, write_picture
 from tools.runs.folder import Folder
-from tools.system.errors import UserError, advice, run_main
+from tools.system.errors import UserError, advice, explain_shortages, run_main
 from tools.system.interruption import Interrupted, Interruption
 from tools.system.processes import Processes
 
@@ -59,22 +59,29 @@ def run_training(strategy: Strategy, config: Config, processes: Processes) -> No
 
     Raises:
         UserError: something the user can fix; found before the first iteration wherever that is possible.
-        SystemExit: after SIGINT (status 130) or SIGTERM (143), with the state saved for `--resume`.
+        SystemExit: after SIGINT (status 130), SIGTERM (143) or SIGHUP (129), with the state saved for `--resume`.
     """
-    devices = choose_devices(config, processes)
-    config = replace(config, replicas=devices.replicas)
-    data = make_data(config, read_class_names(config.class_file), processes)
-    with Interruption() as interruption, explain_resource_errors(config):
-        torch.manual_seed(config.seed)
-        num_classes = len(data.training.class_names)
-        network = make_network(config.architecture, config.weights, num_classes, config.channels_last, strategy.head)
-        network.to(devices.first)
-        devices.configure(network, config.sync_bn)
-        trainer = Trainer(network, strategy, config, len(data.training_loader), processes, devices.gpus)
-        torch.manual_seed(config.seed + processes.rank)  # from here on, dropout differs between processes
-        with Run(Folder(), config, trainer, data.training, interruption) as run:
-            run.start(_summary(devices, processes, data))
-            _epochs(run, data)
+    then = "; --resume continues from the last state"
+    with explain_shortages(then, memory=lower_memory(config)):
+        devices = choose_devices(config, processes)
+        config = replace(config, replicas=devices.replicas)
+        data = make_data(config, read_class_names(config.class_file), processes)
+        with Interruption() as interruption:
+            _train(strategy, config, devices, data, interruption)
+
+
+def _train(strategy: Strategy, config: Config, devices: Devices, data: Data, interruption: Interruption) -> None:
+    processes, num_classes = devices.processes, len(data.training.class_names)
+    torch.manual_seed(config.seed)
+    network = make_network(config.architecture, config.weights, num_classes, config.channels_last, strategy.head)
+    network.to(devices.first)
+    devices.configure(network, config.sync_bn)
+    trainer = Trainer(network, strategy, config, len(data.training_loader), processes, devices.gpus)
+    torch.manual_seed(config.seed + processes.rank)  # from here on, dropout differs between processes
+    data_sets = {"training": data.training, "validation": data.validation}
+    with Run(Folder(), config, trainer, data_sets, interruption) as run:
+        run.start(_summary(devices, processes, data))
+        _epochs(run, data)
 
 
 def _epochs(run: Run, data: Data) -> None:

@@ -12,11 +12,11 @@ from core.strategy import Step
 from core.training.config import OWN_STATE, Config
 from core.training.trainer import Trainer
 from tools.data.datasets import VOCClassification
-from tools.runs.checkpoints import Description, save_checkpoint
+from tools.runs.checkpoints import Description, read_description, save_checkpoint
 from tools.runs.folder import Folder, RunFiles
 from tools.runs.log import RunLog
-from tools.runs.states import is_own, load_state, save_state
-from tools.system.errors import UserError
+from tools.runs.states import States
+from tools.system.errors import UserError, first_few, quoted
 from tools.system.files import write_json
 from tools.system.interruption import Interrupted, Interruption
 
@@ -29,18 +29,28 @@ class Run:
     """
 
     def __init__(
-        self, folder: Folder, config: Config, trainer: Trainer, training: VOCClassification, interruption: Interruption
+        self,
+        folder: Folder,
+        config: Config,
+        trainer: Trainer,
+        data_sets: dict[str, VOCClassification],  # "training" and "validation"
+        interruption: Interruption,
     ):
         self.folder = folder
         self.config = config
         self.trainer = trainer
-        self.class_names = training.class_names
+        self.class_names = data_sets["training"].class_names
         self.epoch = self.position = 0
         self._losses: dict[str, list[torch.Tensor]] = {"loss": []}  # of the iterations since the last log line
         self._best = -1.0
         self._interruption = interruption
         self._files = RunFiles(folder, config.tag)
-        self._images = training.fingerprint()
+        self._states = States(folder, config.tag)
+        self._data = {
+            f"{kind} {name}": digest
+            for kind, images in data_sets.items()
+            for name, digest in images.fingerprint().items()
+        }
         self._writes = trainer.processes.is_first
         self._saved_at = time.monotonic()
 
@@ -56,32 +66,46 @@ class Run:
     def start(self, summary: str) -> None:
         """Start from scratch, or continue from what `--resume` names.
 
-        The order matters: every check comes before an earlier run is archived, and the first state is written at
-        once, so that an unwritable folder fails before training starts.
+        The order matters: every check, also whether the disk has room, comes before an earlier run is archived, and
+        the first state is written at once, so that an unwritable folder fails before training starts.
         """
         state, source = self._load_state()
         differing = self._restore(state, source) if state else []
         same_run = state is not None and self._resumes_own_state()
-        archived_to = self._files.archive() if self._writes and not same_run else None
-        if self._writes:
+        self.log = RunLog(self.folder, self.config.tag, self.config.tensorboard, silent=not self._writes)
+        if not same_run:
+            self._archive_earlier_run()
+        if self._files.archived_to:
+            self.log.line(f"[i] files of an earlier run with this tag were moved to {self._files.archived_to}")
+        self.log.open()
+        if self._writes and not (same_run and self._is_finished()):
             saved = {"strategy": self.trainer.strategy.name, **self.config.replayable()}
             write_json(self.folder.config(self.config.tag), saved)
-        self.log = RunLog(self.folder, self.config.tag, self.config.tensorboard, silent=not self._writes)
+        self._log_start(state, source, differing)
+        self.log.line(summary)
+        if not same_run:
+            self._save_state()
+
+    def _archive_earlier_run(self) -> None:
+        state = self._state()
+        if self._writes and self._files.find_earlier():
+            self._states.try_space(state)
+            self._files.archive()
+
+    def _log_start(self, state: dict[str, Any] | None, source: str, differing: list[str]) -> None:
         if state:
             self.log.load_state_dict(state["log"])
             changed = f", with other settings: {'; '.join(differing)}" if differing else ""
             position = f"iteration {self.trainer.iteration:,}, epoch {self.epoch + 1}"
             self.log.line(f"[i] resumed at {position}, from {source}{changed}")
-        else:
-            arguments = ", ".join(f"{name}={value}" for name, value in sorted(asdict(self.config).items()))
-            self.log.line(f"[i] strategy {self.trainer.strategy.name}: {arguments}")
-            if self.config.resume is not None:
-                self.log.line(f"[i] no saved state at {self.folder.state(self.config.tag)}: starting from scratch")
-        if archived_to:
-            self.log.line(f"[i] files of an earlier run with this tag were moved to {archived_to}")
-        self.log.line(summary)
-        if not same_run:
-            self._save_state()
+            return
+        arguments = ", ".join(f"{name}={value}" for name, value in sorted(asdict(self.config).items()))
+        self.log.line(f"[i] strategy {self.trainer.strategy.name}: {arguments}")
+        if self.config.resume is not None:
+            self.log.line(f"[i] no saved state at {self.folder.state(self.config.tag)}: starting from scratch")
+
+    def _is_finished(self) -> bool:
+        return self.epoch >= self.config.max_epoch
 
     # The state -------------------------------------------------------------------------------------------------------
 
@@ -98,27 +122,28 @@ class Run:
             "best": self._best,
             "log": self.log.state_dict() if self._writes else {},
             "arguments": asdict(self.config),
-            "images": self._images,
+            "class_names": self.class_names,
+            "data": self._data,
         }
 
     def _save_state(self) -> None:
         state = self._state()
         self._saved_at = time.monotonic()
         if self._writes:
-            save_state(self.folder, self.config.tag, state)
+            self._states.save(state)
 
     def _load_state(self) -> tuple[dict[str, Any] | None, str]:
         """Return the state that `--resume` names, and which file it is from; the first process reads for all."""
         if self.config.resume is None:
             return None, ""
         path = None if self.config.resume == OWN_STATE else Path(self.config.resume)
-        found = load_state(self.folder, self.config.tag, path) if self._writes else None
+        found = self._states.load(path) if self._writes else None
         return self.trainer.processes.broadcast(found) or (None, "")
 
     def _resumes_own_state(self) -> bool:
         """Whether `--resume` continues the files of this tag, not a state from elsewhere."""
         resume = self.config.resume
-        return resume == OWN_STATE or is_own(self.folder, self.config.tag, Path(resume))
+        return resume == OWN_STATE or self._states.include(Path(resume))
 
     def _restore(self, state: dict[str, Any], source: str) -> list[str]:
         """Restore a state without touching a file; return the settings that differ, as text."""
@@ -163,9 +188,14 @@ class Run:
             for name, value in asdict(self.config).items()
             if name in saved and saved[name] != value and name not in ("config", "resume", "force", "tag")
         }
-        if state["images"] != self._images:
-            differing["images"] = "the list of training images"
-        changing = [*self.config.names_that_change_the_result(), "images"]
+        if state["class_names"] != self.class_names:
+            shown = (
+                first_few([quoted(str(name)) for name in names]) for names in (state["class_names"], self.class_names)
+            )
+            differing["class_names"] = "class names: saved {}, now {}".format(*shown)
+        for name in [name for name, digest in self._data.items() if state["data"].get(name) != digest]:
+            differing[name] = f"other {name}"
+        changing = [*self.config.names_that_change_the_result(), "class_names", *self._data]
         blocking = [text for name, text in differing.items() if name in changing]
         if blocking and not self.config.force:
             raise UserError(
@@ -200,7 +230,8 @@ class Run:
         names, processes = list(self._losses), self.trainer.processes
         if not self._losses["loss"]:
             return dict.fromkeys(names, float("nan"))
-        means = torch.stack([torch.stack(losses).mean() for losses in self._losses.values()])
+        unknown = torch.full_like(self._losses["loss"][0], float("nan"))  # a loss that no iteration computed
+        means = torch.stack([torch.stack(losses or [unknown]).mean() for losses in self._losses.values()])
         self._losses = {name: [] for name in names}
         return dict(zip(names, (processes.sum(means) / processes.size).tolist(), strict=True))
 
@@ -235,12 +266,22 @@ class Run:
         self._save_state()
 
     def finish(self) -> None:
-        """Save the last model, and say where the best one is."""
-        self._save_model("last_", self.log.history["validation"][-1]["mAP"])
+        """Save the last model, unless a finished run was only resumed, and say where the best one is."""
+        validations = self.log.history["validation"]
+        if not self._has_last_model():
+            self._save_model("last_", validations[-1]["mAP"] if validations else float("nan"))
         best = self.folder.model(self.config.tag, "best_")
         where = f"in {best}" if best.exists() else "saved under the tag this run was resumed from"
         self.log.line(f"[i] best mAP={self._best:.2f}, {where}")
         self.log.close()
+
+    def _has_last_model(self) -> bool:
+        last = self.folder.model(self.config.tag, "last_")
+        try:
+            # The description is written after the model.
+            return last.exists() and read_description(last).iteration == self.trainer.iteration
+        except UserError:
+            return False
 
     def interrupt(self, interrupted: Interrupted) -> None:
         """Save the state and exit with the signal's status."""

@@ -169,9 +169,18 @@ class Trainer:
         if self.teacher is not None:
             self.teacher.load_state_dict(state["teacher"])
         # Learning rates and weight decays are those of the arguments, which --force may have changed.
+        self._check_momentum(state["optimizer"])
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state["optimizer"]})
         self.scaler.load_state_dict(state["scaler"])
         self.iteration = iteration
+
+    def _check_momentum(self, saved: dict[int, dict[str, Any]]) -> None:
+        """Raise a `ValueError` for buffers of another shape, which the optimizer would accept."""
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        for index, entry in saved.items():
+            buffer = entry["momentum_buffer"]
+            if buffer is not None and buffer.shape != parameters[index].shape:
+                raise ValueError(f"the momentum of parameter {index} has the shape {tuple(buffer.shape)}")
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """Data sets: images of a devkit folder, with or without labels, and image files of any folder."""
 
 import hashlib
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,9 +16,9 @@ from torchvision.transforms.v2 import functional as F
 from tools.data.annotations import VOCObject, multi_hot, read_annotation
 from tools.data.devkit import annotation_path, check_folder, image_path, read_split, require_files
 from tools.data.images import opened_image, read_image, read_upright
+from tools.data.loader import worker_options
 from tools.data.transforms import normalize, to_pixels
 from tools.system.errors import UserError, advice
-from tools.system.interruption import end_loader_processes_at_exit, ignore_signals
 
 Transform = Callable[[Image.Image], Any]
 
@@ -80,9 +81,12 @@ class VOCClassification(VOCImages):
         """Return the annotated objects of an image, as `read_annotation`."""
         return read_annotation(annotation_path(self.data_dir, self.ids[index]), self.class_names)
 
-    def fingerprint(self) -> str:
-        """Return a hash of ids and labels: two runs with the same one train on the same data."""
-        return hashlib.sha256("\n".join(self.ids).encode() + self.labels.numpy().tobytes()).hexdigest()
+    def fingerprint(self) -> dict[str, str]:
+        """Return hashes of ids with labels, and of the sizes of the image files, bytes: they tell data sets apart."""
+        sizes = [os.stat(image_path(self.data_dir, image_id)).st_size for image_id in self.ids]
+        listed = "\n".join(self.ids).encode("utf-8", "surrogateescape") + self.labels.numpy().tobytes()
+        parts = {"list or labels": listed, "image files": np.array(sizes).tobytes()}
+        return {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
 
 
 class Letterboxed(NamedTuple):
@@ -153,7 +157,5 @@ def letterbox(path: str, image: Image.Image, image_size: int) -> Letterboxed:
 
 def image_loader(paths: list[Path], image_size: int, batch_size: int, num_workers: int) -> DataLoader:
     """Return a loader of lists of `Letterboxed`, in the order of the paths."""
-    if num_workers:
-        end_loader_processes_at_exit()
-    dataset = ImageFiles(paths, image_size)
-    return DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=list, worker_init_fn=ignore_signals)
+    options = worker_options(num_workers, list) | {"pin_memory": False}  # images are stacked before they move
+    return DataLoader(ImageFiles(paths, image_size), batch_size, **options)

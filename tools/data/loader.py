@@ -4,14 +4,22 @@ Batches are (pixels, labels, indices), and the indices refer to `ids` and `label
 keep it beside its loader instead of unwrapping `loader.dataset`.
 """
 
-from collections.abc import Iterator, Sequence
+import io
+import math
+import os
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset, get_worker_info
 
 from tools.system.errors import UserError
 from tools.system.interruption import end_loader_processes_at_exit, ignore_signals
+
+IN_FLIGHT = 3  # batches of each loader process: two that it prepares ahead (PyTorch's prefetch_factor), one in use
 
 
 class EpochSampler(Sampler):
@@ -73,7 +81,7 @@ def training_loader(
         raise UserError(f"a batch of {batch_size} images cannot be divided equally among {processes} processes")
     sampler = EpochSampler(len(dataset), batch_size, seed, rank, processes)
     seeded = SeededDataset(dataset, seed)
-    return DataLoader(seeded, batch_size // processes, sampler=sampler, **_worker_options(num_workers))
+    return DataLoader(seeded, batch_size // processes, sampler=sampler, **worker_options(num_workers, stack))
 
 
 def evaluation_loader(
@@ -84,7 +92,7 @@ def evaluation_loader(
     Of several processes, each takes every `processes`-th image, starting with the rank-th; see `interleave`.
     """
     part = Subset(dataset, range(rank, len(dataset), processes)) if processes > 1 else dataset
-    return DataLoader(part, batch_size, **_worker_options(num_workers))
+    return DataLoader(part, batch_size, **worker_options(num_workers, stack))
 
 
 def interleave(parts: Sequence[np.ndarray]) -> np.ndarray:
@@ -95,15 +103,18 @@ def interleave(parts: Sequence[np.ndarray]) -> np.ndarray:
     """
     merged = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
     for rank, part in enumerate(parts):
-        merged[rank :: len(parts)] = part
+        if len(part):  # a process without an image does not know the number of columns
+            merged[rank :: len(parts)] = part
     return merged
 
 
-def _worker_options(num_workers: int) -> dict:
+def worker_options(num_workers: int, collate: Callable[[list], Any]) -> dict[str, Any]:
+    """Return a loader's options that concern its processes; `collate` makes a batch of a list of samples."""
     if num_workers:
         end_loader_processes_at_exit()
     return {
         "num_workers": num_workers,
+        "collate_fn": Packing(collate),
         # Copies to a GPU overlap with its computation only from pinned memory.
         "pin_memory": torch.cuda.is_available(),
         # Workers live on between epochs: each start would read the modules and copy the data set again.
@@ -112,3 +123,66 @@ def _worker_options(num_workers: int) -> dict:
         # Without its own generator, each pass over a loader would consume random numbers of the network's drop-out.
         "generator": torch.Generator(),
     }
+
+
+def stack(samples: list[tuple[torch.Tensor, torch.Tensor, int]]) -> list[torch.Tensor]:
+    """Return the pixels, labels and indices of a batch."""
+    pixels, labels, indices = zip(*samples, strict=True)
+    return [torch.stack(pixels), torch.stack(labels), torch.tensor(indices)]
+
+
+class Packing:
+    """Make a batch of samples; in a loader process, pack it for the main process.
+
+    Tensors travel in shared memory if there is enough of it for all loader processes (Docker has 64 MB by default),
+    otherwise through the pipe, which costs the main process a copy.
+    """
+
+    def __init__(self, collate: Callable[[list], Any]):
+        self.collate = collate
+        self._shares: bool | None = None  # decided at the first batch, when its size is known
+
+    def __call__(self, samples: list) -> Any:
+        batch, worker = self.collate(samples), get_worker_info()
+        return batch if worker is None else Packed(self._pack(batch, worker.num_workers))
+
+    def _pack(self, batch: Any, workers: int) -> bytes:
+        if self._shares:
+            try:
+                return bytes(ForkingPickler.dumps(batch))
+            except (RuntimeError, OSError):  # no space left, or too many open files
+                self._shares = False
+        content = io.BytesIO()
+        ByValue(content).dump(batch)
+        if self._shares is None:
+            self._shares = IN_FLIGHT * workers * len(content.getbuffer()) < _free_shared_memory()
+        return content.getvalue()
+
+
+class Packed:
+    """A pickled batch, which is unpickled as the batch.
+
+    The loader process pickles it itself, because PyTorch leaves that to a thread that only prints its errors, and the
+    main process would wait forever.
+    """
+
+    def __init__(self, content: bytes):
+        self.content = content
+
+    def __reduce__(self) -> tuple[Callable, tuple[bytes]]:
+        return pickle.loads, (self.content,)
+
+
+class ByValue(pickle.Pickler):
+    """Pickle tensors with their numbers, not as handles of shared memory."""
+
+    def reducer_override(self, value: Any) -> Any:
+        return (torch.from_numpy, (value.numpy(),)) if isinstance(value, torch.Tensor) else NotImplemented
+
+
+def _free_shared_memory() -> float:
+    try:
+        status = os.statvfs("/dev/shm")
+    except OSError:  # another system than Linux
+        return math.inf
+    return status.f_bavail * status.f_frsize

@@ -58,8 +58,21 @@ class Description:
 def save_checkpoint(path: Path, state_dict: StateDict, description: Description) -> None:
     """Write a state dict, and beside it, as `.json`, its description."""
     plain = {name: value.detach().cpu().contiguous() for name, value in state_dict.items()}
-    replace_file(path, lambda temporary: torch.save(plain, temporary))
+    write_tensors(path, plain)
     write_json(path.with_suffix(".json"), asdict(description))
+
+
+def write_tensors(path: Path, content: Any, keep: Path | None = None) -> None:
+    """Write tensors and plain values in PyTorch's format, in one step; `keep` and errors as `replace_file`.
+
+    The file's own name, which `torch.save` would write into its archive, is not in it.
+    """
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            torch.save(content, file)
+
+    replace_file(path, write, keep)
 
 
 def read_description(path: Path) -> Description:

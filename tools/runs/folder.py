@@ -4,6 +4,7 @@ import errno
 import fcntl
 import glob
 import os
+import re
 import shutil
 import socket
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from tools.system.errors import UserError
-from tools.system.files import read_json, reason, writing
+from tools.system.files import read_json, reason, remove, sync_folder, writing
 
 History = dict[str, list[dict[str, Any]]]
 
@@ -55,6 +56,10 @@ class Folder:
     def earlier(self, tag: str, number: int) -> Path:
         return self.root / "earlier" / f"{tag}.{number}"
 
+    def moving(self, tag: str, number: int) -> Path:
+        """Return what `earlier` is called until everything has been moved into it."""
+        return self.root / "earlier" / f".{tag}.{number}"
+
     def results(self, checkpoint: Path, split: str) -> Path:
         """Return where the evaluation of a checkpoint on a split goes, without suffix."""
         return self.root / "evaluation" / f"{checkpoint.stem}_{split.replace('/', '_')}"
@@ -82,6 +87,7 @@ class RunFiles:
         self.tag = tag
         self._lock = folder.state(tag, ".lock")
         self._held: TextIO | None = None
+        self.archived_to: Path | None = None  # where this process has moved an earlier run's files
 
     def claim(self) -> None:
         """Claim the run's files for this process until it ends, and remove what a killed run was writing."""
@@ -95,6 +101,7 @@ class RunFiles:
             held.flush()
         self._held = held
         self._remove_partial_files()
+        self._complete_archives()
 
     def _lock_exclusively(self, held: TextIO) -> None:
         try:
@@ -119,7 +126,7 @@ class RunFiles:
     def _remove_partial_files(self) -> None:
         for path in self._files():
             for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-                temporary.unlink(missing_ok=True)
+                remove(temporary)
 
     def _files(self) -> list[Path]:
         folder, tag = self.folder, self.tag
@@ -128,29 +135,63 @@ class RunFiles:
         states = [folder.state(tag), folder.state(tag, ".earlier.pth")]
         return [folder.log(tag), folder.history(tag), folder.config(tag), *states, *models, *descriptions]
 
-    def archive(self) -> Path | None:
-        """Move what an earlier run of this tag left into a folder of its own and return that; None if nothing was left.
+    def find_earlier(self) -> list[Path]:
+        """Return the files and folders that an earlier run of this tag left."""
+        folders = [self.folder.curves(self.tag), self.folder.snapshots(self.tag)]
+        return [path for path in [*self._files(), *folders] if os.path.lexists(path)]
 
-        So a new run starts clean.
+    def archive(self) -> None:
+        """Move what an earlier run of this tag left into a folder of its own, `archived_to`.
+
+        So a new run starts clean. A move that was interrupted is completed by the next claim.
         """
-        folder, tag = self.folder, self.tag
-        files = [path for path in [*self._files(), folder.curves(tag), folder.snapshots(tag)] if path.exists()]
-        if not files:
-            return None
+        if not self.find_earlier():
+            return
         number = 1
-        while folder.earlier(tag, number).exists():
+        while self.folder.earlier(self.tag, number).exists():
             number += 1
-        archive = folder.earlier(tag, number)
+        moving = self.folder.moving(self.tag, number)
+        with writing(moving):
+            moving.mkdir(parents=True)
+            sync_folder(moving.parent)
+        self._complete_archive(moving)
+
+    def _complete_archives(self) -> None:
+        """Complete the moves of a killed run. It had begun to write nothing: what is in place is the run's before."""
+        pattern = re.compile(rf"\.{re.escape(self.tag)}\.\d+")
+        for moving in self.folder.moving(self.tag, 0).parent.glob(".*"):
+            if pattern.fullmatch(moving.name):
+                self._complete_archive(moving)
+
+    def _complete_archive(self, moving: Path) -> None:
         try:
-            for path in files:
-                target = archive / path.relative_to(folder.root)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.move(path, target)
+            for path in self.find_earlier():
+                _move(path, moving / path.relative_to(self.folder.root))
+            self.archived_to = moving.with_name(moving.name[1:])
+            os.replace(moving, self.archived_to)
+            sync_folder(moving.parent)
         except OSError as error:
             raise UserError(
-                f"cannot move an earlier run of this tag to {archive} ({reason(error)}): choose another --tag"
+                f"cannot move an earlier run of this tag to {moving} ({reason(error)}): free some space, or choose "
+                "another --tag"
             ) from error
-        return archive
+
+
+def _move(source: Path, target: Path) -> None:
+    """Move a file or a folder in one step, also to another disk; an earlier move to it may have been interrupted."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not os.path.lexists(target):
+        try:
+            os.rename(source, target)
+            return
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+        partial = target.with_name(f".{target.name}.partial")
+        remove(partial)
+        shutil.copytree(source, partial) if source.is_dir() else shutil.copy2(source, partial)
+        os.rename(partial, target)
+    remove(source)
 
 
 def checkpoint_path(tag: str | None, weights: str | Path | None) -> Path:

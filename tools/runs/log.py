@@ -3,14 +3,13 @@
 import copy
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from tools.runs.folder import Folder
-from tools.system.errors import UserError
+from tools.system.errors import UserError, printable
 from tools.system.files import write_json, writing
 
 
@@ -31,7 +30,15 @@ class RunLog:
         self.silent = silent
         self._text_path = folder.log(tag)
         self._history_path = folder.history(tag)
-        self._writer = _summary_writer(folder.curves(tag)) if tensorboard and not silent else None
+        self._curves_path = folder.curves(tag)
+        self._make_writer = _summary_writer() if tensorboard and not silent else None
+        self._writer: Any = None
+
+    def open(self) -> None:
+        """Open the TensorBoard file, if asked for."""
+        if self._make_writer:
+            with writing(self._curves_path):
+                self._writer = self._make_writer(str(self._curves_path))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the history, and the length of the text log."""
@@ -52,6 +59,7 @@ class RunLog:
         """Write one line to the screen, above any progress bar, and to the log file."""
         if self.silent:
             return
+        text = printable(text)
         tqdm.write(text)
         with writing(self._text_path):
             self._text_path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,10 +106,9 @@ class RunLog:
                     self._writer.add_scalar(f"{kind}/{name}", value, iteration)
 
 
-def _summary_writer(folder: Path):
+def _summary_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UserError("--tensorboard needs TensorBoard: pip install tensorboard") from error
-    with writing(folder):
-        return SummaryWriter(str(folder))
+    return SummaryWriter

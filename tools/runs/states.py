@@ -1,15 +1,15 @@
 """The state of a run, from which `--resume` continues: written so that one whole state is always on the disk."""
 
-import os
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tools.runs.checkpoints import read_tensors
+from tools.runs.checkpoints import read_tensors, write_tensors
 from tools.runs.folder import Folder
 from tools.system.errors import UserError
-from tools.system.files import replace_file
+from tools.system.files import temporary_file
 
 # What a state consists of.
 PARTS: dict[str, type | tuple[type, ...]] = {
@@ -22,7 +22,8 @@ PARTS: dict[str, type | tuple[type, ...]] = {
     "best": (int, float),
     "log": dict,
     "arguments": dict,
-    "images": str,
+    "class_names": list,
+    "data": dict,
 }
 
 
@@ -30,52 +31,61 @@ class OldVersion(UserError):
     """A state that an earlier version of this code saved."""
 
 
-def save_state(folder: Folder, tag: str, state: dict[str, Any]) -> None:
-    """Write a run's state. The one before stays until this one is whole, and is then the earlier state."""
-    path = folder.state(tag)
+class States:
+    """The files of a run's state: the newest, and the one before.
 
-    def write(temporary: Path) -> None:
-        torch.save(state, temporary)
-        if path.exists():
-            os.replace(path, folder.state(tag, ".earlier.pth"))
-
-    replace_file(path, write)
-
-
-def load_state(folder: Folder, tag: str, path: Path | None = None) -> tuple[dict[str, Any], str] | None:
-    """Return the last whole state, and which file it is from (with what was wrong with a newer one).
-
-    Args:
-        path: another file than the run's own.
-
-    Returns:
-        None if there is no file. If there are files but none can be used, that is an error.
+    One whole state is on the disk at any time: the newest is moved only when its successor is whole and synced, and
+    never over the one before if it could not be read.
     """
-    own = [folder.state(tag), folder.state(tag, ".earlier.pth")]
-    problems: list[str] = []
-    for candidate in [path] if path else [file for file in own if file.exists()]:
-        try:
-            state = _read(candidate)
-        except OldVersion:
-            raise  # the state before it is older still
-        except UserError as error:
-            problems.append(str(error))
-            continue
-        newer = "".join(f" (a newer state was unreadable: {problem})" for problem in problems)
-        return state, f"{candidate}{newer}"
-    if problems:
-        raise UserError(" and ".join(problems))
-    return None
 
+    def __init__(self, folder: Folder, tag: str):
+        self.newest = folder.state(tag)
+        self.before = folder.state(tag, ".earlier.pth")
+        self._newest_is_damaged = False
 
-def is_own(folder: Folder, tag: str, path: Path) -> bool:
-    """Return whether a file is one of the run's two states."""
-    return path.resolve() in (folder.state(tag).resolve(), folder.state(tag, ".earlier.pth").resolve())
+    def save(self, state: dict[str, Any]) -> None:
+        """Write a state."""
+        write_tensors(self.newest, state, keep=None if self._newest_is_damaged else self.before)
+        self._newest_is_damaged = False
+
+    def try_space(self, state: dict[str, Any]) -> None:
+        """Raise a `UserError` if a state cannot be written; change nothing."""
+        with temporary_file(self.newest) as temporary:
+            torch.save(state, temporary)
+
+    def load(self, path: Path | None = None) -> tuple[dict[str, Any], str] | None:
+        """Return the last whole state, and which file it is from (with what was wrong with a newer one).
+
+        Args:
+            path: another file than the run's own.
+
+        Returns:
+            None if there is no file. If there are files but none can be used, that is an error.
+        """
+        problems: list[str] = []
+        for candidate in [path] if path else [file for file in (self.newest, self.before) if file.exists()]:
+            try:
+                state = _read(candidate)
+            except OldVersion:
+                raise  # the state before it is older still
+            except UserError as error:
+                problems.append(str(error))
+                self._newest_is_damaged |= candidate == self.newest
+                continue
+            newer = "".join(f" (a newer state was unreadable: {problem})" for problem in problems)
+            return state, f"{candidate}{newer}"
+        if problems:
+            raise UserError(" and ".join(problems))
+        return None
+
+    def include(self, path: Path) -> bool:
+        """Return whether a file is one of the two."""
+        return path.resolve() in (self.newest.resolve(), self.before.resolve())
 
 
 def _read(path: Path) -> dict[str, Any]:
     state = read_tensors(path)
-    if isinstance(state, dict) and "trainer" in state and "strategy" not in state:
+    if isinstance(state, dict) and "trainer" in state and "data" not in state:
         raise OldVersion(
             f"{path} was saved by an earlier version of this code: finish its run with that version, or start again "
             "without --resume"
@@ -90,5 +100,27 @@ def _is_state(content: Any) -> bool:
         return False
     history, text_bytes = content["log"].get("history"), content["log"].get("text_bytes")
     known = isinstance(history, dict) and all(isinstance(history.get(kind), list) for kind in ("train", "validation"))
-    losses = all(isinstance(name, str) and isinstance(loss, torch.Tensor) for name, loss in content["losses"].items())
-    return known and losses and isinstance(text_bytes, int) and content["epoch"] >= 0 and content["samples"] >= 0
+    losses = all(isinstance(name, str) and _are_losses(values) for name, values in content["losses"].items())
+    counts = all(
+        type(count) is int and 0 <= count < 1 << 62 for count in (content["epoch"], content["samples"], text_bytes)
+    )
+    return (
+        known
+        and losses
+        and counts
+        and all(_is_json(content[name]) for name in ("arguments", "data", "class_names", "log"))
+    )
+
+
+def _are_losses(values: Any) -> bool:
+    """Whether these are a loss's values since the last log line: one or more numbers."""
+    return isinstance(values, torch.Tensor) and values.dim() == 1 and len(values) > 0 and values.is_floating_point()
+
+
+def _is_json(value: Any) -> bool:
+    """Whether it consists of plain values, without tensors."""
+    try:
+        json.dumps(value)
+        return True
+    except (TypeError, ValueError, RecursionError):
+        return False

@@ -13,13 +13,13 @@ Written on argparse, because the official code's argument names and its `--neste
 import argparse
 import dataclasses
 import difflib
-import math
 import operator
 import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from tools.system.errors import UserError
@@ -30,6 +30,12 @@ BOUNDS = {
     "least": (operator.ge, "{} or more"),
     "below": (operator.lt, "below {}"),
     "most": (operator.le, "at most {}"),
+}
+# Far beyond any use: larger values overflow arithmetic, or take hours or all memory before they fail.
+MOST_INT, MOST_FLOAT = 2**63 - 1, 1e100
+MOST = {
+    **{"batch_size": 10**6, "bootstrap": 10**6, "images": 10**6, "num_workers": 1024},
+    **{"image_size": 2**13, "min_image_size": 2**15, "max_image_size": 2**15, "shrink": 2**15},
 }
 # What other code bases call an argument: these names cannot be guessed from the spelling.
 SYNONYMS = {
@@ -55,7 +61,8 @@ class Argument:
 
     Attributes:
         help: one line, with the unit; group: heading under which --help lists it; metavar: shown for the value.
-        choices: the accepted values; above, least, below, most: bounds of a number, which is then finite.
+        choices: the accepted values; above, least, below, most: bounds of a number.
+        names_file: whether a path must end in the name of a file (not `.`, `..` or `/`).
         parse: turns the typed text into the value; raises `ValueError` or `argparse.ArgumentTypeError`.
         bare: the value of the flag without a value after it.
         one_of, at_most_one_of: of the arguments with the same word exactly, or at most, one may be given.
@@ -78,16 +85,28 @@ class Argument:
     at_most_one_of: str = ""
     aliases: Sequence[str] = ()
     positional: bool = False
+    names_file: bool = False
     resumable: bool = False
 
     def problem(self, value: Any) -> str | None:
         """Say which bounds `value` has to keep if it breaks one, or return None."""
         bounds = {name: getattr(self, name) for name in BOUNDS if getattr(self, name) is not None}
-        numbers = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
-        for number in numbers if bounds else []:
-            if not (math.isfinite(number) and all(BOUNDS[name][0](number, bound) for name, bound in bounds.items())):
+        for one in value if isinstance(value, (list, tuple)) else [] if value is None else [value]:
+            if not all(BOUNDS[name][0](one, bound) for name, bound in bounds.items()):
                 return "must be " + " and ".join(BOUNDS[name][1].format(bound) for name, bound in bounds.items())
+            if self.names_file and Path(one).name in ("", ".."):
+                return "must end in the name of a file"
         return None
+
+
+def _size_problem(name: str, value: Any) -> str | None:
+    """Say which number of `MOST` a value exceeds, or return None."""
+    for one in value if isinstance(value, (list, tuple)) else [value]:
+        if isinstance(one, (int, float)):
+            most = MOST.get(name, MOST_INT if isinstance(one, int) else MOST_FLOAT)
+            if not abs(one) <= most:
+                return f"must be finite and at most {most:,}"
+    return None
 
 
 def argument(default: Any = dataclasses.MISSING, help: str = "", **about: Any) -> Any:
@@ -102,7 +121,7 @@ class Arguments:
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
-            problem = item.metadata["argument"].problem(value)
+            problem = item.metadata["argument"].problem(value) or _size_problem(item.name, value)
             if problem:
                 shown = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
                 raise UserError(f"--{item.name} {shown}: {problem}")
@@ -219,7 +238,11 @@ class Parser(argparse.ArgumentParser):
         Raises:
             UserError: whatever is wrong with them.
         """
-        parsed, unknown = self.parse_known_args(sys.argv[1:] if args is None else args, namespace)
+        args = sys.argv[1:] if args is None else args
+        for word in args:
+            if word.startswith("--") and word.partition("=")[2] == "--":  # argparse loses it
+                self.error(f"{word}: -- is not a value")
+        parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             self.error(self.unknown(unknown[0]))
         return parsed

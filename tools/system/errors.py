@@ -4,6 +4,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from tools.system.console import forgive_streams
+from tools.system.shortages import shortage
+
 MAX_QUOTED_CHARS = 60
 _IN_TRACEBACK = "UserError: "
 
@@ -16,19 +19,52 @@ class UserError(Exception):
         text = super().__str__().strip()
         if _IN_TRACEBACK in text:
             text = text.rsplit(_IN_TRACEBACK, 1)[1]
-        return " ".join(text.split())
+        return printable(" ".join(text.split()))
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Run a program: a `UserError` ends it with one line on stderr and status 2, Ctrl-C with one line and 130."""
+    """Run a program: a `UserError` ends it with one line on stderr and status 2, Ctrl-C with one line and 130.
+
+    What cannot be written to stdout and stderr is lost without an error.
+    """
+    forgive_streams()
     try:
-        main()
+        with explain_shortages():
+            main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+@contextmanager
+def explain_shortages(then: str = "", **advice: str) -> Iterator[None]:
+    """Turn what the machine lacks into a `UserError`.
+
+    Args:
+        then: appended to the line: how to continue afterward.
+        advice: see `shortage`.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        text = shortage(error, **advice)
+        if text is None:
+            raise
+        raise UserError(text + then) from error
+
+
+def printable(text: str) -> str:
+    r"""Return text whose control characters, also invisible ones and bytes that are not UTF-8, are escaped.
+
+    >>> printable("Straße\x1b[2J"), printable("犬\udcff")
+    ('Straße\\x1b[2J', '犬\\udcff')
+    """
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def shorten(text: str) -> str:

@@ -1,12 +1,16 @@
 """Atomic file writes, safe reads, and the provenance of results."""
 
 import contextlib
+import errno
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import re
 import shlex
+import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -17,7 +21,11 @@ from typing import Any
 from tools.system.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout
+HOST = re.sub(r"\W", "_", socket.gethostname())[:40]
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "opencv-python-headless", "pillow")
+
+
+_swept: set[Path] = set()  # the folders in which this process has looked for leftovers
 
 
 @contextlib.contextmanager
@@ -30,31 +38,97 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        # torch.save reports a full disk as a RuntimeError of its archive writer.
+        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise  # not the disk
+        if getattr(error, "errno", None) == errno.ENAMETOOLONG:
+            raise UserError(f"cannot write {path} ({reason(error)}): choose a shorter name") from error
         raise UserError(f"cannot write {path} ({reason(error)}): free some space or choose another folder") from error
 
 
-def replace_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, then move it to `path` in one step.
+def temporary_beside(path: Path) -> Path:
+    """Return a hidden name in the folder of `path` to write to.
+
+    The first call for a folder removes what killed programs of this machine were writing there.
+    """
+    if path.parent not in _swept:
+        _swept.add(path.parent)
+        _remove_leftovers(path.parent)
+    name = os.fsdecode(os.fsencode(path.name)[:150])  # the whole has to fit into 255 bytes
+    return path.with_name(f".{name}.{HOST}-{os.getpid()}.tmp")
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for path in folder.glob(".*.tmp"):
+        owner = re.fullmatch(r"\..*\.(\w+)-(\d+)\.tmp", path.name, re.DOTALL)
+        if owner and owner[1] == HOST and not _is_running(int(owner[2])):
+            remove(path)
+
+
+def _is_running(process: int) -> bool:
+    """Whether another process with this number runs; this one's number may have been a killed process's before."""
+    try:
+        os.kill(process, 0)
+        return process != os.getpid()
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, as far as that is possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+@contextlib.contextmanager
+def temporary_file(path: Path) -> Iterator[Path]:
+    """Yield a hidden name beside `path` to write to, which is removed at the end; the folder is made if it is missing.
+
+    Raises:
+        UserError: the folder or the disk cannot hold the file.
+    """
+    temporary = temporary_beside(path)
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+    finally:
+        remove(temporary)
+
+
+def replace_file(path: Path, write: Callable[[Path], None], keep: Path | None = None) -> None:
+    """Let `write` fill a temporary file beside `path`, then move it to `path` in one step, when it is on the disk.
 
     Args:
         path: the file to make or replace; its folder is made if it is missing.
         write: takes the temporary file's path.
+        keep: where an earlier file at `path` goes; None: it is replaced.
 
     Raises:
         UserError: the folder or the disk cannot hold it. An earlier file at `path` is then untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write(temporary)
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):  # the folder itself may be missing
-            temporary.unlink(missing_ok=True)
+    with temporary_file(path) as temporary:
+        write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        if keep and path.exists():
+            os.replace(path, keep)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the file system can say so."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -63,8 +137,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, in one step; errors as `replace_file`."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
+    """Write `value` as indented JSON, in one step, what is not finite as null; errors as `replace_file`."""
+    try:
+        text = json.dumps(value, indent=1, allow_nan=False)
+    except ValueError:  # JSON has neither NaN nor infinity
+        text = json.dumps(json.loads(json.dumps(value), parse_constant=lambda _: None), indent=1)
+    write_text(path, text + "\n")
 
 
 def read_json(path: Path) -> Any:

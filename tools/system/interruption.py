@@ -1,4 +1,4 @@
-"""Ending a run on request: Ctrl-C, `kill`, or preemption by a queueing system."""
+"""Ending a run on request: Ctrl-C, `kill`, preemption by a queueing system, or a terminal that closes."""
 
 import atexit
 import multiprocessing
@@ -6,7 +6,7 @@ import signal
 import time
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE_SECONDS = 3  # a second signal within them counts as the first: a launcher may pass the same one on
 
 
@@ -14,7 +14,7 @@ class Interrupted(Exception):
     """A signal asks the run to end.
 
     Attributes:
-        status: the exit status by convention, 128 + the signal's number (130 for Ctrl-C, 143 for SIGTERM).
+        status: the exit status by convention, 128 + the signal's number (Ctrl-C 130, SIGTERM 143, SIGHUP 129).
     """
 
     def __init__(self, number: int):
@@ -23,10 +23,10 @@ class Interrupted(Exception):
 
 
 class Interruption:
-    """Note SIGINT and SIGTERM instead of dying at once, so that the run can end between two iterations.
+    """Note a signal of `SIGNALS` instead of dying at once, so that the run can end between two iterations.
 
-    A second signal after `GRACE_SECONDS` ends the process at once. Outside the main thread, where Python handles no
-    signals, nothing is noted.
+    SIGHUP stays ignored where it is (`nohup`). A second signal after `GRACE_SECONDS` ends the process at once. Outside
+    the main thread, where Python handles no signals, nothing is noted.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,9 @@ class Interruption:
 
     def __enter__(self) -> "Interruption":
         try:
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            noted = [number for number in SIGNALS if not (ignored and number == signal.SIGHUP)]
+            self._before = {number: signal.signal(number, self._note) for number in noted}
         except ValueError:
             self._before = {}
         return self

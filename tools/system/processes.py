@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from tools.system.errors import UserError
+from tools.system.errors import UserError, quoted
 
 # How long a process waits for the others, for example while the first one writes.
 TIMEOUT = timedelta(minutes=30)
@@ -17,6 +17,14 @@ TIMEOUT = timedelta(minutes=30)
 
 # How gloo and NCCL report that another process is gone.
 LOST = ("peer", "pair closure", "remote process", "Broken pipe")
+
+
+def _variable(name: str, default: int, least: int = 0) -> int:
+    """Return a number that a launcher set in the environment."""
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal() or len(text) > 9 or int(text) < least:
+        raise UserError(f"the environment variable {name} is {quoted(text)}: start with torchrun, or unset it")
+    return int(text)
 
 
 class Processes:
@@ -27,12 +35,10 @@ class Processes:
     """
 
     def __init__(self):
-        try:
-            self.rank = int(os.environ.get("RANK", 0))
-            self.size = int(os.environ.get("WORLD_SIZE", 1))
-            self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
-        except ValueError as error:
-            raise UserError(f"RANK, WORLD_SIZE or LOCAL_RANK is not a number ({error}): start with torchrun") from error
+        self.rank, self.local_rank = _variable("RANK", 0), _variable("LOCAL_RANK", 0)
+        self.size = _variable("WORLD_SIZE", 1, least=1)
+        if self.rank >= self.size:
+            raise UserError(f"RANK is {self.rank} of WORLD_SIZE {self.size}: start with torchrun, or unset RANK")
         self._store: dist.Store | None = None
 
     @property
