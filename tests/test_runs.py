@@ -200,11 +200,11 @@ def test_without_a_state_resume_starts_from_scratch_but_a_missing_file_is_an_err
 @pytest.mark.slow
 def test_settings_that_differ_are_named_and_need_force(toy, tmp_path, uninterrupted):
     state = uninterrupted("cMax") / "experiments/states/cMax.earlier.pth"
-    changed = words(toy, "cMax", "--resume", state, "--alpha_re", 1, "--num_workers", 1)
+    changed = words(toy, "cMax", "--resume", state, "--alpha_re", 2, "--num_workers", 1)
     line = refused(tmp_path, SCRIPTS["cMax"], *changed)
-    assert "alpha_re: saved 3.0, now 1.0" in line and "--force" in line and "num_workers" not in line
+    assert "alpha_re: saved 3.0, now 2.0" in line and "--force" in line and "num_workers" not in line
     result = run(tmp_path, SCRIPTS["cMax"], *changed, "--force")
-    assert result.returncode == 0 and "alpha_re: saved 3.0, now 1.0" in result.stdout
+    assert result.returncode == 0 and "alpha_re: saved 3.0, now 2.0" in result.stdout
     longer = words(toy, "cMax", "--resume", state, "--max_epoch", EPOCHS + 1, "--force")
     assert run(tmp_path, SCRIPTS["cMax"], *longer).returncode == 0
     history = json.loads((tmp_path / "experiments/data/cMax.json").read_text())

@@ -52,10 +52,10 @@ class Config(Arguments):
     channels_last: bool = _network(True, "memory layout; False is the official code's, slower")
 
     re_loss: str = _method("L1_Loss", "reconstruction loss: absolute or squared", choices=RECONSTRUCTION_LOSSES)
-    alpha_re: float = _method(3.0, "final weight of the reconstruction loss, factor", least=0)
-    alpha_schedule_re: float = _method(0.05, "share of training until alpha_re is reached, 0 to 1", least=0)
+    alpha_re: float = _method(1.0, "final weight of the reconstruction loss, factor", least=0)
+    alpha_schedule_re: float = _method(0.5, "share of training until alpha_re is reached, 0 to 1", least=0)
     alpha_p: float = _method(
-        0.5, "weight of the puzzle classification loss (trains Max only; with a teacher it is a monitor)", least=0
+        1.0, "weight of the puzzle classification loss (trains Max only; with a teacher it is a monitor)", least=0
     )
     alpha_ema: float = _method(0.99, "weight of the teacher's past per update (not Max), in [0, 1)", least=0, below=1)
     topk: int = _method(TOPK, "number of local maxima per keypoint (cTopk, cTopk-w)", above=0)
