@@ -25,8 +25,8 @@ class ClassSpecificInstances(nn.Module):
         super().__init__()
         self.momentum = momentum
         self.eps = eps
-        # Uniform, as nn.Conv2d leaves a 1×1 convolution of D channels: the official `initialize` looks only at the entries
-        # of its own list, and these convolutions are in a list of their own. Kaiming's weights are 2.45 times as large.
+        # Uniform, nn.Conv2d's default for a 1×1 convolution of D channels: the official `initialize` looks only at the
+        # entries of its list, and passes over this list of convolutions. Kaiming's weights are 2.45 times as large.
         bound = channels**-0.5
         self.weight = nn.Parameter(torch.empty(num_classes, channels).uniform_(-bound, bound))
         self.bn_weight = nn.Parameter(torch.ones(num_classes, channels))

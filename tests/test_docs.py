@@ -47,7 +47,8 @@ TOY_SIZES = {
     "evaluate_classification.py|reproduce_tables.py": "--num_workers 0",
 }
 # What docs/running.md calls $RUN.
-RUN = f"{SCRIPTS['cTopk_w']} {' '.join(PAPER)} --data_dir toy_voc --train_split Main/train --val_split Main/val --tag running"
+LISTS = "--train_split Main/train --val_split Main/val"
+RUN = f"{SCRIPTS['cTopk_w']} {' '.join(PAPER)} --data_dir toy_voc {LISTS} --tag running"
 TOY_MODULES = {"tools.make_toy_voc": "--images 100 --image_size 64"}
 
 
