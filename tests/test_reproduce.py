@@ -349,7 +349,7 @@ def completed_runs(name: str, runs: int) -> CompletedRuns:
     rng = np.random.default_rng(len(name))
     history = {
         "train": [{"iteration": 5, "epoch": 0.5, "class_loss": 0.5}],
-        "validation": [{"iteration": 10, "epoch": 1, "mAP": 50.0}],
+        "validation": [{"iteration": 10, "epoch": 1, "map": 50.0}],
     }
     shares = {f"{point}{end}": 10.0 for point in ("cMax", "centre", "uniform") for end in ("", " within 15")}
     result = {

@@ -236,7 +236,7 @@ class Run:
 
     def finish(self) -> None:
         """Save the last model, and say where the best one is."""
-        self._save_model("last_", self.log.history["validation"][-1]["mAP"])
+        self._save_model("last_", self.log.history["validation"][-1]["map"])
         best = self.folder.model(self.config.tag, "best_")
         where = f"in {best}" if best.exists() else "saved under the tag this run was resumed from"
         self.log.line(f"[i] best mAP={self._best:.2f}, {where}")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from tools.runs.checkpoints import read_tensors
-from tools.runs.folder import Folder
+from tools.runs.folder import Folder, as_history
 from tools.system.errors import UserError
 from tools.system.files import replace_file
 
@@ -88,7 +88,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _is_state(content: Any) -> bool:
     if not isinstance(content, dict) or not all(isinstance(content.get(name), kind) for name, kind in PARTS.items()):
         return False
-    history, text_bytes = content["log"].get("history"), content["log"].get("text_bytes")
-    known = isinstance(history, dict) and all(isinstance(history.get(kind), list) for kind in ("train", "validation"))
+    log = content["log"]
+    known = as_history(log.get("history")) is not None and isinstance(log.get("text_bytes"), int)
     losses = all(isinstance(name, str) and isinstance(loss, torch.Tensor) for name, loss in content["losses"].items())
-    return known and losses and isinstance(text_bytes, int) and content["epoch"] >= 0 and content["samples"] >= 0
+    return known and losses and content["epoch"] >= 0 and content["samples"] >= 0
