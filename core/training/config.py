@@ -163,6 +163,11 @@ def config_class(strategy: Strategy) -> type[Config]:
     return with_arguments(Config, own)
 
 
+def accepted(strategy: Strategy, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments by name without those of teachers, if the strategy has none."""
+    return {name: value for name, value in arguments.items() if strategy.teacher or name not in OF_TEACHERS}
+
+
 def _words_of_config(parser: Parser, strategy: Strategy, argv: list[str]) -> list[str]:
     """Return the words that a run's `--config` file means.
 
@@ -185,8 +190,7 @@ def _words_of_config(parser: Parser, strategy: Strategy, argv: list[str]) -> lis
     if isinstance(content.get("arguments"), dict):
         content = content["arguments"]  # the description beside a checkpoint
     known = [flag.removeprefix("--") for flag in parser.flags()]
-    if not strategy.teacher:  # earlier versions gave every run the teacher's arguments
-        content = {name: value for name, value in content.items() if name not in OF_TEACHERS}
+    content = accepted(strategy, content)  # earlier versions gave every run the teacher's arguments
     for name, value in content.items():
         if name not in known:
             raise UserError(f"--config {path}: unknown argument {name}: {nearest(name, known)}")
