@@ -101,7 +101,7 @@ def score(config: Config) -> tuple[Scores, Localization | None]:
     views = TestTimeAugmentation(network, config.scales, config.flip).to(device)
     loader = evaluation_loader(dataset, config.batch_size, config.num_workers)
     try:
-        scores, _ = predict(views, loader, device, config.amp, localization.observe if localization else None)
+        logits, _ = predict(views, loader, device, config.amp, localization.observe if localization else None)
     except torch.cuda.OutOfMemoryError as error:
         size = config.batch_size
         raise UserError(f"out of memory at --batch_size {size}: try a smaller one, or --amp bf16") from error
@@ -110,6 +110,7 @@ def score(config: Config) -> tuple[Scores, Localization | None]:
     settings |= {"image_size": image_size, "scales": config.scales, "flip": config.flip}
     settings |= {"batch_size": config.batch_size, "amp": config.amp}
     settings["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    scores = torch.sigmoid(torch.from_numpy(logits)).numpy()
     scored = Scores(dataset.ids, class_names, scores, labels, settings)
     with advice("look at these images, or try --amp off"):
         scored.check(f"checkpoint {path}")

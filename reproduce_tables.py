@@ -18,7 +18,7 @@ import torch
 from core.evaluation.loading import choose_device, make_network, read_strategy
 from core.strategy import Crops, Strategy
 from core.training.config import Config as TrainingConfig
-from core.training.config import parse_config
+from core.training.config import accepted, parse_config
 from tools.data.devkit import read_class_names, read_split
 from tools.reproduction.presets import PRESETS
 from tools.reproduction.series import Experiment, environment
@@ -220,7 +220,7 @@ class Study:
     def _run(self, row: Row, seed: int) -> Experiment:
         tag = f"{row.tag}_seed{seed}"
         shared = {"data_dir": str(self.data_dir.resolve()), "tag": tag}
-        arguments = {**shared, "seed": seed, **self.settings, **row.arguments}
+        arguments = {**shared, "seed": seed, **accepted(row.strategy, self.settings), **row.arguments}
         evaluation = {**shared, "split": self.settings["val_split"], "localization": True}
         evaluation |= {name: self.settings.get(name) for name in ("num_workers", "batch_size", "device")}
         evaluation["strategy"] = str(row.file) if row in self.own_rows else None
@@ -233,10 +233,10 @@ class Study:
                 run.state()
         except UserError as error:
             raise UserError(f"{error}: choose another --out") from error
-        argv = to_argv({"data_dir": self.data_dir, **self.settings})
+        settings = {"data_dir": self.data_dir, **self.settings}
         for row in self.own_rows:
-            parse_config(row.strategy, __doc__, argv)
-        return parse_config(PLAIN.strategy, __doc__, argv)
+            parse_config(row.strategy, __doc__, to_argv(accepted(row.strategy, settings)))
+        return parse_config(CMAX.strategy, __doc__, to_argv(settings))  # with the arguments of a teacher
 
     @property
     def data_dir(self) -> Path:

@@ -25,7 +25,7 @@ from core.evaluation.loading import make_network
 from core.evaluation.prediction import autocast
 from core.keypoints import max_keypoints
 from core.networks import ARCHITECTURES, TILES
-from core.training.config import Config as TrainingConfig
+from core.training.config import config_class
 from core.training.trainer import Trainer
 from tests.helpers import oracle
 from tools.system.command_line import argument, parse
@@ -176,7 +176,7 @@ class Steps:
         config = self.config
         sizes = {"image_size": config.image_size, "batch_size": config.batch_size, "accumulate": config.accumulate}
         schedule = {"max_epoch": ITERATIONS, "lr": LEARNING_RATE, "amp": measure.AMP[config.precision]}
-        settings = TrainingConfig(data_dir="", tag="benchmark", **sizes, **schedule)
+        settings = config_class(self.strategy)(data_dir="", tag="benchmark", **sizes, **schedule)
         network = make_network(config.architecture, "none", CLASSES).to(self.device)
         trainer = Trainer(network, self.strategy, settings, epoch_iterations=1)
         trainer.iteration = ITERATIONS // 2

@@ -2,7 +2,8 @@
 
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from functools import partial
 
 import pytest
 
@@ -72,6 +73,29 @@ def test_a_mistake_ends_a_script_with_status_2(tmp_path):
 def test_booleans_are_typed_as_in_the_official_code():
     args = parse("--nesterov", "False", "--channels_last", "true", "--tensorboard")
     assert (args.nesterov, args.channels_last, args.tensorboard, args.sync_bn) == (False, True, True, False)
+    names = [item.name for item in fields(args) if item.type is bool]
+    assert len(names) >= 8
+    for word in ("y", "yes", "t", "true", "1", "Y", "True"):
+        args = parse(*(part for name in names for part in (f"--{name}", word)), "--resume")
+        assert all(getattr(args, name) is True for name in names)
+    for word in ("n", "no", "f", "false", "0", "N", "False"):
+        args = parse(*(part for name in names for part in (f"--{name}", word)))
+        assert not any(getattr(args, name) for name in names)
+
+
+def test_only_strategies_with_a_teacher_have_the_teacher_s_argument(tmp_path, capsys):
+    typed_max = partial(parse_config, strategy_of("max"), "A test.")
+    assert parse("--alpha_ema", 0.5).alpha_ema == 0.5 and parse().alpha_ema == 0.99
+    assert not hasattr(typed_max(["--data_dir", "x", "--tag", "alpha_ema"]), "alpha_ema")
+    for words in (["--alpha_ema", "0.9"], ["--alpha_ema=0.9"]):
+        with pytest.raises(UserError, match="^unknown argument --alpha_ema: strategy Max has no teacher$"):
+            typed_max(["--data_dir", "x", *words])
+    with pytest.raises(SystemExit):
+        typed_max(["--help"])
+    assert "alpha_ema" not in capsys.readouterr().out
+    file = tmp_path / "one.config.json"  # of an earlier version
+    file.write_text(json.dumps({"strategy": "Max", "data_dir": "x", "lr": 0.5, "alpha_ema": 0.99}))
+    assert typed_max(["--config", str(file)]).lr == 0.5
 
 
 def test_arguments_that_the_official_code_never_read_are_ignored_with_one_notice(capsys):

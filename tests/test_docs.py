@@ -33,7 +33,7 @@ from PIL import Image
 
 from core.networks import Classifier
 from core.strategy import Options
-from tests.helpers.command_line import ROOT, SCRIPTS, run, small_with
+from tests.helpers.command_line import PAPER, ROOT, SCRIPTS, run, small_with
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MARKERS = ("toy", "toy slow", "own test", "needs VOC", "needs GPUs", "output")
@@ -47,7 +47,8 @@ TOY_SIZES = {
     "evaluate_classification.py|reproduce_tables.py": "--num_workers 0",
 }
 # What docs/running.md calls $RUN.
-RUN = f"{SCRIPTS['cTopk_w']} --data_dir toy_voc --train_split Main/train --val_split Main/val --tag running"
+LISTS = "--train_split Main/train --val_split Main/val"
+RUN = f"{SCRIPTS['cTopk_w']} {' '.join(PAPER)} --data_dir toy_voc {LISTS} --tag running"
 TOY_MODULES = {"tools.make_toy_voc": "--images 100 --image_size 64"}
 
 

@@ -144,7 +144,8 @@ def twins(classes: int) -> tuple[Classifier, oracle.OracleClassifier]:
 
 
 def trainer_like(strategy: str, network: Classifier, hyper: oracle.Hyper, max_iteration: int) -> Trainer:
-    settings = {"lr": hyper.lr, "alpha_re": hyper.alpha_re, "re_loss": hyper.re_loss}
+    names = ("lr", "alpha_re", "alpha_schedule_re", "alpha_p", "re_loss")
+    settings = {name: getattr(hyper, name) for name in names}
     return trainer_of(strategy, network, max_epoch=max_iteration, image_size=128, **settings)
 
 
@@ -153,7 +154,7 @@ def trainer_like(strategy: str, network: Classifier, hyper: oracle.Hyper, max_it
 def test_steps_equal_the_literal_algorithm(strategy, re_loss):
     classes, max_iteration = 5, 10
     ours, literal = twins(classes)
-    hyper = oracle.Hyper(lr=0.01, re_loss=re_loss)
+    hyper = oracle.Hyper(lr=0.01, alpha_re=3.0, alpha_schedule_re=0.05, alpha_p=0.5, re_loss=re_loss)
     teacher = oracle.make_teacher(literal) if strategy_of(strategy).teacher else None
     optimizer = oracle.make_optimizer(literal, hyper)
     trainer = trainer_like(strategy, ours, hyper, max_iteration)

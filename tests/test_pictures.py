@@ -294,12 +294,13 @@ def test_four_tiles_keep_their_order():
 
 def history(epochs: int, level: float) -> dict:
     train = [
-        {"iteration": k + 1, "epoch": k // 4 + 1, "lr": 0.1 / (k + 1), "loss": level / (k + 1), "re_loss": 0.1}
+        {"iteration": k + 1, "epoch": k // 4 + 1, "learning_rate": 0.1 / (k + 1), "loss": level / (k + 1)}
+        | {"re_loss": 0.1, "class_loss": level / (k + 2)}
         for k in range(4 * epochs)
     ]
     validation = [
-        {"iteration": 4 * k, "epoch": k, "mAP": level * k, "average_precision": {"dog": level * k, "cat": 5.0}}
-        | {"without_positive": ["ant"]}
+        {"iteration": 4 * k, "epoch": k, "map": level * k, "average_precision": {"dog": level * k, "cat": 5.0}}
+        | {"without_positive": ["ant"], "eval_class_loss": level / k}
         for k in range(1, epochs + 1)
     ]
     return {"train": train, "validation": validation}
@@ -324,9 +325,9 @@ def test_curves_of_several_runs_are_one_picture(experiments, monkeypatch, capsys
     typed(monkeypatch, plot_history.main, "one", "two")
     assert "experiments/pictures/history_one_two.png" in capsys.readouterr().out
     picture = np.asarray(Image.open("experiments/pictures/history_one_two.png"))
-    # In each of the four charts, both colors (loss and mAP differ between the runs, re_loss and lr coincide).
-    middle_row, middle_column = 100 + (picture.shape[0] - 100) // 2, picture.shape[1] // 2
-    for part in (picture[100:middle_row], picture[middle_row:]):
+    # In each of the six charts, both colors (re_loss and learning rate coincide in both runs, the others differ).
+    middle_column = picture.shape[1] // 2
+    for part in np.array_split(picture[100:], 3):
         for half in (part[:, :middle_column], part[:, middle_column:]):
             for color in ((0, 114, 178), (213, 94, 0)):
                 assert (half[..., :3] == color).all(-1).sum() > 50
@@ -344,11 +345,56 @@ def test_a_further_loss_has_a_chart_of_its_own_with_a_gap_for_runs_without_it(ex
     monkeypatch.setattr(plot_history, "line_charts", lambda *words: drawn.update(words[-1]) or line_charts(*words))
     typed(monkeypatch, plot_history.main, "further", "baseline", "--out", "curves.svg")
     found = re.findall(r">([^<>\n]+)</text>", Path("curves.svg").read_text(encoding="utf-8"))
-    titles = ["loss", "reconstruction loss (re_loss)", "validation mAP, %", "learning rate", "area_loss"]
+    titles = [*plot_history.CHARTS.values(), "area_loss"]
     assert list(drawn) == titles and set(titles) <= set(found) and "none" not in found
     for title, value in (("area_loss", 0.3), ("reconstruction loss (re_loss)", 0.1)):
         with_loss, without = drawn[title]
         assert with_loss.y == [value] * 12 and len(without.y) == 12 and all(map(math.isnan, without.y))
+
+
+def test_histories_of_earlier_versions_are_drawn_beside_new_ones(experiments, monkeypatch):
+    """They named the learning rate lr and the mean mAP, and had no validation loss."""
+    earlier = json.loads(json.dumps(history(3, 10)).replace('"learning_rate"', '"lr"').replace('"map"', '"mAP"'))
+    for row in earlier["validation"]:
+        del row["eval_class_loss"]
+    (experiments / "earlier.json").write_text(json.dumps(earlier))
+    drawn = {}
+    monkeypatch.setattr(plot_history, "line_charts", lambda *words: drawn.update(words[-1]) or line_charts(*words))
+    typed(monkeypatch, plot_history.main, "one", "earlier")
+    for title in ("learning rate", "validation mAP, %"):
+        new, old = drawn[title]
+        assert new.x == old.x and new.y == old.y and not any(map(math.isnan, old.y))
+    new, old = drawn[plot_history.CHARTS["eval_class_loss"]]
+    assert new.y == [10, 5, 10 / 3] and all(map(math.isnan, old.y))
+    typed(monkeypatch, plot_classes.main, "one", "earlier", "--out", "bars.svg")
+    assert "earlier, epoch 3" in Path("bars.svg").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [1],
+        {"train": [1], "validation": []},
+        {"train": [], "validation": [{"iteration": "x", "epoch": 1}]},
+        {"train": [{"epoch": 1}], "validation": []},
+    ],
+)
+def test_what_is_not_a_history_is_refused(experiments, monkeypatch, content):
+    (experiments / "odd.json").write_text(json.dumps(content))
+    for main in (plot_history.main, plot_classes.main):
+        with pytest.raises(UserError, match=r"odd.json is not the history"):
+            typed(monkeypatch, main, "odd")
+
+
+def test_values_that_are_not_numbers_are_gaps(experiments, monkeypatch):
+    rows = history(2, 10)
+    for row, value in zip(rows["train"], (None, "0.1", [1], math.nan, 10**400), strict=False):
+        row["loss"] = value
+    rows["validation"][1]["map"] = None
+    (experiments / "gaps.json").write_text(json.dumps(rows))
+    typed(monkeypatch, plot_history.main, "gaps")
+    typed(monkeypatch, plot_classes.main, "gaps", "--out", "bars.svg")
+    assert "gaps, epoch 1" in Path("bars.svg").read_text(encoding="utf-8")
 
 
 def test_bars_show_the_best_epoch_of_every_run(experiments, monkeypatch):

@@ -90,6 +90,13 @@ def test_arguments_after_two_dashes_reach_every_run():
     assert study.settings["momentum"] == 0.9
 
 
+def test_an_argument_of_teachers_reaches_the_rows_that_have_one():
+    study = planned("--preset", "toy", "--tables", "strategies", "--", "--alpha_ema", "0.9")
+    with_it = {tag for tag, _ in study.runs if "alpha_ema" in study.runs[tag, 0].arguments}
+    assert with_it == {"centre_ema", "cMax_ema", "cTopk_ema", "cTopk_w_ema"}
+    assert study.check_settings().alpha_ema == 0.9
+
+
 @pytest.mark.parametrize(
     "given, said",
     [
@@ -349,7 +356,7 @@ def completed_runs(name: str, runs: int) -> CompletedRuns:
     rng = np.random.default_rng(len(name))
     history = {
         "train": [{"iteration": 5, "epoch": 0.5, "class_loss": 0.5}],
-        "validation": [{"iteration": 10, "epoch": 1, "mAP": 50.0}],
+        "validation": [{"iteration": 10, "epoch": 1, "map": 50.0}],
     }
     shares = {f"{point}{end}": 10.0 for point in ("cMax", "centre", "uniform") for end in ("", " within 15")}
     result = {

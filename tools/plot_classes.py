@@ -19,7 +19,7 @@ def main() -> None:
     names = list(dict.fromkeys(name for row in best for name in [*row["average_precision"], *row["without_positive"]]))
     values = [[row["average_precision"].get(name, math.nan) for row in best] for name in names]
     labels = [f"{tag}, epoch {row['epoch']}" for tag, row in zip(config.tags, best, strict=True)]
-    means = [row["mAP"] for row in best]
+    means = [row["map"] for row in best]
     figure = bar_chart("Average precision on validation, %", labels, [*names, "mean (mAP)"], [*values, means])
     config.write("classes", figure)
 

@@ -1,24 +1,31 @@
-"""Learning curves of one or several runs in one picture: losses, mAP and learning rate.
+"""Learning curves of one or several runs in one picture: losses of training and validation, mAP and learning rate.
 
 python3 -m tools.plot_history TAG [TAG …]
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tools.pictures.charts import MOST_LINES, Line, line_charts
 from tools.pictures.figure import check_picture_path, write_picture
-from tools.runs.folder import Folder, epochs_of, read_histories
+from tools.runs.folder import Folder, epochs_of, read_histories, values_of
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, run_main
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CHARTS = {"loss": "loss", "re_loss": "reconstruction loss (re_loss)", "mAP": "validation mAP, %", "lr": "learning rate"}
-NOT_SHOWN = ("class_loss", "p_class_loss")  # every other loss, of a strategy of one's own, has a chart too
+CHARTS = {
+    "loss": "loss",
+    "re_loss": "reconstruction loss (re_loss)",
+    "class_loss": "classification loss (class_loss)",
+    "eval_class_loss": "validation: classification loss (eval_class_loss)",
+    "map": "validation mAP, %",
+    "learning_rate": "learning rate",
+}
+VALIDATION = ("eval_class_loss", "map")
+NOT_SHOWN = ("p_class_loss",)  # every other loss, of a strategy of one's own, has a chart too
 
 
 @dataclass(frozen=True)
@@ -51,9 +58,9 @@ def main() -> None:
     further = [name for name in names if name.endswith("_loss") and name not in (*CHARTS, *NOT_SHOWN)]
     charts = {}
     for name, title in [*CHARTS.items(), *zip(further, further, strict=True)]:
-        kind = "validation" if name == "mAP" else "train"
+        kind = "validation" if name in VALIDATION else "train"
         charts[title] = [  # a run without this loss has a gap
-            Line(tag, epochs_of(history, kind), [row.get(name, math.nan) for row in history[kind]])
+            Line(tag, epochs_of(history, kind), values_of(history, kind, name))
             for tag, history in zip(config.tags, histories, strict=True)
         ]
     config.write("history", line_charts("Learning curves", "epoch", charts))

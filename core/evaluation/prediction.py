@@ -44,7 +44,7 @@ def predict(
     silent: bool = False,
     total: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the scores of every image, in evaluation mode; the network's mode is restored.
+    """Compute the logits of every image, in evaluation mode; the network's mode is restored.
 
     Args:
         network, device, amp: the network is on the device; for the precision see `autocast`.
@@ -53,23 +53,23 @@ def predict(
         silent, total: hide the progress bar; number of batches, for a loader without a length.
 
     Returns:
-        scores (sigmoids of the logits) and labels, both float32 `[N, V]` in the loader's order.
+        logits and labels, both float32 `[N, V]` in the loader's order.
     """
     training = network.training
     network.eval()
-    scores, labels = [], []
+    all_logits, labels = [], []
     for images, batch_labels, indices in tqdm(loader, "evaluation", total, unit="batch", leave=False, disable=silent):
         images = to_device(images, device, network.memory_format)
         with autocast(device, amp):
             logits, features = network(images)
         if observe:
             observe(features, indices)
-        scores.append(torch.sigmoid(logits.float()))  # stays on the device: a copy per batch would synchronize
+        all_logits.append(logits.float())  # stays on the device: a copy per batch would synchronize
         labels.append(batch_labels)
     network.train(training)
-    if not scores:  # fewer images than processes
+    if not all_logits:  # fewer images than processes
         return np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32)
-    return torch.cat(scores).cpu().numpy(), torch.cat(labels).numpy()
+    return torch.cat(all_logits).cpu().numpy(), torch.cat(labels).numpy()
 
 
 class TestTimeAugmentation(nn.Module):

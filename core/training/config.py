@@ -25,6 +25,9 @@ USAGE = "%(prog)s --data_dir DIR [argument ...]"
 OWN_STATE = ""  # --resume without a file
 # Arguments of the official code that it never read: old command lines keep running.
 IGNORED_ARGUMENTS = ("num_pieces", "h_co", "w_co", "loss_option", "level", "re_loss_option")
+OF_TEACHERS = {  # arguments that only strategies with a teacher have, with their defaults
+    "alpha_ema": (0.99, Argument("weight of the teacher's past per update, in [0, 1)", "method", least=0, below=1))
+}
 NOT_REPLAYED = ("config", "force", "resume")  # they concern a single start
 
 _data, _network, _method = (partial(argument, group=name) for name in ("data", "network", "method"))
@@ -52,12 +55,11 @@ class Config(Arguments):
     channels_last: bool = _network(True, "memory layout; False is the official code's, slower")
 
     re_loss: str = _method("L1_Loss", "reconstruction loss: absolute or squared", choices=RECONSTRUCTION_LOSSES)
-    alpha_re: float = _method(3.0, "final weight of the reconstruction loss, factor", least=0)
-    alpha_schedule_re: float = _method(0.05, "share of training until alpha_re is reached, 0 to 1", least=0)
+    alpha_re: float = _method(1.0, "final weight of the reconstruction loss, factor", least=0)
+    alpha_schedule_re: float = _method(0.5, "share of training until alpha_re is reached, 0 to 1", least=0)
     alpha_p: float = _method(
-        0.5, "weight of the puzzle classification loss (trains Max only; with a teacher it is a monitor)", least=0
+        1.0, "weight of the puzzle classification loss (trains Max only; with a teacher it is a monitor)", least=0
     )
-    alpha_ema: float = _method(0.99, "weight of the teacher's past per update (not Max), in [0, 1)", least=0, below=1)
     topk: int = _method(TOPK, "number of local maxima per keypoint (cTopk, cTopk-w)", above=0)
     topk_radius: float = _method(
         TOPK_RADIUS, "maximum distance to the arg-max, pixels at 512; 0: none (cTopk)", least=0
@@ -144,6 +146,9 @@ def parse_config(strategy: Strategy, description: str | None, argv: list[str] | 
     for name in IGNORED_ARGUMENTS:
         parser.add_argument(f"--{name}", nargs="?", default=SUPPRESS, help=SUPPRESS)
     argv = sys.argv[1:] if argv is None else argv
+    for name in () if strategy.teacher else OF_TEACHERS:
+        if any(word.split("=")[0] == f"--{name}" for word in argv):
+            raise UserError(f"unknown argument --{name}: strategy {strategy.name} has no teacher")
     # The words of --config come first, so that the typed ones win.
     values = vars(parser.parse_args([*_words_of_config(parser, strategy, argv), *argv]))
     ignored = [f"--{name}" for name in IGNORED_ARGUMENTS if values.pop(name, "absent") != "absent"]
@@ -153,14 +158,19 @@ def parse_config(strategy: Strategy, description: str | None, argv: list[str] | 
 
 
 def config_class(strategy: Strategy) -> type[Config]:
-    """Return `Config` with the strategy's own arguments."""
-    own = {}
+    """Return `Config` with the arguments of the strategy: those of teachers, if it has one, and its own."""
+    own = dict(OF_TEACHERS) if strategy.teacher else {}
     for name, declared in strategy.arguments.items():
-        if name in IGNORED_ARGUMENTS or name in {item.name for item in fields(Config)}:
+        if name in IGNORED_ARGUMENTS or name in {*OF_TEACHERS, *(item.name for item in fields(Config))}:
             raise UserError(f"strategy {strategy.name}: its argument --{name} exists already; give it another name")
         about = {key: value for key, value in declared._asdict().items() if key != "default"}
         own[name] = (declared.default, Argument(group=f"strategy {strategy.name}", **about))
     return with_arguments(Config, own)
+
+
+def accepted(strategy: Strategy, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments by name without those of teachers, if the strategy has none."""
+    return {name: value for name, value in arguments.items() if strategy.teacher or name not in OF_TEACHERS}
 
 
 def _words_of_config(parser: Parser, strategy: Strategy, argv: list[str]) -> list[str]:
@@ -185,6 +195,7 @@ def _words_of_config(parser: Parser, strategy: Strategy, argv: list[str]) -> lis
     if isinstance(content.get("arguments"), dict):
         content = content["arguments"]  # the description beside a checkpoint
     known = [flag.removeprefix("--") for flag in parser.flags()]
+    content = accepted(strategy, content)  # earlier versions gave every run the teacher's arguments
     for name, value in content.items():
         if name not in known:
             raise UserError(f"--config {path}: unknown argument {name}: {nearest(name, known)}")

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from core.evaluation.loading import make_network
 from core.evaluation.prediction import predict
+from core.losses import class_loss
 from core.strategy import Strategy
 from core.training.config import Config, parse_config
 from core.training.devices import Devices, choose_devices, lower_memory
@@ -117,7 +118,7 @@ def train_epoch(run: Run, data: Data) -> None:
     length, batch_size = trainer.epoch_iterations, config.batch_size
     interval = max(1, int(length * config.print_ratio))
     loader.sampler.set_epoch(run.epoch, run.position * batch_size)
-    started, first = time.perf_counter(), run.position
+    started, first = time.perf_counter(), run.position  # of the images of the next log line
     bar = tqdm(
         total=length * batch_size,
         initial=run.position * batch_size,
@@ -128,31 +129,32 @@ def train_epoch(run: Run, data: Data) -> None:
     with bar:
         for images, labels, indices in loader:
             run.between_iterations()
-            rates = {"lr": trainer.lr, "alpha_re": trainer.alpha_re}
+            rates = trainer.lr, trainer.alpha_re
             step, finite = trainer.iterate(images, labels)
             if finite:
                 run.add_losses(step)
             else:
-                run.not_finite(step, rates["lr"], [data.training.ids[index] for index in indices])
+                run.not_finite(step, rates[0], [data.training.ids[index] for index in indices])
             run.position += 1
             bar.update(batch_size)
             if run.position % interval == 0 or run.position == length:
                 losses = run.mean_losses()
-                speed = (run.position - first) * batch_size / (time.perf_counter() - started)
-                bar.set_postfix(loss=f"{losses['loss']:.4f}", lr=f"{rates['lr']:.2g}")
-                run.log.training(trainer.iteration, run.epoch + 1, rates, losses, speed)
+                seconds, count = time.perf_counter() - started, (run.position - first) * batch_size
+                started, first = started + seconds, run.position
+                bar.set_postfix(loss=f"{losses['loss']:.4f}", lr=f"{rates[0]:.2g}")
+                run.log.training(trainer.iteration, run.epoch + 1, rates, losses, count, seconds)
 
 
 def validate(run: Run, data: Data) -> float:
-    """Return the mAP on the validation split, in %, and log it with every class's average precision."""
-    trainer, loader = run.trainer, data.validation_loader
+    """Return the mAP on the validation split, in %, and log it with the loss and every class's average precision."""
+    trainer, loader, started = run.trainer, data.validation_loader, time.perf_counter()
     batches = _until_interrupted(run, loader)
-    scores, labels = predict(
+    logits, labels = predict(
         trainer.student_forward, batches, trainer.device, run.config.amp, silent=run.log.silent, total=len(loader)
     )
-    scores, labels = (interleave(trainer.processes.gather(rows)) for rows in (scores, labels))
+    logits, labels = (interleave(trainer.processes.gather(rows)) for rows in (logits, labels))
     try:
-        precisions = average_precisions(scores, labels)
+        precisions = average_precisions(logits, labels)
     except ValueError as error:
         raise UserError(
             f"validation after iteration {trainer.iteration}: {error}: the weights diverged: restart with a lower --lr "
@@ -160,7 +162,9 @@ def validate(run: Run, data: Data) -> float:
         ) from error
     mean = 100 * mean_over_classes(precisions)
     values = [None if np.isnan(value) else float(100 * value) for value in precisions]
-    run.log.validation(trainer.iteration, run.epoch + 1, mean, dict(zip(run.class_names, values, strict=True)))
+    loss = float(class_loss(torch.from_numpy(logits), torch.from_numpy(labels)))
+    per_class = dict(zip(run.class_names, values, strict=True))
+    run.log.validation(trainer.iteration, run.epoch + 1, mean, loss, per_class, time.perf_counter() - started)
     return mean
 
 

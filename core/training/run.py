@@ -269,7 +269,7 @@ class Run:
         """Save the last model, unless a finished run was only resumed, and say where the best one is."""
         validations = self.log.history["validation"]
         if not self._has_last_model():
-            self._save_model("last_", validations[-1]["mAP"] if validations else float("nan"))
+            self._save_model("last_", validations[-1]["map"] if validations else float("nan"))
         best = self.folder.model(self.config.tag, "best_")
         where = f"in {best}" if best.exists() else "saved under the tag this run was resumed from"
         self.log.line(f"[i] best mAP={self._best:.2f}, {where}")

@@ -147,7 +147,7 @@ class Trainer:
         if self.processes.size > 1:
             sync_running_stats(self.student, before)
         if self.teacher is not None:
-            update_teacher(self.teacher, self.student, self.iteration, self.config.alpha_ema)
+            update_teacher(self.teacher, self.student, self.iteration, self.arguments["alpha_ema"])
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything needed to continue except RNG states: plain values and tensors."""

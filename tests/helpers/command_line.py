@@ -11,7 +11,9 @@ SCRIPTS = {
     "cTopk": "train_classification_with_puzzle_cTopk_ema.py",
     "cTopk_w": "train_classification_with_puzzle_cTopk_w_ema.py",
 }
+PAPER = ("--alpha_schedule_re", "0.05", "--alpha_re", "3.00", "--alpha_p", "0.5")  # what the README's commands say
 SMALL = (
+    *PAPER,
     *("--architecture", "resnet18", "--weights", "none", "--num_workers", "0", "--batch_size", "16"),
     *("--image_size", "32", "--min_image_size", "32", "--max_image_size", "48"),
     *("--train_split", "Main/train", "--val_split", "Main/val"),

@@ -55,9 +55,9 @@ class Hyper:
     wd: float = 1e-4
     momentum: float = 1e-4  # not 0.9: the official optimizer passes its weight decay as the momentum
     nesterov: bool = True
-    alpha_re: float = 3.0
-    alpha_schedule_re: float = 0.05
-    alpha_p: float = 0.5
+    alpha_re: float = 1.0
+    alpha_schedule_re: float = 0.5
+    alpha_p: float = 1.0
     alpha_ema: float = 0.99
     re_loss: str = "L1_Loss"
     topk: int = 5
@@ -111,8 +111,7 @@ class OracleClassifier(nn.Module):
         self.classifier = nn.Conv2d(feature_dim, num_classes, 1, bias=False)
         self.BN = nn.ModuleList(nn.BatchNorm2d(feature_dim) for _ in range(num_classes))
         self.stage6 = nn.ModuleList(nn.Conv2d(feature_dim, 1, 1, bias=False) for _ in range(num_classes))
-        for convolution in (self.classifier, *self.stage6):
-            nn.init.kaiming_normal_(convolution.weight)
+        nn.init.kaiming_normal_(self.classifier.weight)  # alone: stage6 keeps nn.Conv2d's default (golden numbers)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """images [B,3,S,S] -> logits [B,V], features [B,V,n,n]."""

@@ -151,6 +151,7 @@ def print_next_commands(data_dir: Path, class_file: Path | None, train_split: st
     classes = f" --class_file {shlex.quote(str(class_file))}" if class_file else ""
     print(f"next:\n  python3 -m tools.check_data --data_dir {folder} --split {train_split}{classes}")
     print(
-        f"  python3 train_classification_with_puzzle_cTopk_w_ema.py --data_dir {folder} --train_split {train_split} "
+        "  python3 train_classification_with_puzzle_cTopk_w_ema.py "
+        f"--alpha_schedule_re 0.05 --alpha_re 3.00 --alpha_p 0.5 --data_dir {folder} --train_split {train_split} "
         f"--val_split {val_split}{classes} --tag {tag}"
     )

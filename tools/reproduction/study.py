@@ -14,7 +14,7 @@ from tools.pictures.charts import MOST_LINES, Line, bar_chart, line_charts
 from tools.pictures.figure import write_picture
 from tools.reproduction.series import Experiment
 from tools.reproduction.tables import Number, Table
-from tools.runs.folder import History, best_validation, epochs_of, read_histories
+from tools.runs.folder import History, best_validation, epochs_of, read_histories, values_of
 from tools.system.errors import UserError
 from tools.system.files import provenance, read_json, write_text
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ARG_MAX = "cMax"  # the keypoints of the localization that are the arg-max of a class's map
 CURVES = (
-    ("validation", "mAP", "validation mAP, %"),
+    ("validation", "map", "validation mAP, %"),
     ("train", "class_loss", "classification loss (class_loss)"),
     ("train", "p_class_loss", "puzzle classification loss (p_class_loss)"),
     ("train", "re_loss", "reconstruction loss (re_loss)"),
@@ -81,7 +81,7 @@ class CompletedRuns:
 
     def curve(self, kind: str, name: str) -> Line:
         """Return a learning curve, mean over the runs."""
-        values = [[float(entry.get(name, "nan")) for entry in history[kind]] for history in self.histories]
+        values = [values_of(history, kind, name) for history in self.histories]
         return Line(self.name, epochs_of(self.histories[0], kind), np.mean(values, axis=0).tolist())
 
 
@@ -113,7 +113,7 @@ class TableSection:
         labels, counted = binary_labels(base.labels)
         rows = []
         for row in self.rows:
-            last = Number.of([history["validation"][-1]["mAP"] for history in row.histories])
+            last = Number.of([history["validation"][-1]["map"] for history in row.histories])
             epochs = [best_validation(history, row.name)["epoch"] for history in row.histories]
             best = Number(sum(epochs) / len(epochs), decimals=0 if len(epochs) == 1 else 1)
             difference = None if row is base else paired_bootstrap(base.scores, row.scores, labels, counted)

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import glob
+import math
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from tools.system.errors import UserError
 from tools.system.files import read_json, reason, remove, sync_folder, writing
 
 History = dict[str, list[dict[str, Any]]]
+EARLIER_NAMES = {"lr": "learning_rate", "mAP": "map"}  # of values in histories of before
 
 
 @dataclass(frozen=True)
@@ -209,18 +211,41 @@ def _read_history(folder: Folder, tag: str) -> History:
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in path.parent.glob("*.json"))) or "none"
         raise UserError(f"no history {path}: give the --tag of a run (here: {known})")
-    history = read_json(path)
-    kinds = ("train", "validation")
-    if not isinstance(history, dict) or not all(isinstance(history.get(kind), list) for kind in kinds):
+    history = as_history(read_json(path))
+    if history is None:
         raise UserError(f"{path} is not the history of a training run")
     return history
+
+
+def as_history(content: Any) -> History | None:
+    """Return a history with the names of today, also if an earlier version wrote it; None if it is not a history."""
+    kinds = ("train", "validation")
+    if not isinstance(content, dict) or not all(isinstance(content.get(kind), list) for kind in kinds):
+        return None
+    if not all(_is_row(row) for kind in kinds for row in content[kind]):
+        return None
+    return {
+        kind: [{EARLIER_NAMES.get(name, name): value for name, value in row.items()} for row in content[kind]]
+        for kind in kinds
+    }
+
+
+def _is_row(row: Any) -> bool:
+    return isinstance(row, dict) and all(type(row.get(name)) in (int, float) for name in ("iteration", "epoch"))
+
+
+def values_of(history: History, kind: str, name: str) -> list[float]:
+    """Return a value of every row; NaN where a row lacks it."""
+    values = [row.get(name) for row in history[kind]]
+    return [float(value) if isinstance(value, (int, float)) and abs(value) < 1e300 else math.nan for value in values]
 
 
 def best_validation(history: History, tag: str) -> dict[str, Any]:
     """Return the row of the epoch with the highest mAP."""
     if not history["validation"]:
         raise UserError(f"the run {tag} has no validation yet: wait for the end of its first epoch")
-    return max(history["validation"], key=lambda row: row["mAP"])
+    values = [-math.inf if math.isnan(value) else value for value in values_of(history, "validation", "map")]
+    return history["validation"][values.index(max(values))]
 
 
 def epochs_of(history: History, kind: str) -> list[float]:
@@ -228,5 +253,5 @@ def epochs_of(history: History, kind: str) -> list[float]:
     counted = history["validation"] or history["train"]
     if not counted:
         return []
-    per_epoch = max(row["iteration"] / row["epoch"] for row in counted)
+    per_epoch = max(row["iteration"] / max(row["epoch"], 1) for row in counted) or 1
     return [row["iteration"] / per_epoch for row in history[kind]]

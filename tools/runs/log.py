@@ -8,13 +8,21 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+<<<<<<< HEAD
 from tools.runs.folder import Folder
 from tools.system.errors import UserError, printable
+=======
+from tools.runs.folder import Folder, as_history, values_of
+from tools.system.errors import UserError
+>>>>>>> faithful
 from tools.system.files import write_json, writing
 
 
 class RunLog:
     """Write a run's text log, its JSON history and, if asked for, TensorBoard curves.
+
+    Names are the official code's wherever it writes the same thing; ours follow them. There, too, the curves count
+    iterations from 0, and the log from 1.
 
     Args:
         folder, tag: where they lie.
@@ -47,7 +55,7 @@ class RunLog:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Return to an earlier state: cut off lines and rows written after it, because the run repeats them."""
-        self.history = copy.deepcopy(state["history"])
+        self.history = as_history(state["history"])
         if self.silent:
             return
         write_json(self._history_path, self.history)
@@ -67,43 +75,71 @@ class RunLog:
                 file.write(text + "\n")
 
     def training(
-        self, iteration: int, epoch: int, rates: Mapping[str, float], losses: Mapping[str, float], speed: float
+        self,
+        iteration: int,
+        epoch: int,
+        rates: tuple[float, float],
+        losses: Mapping[str, float],
+        images: int,
+        seconds: float,
     ) -> None:
-        """Log the mean losses since the last line, by name; `rates`: lr and alpha_re; `speed`: images per second."""
-        shown = ", ".join(f"{name}={value:.4f}" for name, value in losses.items())
-        weights = f"lr={rates['lr']:.5f}, alpha_re={rates['alpha_re']:.2f}"
-        self.line(f"[i] iteration={iteration:,}, {weights}, {shown}, {speed:.1f} images/s")
-        row = {"epoch": epoch, **rates, **losses, "images_per_second": round(speed, 2)}
-        self._record("train", iteration, row)
+        """Log the mean losses since the last line, by name.
 
-    def validation(self, iteration: int, epoch: int, mean: float, per_class: dict[str, float | None]) -> None:
-        """Log an epoch's mAP and average precision of each class, %; None for a class without a positive."""
+        Args:
+            rates: learning rate, and weight of the reconstruction loss.
+            images, seconds: how many were trained on since the last line, and how long it took.
+        """
+        learning_rate, alpha_re = rates
+        speed = images / max(seconds, 1e-9)
+        shown = ", ".join(f"{name}={value:.4f}" for name, value in losses.items())
+        self.line(
+            f"[i] iteration={iteration:,}, learning_rate={learning_rate:.5f}, {shown}, time={seconds:.0f}sec, "
+            f"alpha_re={alpha_re:.2f}, {speed:.1f} images/s"
+        )
+        row = {"learning_rate": learning_rate, **losses, "time": round(seconds, 2)}
+        row |= {"epoch": epoch, "alpha_re": alpha_re, "images_per_second": round(speed, 2)}
+        self._record("train", iteration, row, {f"Train/{name}": value for name, value in row.items()})
+
+    def validation(
+        self, iteration: int, epoch: int, mean: float, loss: float, per_class: dict[str, float | None], seconds: float
+    ) -> None:
+        """Log an epoch's validation.
+
+        Args:
+            mean: mAP, %; per_class: average precision of each class, %; None for a class without a positive.
+            loss: `class_loss` of the validation images, mean over images; seconds: how long the validation took.
+        """
         known = {name: round(value, 4) for name, value in per_class.items() if value is not None}
         without_positive = [name for name in per_class if name not in known]
         note = f" (no positive of {', '.join(without_positive)})" if without_positive else ""
-        self.line(f"[i] iteration={iteration:,}, epoch={epoch}, mAP={mean:.2f}%{note}")
+        best = float(np.fmax.reduce([mean, *values_of(self.history, "validation", "map")]))  # NaN is no maximum
+        self.line(
+            f"[i] iteration={iteration:,}, map={mean:.2f}%, best map={best:.2f}%, eval_class_loss={loss:.4f}, "
+            f"time={seconds:.0f}sec, epoch={epoch}{note}"
+        )
         self.line("    " + ", ".join(f"{name} {value:.1f}" for name, value in known.items()))
-        row = {"epoch": epoch, "mAP": mean, "average_precision": known, "without_positive": without_positive}
-        self._record("validation", iteration, row)
+        row = {"map": mean, "best map": best, "eval_class_loss": loss, "time": round(seconds, 2), "epoch": epoch}
+        curves = {"map": mean / 100, "best map": best / 100, "eval class loss": loss, "epoch": epoch}
+        row |= {"average_precision": known, "without_positive": without_positive}
+        self._record("validation", iteration, row, {f"Evaluation/{name}": value for name, value in curves.items()})
 
     def picture(self, name: str, image: np.ndarray, iteration: int) -> None:
         """Show a picture, uint8 RGB `[h, w, 3]`, in TensorBoard, if asked for."""
         if self._writer:
-            self._writer.add_image(name, image, iteration, dataformats="HWC")
+            self._writer.add_image(name, image, iteration - 1, dataformats="HWC")
 
     def close(self) -> None:
         if self._writer:
             self._writer.close()
 
-    def _record(self, kind: str, iteration: int, values: dict[str, Any]) -> None:
+    def _record(self, kind: str, iteration: int, values: dict[str, Any], curves: dict[str, float]) -> None:
         self.history[kind].append({"iteration": iteration, **values})
         if self.silent:
             return
         write_json(self._history_path, self.history)
         if self._writer:
-            for name, value in values.items():
-                if isinstance(value, (int, float)):
-                    self._writer.add_scalar(f"{kind}/{name}", value, iteration)
+            for tag, value in curves.items():
+                self._writer.add_scalar(tag, value, iteration - 1)
 
 
 def _summary_writer() -> Any:

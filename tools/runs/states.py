@@ -6,8 +6,13 @@ from typing import Any
 
 import torch
 
+<<<<<<< HEAD
 from tools.runs.checkpoints import read_tensors, write_tensors
 from tools.runs.folder import Folder
+=======
+from tools.runs.checkpoints import read_tensors
+from tools.runs.folder import Folder, as_history
+>>>>>>> faithful
 from tools.system.errors import UserError
 from tools.system.files import temporary_file
 
@@ -98,6 +103,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _is_state(content: Any) -> bool:
     if not isinstance(content, dict) or not all(isinstance(content.get(name), kind) for name, kind in PARTS.items()):
         return False
+<<<<<<< HEAD
     history, text_bytes = content["log"].get("history"), content["log"].get("text_bytes")
     known = isinstance(history, dict) and all(isinstance(history.get(kind), list) for kind in ("train", "validation"))
     losses = all(isinstance(name, str) and _are_losses(values) for name, values in content["losses"].items())
@@ -124,3 +130,9 @@ def _is_json(value: Any) -> bool:
         return True
     except (TypeError, ValueError, RecursionError):
         return False
+=======
+    log = content["log"]
+    known = as_history(log.get("history")) is not None and isinstance(log.get("text_bytes"), int)
+    losses = all(isinstance(name, str) and isinstance(loss, torch.Tensor) for name, loss in content["losses"].items())
+    return known and losses and content["epoch"] >= 0 and content["samples"] >= 0
+>>>>>>> faithful
