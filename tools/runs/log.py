@@ -8,13 +8,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-<<<<<<< HEAD
-from tools.runs.folder import Folder
-from tools.system.errors import UserError, printable
-=======
 from tools.runs.folder import Folder, as_history, values_of
-from tools.system.errors import UserError
->>>>>>> faithful
+from tools.system.errors import UserError, printable
 from tools.system.files import write_json, writing
 
 

@@ -6,13 +6,8 @@ from typing import Any
 
 import torch
 
-<<<<<<< HEAD
 from tools.runs.checkpoints import read_tensors, write_tensors
-from tools.runs.folder import Folder
-=======
-from tools.runs.checkpoints import read_tensors
 from tools.runs.folder import Folder, as_history
->>>>>>> faithful
 from tools.system.errors import UserError
 from tools.system.files import temporary_file
 
@@ -103,12 +98,11 @@ def _read(path: Path) -> dict[str, Any]:
 def _is_state(content: Any) -> bool:
     if not isinstance(content, dict) or not all(isinstance(content.get(name), kind) for name, kind in PARTS.items()):
         return False
-<<<<<<< HEAD
-    history, text_bytes = content["log"].get("history"), content["log"].get("text_bytes")
-    known = isinstance(history, dict) and all(isinstance(history.get(kind), list) for kind in ("train", "validation"))
+    known = as_history(content["log"].get("history")) is not None
     losses = all(isinstance(name, str) and _are_losses(values) for name, values in content["losses"].items())
     counts = all(
-        type(count) is int and 0 <= count < 1 << 62 for count in (content["epoch"], content["samples"], text_bytes)
+        type(count) is int and 0 <= count < 1 << 62
+        for count in (content["epoch"], content["samples"], content["log"].get("text_bytes"))
     )
     return (
         known
@@ -130,9 +124,3 @@ def _is_json(value: Any) -> bool:
         return True
     except (TypeError, ValueError, RecursionError):
         return False
-=======
-    log = content["log"]
-    known = as_history(log.get("history")) is not None and isinstance(log.get("text_bytes"), int)
-    losses = all(isinstance(name, str) and isinstance(loss, torch.Tensor) for name, loss in content["losses"].items())
-    return known and losses and content["epoch"] >= 0 and content["samples"] >= 0
->>>>>>> faithful
