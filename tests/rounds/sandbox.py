@@ -13,6 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import evaluate_classification  # noqa: F401 – imported here, so that no child has to
+import inference_classification  # noqa: F401
+import reproduce_tables  # noqa: F401
+from core.training import loop  # noqa: F401
 from tests.helpers.command_line import ROOT
 
 PROGRAM_SECONDS = 90

@@ -16,7 +16,7 @@ from tests.rounds.sandbox import Outcome, run
 # What differs between two runs with the same result.
 CLOCK = ("images_per_second", "time", "seconds", "train_seconds", "validation_seconds", "data_seconds", "peak_memory")
 SMALL = (
-    *("--architecture", "resnet18", "--weights", "none", "--num_workers", "0", "--batch_size", "8", "--device", "cpu"),
+    *("--architecture", "resnet18", "--weights", "none", "--num_workers", "0", "--batch_size", "15", "--device", "cpu"),
     *("--image_size", "32", "--min_image_size", "32", "--max_image_size", "48", "--lr", "0.01", "--max_epoch", "2"),
     *("--train_split", "Main/train", "--val_split", "Main/val", "--save_minutes", "1e-9", "--print_ratio", "0.5"),
 )
@@ -48,7 +48,7 @@ class Tally:
 
 
 class World:
-    """A folder with a toy data set of 40 images, thrown away at the end."""
+    """A folder with a toy data set of 80 images, thrown away at the end."""
 
     def __init__(self, seed: int):
         self.chance = random.Random(seed)
@@ -56,7 +56,7 @@ class World:
         self.toy = self.root / "toy"
         self._whole: dict[str, Path] = {}
         self._number = 0
-        words = ("--out", self.toy, "--images", 40, "--seed", 1, "--image_size", 64)
+        words = ("--out", self.toy, "--images", 80, "--seed", 1, "--image_size", 64)
         made = run(self.folder(), "-m", "tools.make_toy_voc", *words)
         assert made.status == 0, made.errors
 
