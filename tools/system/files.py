@@ -43,7 +43,9 @@ def writing(path: Path) -> Iterator[None]:
         number = getattr(of_disk, "errno", None)
         if number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM) or "DataLoader" in str(error):
             raise  # not the disk; the signal of a dead loader process may arrive anywhere
-        way_out = "choose a shorter name" if number == errno.ENAMETOOLONG else "free some space or choose another folder"
+        way_out = (
+            "choose a shorter name" if number == errno.ENAMETOOLONG else "free some space or choose another folder"
+        )
         raise UserError(f"cannot write {path} ({reason(of_disk)}): {way_out}") from error
 
 
