@@ -19,7 +19,7 @@ KILLED = 9
 
 
 def killed_at(number: int, action: Callable[[], object], before: bool) -> bool:
-    """Run `action` in a process that dies at its number-th file operation, before or after it; return whether it died."""
+    """Run `action` in a process that dies before or after its number-th file operation; return whether it died."""
     child = os.fork()
     if not child:
         left = number
@@ -253,22 +253,8 @@ def test_a_name_of_255_bytes_can_be_written_and_a_longer_one_is_named(tmp_path):
 
 def test_what_is_not_finite_is_null(tmp_path):
     write_json(tmp_path / "x.json", {"a": [float("nan"), 1.5], "b": float("inf"), "c": {"d": float("-inf")}})
-    assert (tmp_path / "x.json").read_text().split() == [
-        "{",
-        '"a":',
-        "[",
-        "null,",
-        "1.5",
-        "],",
-        '"b":',
-        "null,",
-        '"c":',
-        "{",
-        '"d":',
-        "null",
-        "}",
-        "}",
-    ]
+    text = '{ "a": [ null, 1.5 ], "b": null, "c": { "d": null } }'
+    assert " ".join((tmp_path / "x.json").read_text().split()) == text
 
 
 def test_a_dead_loader_is_no_error_of_the_disk(tmp_path):

@@ -31,6 +31,12 @@ def of_connection(number: int) -> Exception:
         return error
 
 
+BUS_ERROR = (
+    "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out of "
+    "shared memory. Please try to raise your shared memory limit."
+)
+NO_SHARED_MEMORY = "unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)"
+NOT_DETERMINISTIC = "pool_cuda does not have a deterministic implementation, but you set …. You can turn it off."
 IN_WORKER = (
     "Caught {0} in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File …\n{0}: {1}"
 )
@@ -58,7 +64,7 @@ IN_WORKER = (
         (RuntimeError(IN_WORKER.format("RuntimeError", "too large")), "loader process: RuntimeError: too large"),
         (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 300), "cannot use xxx"),
         (
-            RuntimeError("pool_cuda does not have a deterministic implementation, but you set …. Off."),
+            RuntimeError(NOT_DETERMINISTIC),
             "--deterministic",
         ),
     ],
