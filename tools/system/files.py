@@ -54,6 +54,8 @@ def temporary_beside(path: Path) -> Path:
 
     The first call for a folder removes what killed programs of this machine were writing there.
     """
+    if path.name in ("", ".."):
+        raise UserError(f"{path} is not a name of a file or folder: give one")
     if path.parent not in _swept:
         _swept.add(path.parent)
         _remove_leftovers(path.parent)
