@@ -238,14 +238,16 @@ class Parser(argparse.ArgumentParser):
         Raises:
             UserError: whatever is wrong with them.
         """
-        args = sys.argv[1:] if args is None else args
-        for word in args:
-            if word.startswith("--") and word.partition("=")[2] == "--":  # argparse loses it
-                self.error(f"{word}: -- is not a value")
-        parsed, unknown = self.parse_known_args(args, namespace)
+        parsed, unknown = self.parse_known_args(sys.argv[1:] if args is None else args, namespace)
         if unknown:
             self.error(self.unknown(unknown[0]))
         return parsed
+
+    def parse_known_args(self, args: Sequence[str], namespace: argparse.Namespace | None = None):
+        for word in args:
+            if word.startswith("--") and word.partition("=")[2] == "--":  # argparse loses it
+                self.error(f"{word}: -- is not a value")
+        return super().parse_known_args(args, namespace)
 
     def unknown(self, word: str) -> str:
         """Say that a word of the command line is unknown, and which known one is near."""
