@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import difflib
 import operator
+import os
 import sys
 import types
 import typing
@@ -94,8 +95,8 @@ class Argument:
         for one in value if isinstance(value, (list, tuple)) else [] if value is None else [value]:
             if not all(BOUNDS[name][0](one, bound) for name, bound in bounds.items()):
                 return "must be " + " and ".join(BOUNDS[name][1].format(bound) for name, bound in bounds.items())
-            if self.names_file and Path(one).name in ("", ".."):
-                return "must end in the name of a file"
+            if self.names_file and (Path(one).name in ("", "..") or len(os.fsencode(Path(one).name)) > 240):
+                return "must end in the name of a file, of at most 240 bytes"
         return None
 
 
