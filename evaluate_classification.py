@@ -35,6 +35,7 @@ from tools.system.files import provenance, sha256
 
 SCALES_HELP = "views of each image, as 0.5,1.0,1.5 (default 1.0)"
 DIFFICULT_HELP = "what a class shown only as difficult objects is (default positive: official code; ignore: server)"
+OUT_HELP = "result files without suffix (default experiments/evaluation/…)"
 LOCALIZATION_HELP = "also measure whether keypoints and CAMs fall on the objects"
 
 
@@ -71,7 +72,7 @@ class Config(Arguments):
     localization: bool = argument(False, LOCALIZATION_HELP, group="metrics", aliases=("localisation",))
     strategy: str | None = argument(None, "FILE.py of your own STRATEGY, for --localization", group="metrics")
 
-    out: Path | None = argument(None, "result files without suffix (default experiments/evaluation/…)", group="output")
+    out: Path | None = argument(None, OUT_HELP, group="output", names_file=True)
     submission: Path | None = argument(None, "archive for the test server", group="output", metavar="FILE.tar.gz")
     competition: str = argument("comp2", "of the archive", group="output", choices=COMPETITIONS)
 

@@ -61,7 +61,9 @@ class Config(Arguments):
     compare: bool = _drawing(False, "draw the four strategies side by side instead")
     tiles: bool = _drawing(False, "draw tiles and merged maps instead")
     out: Path | None = _output(
-        None, "table (default experiments/predictions/NAME.csv, and .json), or picture (.png, .jpg, .pdf or .svg)"
+        None,
+        "table (default experiments/predictions/NAME.csv, and .json), or picture (.png, .jpg, .pdf or .svg)",
+        names_file=True,
     )
     batch_size: int = _computing(16, "images per batch", least=1)
     num_workers: int = _computing(0, "processes that read images (0: this one)", least=0)

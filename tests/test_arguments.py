@@ -7,10 +7,14 @@ from functools import partial
 
 import pytest
 
+from core.evaluation.loading import choose_device
 from core.training.config import Config, parse_config
+from evaluate_classification import Config as Evaluation
 from tests.helpers.command_line import SCRIPTS, refused, run, small_with
 from tests.helpers.golden import strategy_of
+from tools.system.command_line import parse as parse_arguments
 from tools.system.errors import UserError
+from tools.system.processes import Processes
 
 GROUPS = ["data", "network", "method", "optimization", "run", "output"]
 
@@ -61,6 +65,52 @@ def test_every_mistake_is_one_line(words, said):
     with pytest.raises(UserError) as error:
         parse(*words)
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("--seed=--", "--config=--", "--lr=--", "--data_dir=--", "--amp=--", "--lr=1e308", "--lr=inf", "--lr=nan"),
+        *("--print_ratio=1e308", "--wd=1e308", "--alpha_re=1e308", "--image_size=32000000000", "--seed=-1"),
+        *("--max_image_size=9999999999999999999999", "--batch_size=999999999999999999999", "--num_workers=99999999"),
+        *("--max_epoch=9999999999999999999999", "--topk=1000000000", f"--seed={'1' * 5000}", f"--lr={'1' * 5000}"),
+    ],
+)
+def test_values_that_no_run_could_use_are_one_line(word):
+    with pytest.raises(UserError) as error:
+        parse(word)
+    assert word.split("=")[0] in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["meta", "hpu", "mps", "xla", "cuda:99999999999999999999", "cuda:-1", "", "x" * 300])
+def test_a_device_that_is_neither_a_cpu_nor_a_gpu_is_one_line(name):
+    with pytest.raises(UserError, match="--device .* use --device cpu"):
+        choose_device(name)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        *({"RANK": "1"}, {"WORLD_SIZE": "0"}, {"WORLD_SIZE": "-1"}, {"WORLD_SIZE": "x"}, {"RANK": "-1"}),
+        *({"LOCAL_RANK": "-3"}, {"RANK": "2", "WORLD_SIZE": "2"}, {"RANK": "1" * 5000}, {"WORLD_SIZE": ""}),
+        {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "abc"},
+        {"WORLD_SIZE": "2"},
+    ],
+)
+def test_a_launchers_variables_that_make_no_sense_are_one_line(monkeypatch, variables):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError) as error, Processes():
+        pass
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("name", [".", "..", "/", "results/..", "x" * 300])
+def test_a_file_to_write_needs_a_name(name):
+    with pytest.raises(UserError, match="--out .*must end in the name of a file"):
+        parse_arguments(Evaluation, "", ["--scores", "x.npz", "--out", name])
 
 
 def test_a_mistake_ends_a_script_with_status_2(tmp_path):

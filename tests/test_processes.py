@@ -118,6 +118,38 @@ def test_two_processes_with_different_numbers_of_crops_weight_further_losses_lik
 
 
 @pytest.mark.slow
+def test_two_processes_begin_like_one_and_stay_near(toy, tmp_path):
+    """What docs/running.md says: equal until rounding moves a keypoint, then near, as with two threads."""
+    words = small_with(data_dir=toy, tag="x", max_epoch=2, lr=0.01, print_ratio=0.01, image_size=64, max_image_size=64)
+    folders = {name: tmp_path / name for name in ("two", "one", "threads")}
+    for folder in folders.values():
+        folder.mkdir()
+    results = [
+        torchrun(folders["two"], 2, SCRIPTS["cTopk_w"], *words),
+        run(folders["one"], SCRIPTS["cTopk_w"], *words, "--replicas", 2),
+        run(folders["threads"], SCRIPTS["cTopk_w"], *words, "--replicas", 2, OMP_NUM_THREADS="2"),
+    ]
+    assert [result.returncode for result in results] == [0, 0, 0], results
+    one = history(folders["one"], "x")["train"]
+    for name in ("two", "threads"):
+        other = history(folders[name], "x")["train"]
+        assert other[0]["class_loss"] == pytest.approx(one[0]["class_loss"], rel=2e-6)
+        for loss, share in (("class_loss", 0.02), ("loss", 0.1)):
+            assert [row[loss] for row in other] == pytest.approx([row[loss] for row in one], rel=share)
+
+
+def test_more_processes_than_validation_images_work(toy, tmp_path):
+    few = tmp_path / "few"
+    subprocess.run(["cp", "-r", str(toy), str(few)], check=True)
+    lists = few / "ImageSets/Main"
+    (lists / "val.txt").write_text((lists / "val.txt").read_text().splitlines()[0] + "\n")
+    words = small_with(data_dir=few, tag="x", max_epoch=1)
+    result = torchrun(tmp_path, 2, SCRIPTS["Max"], *words)
+    assert result.returncode == 0, result.stderr
+    assert "1 validation images" in result.stdout and result.stdout.count("epoch=1") == 1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", SCRIPTS)
 def test_two_processes_of_every_strategy_train_like_one(strategy, toy, tmp_path):
     # Max's gradient goes through the tiles: of one feature cell each, half a crop would be normalized over two numbers.

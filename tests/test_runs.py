@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.training.devices import explain_resource_errors
+from core.training.devices import lower_memory
 from tests.helpers.command_line import SCRIPTS, SMALL, command, environment, refused, run
 from tests.helpers.golden import config_of, strategy_of
 from tools.runs.folder import Folder, RunFiles
-from tools.system.errors import UserError
+from tools.system.errors import UserError, explain_shortages
 from tools.system.interruption import Interruption
 
 EPOCHS = 3
@@ -373,11 +373,11 @@ def test_weights_that_overflow_in_validation_end_in_one_line(toy, tmp_path):
 def test_a_run_removes_only_its_own_partial_files(tmp_path):
     models = tmp_path / "models"
     models.mkdir()
-    names = (".best_Max.pth.7.tmp", ".best_cMax.pth.7.tmp", ".Max2.json.7.tmp", ".Max.json.7.tmp")
+    names = (".best_Max.pth.x-7.tmp", ".best_cMax.pth.x-7.tmp", ".Max2.json.x-7.tmp", ".Max.json.x-7.tmp")
     for name in names:
         (models / name).write_text("half")
     RunFiles(Folder(tmp_path), "Max").claim()
-    assert sorted(path.name for path in models.iterdir()) == [".Max2.json.7.tmp", ".best_cMax.pth.7.tmp"]
+    assert sorted(path.name for path in models.iterdir()) == [".Max2.json.x-7.tmp", ".best_cMax.pth.x-7.tmp"]
 
 
 def test_a_state_from_elsewhere_does_not_overwrite_an_earlier_run_of_the_tag(toy, tmp_path, uninterrupted):
@@ -402,15 +402,7 @@ def test_a_state_from_elsewhere_does_not_overwrite_an_earlier_run_of_the_tag(toy
 )
 def test_out_of_memory_is_one_line_that_says_what_to_lower(raised, said):
     config = config_of(strategy_of("max"), batch_size=32, image_size=512, accumulate=2)
-    with pytest.raises(UserError, match=said) as error, explain_resource_errors(config):
+    then = "; --resume continues from the last state"
+    with pytest.raises(UserError, match=said) as error, explain_shortages(then, memory=lower_memory(config)):
         raise raised
     assert "\n" not in str(error.value) and "--resume" in str(error.value)
-    with pytest.raises(UserError, match="--deterministic: pool_cuda"), explain_resource_errors(config):
-        raise RuntimeError(
-            "pool_cuda does not have a deterministic implementation, but you set …. You can turn it off."
-        )
-    with (
-        pytest.raises(RuntimeError, match="a bug"),
-        explain_resource_errors(config),
-    ):  # what is not understood keeps its traceback
-        raise RuntimeError("a bug")

@@ -13,7 +13,7 @@ from core.training.config import OWN_STATE, Config
 from core.training.trainer import Trainer
 from tools.data.datasets import VOCClassification
 from tools.runs.checkpoints import Description, read_description, save_checkpoint
-from tools.runs.folder import Folder, RunFiles
+from tools.runs.folder import Folder, RunFiles, values_of
 from tools.runs.log import RunLog
 from tools.runs.states import States
 from tools.system.errors import UserError, first_few, quoted
@@ -64,7 +64,7 @@ class Run:
             self._files.release()
 
     def start(self, summary: str) -> None:
-        """Start from scratch, or continue from what `--resume` names.
+        """Start from scratch, or continue from what `--resume` names; log the lines of `summary`.
 
         The order matters: every check, also whether the disk has room, comes before an earlier run is archived, and
         the first state is written at once, so that an unwritable folder fails before training starts.
@@ -82,7 +82,8 @@ class Run:
             saved = {"strategy": self.trainer.strategy.name, **self.config.replayable()}
             write_json(self.folder.config(self.config.tag), saved)
         self._log_start(state, source, differing)
-        self.log.line(summary)
+        for line in summary.splitlines():
+            self.log.line(line)
         if not same_run:
             self._save_state()
 
@@ -267,9 +268,9 @@ class Run:
 
     def finish(self) -> None:
         """Save the last model, unless a finished run was only resumed, and say where the best one is."""
-        validations = self.log.history["validation"]
         if not self._has_last_model():
-            self._save_model("last_", validations[-1]["map"] if validations else float("nan"))
+            means = values_of(self.log.history, "validation", "map") or [float("nan")]
+            self._save_model("last_", means[-1])
         best = self.folder.model(self.config.tag, "best_")
         where = f"in {best}" if best.exists() else "saved under the tag this run was resumed from"
         self.log.line(f"[i] best mAP={self._best:.2f}, {where}")

@@ -178,7 +178,7 @@ class Trainer:
         """Raise a `ValueError` for buffers of another shape, which the optimizer would accept."""
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         for index, entry in saved.items():
-            buffer = entry["momentum_buffer"]
+            buffer = entry.get("momentum_buffer")
             if buffer is not None and buffer.shape != parameters[index].shape:
                 raise ValueError(f"the momentum of parameter {index} has the shape {tuple(buffer.shape)}")
 

@@ -16,7 +16,7 @@ from tools.data.annotations import Annotated, Box, annotation
 from tools.data.devkit import annotation_path, image_path
 from tools.data.images import read_image
 from tools.system.errors import UserError, first_few
-from tools.system.files import write_json, writing
+from tools.system.files import temporary_beside, write_json, writing
 
 CLASS_FILE = "classes.json"
 JPEG_QUALITY = 92
@@ -40,7 +40,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     """Yield a temporary folder to fill; it is renamed to `out` (new or empty) on success and removed on failure."""
     if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} already exists: choose another folder, or remove it")
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(out)
     try:
         with writing(out):
             temporary.mkdir(parents=True)

@@ -121,11 +121,13 @@ class RunLog:
     def picture(self, name: str, image: np.ndarray, iteration: int) -> None:
         """Show a picture, uint8 RGB `[h, w, 3]`, in TensorBoard, if asked for."""
         if self._writer:
-            self._writer.add_image(name, image, iteration - 1, dataformats="HWC")
+            with writing(self._curves_path):
+                self._writer.add_image(name, image, iteration - 1, dataformats="HWC")
 
     def close(self) -> None:
         if self._writer:
-            self._writer.close()
+            with writing(self._curves_path):
+                self._writer.close()
 
     def _record(self, kind: str, iteration: int, values: dict[str, Any], curves: dict[str, float]) -> None:
         self.history[kind].append({"iteration": iteration, **values})
@@ -133,8 +135,9 @@ class RunLog:
             return
         write_json(self._history_path, self.history)
         if self._writer:
-            for tag, value in curves.items():
-                self._writer.add_scalar(tag, value, iteration - 1)
+            with writing(self._curves_path):  # what it could not write earlier is an error now
+                for tag, value in curves.items():
+                    self._writer.add_scalar(tag, value, iteration - 1)
 
 
 def _summary_writer() -> Any:

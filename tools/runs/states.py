@@ -98,18 +98,13 @@ def _read(path: Path) -> dict[str, Any]:
 def _is_state(content: Any) -> bool:
     if not isinstance(content, dict) or not all(isinstance(content.get(name), kind) for name, kind in PARTS.items()):
         return False
-    known = as_history(content["log"].get("history")) is not None
-    losses = all(isinstance(name, str) and _are_losses(values) for name, values in content["losses"].items())
-    counts = all(
-        type(count) is int and 0 <= count < 1 << 62
-        for count in (content["epoch"], content["samples"], content["log"].get("text_bytes"))
-    )
-    return (
-        known
-        and losses
-        and counts
-        and all(_is_json(content[name]) for name in ("arguments", "data", "class_names", "log"))
-    )
+    log, losses = content["log"], content["losses"]
+    if as_history(log.get("history")) is None or not all(map(_are_losses, losses.values())):
+        return False
+    counts = (content["epoch"], content["samples"], log.get("text_bytes"))
+    if not all(type(count) is int and 0 <= count < 1 << 62 for count in counts):
+        return False
+    return _are_plain([content["arguments"], content["data"], content["class_names"], log, *losses])
 
 
 def _are_losses(values: Any) -> bool:
@@ -117,10 +112,10 @@ def _are_losses(values: Any) -> bool:
     return isinstance(values, torch.Tensor) and values.dim() == 1 and len(values) > 0 and values.is_floating_point()
 
 
-def _is_json(value: Any) -> bool:
-    """Whether it consists of plain values, without tensors."""
+def _are_plain(values: list[Any]) -> bool:
+    """Whether these consist of plain values, without tensors."""
     try:
-        json.dumps(value)
+        json.dumps(values)
         return True
     except (TypeError, ValueError, RecursionError):
         return False

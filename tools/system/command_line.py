@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import difflib
 import operator
+import os
 import sys
 import types
 import typing
@@ -94,8 +95,8 @@ class Argument:
         for one in value if isinstance(value, (list, tuple)) else [] if value is None else [value]:
             if not all(BOUNDS[name][0](one, bound) for name, bound in bounds.items()):
                 return "must be " + " and ".join(BOUNDS[name][1].format(bound) for name, bound in bounds.items())
-            if self.names_file and Path(one).name in ("", ".."):
-                return "must end in the name of a file"
+            if self.names_file and (Path(one).name in ("", "..") or len(os.fsencode(Path(one).name)) > 240):
+                return "must end in the name of a file, of at most 240 bytes"
         return None
 
 
@@ -238,14 +239,16 @@ class Parser(argparse.ArgumentParser):
         Raises:
             UserError: whatever is wrong with them.
         """
-        args = sys.argv[1:] if args is None else args
-        for word in args:
-            if word.startswith("--") and word.partition("=")[2] == "--":  # argparse loses it
-                self.error(f"{word}: -- is not a value")
-        parsed, unknown = self.parse_known_args(args, namespace)
+        parsed, unknown = self.parse_known_args(sys.argv[1:] if args is None else args, namespace)
         if unknown:
             self.error(self.unknown(unknown[0]))
         return parsed
+
+    def parse_known_args(self, args: Sequence[str], namespace: argparse.Namespace | None = None):
+        for word in args:
+            if word.startswith("--") and word.partition("=")[2] == "--":  # argparse loses it
+                self.error(f"{word}: -- is not a value")
+        return super().parse_known_args(args, namespace)
 
     def unknown(self, word: str) -> str:
         """Say that a word of the command line is unknown, and which known one is near."""

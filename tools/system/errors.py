@@ -32,6 +32,7 @@ def run_main(main: Callable[[], None]) -> None:
         with explain_shortages():
             main()
     except UserError as error:
+        sys.unraisablehook = lambda _: None  # of what an error left half made, libraries' destructors may complain
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -38,11 +38,15 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-            raise  # not the disk
-        if getattr(error, "errno", None) == errno.ENAMETOOLONG:
-            raise UserError(f"cannot write {path} ({reason(error)}): choose a shorter name") from error
-        raise UserError(f"cannot write {path} ({reason(error)}): free some space or choose another folder") from error
+        # torch.save reports an error of the disk as a RuntimeError of its archive writer.
+        of_disk = error.__context__ if isinstance(error.__context__, OSError) else error
+        number = getattr(of_disk, "errno", None)
+        if number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM) or "DataLoader" in str(error):
+            raise  # not the disk; the signal of a dead loader process may arrive anywhere
+        way_out = (
+            "choose a shorter name" if number == errno.ENAMETOOLONG else "free some space or choose another folder"
+        )
+        raise UserError(f"cannot write {path} ({reason(of_disk)}): {way_out}") from error
 
 
 def temporary_beside(path: Path) -> Path:
@@ -50,6 +54,8 @@ def temporary_beside(path: Path) -> Path:
 
     The first call for a folder removes what killed programs of this machine were writing there.
     """
+    if path.name in ("", ".."):
+        raise UserError(f"{path} is not a name of a file or folder: give one")
     if path.parent not in _swept:
         _swept.add(path.parent)
         _remove_leftovers(path.parent)
