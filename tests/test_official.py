@@ -149,7 +149,14 @@ def test_files_have_the_official_names():
 def tiny_run(toy, tmp_path_factory) -> Path:
     """A folder with a run of two epochs of two iterations, with TensorBoard curves."""
     folder = tmp_path_factory.mktemp("official")
-    words = small_with(data_dir=toy, tag="x", max_epoch=2, batch_size=36, print_ratio=0.5, lr=0.01)
+    lists = folder / "data/ImageSets/Main"
+    lists.mkdir(parents=True)
+    for name in ("JPEGImages", "Annotations"):
+        (folder / "data" / name).symlink_to(toy / name)
+    ids = (toy / "ImageSets/Main/train.txt").read_text().split()
+    for name, part in (("train", ids[:8]), ("val", ids[8:14])):
+        (lists / f"{name}.txt").write_text("\n".join(part))
+    words = small_with(data_dir=folder / "data", tag="x", max_epoch=2, batch_size=4, print_ratio=0.5, lr=0.01)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("sys.argv", ["train.py", *map(str, words), "--tensorboard"])
