@@ -20,8 +20,9 @@ from core.training import train
 from core.training.config import IGNORED_ARGUMENTS, config_class
 from core.weights import load_weights
 from tests.helpers import oracle
-from tests.helpers.command_line import ROOT, SCRIPTS, small_with
+from tests.helpers.command_line import PAPER, ROOT, SCRIPTS, small_with
 from tests.helpers.golden import strategy_of
+from tools.data.writing import print_next_commands
 from tools.runs.folder import Folder
 
 CHANNELS, CLASSES = 2048, 20
@@ -132,6 +133,21 @@ def test_every_official_argument_has_the_official_default(name):
     assert set(IGNORED_ARGUMENTS) == {row["name"] for row in OFFICIAL["arguments"] if "here" in row}
 
 
+def test_every_training_command_says_the_weights_of_the_losses(capsys):
+    """The paper's are not the defaults, so a command that leaves one out trains something else."""
+    print_next_commands(Path("data"), None, "Main/train", "Main/val")
+    texts = {"next": capsys.readouterr().out}
+    texts |= {path.name: path.read_text(encoding="utf-8") for path in (*ROOT.glob("*.md"), *ROOT.glob("*.sh"))}
+    texts |= {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
+    found = 0
+    for name, text in texts.items():
+        for line in text.replace("\\\n", " ").splitlines():
+            if re.search(r"(^|\s)(python3?|RUN=)\S* *\S*(train_classification|fifth_strategy|\$script)", line):
+                assert all(f"{word} " in line for word in PAPER[::2]), f"{name}: {line}"
+                found += 1
+    assert found >= 16
+
+
 def test_files_have_the_official_names():
     folder = Folder()
     ours = {"log": folder.log("x"), "history": folder.history("x"), "curves": folder.curves("x")}
@@ -149,7 +165,14 @@ def test_files_have_the_official_names():
 def tiny_run(toy, tmp_path_factory) -> Path:
     """A folder with a run of two epochs of two iterations, with TensorBoard curves."""
     folder = tmp_path_factory.mktemp("official")
-    words = small_with(data_dir=toy, tag="x", max_epoch=2, batch_size=36, print_ratio=0.5, lr=0.01)
+    lists = folder / "data/ImageSets/Main"
+    lists.mkdir(parents=True)
+    for name in ("JPEGImages", "Annotations"):
+        (folder / "data" / name).symlink_to(toy / name)
+    ids = (toy / "ImageSets/Main/train.txt").read_text().split()
+    for name, part in (("train", ids[:8]), ("val", ids[8:14])):
+        (lists / f"{name}.txt").write_text("\n".join(part))
+    words = small_with(data_dir=folder / "data", tag="x", max_epoch=2, batch_size=4, print_ratio=0.5, lr=0.01)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("sys.argv", ["train.py", *map(str, words), "--tensorboard"])

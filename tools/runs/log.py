@@ -107,7 +107,8 @@ class RunLog:
         known = {name: round(value, 4) for name, value in per_class.items() if value is not None}
         without_positive = [name for name in per_class if name not in known]
         note = f" (no positive of {', '.join(without_positive)})" if without_positive else ""
-        best = float(np.fmax.reduce([mean, *values_of(self.history, "validation", "map")]))  # NaN is no maximum
+        # fmax skips NaN, the mAP of a validation without any positive.
+        best = float(np.fmax.reduce([mean, *values_of(self.history, "validation", "map")]))
         self.line(
             f"[i] iteration={iteration:,}, map={mean:.2f}%, best map={best:.2f}%, eval_class_loss={loss:.4f}, "
             f"time={seconds:.0f}sec, epoch={epoch}{note}"
