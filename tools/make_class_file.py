@@ -14,7 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from tools.data.annotations import validate_annotation
-from tools.data.devkit import check_folder, class_name_problem
+from tools.data.devkit import annotation_files, check_folder, class_name_problem
 from tools.data.writing import CLASS_FILE, print_next_commands, raise_problems, write_class_file
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, advice, first_few, run_main
@@ -38,15 +38,16 @@ def names_in(path: Path) -> list[str] | str:
     return f"{path.name}: {first_few(problems, count=1)}" if problems else names
 
 
-def count_names(folder: Path) -> tuple[Counter, Counter]:
+def count_names(data_dir: Path) -> tuple[Counter, Counter]:
     """Return the number of images and the number of objects of each class; every annotation must be valid."""
-    paths = sorted(folder.glob("*.xml"))
+    files = annotation_files(data_dir)
+    paths = [files.path(image_id) for image_id in files]
     with ThreadPoolExecutor() as pool:
         found = list(tqdm(pool.map(names_in, paths), desc="reading", unit="file", total=len(paths)))
-    raise_problems(folder, [problem for problem in found if isinstance(problem, str)])
+    raise_problems(files.folder, [problem for problem in found if isinstance(problem, str)])
     images = Counter(name for names in found for name in set(names))
     if not images:
-        raise UserError(f"{folder} has no annotation with an object")
+        raise UserError(f"{files.folder} has no annotation with an object")
     return images, Counter(name for names in found for name in names)
 
 
@@ -54,7 +55,7 @@ def main() -> None:
     config = parse(Config, __doc__)
     with advice("give the devkit folder as --data_dir, or fix the annotations"):
         check_folder(config.data_dir)
-        images, objects = count_names(config.data_dir / "Annotations")
+        images, objects = count_names(config.data_dir)
     names = sorted(images)
     out = config.out or config.data_dir / CLASS_FILE
     write_class_file(out, names, images)

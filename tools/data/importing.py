@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tools.data.devkit import UNPRINTABLE
-from tools.data.images import opened_image
+from tools.data.images import upright_size
 from tools.data.writing import CLASS_FILE, METHODS, Lists, Sample, print_next_commands, raise_problems, write_data_set
 from tools.system.command_line import Arguments, argument
 from tools.system.errors import UserError, quoted
@@ -109,8 +109,7 @@ def image_sizes(samples: list[Sample], source: Path) -> list[tuple[int, int]]:
 
     def size(sample: Sample) -> tuple[int, int] | str:
         try:
-            with opened_image(sample.source) as image:
-                return image.size
+            return upright_size(sample.source)
         except UserError as error:
             return f"{sample.origin}: {error}"
 

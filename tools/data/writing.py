@@ -9,19 +9,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from PIL import Image
 from tqdm import tqdm
 
-from tools.data.annotations import Annotated, Box, annotation
+from tools.data.annotations import Annotated, annotation, scaled_box
 from tools.data.devkit import annotation_path, image_path
-from tools.data.images import read_image
+from tools.data.images import Size, save_smaller
 from tools.system.errors import UserError, first_few
 from tools.system.files import write_json, writing
 
 CLASS_FILE = "classes.json"
 JPEG_QUALITY = 92
 METHODS = ("hard links", "symbolic links", "copies", "smaller copies")  # how an image gets into the folder
-Size = tuple[int, int]  # an image's width and height in pixels
 Lists = dict[str, list[str]]  # the ids of train, val and trainval
 
 
@@ -82,26 +80,10 @@ def _write_image(sample: Sample, size: Size, shrink: int, target: Path) -> tuple
     """Write the image to `target`; return the method used, and its size and objects there."""
     if not shrink or max(size) <= shrink:
         return link_or_copy(sample.source, target), size, sample.objects
+    before = size
     size, factor = save_smaller(sample.source, target, shrink, JPEG_QUALITY, reducing_gap=3)
-    objects = [replace(item, box=item.box and _scaled(item.box, factor)) for item in sample.objects]
+    objects = [replace(item, box=item.box and scaled_box(item.box, factor, before, size)) for item in sample.objects]
     return "smaller copies", size, objects
-
-
-def save_smaller(source: Path, target: Path, longest: int, quality: int, **resize: float) -> tuple[Size, float]:
-    """Write a JPEG with at most `longest` pixels per side; return its size and the factor, at most 1."""
-    image = read_image(source)
-    factor = min(1.0, longest / max(image.size))
-    width, height = (max(1, round(side * factor)) for side in image.size)
-    smaller = image.resize((width, height), Image.Resampling.BICUBIC, **resize)
-    smaller.save(target, quality=quality)
-    return smaller.size, factor
-
-
-def _scaled(box: Box, factor: float) -> Box:
-    xmin, ymin = (max(1, round(side * factor)) for side in box[:2])
-    xmax, ymax = (round(side * factor) for side in box[2:])
-    # The box keeps a width and a height, because empty boxes do not count.
-    return xmin, ymin, max(xmax, xmin + 1), max(ymax, ymin + 1)
 
 
 def link_or_copy(source: Path, target: Path) -> str:
