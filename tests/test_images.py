@@ -85,7 +85,7 @@ SIDE_DATA += [(b"zTXt", b"a\0\0" + zlib.compress(bytes(2_000_000)), None), (b"sR
 def test_damaged_side_data_of_a_png_cost_nothing(tmp_path, kind, data, crc):
     image = Image.new("RGB", (9, 7), (200, 0, 0))
     (tmp_path / "a.png").write_bytes(png_with(image, kind, data, crc))
-    assert list(read_image(tmp_path / "a.png").getdata()) == [(200, 0, 0)] * 63
+    assert (np.asarray(read_image(tmp_path / "a.png")) == (200, 0, 0)).all()
 
 
 @pytest.mark.parametrize("marker", range(0xE1, 0xF0))

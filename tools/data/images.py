@@ -137,8 +137,8 @@ def save_smaller(source: Path, target: Path, longest: int, quality: int, **resiz
 @functools.cache
 def _formats() -> tuple[str, ...]:
     """Return those of `FORMATS` that this Pillow was built with."""
-    # `opened_image` refuses images of the size that Pillow prints this two-line warning for.
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    # Pillow's remarks on side data and on large images, which `opened_image` refuses, are not for the user.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
