@@ -187,6 +187,8 @@ def check_data(config: Config) -> int:
     problems = [(LIST, f"{path}, {problem}") for problem in list_problems]
     problems += [problem for result in results for problem in result.problems]
     intact = [image_id for image_id, result in zip(ids, results, strict=True) if not result.problems]
+    if config.fix_list and intact:
+        write_text(config.fix_list, "".join(f"{image_id}\n" for image_id in intact))
     print_counts(class_names, results)
     print_notes(ids, results)
     for line in (*images.left_out(), *annotations.left_out()):
@@ -196,7 +198,6 @@ def check_data(config: Config) -> int:
     if config.fix_list and not intact:
         raise UserError(f"every image of the split has a problem: --fix_list {config.fix_list} is not written")
     if config.fix_list:
-        write_text(config.fix_list, "".join(f"{image_id}\n" for image_id in intact))
         print(f"written: {config.fix_list} ({len(intact):,} ids)")
     elif problems:
         print("restore damaged files from the devkit, or write a list without them with --fix_list")
