@@ -131,7 +131,7 @@ def predict_images(model: LoadedModel, config: Config) -> int:
     with advice("check --images"):
         paths, others = find_images(config.images)
     if others:
-        print(f"note: {len(others):,} other files there are left out ({first_few([quoted(str(p)) for p in others])})")
+        print(f"note: {len(others):,} other files there were skipped ({first_few([quoted(str(p)) for p in others])})")
     out = config.out or Folder().predictions(model.checkpoint)
     folder = None if config.pictures is None else Path(config.pictures or Folder().pictures(out.stem))
     strategy = model.keypoints.name if model.keypoints else None

@@ -77,12 +77,12 @@ def test_files_of_macos_and_windows_do_not_count_and_others_are_listed(tmp_path)
     words = ("--data_dir", kit, "--split", "Main/train", "--class_file", kit / "classes.json", "--num_workers", 0)
     report = tool("check_data", *words)
     assert report.returncode == 0, report.stdout
-    assert "JPEGImages holds 2 other files, which are left out ('b.tif', 'notes.txt')" in report.stdout
-    assert "Annotations holds 1 other files, which are left out ('a.json')" in report.stdout
+    assert "JPEGImages holds 2 other files, which are skipped ('b.tif', 'notes.txt')" in report.stdout
+    assert "Annotations holds 1 other files, which are skipped ('a.json')" in report.stdout
     made = tool("make_class_file", "--data_dir", kit, "--out", tmp_path / "made.json")
     assert made.returncode == 0, made.stderr
     scaled = tool("scale_devkit", "--data_dir", kit, "--out", tmp_path / "small", "--longer_side", 20)
-    assert scaled.returncode == 0 and scaled.stdout.count("left out") == 2, scaled.stderr
+    assert scaled.returncode == 0 and scaled.stdout.count("skipped") == 2, scaled.stderr
 
 
 def test_two_files_of_one_id_are_an_error_where_the_id_is_used(tmp_path):
@@ -238,6 +238,13 @@ def test_a_scaled_box_counts_if_the_original_does(factor):
 
 NO_SIZE = ["<size/>", "<size><width>0</width><height>0</height></size>", "<size><width>40</width></size>"]
 NO_SIZE += ["<size><width>x</width><height>1e999</height></size>"]
+
+
+def test_a_scaled_box_of_whole_numbers_stays_so():
+    assert scaled_box((11, 4, 12, 5), 0.5, (60, 40), (30, 20)) == (6, 2, 7, 3)
+    assert scaled_box((1, 1, 60, 40), 0.5, (60, 40), (30, 20)) == (1, 1, 30, 20)
+    assert scaled_box((57, 1, 59, 40), 0.1, (60, 40), (6, 4)) == (4, 1, 5, 4)
+    assert scaled_box((1.0, 1.0, 60.0, 40.0), 0.5, (60, 40), (30, 20)) == (0.5, 0.5, 30, 20)
 
 
 @pytest.mark.parametrize("size", NO_SIZE)

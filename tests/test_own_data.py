@@ -296,7 +296,11 @@ def test_unusable_annotations_are_named(tmp_path):
         (tmp_path / folder).mkdir()
     assert "no annotation with an object" in error_of("make_class_file", "--data_dir", tmp_path)
     box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
-    for name, text in {"a": f"<name>cat</name>{box}", "b": f"<name>Cat</name>{box}", "c": "<name>cow</name>"}.items():
+    for name, text in {
+        "a": f"<name>cat</name>{box}",
+        "b": f"<name>Cat</name>{box}",
+        "c": "<name>cow</name><bndbox><xmin>1</xmin></bndbox>",
+    }.items():
         (tmp_path / f"Annotations/{name}.xml").write_text(f"<annotation><object>{text}</object></annotation>")
     assert "c.xml: the object 'cow' has no complete bndbox" in error_of("make_class_file", "--data_dir", tmp_path)
     (tmp_path / "Annotations/c.xml").write_text("<annotation/>")

@@ -191,7 +191,7 @@ def check_data(config: Config) -> int:
         write_text(config.fix_list, "".join(f"{image_id}\n" for image_id in intact))
     print_counts(class_names, results)
     print_notes(ids, results)
-    for line in (*images.left_out(), *annotations.left_out()):
+    for line in (*images.skipped(), *annotations.skipped()):
         print(line)
     print_problems(problems)
     print(f"{len(ids):,} images, {len(intact):,} of them intact; {len(problems):,} problems in all")

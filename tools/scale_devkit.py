@@ -50,7 +50,7 @@ def scale_devkit(data_dir: Path, out: Path, longer_side: int) -> int:
                     _scale_annotation(annotations.path(image_id), annotation_path(folder, image_id), factor)
         shutil.copytree(data_dir / "ImageSets", folder / "ImageSets", dirs_exist_ok=True)
         write_json(folder / RECORD, _record(data_dir, longer_side))
-    for line in (*images.left_out(), *annotations.left_out()):
+    for line in (*images.skipped(), *annotations.skipped()):
         print(line)
     return len(images)
 

@@ -56,10 +56,12 @@ def _clamped(coordinate: float, side: float) -> int:
 def scaled_box(box: Box, factor: float, before: Size | None, after: Size | None) -> Box:
     """Return the box in a scaled copy of the image; it counts there exactly if it does in the original.
 
-    Coordinates are rounded to 0.01 pixels. A box that would become too thin to count gets two pixels; one that does
-    not count stays empty. `before` and `after` are the sizes of the image and the copy, see `is_empty`.
+    Whole numbers (int) stay so, and at least 1; others are rounded to 0.01 pixels. A box that would become too thin to
+    count gets two pixels; one that does not count stays empty. `before` and `after` are the sizes of the image and the
+    copy, see `is_empty`.
     """
-    xmin, ymin, xmax, ymax = (round(side * factor, 2) for side in box)
+    is_whole = all(isinstance(side, int) for side in box)
+    xmin, ymin, xmax, ymax = (max(1, round(side * factor)) if is_whole else round(side * factor, 2) for side in box)
     if is_empty(box, before):
         return (xmin, ymin, xmax, ymax) if is_empty((xmin, ymin, xmax, ymax), after) else (xmin, ymin, xmin, ymax)
     width, height = after or (math.inf, math.inf)
@@ -73,7 +75,7 @@ def _distinct(start: float, end: float, side: float) -> tuple[float, float]:
     if first != _clamped(end, side):
         return start, end
     first = max(min(first, side - 2), 0)
-    return float(first), float(first + 1)
+    return first, first + 1
 
 
 def read_annotation(path: str | Path, class_names: list[str]) -> list[VOCObject]:

@@ -148,40 +148,31 @@ def check_folder(data_dir: Path, folders: Sequence[str] = ("JPEGImages", "Annota
             raise UserError(f"{data_dir} has no folder {folder}")
 
 
-class Files(Collection[str]):
-    """The ids that have a file in one folder of a devkit, which is listed once: faster than asking for each file.
+class Files(dict[str, list[str]]):
+    """The files in one folder of a devkit, by id, which is listed once: faster than asking for each file.
 
     The id of a file is its name without the suffix, which is one of `suffixes` in any case. Hidden files do not count:
     macOS adds `._name.jpg` to every `name.jpg` that it copies. A folder that does not exist holds no files.
     """
 
     def __init__(self, folder: Path, suffixes: Sequence[str]):
+        super().__init__()
         self.folder, self.suffixes = folder, suffixes
         self.others: list[str] = []  # visible files of other kinds
-        self._names: dict[str, list[str]] = {}  # by id
         for name in _visible_names(folder):
             stem, suffix = os.path.splitext(name)
             if suffix.lower() in suffixes:
-                self._names.setdefault(composed(stem), []).append(name)
+                self.setdefault(composed(stem), []).append(name)
             else:
                 self.others.append(name)
 
-    def __contains__(self, image_id: object) -> bool:
-        return image_id in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
     def path(self, image_id: str) -> Path:
         """Return the file of an id. None, or several (`a.jpg` and `a.PNG`), are an error."""
-        names = self._names.get(image_id, ())
+        names = self.get(image_id, ())
         if not names:
             raise UserError(f"{self.folder} has no file {shorten(image_id)}{self.suffixes[0]}{self._alike(image_id)}")
         if len(names) > 1:
-            files = f"{len(names)} files of {shorten(image_id)} ({first_few(list(map(quoted, names)))})"
+            files = f"{len(names)} files of {shorten(image_id)} ({_named(names)})"
             raise UserError(f"{self.folder} has {files}: keep one of them")
         return self.folder / names[0]
 
@@ -189,32 +180,31 @@ class Files(Collection[str]):
         """Return the files of a split. The error for missing files counts them and says what is there instead."""
         if missing := self.missing(ids):
             files = f"{len(missing):,} of the {len(ids):,} files of split '{split}'"
-            named = first_few(list(map(shorten, missing)))
-            raise UserError(f"{self.folder} lacks {files} ({named}){self._alike(missing[0]) or self._any()}")
+            instead = self._alike(missing[0]) or f"; it holds {_named(self._all_names()) or 'no files'}"
+            raise UserError(f"{self.folder} lacks {files} ({first_few(list(map(shorten, missing)))}){instead}")
         return [self.path(image_id) for image_id in ids]
 
     def missing(self, ids: Sequence[str]) -> list[str]:
         """Return the ids without a file."""
-        return [image_id for image_id in ids if image_id not in self._names]
+        return [image_id for image_id in ids if image_id not in self]
 
-    def left_out(self) -> list[str]:
+    def skipped(self) -> list[str]:
         """Return one line that counts the files of other kinds, if there are any."""
-        if not self.others:
-            return []
-        named = first_few(list(map(quoted, self.others)))
-        return [f"note: {self.folder} holds {len(self.others):,} other files, which are left out ({named})"]
+        count = f"{len(self.others):,} other files, which are skipped"
+        return [f"note: {self.folder} holds {count} ({_named(self.others)})"] if self.others else []
 
     def _alike(self, image_id: str) -> str:
         """Return the part of a message that names the files that a missing id may mean."""
         wanted, names = image_id.casefold(), self._all_names()
         alike = [name for name in names if wanted in map(str.casefold, (composed(name), Path(composed(name)).stem))]
-        return f"; it has {first_few(list(map(quoted, alike)))}" if alike else ""
-
-    def _any(self) -> str:
-        return f"; it holds {first_few(list(map(quoted, self._all_names())))}" if self._all_names() else "; it is empty"
+        return f"; it has {_named(alike)}" if alike else ""
 
     def _all_names(self) -> list[str]:
-        return [name for names in self._names.values() for name in names] + self.others
+        return [name for names in self.values() for name in names] + self.others
+
+
+def _named(names: Sequence[str]) -> str:
+    return first_few(list(map(quoted, names)))
 
 
 def _visible_names(folder: Path) -> list[str]:

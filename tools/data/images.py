@@ -89,7 +89,7 @@ def read_image(path: Path) -> Image.Image:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Return an opened image in 8-bit RGB as a viewer shows it, without side data but for an RGB color profile.
+    """Return an opened image in 8-bit RGB as a viewer shows it, without side data except an RGB color profile.
 
     Pillow's `convert` does it, as in the official code: gray is repeated, CMYK and palettes are converted, transparency
     is dropped. Of 16 bits, the upper 8 count. The EXIF orientation is applied. Of several images, the first counts.
@@ -149,32 +149,21 @@ def find_images(names: list[str]) -> tuple[list[Path], list[Path]]:
     Each image is returned once, unopened; the second list has what the folders hold besides. Hidden files do not count.
     A name without an image is an error.
     """
-    found: list[Path] = []
-    others: list[Path] = []
+    images: dict[Path, None] = {}
+    others: dict[Path, None] = {}
     for name in names:
-        images, left_out = _matching(name)
-        if not images:
+        # A name that looks like a pattern may be that of a file.
+        paths = [Path(name)] if os.path.exists(name) else sorted(map(Path, glob.glob(name, recursive=True)))
+        found = [images_below(path) if path.is_dir() else ([path], []) for path in paths]
+        if not any(inside for inside, _ in found):
             raise UserError(f"{name} names no image (a file, a folder with {', '.join(SUFFIXES)}, or *.jpg)")
-        found += images
-        others += left_out
-    return list(dict.fromkeys(found)), list(dict.fromkeys(others))
+        for inside, left_out in found:
+            images |= dict.fromkeys(inside)
+            others |= dict.fromkeys(left_out)
+    return list(images), list(others)
 
 
-def _matching(name: str) -> tuple[list[Path], list[Path]]:
-    path = Path(name)
-    if path.is_dir():
-        return _below(path)
-    if path.exists():  # also one whose name looks like a pattern
-        return [path], []
-    images, others = [], []
-    for match in sorted(map(Path, glob.glob(name, recursive=True))):
-        found, left_out = _below(match) if match.is_dir() else ([match], [])
-        images += found
-        others += left_out
-    return images, others
-
-
-def _below(folder: Path) -> tuple[list[Path], list[Path]]:
+def images_below(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return the images and the other visible files below a folder. Links are followed, into each folder once."""
     others: list[Path] = []
     files, seen = [], set()

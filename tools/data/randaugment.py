@@ -5,7 +5,7 @@ torchvision's `RandAugment` differs: it has no square, one strength for all, and
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
@@ -59,36 +59,26 @@ OPERATIONS = (
 )
 
 
-class Draws(Protocol):
-    """Where the random numbers come from."""
+class TorchDraws:
+    """Where the random numbers come from: torch's global generator."""
 
     def chance(self) -> float:
         """Return a uniform number in [0, 1)."""
-
-    def strength(self) -> int:
-        """Return a uniform integer from 1 to 9."""
-
-    def position(self, side: int) -> float:
-        """Return a uniform number in [0, side)."""
-
-
-class TorchDraws:
-    """Random numbers of torch's global generator."""
-
-    def chance(self) -> float:
         return float(torch.rand((), dtype=torch.float64))
 
     def strength(self) -> int:
+        """Return a uniform integer from 1 to 9."""
         return int(torch.randint(1, STRENGTHS, ()))
 
     def position(self, side: int) -> float:
+        """Return a uniform number in [0, side)."""
         return side * self.chance()
 
 
 class RandAugment(nn.Module):
     """Change an RGB PIL image at random; the numbers are drawn in the order of the official code."""
 
-    def __init__(self, draws: Draws | None = None):
+    def __init__(self, draws: TorchDraws | None = None):
         super().__init__()
         self.draws = draws or TorchDraws()
 

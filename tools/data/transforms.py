@@ -38,7 +38,7 @@ def training_transform(image_size: int, min_image_size: int, max_image_size: int
 
 
 def augmentations(text: str) -> list[nn.Module]:
-    """Return those of `AUGMENTATIONS` that a text names, in their order there, whatever stands between the names."""
+    """Return those of `AUGMENTATIONS` that a text names, in their order there, whatever is between the names."""
     unknown = re.findall(r"[^\W_]+", re.sub("|".join(AUGMENTATIONS), " ", text))
     if unknown:
         raise UserError(f"unknown augmentation {quoted(unknown[0])}: choose from {', '.join(AUGMENTATIONS)}")
