@@ -13,24 +13,19 @@ from tools.data.annotations import read_annotation
 from tools.data.datasets import VOCClassification
 from tools.data.devkit import read_class_names
 from tools.data.importing import image_id_of
+from tools.system.files import HOST, _swept
 
 TWO = {"1": ["dog", "person"], "2": ["dog"], "3": []}
 
 
 def labels_in(out: Path) -> dict[str, list[str]]:
     """Return the labels of every image of a devkit folder, as training reads them."""
-    names = read_class_names(out / "classes.json")
-    lists = {path.stem for path in (out / "ImageSets/Main").iterdir()}
-    data = VOCClassification(out, "Main/trainval", names)
-    found = {
-        image_id: sorted(names[i] for i in row.nonzero().flatten())
-        for image_id, row in zip(data.ids, data.labels, strict=True)
-    }
-    if "test" in lists:
-        test = VOCClassification(out, "Main/test", names)
-        found |= {
-            image_id: sorted(names[i] for i in row.nonzero().flatten()) for image_id, row in zip(test.ids, test.labels)
-        }
+    names, found = read_class_names(out / "classes.json"), {}
+    for split in ("trainval", "test"):
+        if (out / f"ImageSets/Main/{split}.txt").exists():
+            data = VOCClassification(out, f"Main/{split}", names)
+            for image_id, row in zip(data.ids, data.labels, strict=True):
+                found[image_id] = sorted(names[i] for i in row.nonzero().flatten())
     return found
 
 
@@ -67,7 +62,7 @@ def import_table(folder: Path, content: str | bytes, *words: object) -> subproce
         ('image,labels\n1.jpg,"[""dog"", ""person""]"\n2.jpg,dog\n3.jpg,\n', "labels: column 'labels'"),
         ("image,dog,person\n1.jpg,1,1\n2.jpg,1,0\n3.jpg,0,0\n", "a column per class"),
         ("image;dog;person\n1.jpg;True;x\n2.jpg;X;\n3.jpg;FALSE;false\n", "a column per class"),
-        (",image,dog,person\n0,1.jpg,1.0,1\n1,2.jpg,1.0,0\n2,3.jpg,0.0,0\n", "a column per class"),
+        (",image,dog,person\n0,1.jpg,1.0,1\n1,2.jpg,1.0,0\n2,3.jpg,0.0,0\n", "column 'image'; a column"),
         ("id,label1,label2\n1,dog,person\n2,dog,\n3,,\n", "labels: column 'label1', 'label2'"),
         (
             "filename,width,class,xmin\n1.jpg,60,dog,3\n1.jpg,60,person,3\n2.jpg,60,dog,3\n3.jpg,60,,\n",
@@ -174,10 +169,11 @@ def test_the_printed_commands_run_as_they_are(folder):
 def test_leftovers_of_a_killed_import_are_removed(folder):
     dead = subprocess.Popen(["true"])
     dead.wait()
-    (folder / f".out.{dead.pid}.tmp/JPEGImages").mkdir(parents=True)
-    (folder / f".out.{os.getppid()}.tmp").mkdir()
+    _swept.clear()
+    (folder / f".out.{HOST}-{dead.pid}.tmp/JPEGImages").mkdir(parents=True)
+    (folder / f".out.{HOST}-{os.getppid()}.tmp").mkdir()
     assert import_table(folder, "image,labels\n1.jpg,dog\n").returncode == 0
-    assert sorted(os.listdir(folder)) == [f".out.{os.getppid()}.tmp", "out", "photos", "t.csv"]
+    assert sorted(os.listdir(folder)) == [f".out.{HOST}-{os.getppid()}.tmp", "out", "photos", "t.csv"]
 
 
 # COCO ---------------------------------------------------------------------------------------------------------------
@@ -294,7 +290,7 @@ def test_a_folder_per_class(tmp_path):
         "dog_linked_5": ["dog"],
         "train_1": ["train"],
     }
-    for note in ("2 hidden files", "dog/loop", "(1 .txt)", "1 images outside the class folders (loose.jpg)"):
+    for note in ("2 files that are not images, or were read before ('cat/notes.txt', 'dog/loop')", "'loose.jpg'"):
         assert note in result.stdout
     assert "cat         2 images" in result.stdout
 
@@ -367,7 +363,12 @@ def test_a_yolo_folder(tmp_path, names, names_file):
     assert result.returncode == 0, result.stderr
     assert labels_in(tmp_path / "out") == {"1": ["dog", "no"], "2": [], "3": ["no"], "4": []}
     assert read_class_names(tmp_path / "out/classes.json") == ["no", "dog"]
-    for note in ("4 images, 3 with a label file", "1 boxes without width or height", "(1 .txt)", "no         2 images"):
+    for note in (
+        "4 images, 3 with a label file",
+        "1 boxes without width or height",
+        "('labels/orphan.txt')",
+        "no         2 images",
+    ):
         assert note in result.stdout
     objects = read_annotation(tmp_path / "out/Annotations/1.xml", ["no", "dog"])
     assert [item.box for item in objects] == [(16, 11, 45, 30), (1, 1, 6, 4)]

@@ -390,7 +390,10 @@ def test_twenty_photographs_and_a_table_become_pictures(toy, tmp_path):
     assert len(list((tmp_path / "experiments/pictures").rglob("*.*"))) >= 20
 
 
-@pytest.mark.parametrize("section", ["A folder in devkit layout", "From COCO's format"])
+SECTIONS = ("A folder in devkit layout", "From COCO's format", "From YOLO's format", "From a folder per class")
+
+
+@pytest.mark.parametrize("section", SECTIONS)
 def test_the_other_commands_of_the_page(section, toy, tmp_path):
     (tmp_path / "my_data").symlink_to(toy)
     coco(tmp_path)
@@ -401,6 +404,11 @@ def test_the_other_commands_of_the_page(section, toy, tmp_path):
         content = json.loads((tmp_path / f"instances_{name}.json").read_text())
         content["annotations"] = content["annotations"][:2]
         (tmp_path / f"instances_{name}.json").write_text(json.dumps(content))
+    for name in ("animals/cat/1", "animals/dog/2", "traffic/images/1", "traffic/images/2"):
+        picture(tmp_path / f"{name}.jpg")
+    (tmp_path / "traffic/labels").mkdir()
+    (tmp_path / "traffic/labels/1.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (tmp_path / "traffic/data.yaml").write_text("names: [car]\n")
     commands = documented("own-data.md", section)
     assert commands
     for words in commands:

@@ -13,10 +13,10 @@ from pathlib import Path, PurePath
 
 from tools.data.annotations import Annotated
 from tools.data.devkit import class_name_problem
-from tools.data.importing import PARTS, Found, ImportArguments, import_samples, sample_of, skipped_files, walk
+from tools.data.importing import PARTS, Found, ImportArguments, import_samples, sample_of, skipped, walk
 from tools.data.writing import raise_problems
 from tools.system.command_line import argument, parse
-from tools.system.errors import UserError, first_few, run_main
+from tools.system.errors import UserError, run_main
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Config(ImportArguments):
 
 def read_folders(folder: Path) -> Found:
     """Return one sample per image, labeled with the name of its class folder."""
-    images, others, notes = walk(folder)
+    images, others = walk(folder)
     paths = list(map(PurePath, images))
     has_parts = {path.parts[0].lower() for path in paths} <= set(PARTS) and all(len(path.parts) > 2 for path in paths)
     depth = 1 if has_parts else 0  # of the folder whose name is the class
@@ -46,8 +46,7 @@ def read_folders(folder: Path) -> Found:
     if not samples:
         raise UserError(f"{folder} has no image in a folder of a class: it needs {folder}/CLASS/IMAGE.jpg")
     how = "lists as the folders say, with a folder per class" if has_parts else "a folder per class"
-    notes = [how, *notes, *skipped_files(others)]
-    notes += [f"skipped: {len(outside):,} images outside the class folders ({first_few(outside)})"] if outside else []
+    notes = [how, *skipped(others), *skipped(outside, "outside the class folders")]
     names = sorted({item.name for sample in samples for item in sample.objects})
     return Found(folder, "folder", samples, names, notes)
 

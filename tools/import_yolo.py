@@ -27,7 +27,7 @@ from tools.data.importing import (
     image_sizes,
     import_samples,
     sample_of,
-    skipped_files,
+    skipped,
     walk,
 )
 from tools.data.writing import Sample, Size, raise_problems
@@ -48,7 +48,7 @@ class Config(ImportArguments):
 
 def read_yolo(folder: Path, names_file: Path | None) -> Found:
     """Return one sample per image; the `UserError` for unusable label files names them."""
-    images, others, notes = walk(folder)
+    images, others = walk(folder)
     names_file = names_file or find_names(folder)
     class_names = read_names(names_file)
     problems: list[str] = []
@@ -59,19 +59,19 @@ def read_yolo(folder: Path, names_file: Path | None) -> Found:
     if not present:
         raise UserError(f"{folder} has no label file for any image: it needs images/1.jpg and labels/1.txt")
     sizes = image_sizes(samples, folder)
-    skipped: Counter = Counter()
+    empty: Counter = Counter()
     for index, sample in enumerate(samples):
         file = label_files[sample.origin]
         try:
             if file in present:
-                objects = read_labels(folder / file, class_names, sizes[sample.source], skipped)
+                objects = read_labels(folder / file, class_names, sizes[sample.source], empty)
                 samples[index] = replace(sample, objects=objects)
         except ValueError as error:
             problems.append(f"{file}, {error}")
     raise_problems(folder, problems)
-    notes = [f"{len(samples):,} images, {len(present):,} with a label file; classes: {names_file}", *notes]
-    notes += [f"{count:,} {kind}" for kind, count in skipped.items()]
-    notes += skipped_files(set(others) - present - {os.path.relpath(names_file, folder)})
+    notes = [f"{len(samples):,} images, {len(present):,} with a label file; classes: {names_file}"]
+    notes += [f"skipped: {empty.total():,} boxes without width or height"] if empty else []
+    notes += skipped(set(others) - present - {os.path.relpath(names_file, folder)})
     return Found(folder, "YOLO folder", samples, class_names, notes, sizes)
 
 
@@ -128,10 +128,10 @@ def read_names(path: Path) -> list[str]:
     return names
 
 
-def read_labels(path: Path, class_names: list[str], size: Size, skipped: Counter) -> tuple[Annotated, ...]:
+def read_labels(path: Path, class_names: list[str], size: Size, empty: Counter) -> tuple[Annotated, ...]:
     """Return the objects of a label file in an image of this size; raise a `ValueError` with the line if it is invalid.
 
-    Boxes without width or height do not count; they are counted in `skipped`.
+    Boxes without width or height do not count; they are counted in `empty`.
     """
     objects = []
     for number, line in enumerate(_read(path).splitlines(), start=1):
@@ -150,7 +150,7 @@ def read_labels(path: Path, class_names: list[str], size: Size, skipped: Counter
         if words and (box := devkit_box(_left_top_width_height(numbers, size))):
             objects.append(Annotated(class_names[int(float(words[0]))], box))
         elif words:
-            skipped["boxes without width or height, skipped"] += 1
+            empty[path] += 1
     return tuple(objects)
 
 

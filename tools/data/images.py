@@ -171,6 +171,7 @@ def images_below(folder: Path) -> tuple[list[Path], list[Path]]:
         real = os.path.realpath(root)
         if real in seen:  # a link can lead back up
             folders.clear()
+            others.append(Path(root))
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))

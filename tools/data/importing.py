@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from tools.data.annotations import Annotated, Box
 from tools.data.devkit import UNPRINTABLE
-from tools.data.images import SUFFIXES, Size, upright_size
+from tools.data.images import SUFFIXES, Size, images_below, upright_size
 from tools.data.splits import Lists, split_lists
 from tools.data.writing import CLASS_FILE, METHODS, Sample, print_next_commands, raise_problems, write_data_set
 from tools.system.command_line import Arguments, argument
@@ -123,40 +123,18 @@ def devkit_box(bbox: Any) -> Box | None:
     return xmin, ymin, max(math.ceil(left + width), xmin + 1), max(math.ceil(top + height), ymin + 1)
 
 
-def walk(folder: Path) -> tuple[list[str], list[str], list[str]]:
-    """Return the paths of the images and of the other files below a folder, and notes on what was skipped.
-
-    Paths are relative, in order. Links are followed, to every folder once. Hidden files and folders are skipped.
-    """
+def walk(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the paths in a folder, relative to it, of the images below it and of the rest; see `images_below`."""
     if not folder.is_dir():
         raise UserError(f"no folder {folder}: give the folder of the data set as --folder")
-    images, others, hidden, twice, visited = [], [], 0, [], set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        inside = os.path.relpath(place, folder)
-        if os.path.realpath(place) in visited:
-            twice.append(inside)
-            folders.clear()
-            continue
-        visited.add(os.path.realpath(place))
-        hidden += sum(map(_is_hidden, folders + files))
-        folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        for name in sorted(name for name in files if not _is_hidden(name)):
-            is_image = Path(name).suffix.lower() in SUFFIXES
-            (images if is_image else others).append(os.path.normpath(os.path.join(inside, name)))
-    notes = [f"skipped: {hidden:,} hidden files and folders"] if hidden else []
-    notes += [f"skipped: {first_few(twice)}, which lead to folders already read"] if twice else []
-    return images, others, notes
+    images, others = images_below(folder)
+    return [str(path.relative_to(folder)) for path in images], [str(path.relative_to(folder)) for path in others]
 
 
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
-
-
-def skipped_files(files: Iterable[str]) -> list[str]:
-    """Return the note on files that an importer has no use for, by suffix."""
-    counts = Counter(Path(file).suffix.lower() or "no suffix" for file in files)
-    kinds = [f"{count:,} {suffix}" for suffix, count in counts.most_common()]
-    return [f"skipped: files that are not images ({first_few(kinds, 5)})"] if kinds else []
+def skipped(files: Iterable[str], what: str = "that are not images, or were read before") -> list[str]:
+    """Return the note on files that an importer has no use for."""
+    files = sorted(files)
+    return [f"skipped: {len(files):,} files {what} ({first_few(list(map(quoted, files)))})"] if files else []
 
 
 def find_similar_names(names: Iterable[str]) -> list[str]:
