@@ -159,7 +159,7 @@ def evil_archive(path: Path) -> None:
 def test_no_link_of_an_archive_is_followed_out_of_the_folder(download, tmp_path, capsys):
     evil_archive(tmp_path / "evil.tar")
     assert download("--tar", tmp_path / "evil.tar", "--md5", calculate_md5(tmp_path / "evil.tar")) == 1
-    assert "refused 34 members" in capsys.readouterr().out
+    assert "refused 30 members" in capsys.readouterr().out
     assert not list(tmp_path.glob("pwned")) and not any(path.is_symlink() for path in tmp_path.rglob("*"))
     assert (tmp_path / "voc/escape/pwned").read_text() == "outside\n"  # a plain file at its plain path
 

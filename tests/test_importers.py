@@ -2,12 +2,12 @@
 
 import json
 import os
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.helpers.command_line import ROOT
 from tests.test_own_data import coco, error_of, picture, tool
 from tools.data.annotations import read_annotation
 from tools.data.datasets import VOCClassification
@@ -161,8 +161,7 @@ def test_the_printed_commands_run_as_they_are(folder):
         ["bash", "-c", f"printf '%s\\n' {train}"], capture_output=True, text=True
     ).stdout.splitlines()
     assert str(out) in words and str(out / "classes.json") in words
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    checked = subprocess.run(["bash", "-c", check], cwd=folder, env=environment, capture_output=True, text=True)
+    checked = tool("check_data", *shlex.split(check)[3:])
     assert checked.returncode == 0, checked.stderr
 
 
@@ -367,7 +366,7 @@ def test_a_yolo_folder(tmp_path, names, names_file):
         "4 images, 3 with a label file",
         "1 boxes without width or height",
         "('labels/orphan.txt')",
-        "no         2 images",
+        "no          2 images",
     ):
         assert note in result.stdout
     objects = read_annotation(tmp_path / "out/Annotations/1.xml", ["no", "dog"])

@@ -75,7 +75,7 @@ def read_table(path: Path, images: Path) -> Found:
     used = {item.name for sample in samples for item in sample.objects}
     if not used:
         raise UserError(f"{path} has no label in any row: it needs a column 'labels', or a column of 0 and 1 per class")
-    if used <= PRESENT | ABSENT:
+    if layout.classes is None and {name.lower() for name in used} <= PRESENT | ABSENT:
         raise UserError(f"{path}: its labels are only {', '.join(sorted(used))}: give the column the name of its class")
     if similar := find_similar_names(used):
         raise UserError(f"{path}: {first_few(similar, separator='; ')}: write each class in one way")
@@ -107,23 +107,22 @@ def _parse(path: Path, text: str) -> tuple[str, Rows]:
     columns: tabs first, then commas, then semicolons, which also separate labels.
     """
     first = re.match(r'"?sep=([^\r\n])"?(\r\n?|\n)', text, re.IGNORECASE)
-    tables, problem = {}, ""
-    for separator in [first[1]] if first else SEPARATORS:
-        try:
-            lines = io.StringIO(text[first.end() :] if first else text, newline="")
-            reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
-            rows = [(reader.line_num + bool(first), [cell.strip() for cell in row]) for row in reader]
-            tables[separator] = [(number, row) for number, row in rows if any(row)]
-        except (csv.Error, TypeError, ValueError) as error:
-            problem = reason(error)
-    if not tables:
-        raise UserError(f"cannot read {path} as CSV: {problem}")
 
-    def fit(item: tuple[str, Rows]) -> tuple[bool, bool]:
-        rows = [row for _, row in item[1]]
-        return bool(rows) and _is_header(rows[0]), any(len(row) > 1 for row in rows)
+    def rows(separator: str, strict: bool) -> Rows:
+        lines = io.StringIO(text[first.end() :] if first else text, newline="")
+        reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=strict)
+        cells = ((reader.line_num + bool(first), list(map(str.strip, row))) for row in reader)
+        return [(number, row) for number, row in cells if any(row)]
 
-    return max(tables.items(), key=fit)
+    def fit(separator: str) -> tuple[bool, bool]:
+        found = rows(separator, strict=False)
+        return bool(found) and _is_header(found[0][1]), any(len(row) > 1 for _, row in found)
+
+    try:
+        separator = max([first[1]] if first else SEPARATORS, key=fit)
+        return separator, rows(separator, strict=True)
+    except (csv.Error, TypeError, ValueError) as error:
+        raise UserError(f"cannot read {path} as CSV: {reason(error)}") from error
 
 
 def _plain(header: str) -> str:
