@@ -19,7 +19,7 @@ from core.networks import HEADS
 from core.strategy import KEYPOINTS
 from tools.data.annotations import VOCObject, labels_of_objects, read_label_lists, read_objects, read_sizes
 from tools.data.datasets import VOCImages
-from tools.data.devkit import check_folder, missing_files, read_class_names, split_path
+from tools.data.devkit import annotation_files, check_folder, read_class_names, split_path
 from tools.data.loader import evaluation_loader
 from tools.data.transforms import evaluation_transform
 from tools.metrics.bootstrap import Interval, bootstrap_interval
@@ -126,7 +126,7 @@ def read_labels(
     A submission's images may have no annotations: their labels are None.
     """
     may_be_unlabeled = config.submission and config.labels == "xml" and not config.localization
-    if may_be_unlabeled and missing_files(config.data_dir, ids, "Annotations", ".xml"):
+    if may_be_unlabeled and annotation_files(config.data_dir).missing(ids):
         return None, []
     objects = []
     if config.labels == "xml" or config.localization:

@@ -32,7 +32,7 @@ from tools.metrics.reports import Prediction, PredictionTable
 from tools.pictures.figure import check_picture_path, write_picture
 from tools.runs.folder import Folder, checkpoint_path
 from tools.system.command_line import Arguments, argument, parse
-from tools.system.errors import UserError, advice, run_main
+from tools.system.errors import UserError, advice, first_few, quoted, run_main
 
 _checkpoint, _images, _predictions = (partial(argument, group=name) for name in ("checkpoint", "images", "predictions"))
 _output, _computing = (partial(argument, group=name) for name in ("output", "computing"))
@@ -131,7 +131,9 @@ def predicted_classes(scores: torch.Tensor, config: Config) -> torch.Tensor:
 def predict_images(model: LoadedModel, config: Config) -> int:
     """Write the table of `--images`, and their pictures if wanted; return how many images were skipped."""
     with advice("check --images"):
-        paths = find_images(config.images)
+        paths, others = find_images(config.images)
+    if others:
+        print(f"note: {len(others):,} other files there were skipped ({first_few([quoted(str(p)) for p in others])})")
     out = config.out or Folder().predictions(model.checkpoint)
     folder = None if config.pictures is None else Path(config.pictures or Folder().pictures(out.stem))
     strategy = model.keypoints.name if model.keypoints else None
@@ -223,7 +225,7 @@ def read_examples(model: LoadedModel, config: Config) -> Iterator[tuple[torch.Te
     """Yield the first `--count` images, `[3, S, S]`, each with the indices of its classes (None: those predicted)."""
     if config.images:
         with advice("check --images"):
-            paths = find_images(config.images)[: config.count]
+            paths = find_images(config.images)[0][: config.count]
         for item in ImageFiles(paths, model.image_size):
             if item.problem:
                 raise UserError(item.problem)

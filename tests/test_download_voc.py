@@ -20,13 +20,13 @@ NAME = "VOCtrainval_11-May-2012.tar"
 class Server(http.server.BaseHTTPRequestHandler):
     """Serve `content` with ranges; interrupt `breaks` transfers after 40 %."""
 
-    content, breaks, ranges, requests = b"", 0, True, []
+    content, breaks, ranges, requests, phrase = b"", 0, True, [], None
 
     def do_GET(self):
         asked = self.headers.get("Range")
         type(self).requests.append(asked)
         if not self.path.endswith(NAME):
-            self.send_error(404)
+            self.send_error(404, self.phrase)
             return
         start = int(asked.split("=")[1].rstrip("-")) if asked and self.ranges else 0
         if start >= len(self.content):
@@ -132,6 +132,89 @@ def test_members_that_lead_out_are_refused_and_named(download, server, tmp_path,
     assert download() == 1
     assert "refused 2 members" in capsys.readouterr().out
     assert not (tmp_path / "escaped.txt").exists() and (tmp_path / "voc/VOCdevkit/VOC2012/JPEGImages/a.jpg").exists()
+
+
+def evil_archive(path: Path) -> None:
+    """Write an archive whose links lead out of the folder past tarfile's own filter (CVE-2025-4517)."""
+    component, steps, deep = "d" * 247, "abcdefghijklmnop", ""
+    with tarfile.open(path, "w") as tar:
+
+        def add(name: str, kind: bytes, link: str = "", data: bytes = b"") -> None:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname, member.size, member.mode = kind, link, len(data), 0o755
+            tar.addfile(member, io.BytesIO(data))
+
+        for name in ("", "JPEGImages", "Annotations"):
+            add("VOCdevkit/VOC2012/" + name, tarfile.DIRTYPE)
+        for step in steps:
+            add(os.path.join(deep, component), tarfile.DIRTYPE)
+            add(os.path.join(deep, step), tarfile.SYMTYPE, component)
+            deep = os.path.join(deep, component)
+        link = os.path.join("/".join(steps), "l" * 254)
+        add(link, tarfile.SYMTYPE, "../" * len(steps))
+        add("escape", tarfile.SYMTYPE, link + "/../")
+        add("escape/pwned", tarfile.REGTYPE, data=b"outside\n")
+
+
+def test_no_link_of_an_archive_is_followed_out_of_the_folder(download, tmp_path, capsys):
+    evil_archive(tmp_path / "evil.tar")
+    assert download("--tar", tmp_path / "evil.tar", "--md5", calculate_md5(tmp_path / "evil.tar")) == 1
+    assert "refused 30 members" in capsys.readouterr().out
+    assert not list(tmp_path.glob("pwned")) and not any(path.is_symlink() for path in tmp_path.rglob("*"))
+    assert (tmp_path / "voc/escape/pwned").read_text() == "outside\n"  # a plain file at its plain path
+
+
+DEVKIT = "VOCdevkit/VOC2012"
+
+
+@pytest.mark.parametrize(
+    "name, kind, problem",
+    [
+        (f"{DEVKIT}/link", tarfile.SYMTYPE, "neither a file nor a folder"),
+        (f"{DEVKIT}/link", tarfile.LNKTYPE, "neither a file nor a folder"),
+        (f"{DEVKIT}/pipe", tarfile.FIFOTYPE, "neither a file nor a folder"),
+        (f"{DEVKIT}/device", tarfile.CHRTYPE, "neither a file nor a folder"),
+        ("/tmp/absolute-e", tarfile.REGTYPE, "outside the folder"),
+        (f"{DEVKIT}/a/../../../../x", tarfile.REGTYPE, "outside the folder"),
+        (f"{DEVKIT}/{'n' * 256}", tarfile.REGTYPE, "its path is too long"),
+        ("/".join(["n" * 200] * 6), tarfile.REGTYPE, "its path is too long"),
+        (f"{DEVKIT}/JPEGImages/a.jpg", tarfile.REGTYPE, "it repeats an earlier file"),
+        (f"{DEVKIT}/./JPEGImages/a.jpg", tarfile.REGTYPE, "it repeats an earlier file"),
+        (f"{DEVKIT}/JPEGImages/a.jpg/inside", tarfile.REGTYPE, "it repeats an earlier file"),
+        (f"{DEVKIT}/esc\x1b[2J", tarfile.REGTYPE, "control characters in its name"),
+        (f"{DEVKIT}/bytes\udcff", tarfile.REGTYPE, "control characters in its name"),
+    ],
+)
+def test_members_that_are_refused(download, tmp_path, capsys, name, kind, problem):
+    archive(tmp_path / "source.tar")
+    with tarfile.open(tmp_path / "source.tar", "a") as tar:
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname = kind, "/etc/passwd"
+        tar.addfile(member)
+    assert download("--tar", tmp_path / "source.tar") == 1
+    printed = capsys.readouterr().out
+    assert "refused 1 members" in printed and problem in printed and "\x1b" not in printed
+    written = sorted(path.relative_to(tmp_path / "voc").as_posix() for path in (tmp_path / "voc").rglob("*.*"))
+    assert [name for name in written if "." in name.rsplit("/", 1)[-1]] == [
+        f"{DEVKIT}/Annotations/a.xml",
+        f"{DEVKIT}/JPEGImages/a.jpg",
+        f"{DEVKIT}/download.json",
+    ]
+    assert (tmp_path / f"voc/{DEVKIT}/JPEGImages/a.jpg").stat().st_size == 20000
+
+
+@pytest.mark.parametrize("limit, value", [("MAX_MEMBERS", 1), ("MAX_BYTES", 30_000)])
+def test_an_archive_larger_than_voc_is_an_error(download, tmp_path, monkeypatch, limit, value):
+    monkeypatch.setattr(download_voc, limit, value)
+    with pytest.raises(UserError, match="holds more than VOC does"):
+        download("--tar", tmp_path / "source.tar")
+
+
+def test_a_servers_words_are_shown_without_control_characters(download, server):
+    server.phrase = "No\x1b]0;pwned\x07 " + "x" * 5000
+    with pytest.raises(UserError) as error:
+        download("--mirror", f"{server.address}/nothing.tar")
+    assert "404 No" in str(error.value) and "\x1b" not in str(error.value) and len(str(error.value)) < 400
 
 
 def test_a_local_archive_needs_no_server(download, server, tmp_path):

@@ -149,7 +149,7 @@ def test_lists(times, tmp_path):
         assert len(set(found)) == len(found)
         for image_id in found:
             assert os.path.dirname(os.path.normpath(image_path(tmp_path, image_id))) == str(home)
-            assert image_id.split() == [image_id]
+            assert image_id.strip() == image_id and len(image_id.splitlines()) == 1
 
     try_all(20 * times, lists() | damaged(lists()), check)
 

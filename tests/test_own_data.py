@@ -13,6 +13,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -20,7 +21,7 @@ from tests.helpers.command_line import ROOT, SCRIPTS, run
 from tools.data.annotations import read_annotation
 from tools.data.datasets import VOCClassification
 from tools.data.devkit import read_class_names
-from tools.data.importing import split_ids
+from tools.data.splits import split_lists
 from tools.data.writing import link_or_copy
 from tools.make_class_file import names_in
 from tools.system.errors import run_main
@@ -125,8 +126,10 @@ def test_the_lists_depend_only_on_the_seed(photos, table, tmp_path):
 
     assert val("one", 0) == val("two", 0)
     ids = [f"id{index}" for index in range(30)]
-    assert split_ids(ids, 0.2, 0) == split_ids(ids[::-1], 0.2, 0) != split_ids(ids, 0.2, 1)
-    assert "val" not in split_ids(ids, 0, 0)
+    labels = np.random.default_rng(0).random((30, 3)) < 0.3
+    lists = split_lists(ids, labels, 0.2, 0)
+    assert lists == split_lists(ids[::-1], labels[::-1], 0.2, 0) != split_lists(ids, labels, 0.2, 1)
+    assert "val" not in split_lists(ids, labels, 0, 0)
 
 
 def test_larger_images_become_smaller_copies_and_others_links(photos, table, tmp_path):
@@ -144,10 +147,9 @@ def test_larger_images_become_smaller_copies_and_others_links(photos, table, tmp
     "row, message",
     [
         ("nothing.jpg,cat", "row 3: no image 'nothing.jpg'"),
-        ("a.jpg;cat", "labels by semicolons"),
+        ("a.jpg;cat", "row 3: no image 'a.jpg;cat'"),
         ("../a.jpg,cat", "row 3: '../a.jpg' is outside"),
-        ("a.jpg,cat", "row 3: names a.jpg again (first in row 2)"),
-        ("a.png,cat", "row 3: a.png and the file of row 2 would both get the id a"),
+        ("a.png,cat", "row 3: a.png and a.jpg (row 2) would both get the id a"),
         ("b.jpg,cat,dog", "row 3: 3 columns"),
         ("broken.jpg,cat", "row 3: "),
         ("b.jpg,c\x07t", "row 3: the class name 'c\\x07t'"),
@@ -296,15 +298,31 @@ def test_unusable_annotations_are_named(tmp_path):
         (tmp_path / folder).mkdir()
     assert "no annotation with an object" in error_of("make_class_file", "--data_dir", tmp_path)
     box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
-    for name, text in {"a": f"<name>cat</name>{box}", "b": f"<name>Cat</name>{box}", "c": "<name>cow</name>"}.items():
+    for name, text in {
+        "a": f"<name>cat</name>{box}",
+        "b": f"<name>Cat</name>{box}",
+        "c": "<name>cow</name><bndbox><xmin>1</xmin></bndbox>",
+    }.items():
         (tmp_path / f"Annotations/{name}.xml").write_text(f"<annotation><object>{text}</object></annotation>")
     assert "c.xml: the object 'cow' has no complete bndbox" in error_of("make_class_file", "--data_dir", tmp_path)
     (tmp_path / "Annotations/c.xml").write_text("<annotation/>")
     result = tool("make_class_file", "--data_dir", tmp_path)
-    assert result.returncode == 0 and "note: 'Cat' and 'cat' count as two classes" in result.stdout
+    assert result.returncode == 0 and "note: 'Cat' and 'cat' count as different classes" in result.stdout
     assert names_in(tmp_path / "Annotations/c.xml") == []
     (tmp_path / "Annotations/c.xml").write_text("<!DOCTYPE a><annotation/>")
-    assert "a document type of its own" in error_of("make_class_file", "--data_dir", tmp_path)
+    words = ("--data_dir", tmp_path, "--overwrite")
+    assert "a document type of its own" in error_of("make_class_file", *words)
+
+
+def test_a_class_file_is_replaced_only_on_demand(tmp_path):
+    """The importer orders the classes by their ids, this tool by their names."""
+    out, before = tmp_path / "data", ["zebra", "hot dog", "never"]
+    words = ["--annotations", coco(tmp_path), "--images", tmp_path / "images", "--out", out, "--val_share", 0]
+    assert tool("import_coco", *words).returncode == 0
+    assert "already exists" in error_of("make_class_file", "--data_dir", out)
+    assert read_class_names(out / "classes.json") == before
+    assert tool("make_class_file", "--data_dir", out, "--overwrite").returncode == 0
+    assert read_class_names(out / "classes.json") == ["hot dog", "zebra"]
 
 
 @pytest.mark.parametrize("strategy", ["Max", "cTopk_w"])
@@ -372,7 +390,10 @@ def test_twenty_photographs_and_a_table_become_pictures(toy, tmp_path):
     assert len(list((tmp_path / "experiments/pictures").rglob("*.*"))) >= 20
 
 
-@pytest.mark.parametrize("section", ["A folder in devkit layout", "From COCO's format"])
+SECTIONS = ("A folder in devkit layout", "From COCO's format", "From YOLO's format", "From a folder per class")
+
+
+@pytest.mark.parametrize("section", SECTIONS)
 def test_the_other_commands_of_the_page(section, toy, tmp_path):
     (tmp_path / "my_data").symlink_to(toy)
     coco(tmp_path)
@@ -383,6 +404,11 @@ def test_the_other_commands_of_the_page(section, toy, tmp_path):
         content = json.loads((tmp_path / f"instances_{name}.json").read_text())
         content["annotations"] = content["annotations"][:2]
         (tmp_path / f"instances_{name}.json").write_text(json.dumps(content))
+    for name in ("animals/cat/1", "animals/dog/2", "traffic/images/1", "traffic/images/2"):
+        picture(tmp_path / f"{name}.jpg")
+    (tmp_path / "traffic/labels").mkdir()
+    (tmp_path / "traffic/labels/1.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (tmp_path / "traffic/data.yaml").write_text("names: [car]\n")
     commands = documented("own-data.md", section)
     assert commands
     for words in commands:

@@ -11,24 +11,26 @@ import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from PIL import ExifTags, Image
+from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from tools.data import devkit
-from tools.data.annotations import Box, VOCObject, validate_annotation
-from tools.data.images import opened_image, read_image
+from tools.data.annotations import Box, VOCObject, annotated_size, read_xml, validate_annotation
+from tools.data.devkit import Files
+from tools.data.images import Size, opened_image, orientation, upright_rgb
 from tools.system.command_line import Arguments, argument, parse
-from tools.system.errors import UserError, advice, first_few, run_main
+from tools.system.errors import UserError, advice, first_few, quoted, run_main
 from tools.system.files import write_text
 from tools.system.interruption import end_loader_processes_at_exit, ignore_signals
 from tools.system.text_table import fixed_width_table
 
-Size = tuple[int, int]  # width and height in pixels
+SUFFIXES_OF = {"JPEG": (".jpg", ".jpeg"), "MPO": (".jpg", ".jpeg")}  # of other formats, the suffix is the name
 LIST, IMAGE, ANNOTATION, BOX = "lines of the list", "images", "annotations", "boxes"
 FIX_LIST = "write the list without the ids that have problems; in ImageSets/Main/ or data/ it can be used as a split"
 
@@ -46,82 +48,93 @@ class Config(Arguments):
 class ValidationResult:
     """The result of one image and its annotation."""
 
+    size: Size | None = None  # of the image; None if it cannot be decoded
     problems: list[tuple[str, str]] = field(default_factory=list)  # (IMAGE, ANNOTATION or BOX; what is wrong)
     notes: list[str] = field(default_factory=list)  # what is unusual
     objects: list[VOCObject] = field(default_factory=list)  # the valid ones, without empty boxes
 
 
-def validate(data_dir: Path, class_names: list[str], image_id: str) -> ValidationResult:
+def validate(images: Files, annotations: Files, class_names: list[str], image_id: str) -> ValidationResult:
     """Check one image and its annotation."""
     result = ValidationResult()
-    size = validate_image(devkit.image_path(data_dir, image_id), result)
-    validate_objects(devkit.annotation_path(data_dir, image_id), class_names, size, result)
+    with _reported(IMAGE, result):
+        validate_image(images.path(image_id), result)
+    with _reported(ANNOTATION, result):
+        validate_objects(annotations.path(image_id), class_names, result)
     return result
 
 
-def validate_image(path: Path, result: ValidationResult) -> Size | None:
-    """Add to `result` what is wrong or unusual; return width and height in pixels, None if decoding fails."""
+@contextmanager
+def _reported(kind: str, result: ValidationResult) -> Iterator[None]:
     try:
-        with opened_image(path) as image:
-            result.notes += _unusual(image)
-        return read_image(path).size
+        yield
     except UserError as error:
-        result.problems.append((IMAGE, str(error)))
-        return None
+        result.problems.append((kind, str(error)))
 
 
-def _unusual(image: Image.Image) -> Iterator[str]:
-    if image.mode.startswith(("I", "F")):
-        yield f"{image.mode} pixels of more than 8 bits; values above 255 become 255"
+def validate_image(path: Path, result: ValidationResult) -> None:
+    """Decode the image, as training does; add its size, and what is unusual, to `result`."""
+    with opened_image(path) as image:
+        image.load()
+        result.notes += _unusual(image, path)
+        result.size = upright_rgb(image).size
+
+
+def _unusual(image: Image.Image, path: Path) -> Iterator[str]:
+    if image.mode.startswith("I"):
+        yield f"{image.mode} pixels, of whose 16 bits the upper 8 count"
     elif image.mode != "RGB":
         yield f"{image.mode} pixels, converted to RGB"
-    if image.format not in ("JPEG", "MPO"):
-        yield f"{image.format} format despite the .jpg extension"
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-        yield "an EXIF orientation, which is not applied"
+    if image.mode.endswith("A") or "transparency" in image.info:
+        yield "transparency, which is dropped"
+    suffixes = SUFFIXES_OF.get(image.format, (f".{image.format.lower()}",))
+    if path.suffix.lower() not in suffixes:
+        yield f"{image.format} format despite the {path.suffix.lower()} extension"
+    turned = orientation(image)
+    if turned is None:
+        yield "damaged EXIF data, which are ignored"
+    elif turned != 1:
+        yield "an EXIF orientation, which is applied"
 
 
-def validate_objects(path: Path, class_names: list[str], size: Size | None, result: ValidationResult) -> None:
+def validate_objects(path: Path, class_names: list[str], result: ValidationResult) -> None:
     """Add to `result` the objects of an annotation and what is wrong or unusual."""
-    try:
-        objects, problems = validate_annotation(path, class_names)
-    except UserError as error:
-        result.problems.append((ANNOTATION, str(error)))
-        return
+    objects, problems = validate_annotation(path, class_names)
     result.problems += [(ANNOTATION, f"{path}: {problem}") for problem in problems]
     for item in objects:
-        if problem := box_problem(item.box, size):
-            result.problems.append((BOX, f"{path}: the box of the object '{item.name}' {problem}"))
+        if problem := item.box and result.size and box_problem(item.box, result.size):
+            result.problems.append((BOX, f"{path}: the box of the object {quoted(item.name)} {problem}"))
+        result.notes += item.notes
     result.objects = [item for item in objects if not item.is_empty]
     if len(result.objects) < len(objects):
-        result.notes.append("a box without width or height, which is skipped")
+        result.notes.append("a box without width or height inside the image, which is skipped")
+    if result.size and (annotated_size(read_xml(path)) or result.size) != result.size:
+        result.notes.append("a <size> that is not the image's: boxes are clamped to it")
     if not objects and not problems:
         result.notes.append("no objects: all labels are 0")
 
 
-def box_problem(box: Box, size: Size | None) -> str | None:
-    """Return what is certainly wrong with a box: swapped corners, or far outside the image (None: unknown size)."""
-    xmin, ymin, xmax, ymax = box
-    corners = ", ".join(f"{side:g}" for side in box)
-    if xmax < xmin or ymax < ymin:
-        return f"has swapped corners ({corners}): the object does not count"
-    if size is None:
-        return None
+def box_problem(box: Box, size: Size) -> str | None:
+    """Return what is certainly wrong with a box in an image of this size: it is far outside."""
     width, height = size
-    beyond = max(-xmin / width, -ymin / height, xmax / width - 1, ymax / height - 1)
-    misses = xmin > width or ymin > height or xmax < 0 or ymax < 0
+    (left, right), (top, bottom) = sorted(box[::2]), sorted(box[1::2])
+    beyond = max(-left / width, -top / height, right / width - 1, bottom / height - 1)
+    misses = left > width or top > height or right < 0 or bottom < 0
     # A side that is a few pixels off is common and harmless: tools count from 0 or 1, and labels do not depend on it.
     if misses or beyond > 1:
+        corners = ", ".join(f"{side:g}" for side in box)
         return f"is far outside the image of {width} × {height} pixels ({corners})"
     return None
 
 
-def validate_all(config: Config, class_names: list[str], ids: list[str]) -> list[ValidationResult]:
+def validate_all(
+    config: Config, files: tuple[Files, Files], class_names: list[str], ids: list[str]
+) -> list[ValidationResult]:
     """Return the result of every id, in their order, with a progress bar."""
     end_loader_processes_at_exit()
     # Without batches, a loader applies `collate_fn` to each sample, in its worker processes.
     options = {"batch_size": None, "num_workers": config.num_workers, "worker_init_fn": ignore_signals}
-    loader = DataLoader(ids, collate_fn=functools.partial(validate, config.data_dir, class_names), **options)
+    loader = DataLoader(ids, collate_fn=functools.partial(validate, *files, class_names), **options)
     try:
         return list(tqdm(loader, desc="checking", unit="image"))
     except RuntimeError as error:  # for example because the memory is full
@@ -165,22 +178,26 @@ def check_data(config: Config) -> int:
     # Tested before the long part; a link to the list counts as the list.
     if config.fix_list and os.path.exists(config.fix_list) and os.path.samefile(config.fix_list, path):
         raise UserError(f"--fix_list {config.fix_list} is the list of --split {config.split} itself: choose another")
-    ids, list_problems = devkit.validate_split(path)
+    files = images, annotations = devkit.image_files(config.data_dir), devkit.annotation_files(config.data_dir)
+    ids, list_problems = devkit.validate_split(path, images)
     if not ids and not list_problems:
         raise UserError(f"{path} contains no image id: choose another --split")
-    results = validate_all(config, class_names, ids)
+    results = validate_all(config, files, class_names, ids)
 
     problems = [(LIST, f"{path}, {problem}") for problem in list_problems]
     problems += [problem for result in results for problem in result.problems]
     intact = [image_id for image_id, result in zip(ids, results, strict=True) if not result.problems]
+    if config.fix_list and intact:
+        write_text(config.fix_list, "".join(f"{image_id}\n" for image_id in intact))
     print_counts(class_names, results)
     print_notes(ids, results)
+    for line in (*images.skipped(), *annotations.skipped()):
+        print(line)
     print_problems(problems)
     print(f"{len(ids):,} images, {len(intact):,} of them intact; {len(problems):,} problems in all")
     if config.fix_list and not intact:
         raise UserError(f"every image of the split has a problem: --fix_list {config.fix_list} is not written")
     if config.fix_list:
-        write_text(config.fix_list, "".join(f"{image_id}\n" for image_id in intact))
         print(f"written: {config.fix_list} ({len(intact):,} ids)")
     elif problems:
         print("restore damaged files from the devkit, or write a list without them with --fix_list")

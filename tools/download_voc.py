@@ -8,23 +8,27 @@ is, but members of the archive were refused; 2: it is not.
 """
 
 import http.client
+import lzma
+import re
 import shutil
 import sys
 import tarfile
 import time
 import urllib.error
 import urllib.request
+import zlib
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from torchvision.datasets.utils import USER_AGENT, calculate_md5, check_integrity
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 from tqdm import tqdm
 
+from tools.data.devkit import UNPRINTABLE
 from tools.data.writing import print_next_commands
 from tools.system.command_line import Arguments, argument, parse
-from tools.system.errors import UserError, run_main
+from tools.system.errors import UserError, printable, quoted, run_main, shorten
 from tools.system.files import read_json, reason, write_json, writing
 
 YEARS = {"2012": ("2012",), "2007": ("2007", "2007-test")}  # keys of torchvision's table
@@ -32,6 +36,8 @@ SPLITS = {"2012": ("train_aug", "val"), "2007": ("Main/trainval", "Main/test")}
 RECORD = "download.json"  # in the data set's folder: MD5 sums of the archives unpacked there
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 60  # seconds without a byte
+MAX_MEMBERS, MAX_BYTES = 200_000, 1 << 33  # of an archive, far above VOC's (2 GB)
+MAX_PATH_BYTES, MAX_NAME_BYTES = 1000, 255
 MAX_RETRIES = 5  # transfers in a row that brought nothing
 ALTERNATIVES = "run the command again to resume, or give --mirror URL, or --tar FILE with an archive that you have"
 
@@ -61,7 +67,7 @@ class Archive(NamedTuple):
 def archives_of(year: str, mirror: str | None = None, md5: list[str] | None = None) -> list[Archive]:
     """Return the archives of a year. `mirror` is a folder of files with the official names, or the only archive."""
     entries = [DATASET_YEAR_DICT[key] for key in YEARS[year]]
-    sums = md5 or [entry["md5"] for entry in entries]
+    sums = [each.lower() for each in md5 or []] or [entry["md5"] for entry in entries]
     archives = [Archive(entry["filename"], entry["url"], each) for entry, each in zip(entries, sums, strict=True)]
     if mirror and mirror.endswith(".tar") and len(archives) == 1:
         return [archives[0]._replace(url=mirror)]
@@ -135,7 +141,7 @@ def _is_temporary(error: Exception) -> bool:
 
 def _cause(error: Exception) -> str:
     if isinstance(error, urllib.error.HTTPError):
-        return f"the server says {error.code} {error.reason}"
+        return f"the server says {error.code} {shorten(printable(str(error.reason)))}"
     inner = getattr(error, "reason", None)
     return reason(inner if isinstance(inner, Exception) else error)
 
@@ -152,25 +158,50 @@ def check_local(file: Path, archives: list[Archive]) -> Path:
 
 
 def unpack(path: Path, folder: Path) -> list[str]:
-    """Unpack an archive; return the refused members: those outside `folder`, and all but files, folders and links."""
-    if not hasattr(tarfile, "data_filter"):
-        version = sys.version.split()[0]
-        raise UserError(f"Python {version} cannot unpack archives safely: use 3.10.12, 3.11.4 or newer")
-    refused = []
-
-    def only_safe(member: tarfile.TarInfo, destination: str) -> tarfile.TarInfo | None:
-        bar.update()
-        try:
-            return tarfile.data_filter(member, destination)
-        except tarfile.FilterError as error:
-            refused.append(f"{member.name!r} ({reason(error)})")
-
+    """Unpack the files and folders of an archive into `folder`; return the refused members (see `member_problem`)."""
+    refused: list[str] = []
+    written: set[PurePosixPath] = set()
+    size = 0
     try:
         with tarfile.open(path) as tar, tqdm(desc=f"unpacking {path.name}", unit="file") as bar:
-            tar.extractall(folder, filter=only_safe)
-    except (tarfile.TarError, EOFError) as error:
+            for number, member in enumerate(tar, start=1):
+                bar.update()
+                size += max(member.size, 0)
+                if number > MAX_MEMBERS or size > MAX_BYTES:
+                    raise UserError(f"{path} holds more than VOC does: choose another archive")
+                inside = PurePosixPath(member.name)
+                if problem := member_problem(member, written):
+                    refused.append(f"{quoted(member.name)} ({problem})")
+                elif member.isdir():
+                    (folder / inside).mkdir(parents=True, exist_ok=True)
+                else:
+                    (folder / inside).parent.mkdir(parents=True, exist_ok=True)
+                    with tar.extractfile(member) as source, (folder / inside).open("wb") as target:
+                        shutil.copyfileobj(source, target, CHUNK)
+                    written.add(inside)
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise UserError(f"{path} is not a complete tar archive ({reason(error)}): download it again") from error
     return refused
+
+
+def member_problem(member: tarfile.TarInfo, written: set[PurePosixPath]) -> str | None:
+    """Return why a member is not unpacked, or None. VOC's archives hold plain files and folders alone.
+
+    Links are refused, because a later member could be written through them (tarfile's own filters can be evaded:
+    CVE-2025-4517).
+    """
+    path = PurePosixPath(member.name)
+    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE) or member.issparse():
+        return "neither a file nor a folder"
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        return "outside the folder"
+    if re.search(f"[{UNPRINTABLE}]", member.name):
+        return "control characters in its name"
+    if len(member.name.encode()) > MAX_PATH_BYTES or max(len(part.encode()) for part in path.parts) > MAX_NAME_BYTES:
+        return "its path is too long"
+    if not written.isdisjoint([path, *path.parents]):
+        return "it repeats an earlier file"
+    return None
 
 
 def download(args: Config) -> int:
@@ -179,6 +210,7 @@ def download(args: Config) -> int:
     data_dir = args.out / DATASET_YEAR_DICT[args.year]["base_dir"]
     record = data_dir / RECORD
     done = read_json(record) if record.exists() else []
+    done = done if isinstance(done, list) else []
     refused: list[str] = []
     with writing(args.out):
         args.out.mkdir(parents=True, exist_ok=True)

@@ -2,78 +2,211 @@
 
     python3 -m tools.import_csv --csv photos.csv --images my_photos --out my_data
 
-A row is `image,label;label;…`: the image's path in --images, and any number of labels, or none. A first row that
-begins with `image`, `file`, `filename` or `path` is a header. A table does not say where an object is: every label's
+The table is in UTF-8 or in UTF-16 with a byte order mark; commas, semicolons or tabs separate its columns. A column
+`labels` holds any number of labels per image, or every class has a column of 0 and 1. What was understood is printed
+before anything is written; docs/own-data.md lists the rules. A table does not say where an object is: every label's
 box is the whole image.
 """
 
+import codecs
 import csv
+import io
+import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
 from tools.data.annotations import Annotated
 from tools.data.devkit import class_name_problem
-from tools.data.importing import ImportArguments, find_duplicates, find_image, image_id_of, import_samples, split_ids
-from tools.data.writing import Sample, raise_problems
+from tools.data.importing import Found, ImportArguments, find_similar_names, import_samples, sample_of
+from tools.data.writing import raise_problems
 from tools.system.command_line import argument, parse
-from tools.system.errors import UserError, run_main
-from tools.system.files import reason
+from tools.system.errors import UserError, first_few, quoted, run_main
+from tools.system.files import reason, require_regular_file
+
+# Headers in lower case, with underscores for whitespace and hyphens.
+IMAGE_COLUMNS = {"image", "images", "img", "file", "filename", "filepath", "path", "photo", "picture"}
+IMAGE_COLUMNS |= {f"{word}_{end}" for word in ("image", "img", "file", "photo") for end in ("name", "path", "file")}
+ID_COLUMNS = {"id", "image_id", "img_id", "file_id"}  # count where the table has none of the former
+LABEL_COLUMNS = {"label", "class", "class_name", "category", "tag", "target", "labels", "classes", "categories", "tags"}
+PRESENT = {"1", "1.0", "true", "t", "yes", "y", "x"}
+ABSENT = {"0", "0.0", "false", "f", "no", "n", ""}
+MISSING = {"nan", "none", "null", "n/a", "#n/a", "<na>"}  # what programs write for an empty cell
+SEPARATORS = {"\t": "tabs", ",": "commas", ";": "semicolons"}
+QUOTED = r"""(?:'[^'\\]*'|"[^"\\]*")"""
+Rows = list[tuple[int, list[str]]]  # the cells of each row, with the number of its line
 
 
 @dataclass(frozen=True)
 class Config(ImportArguments):
-    csv: Path = argument(help="table, in UTF-8")
+    csv: Path = argument(help="table of images and labels")
     images: Path = argument(help="folder of the images that the table names")
 
 
-def read_table(path: Path, images: Path) -> list[Sample]:
-    """Return one sample per row; empty rows do not count. The `UserError` for unusable rows names them."""
-    samples, problems = [], []
-    for number, row in _rows(path):
+@dataclass(frozen=True)
+class Layout:
+    """Which columns hold the image, its labels, or, by their index, one class each; and how to say so."""
+
+    image: int = 0
+    labels: tuple[int, ...] = (1,)
+    classes: dict[int, str] | None = None
+    width: int = 2
+    text: str = "no header: the columns are image and labels"
+
+
+def read_table(path: Path, images: Path) -> Found:
+    """Return one sample per row, and what was understood. The `UserError` for unusable rows names them."""
+    encoding, text = _decode(path)
+    separator, rows = _parse(path, text)
+    layout, samples, problems = Layout(), [], []
+    if rows and _is_header(rows[0][1]):
+        layout, rows = find_layout(path, *rows[0], rows[1:]), rows[1:]
+    seen: dict[Path, tuple] = {}
+    for number, row in rows:
         try:
-            samples.append(_sample(row, images, f"row {number}"))
+            name, labels = row[layout.image] if layout.image < len(row) else "", labels_of(row, layout)
+            sample = sample_of(f"row {number}", images, name, tuple(map(Annotated, labels)))
+            if layout.classes and seen.setdefault(sample.source, sample.objects) != sample.objects:
+                raise ValueError(f"names {sample.source.name} again, with other classes")
+            samples.append(sample)
         except ValueError as error:
             problems.append(f"row {number}: {error}")
-    raise_problems(path, problems + find_duplicates(samples))
-    if not any(sample.objects for sample in samples):
-        raise UserError(f"{path} has no label in any row: a row is image,label;label")
-    return samples
+    raise_problems(path, problems)
+    used = {item.name for sample in samples for item in sample.objects}
+    if not used:
+        raise UserError(f"{path} has no label in any row: it needs a column 'labels', or a column of 0 and 1 per class")
+    if layout.classes is None and {name.lower() for name in used} <= PRESENT | ABSENT:
+        raise UserError(f"{path}: its labels are only {', '.join(sorted(used))}: give the column the name of its class")
+    if similar := find_similar_names(used):
+        raise UserError(f"{path}: {first_few(similar, separator='; ')}: write each class in one way")
+    names = list(layout.classes.values()) if layout.classes else sorted(used)
+    notes = [f"{encoding}, columns separated by {SEPARATORS.get(separator, separator)}; {layout.text}"]
+    return Found(path, "table", samples, names, notes)
 
 
-def _rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Return the table's rows, each with the number of its line, without the header and empty ones."""
-    if not path.is_file():
-        raise UserError(f"no file {path}: give the table as --csv")
+def _decode(path: Path) -> tuple[str, str]:
+    """Return the name of the table's encoding, and its text."""
+    require_regular_file(path)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if "".join(row).strip()]
+        content = path.read_bytes()
+        encoding = "UTF-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "UTF-8"
+        text = content.decode("utf-16" if encoding == "UTF-16" else "utf-8-sig")
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({reason(error)})") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not in UTF-8: save it as 'CSV UTF-8'") from error
-    except (OSError, csv.Error) as error:
+    if "\0" in text:
+        raise UserError(f"{path} contains zero bytes: save it as 'CSV UTF-8'")
+    return encoding, text
+
+
+def _parse(path: Path, text: str) -> tuple[str, Rows]:
+    """Return the separator of the columns, and the rows that are not empty.
+
+    A line `sep=;` before the table decides (Excel's). Otherwise the separator counts that finds a header, or several
+    columns: tabs first, then commas, then semicolons, which also separate labels.
+    """
+    first = re.match(r'"?sep=([^\r\n])"?(\r\n?|\n)', text, re.IGNORECASE)
+
+    def rows(separator: str, strict: bool) -> Rows:
+        lines = io.StringIO(text[first.end() :] if first else text, newline="")
+        reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=strict)
+        cells = ((reader.line_num + bool(first), list(map(str.strip, row))) for row in reader)
+        return [(number, row) for number, row in cells if any(row)]
+
+    def fit(separator: str) -> tuple[bool, bool]:
+        found = rows(separator, strict=False)
+        return bool(found) and _is_header(found[0][1]), any(len(row) > 1 for _, row in found)
+
+    try:
+        separator = max([first[1]] if first else SEPARATORS, key=fit)
+        return separator, rows(separator, strict=True)
+    except (csv.Error, TypeError, ValueError) as error:
         raise UserError(f"cannot read {path} as CSV: {reason(error)}") from error
-    has_header = rows and rows[0][1][0].lower() in ("image", "file", "filename", "path")
-    return rows[1:] if has_header else rows
 
 
-def _sample(row: list[str], images: Path, origin: str) -> Sample:
-    if any(row[2:]):
-        raise ValueError(f"{len(row)} columns, but a row is image,label;label (quote a name that contains a comma)")
-    name, cell = (row + [""])[:2]
-    labels = dict.fromkeys(filter(None, map(str.strip, cell.split(";"))))  # each once
-    if problems := list(filter(None, map(class_name_problem, labels))):
-        raise ValueError(problems[0])
-    return Sample(origin, find_image(images, name), image_id_of(name), tuple(map(Annotated, labels)))
+def _plain(header: str) -> str:
+    return re.sub(r"[\s_-]+", "_", header.strip()).lower()
+
+
+def _is_header(row: list[str]) -> bool:
+    return any(_plain(cell) in IMAGE_COLUMNS | ID_COLUMNS for cell in row)
+
+
+def find_layout(path: Path, number: int, header: list[str], rows: Rows) -> Layout:
+    """Return what the columns of a table with a header hold; raise a `UserError` if that is not clear."""
+    names = list(map(_plain, header))
+    images = [i for i, name in enumerate(names) if name in IMAGE_COLUMNS]
+    images = images or [i for i, name in enumerate(names) if name in ID_COLUMNS]
+    words = [re.sub(r"_?\d+$", "", name) for name in names]  # label1, label2, …
+    labels = [i for i, word in enumerate(words) if word in LABEL_COLUMNS]
+    others = [i for i in range(len(names)) if i not in images + labels]
+    unnamed = [i for i in others if not names[i] or re.fullmatch(r"unnamed:_\d+", names[i])]
+    index = [0] if 0 in unnamed else []  # of the rows, as pandas writes it
+    full = [i for i in unnamed if i not in index and any(row[i] for _, row in rows if len(row) > i)]
+    problem = ""
+    if len(images) > 1 or len({words[i] for i in labels}) > 1:
+        several = first_few([quoted(header[i]) for i in (images if len(images) > 1 else labels)])
+        problem = f"the columns {several} could mean the same: rename all but one"
+    elif full:
+        problem = f"column {full[0] + 1} has no name: name it, or remove it"
+    elif len({header[i] for i in others if i not in unnamed}) < len(others) - len(unnamed):
+        problem = "two columns have the same name: rename one of them"
+    if problem:
+        raise UserError(f"{path}, row {number}: {problem}")
+    shown = f"header in row {number}; images: column {quoted(header[images[0]])}"
+    named = [i for i in others if i not in unnamed]
+    if not labels:
+        classes = {i: unicodedata.normalize("NFC", header[i]) for i in named}
+        return Layout(images[0], (), classes, len(names), f"{shown}; a column per class")
+    ignored = f"; columns without effect: {first_few([quoted(header[i]) for i in named], 10)}" if named else ""
+    text = f"{shown}; labels: column {', '.join(quoted(header[i]) for i in labels)}{ignored}"
+    return Layout(images[0], tuple(labels), None, len(names), text)
+
+
+def labels_of(row: list[str], layout: Layout) -> list[str]:
+    """Return the labels of a row, each once; raise a `ValueError` for cells of another form."""
+    if any(row[layout.width :]):
+        raise ValueError(f"{len(row)} columns instead of {layout.width} (quote a cell that contains the separator)")
+    cells = dict(enumerate(row))
+    if layout.classes is None:
+        return list(dict.fromkeys(name for i in layout.labels for name in split_cell(cells.get(i, ""))))
+    for i, name in layout.classes.items():
+        if cells.get(i, "").lower() not in PRESENT | ABSENT:
+            raise ValueError(f"column {quoted(name)} holds {quoted(cells[i])} instead of 0 or 1")
+        if problem := class_name_problem(name):
+            raise ValueError(problem)
+    return [name for i, name in layout.classes.items() if cells.get(i, "").lower() in PRESENT]
+
+
+def split_cell(cell: str) -> list[str]:
+    """Return the labels of a cell: separated by `;`, `,` or `|`, or a list of quoted names, which may contain these.
+
+    >>> split_cell("dog; hot dog"), split_cell("['dog', 'dog, brown']"), split_cell("[]")
+    (['dog', 'hot dog'], ['dog', 'dog, brown'], [])
+    """
+    if cell.startswith("["):
+        if not re.fullmatch(rf"\[\s*({QUOTED}\s*(,\s*{QUOTED}\s*)*)?\]", cell):
+            raise ValueError(f"{quoted(cell)} is not a list of quoted names")
+        labels = [name[1:-1] for name in re.findall(QUOTED, cell)]
+    else:
+        labels = re.split("[;,|]", cell)
+    labels = [unicodedata.normalize("NFC", label.strip()) for label in labels if label.strip()]
+    for label in labels:
+        if label.lower() in MISSING:
+            raise ValueError(f"{quoted(label)} is not a label: leave the cell of an image without labels empty")
+        if problem := class_name_problem(label):
+            raise ValueError(problem)
+    return labels
 
 
 def main() -> None:
     args = parse(Config, __doc__)
+    if not args.csv.is_file():
+        raise UserError(f"no file {args.csv}: give the table as --csv")
     if not args.images.is_dir():
         raise UserError(f"no folder {args.images}: give the folder of the images as --images")
-    samples = read_table(args.csv, args.images)
-    class_names = sorted({item.name for sample in samples for item in sample.objects})
-    lists = split_ids([sample.image_id for sample in samples], args.val_share, args.seed)
-    import_samples(args, args.csv, "table", samples, lists, class_names)
+    import_samples(args, read_table(args.csv, args.images))
 
 
 if __name__ == "__main__":

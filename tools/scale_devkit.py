@@ -14,9 +14,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from tools.data.annotations import read_xml
-from tools.data.devkit import annotation_path, check_folder
-from tools.data.writing import make_folders, new_folder, save_smaller
+from tools.data.annotations import BOX_SIDES, annotated_size, read_box, read_xml, scaled_box
+from tools.data.devkit import annotation_files, annotation_path, check_folder, image_files, image_path
+from tools.data.images import SUFFIXES, save_smaller
+from tools.data.writing import make_folders, new_folder
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, advice, run_main
 from tools.system.files import read_json, reason, write_json
@@ -36,17 +37,21 @@ def scale_devkit(data_dir: Path, out: Path, longer_side: int) -> int:
     """Make a devkit folder `out` whose images have at most `longer_side` pixels per side; return their number."""
     with advice("give the devkit folder as --data_dir"):
         check_folder(data_dir, ("JPEGImages", "ImageSets"))
-    images = sorted((data_dir / "JPEGImages").glob("*.jpg"))
+    images, annotations = image_files(data_dir), annotation_files(data_dir)
+    if not images:
+        raise UserError(f"{images.folder} holds no image ({', '.join(SUFFIXES)}): there is nothing to scale")
     with new_folder(out) as folder:
         make_folders(folder)
-        for path in tqdm(images, desc="scaling", unit="image"):
+        for image_id in tqdm(images, desc="scaling", unit="image"):
             with advice("restore it from the original data set"):
-                _, factor = save_smaller(path, folder / "JPEGImages" / path.name, longer_side, JPEG_QUALITY)
-                annotation = annotation_path(data_dir, path.stem)
-                if annotation.exists():  # VOC's test images have none
-                    _scale_annotation(annotation, annotation_path(folder, path.stem), factor)
+                source, target = images.path(image_id), image_path(folder, image_id)
+                _, factor = save_smaller(source, target, longer_side, JPEG_QUALITY)
+                if image_id in annotations:  # VOC's test images have none
+                    _scale_annotation(annotations.path(image_id), annotation_path(folder, image_id), factor)
         shutil.copytree(data_dir / "ImageSets", folder / "ImageSets", dirs_exist_ok=True)
         write_json(folder / RECORD, _record(data_dir, longer_side))
+    for line in (*images.skipped(), *annotations.skipped()):
+        print(line)
     return len(images)
 
 
@@ -63,13 +68,17 @@ def _record(data_dir: Path, longer_side: int) -> dict[str, Any]:
 
 def _scale_annotation(path: Path, out: Path, factor: float) -> None:
     root = read_xml(path)
-    try:
-        for side in (*root.iterfind("size/width"), *root.iterfind("size/height")):
-            side.text = str(max(1, round(float(side.text) * factor)))
-        for corner in root.iterfind(".//bndbox/*"):
-            corner.text = f"{float(corner.text) * factor:.2f}"  # two decimals, so that no box vanishes
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"{path} cannot be scaled ({reason(error)})") from error
+    before = annotated_size(root)
+    for side, length in zip(("width", "height"), before or (), strict=False):
+        root.find(f"size/{side}").text = str(max(1, round(length * factor)))
+    after = annotated_size(root)
+    for element in root.iterfind(".//bndbox/xmin/../.."):  # objects, and the parts of objects
+        try:
+            box = read_box(element.findtext("name", ""), element)
+        except ValueError as error:
+            raise UserError(f"{path} cannot be scaled ({reason(error)})") from error
+        for side, value in zip(BOX_SIDES, scaled_box(box, factor, before, after), strict=True):
+            element.find(f"bndbox/{side}").text = f"{value:.2f}"
     ElementTree.ElementTree(root).write(out)
 
 

@@ -20,14 +20,18 @@ from tools.system.text_table import fixed_width_table
 
 TOLERANCE = 15  # pixels, the pointing game's (Zhang et al., Top-down neural attention by excitation backprop, 2016)
 NEAR = f"within {TOLERANCE}"
+WHOLE = 1 << 30  # pixels: the box of an object without one, before it is clipped to the image
 CENTRE, UNIFORM, ENERGY, EMPTY = "centre", "uniform", "energy", "empty"
 THE_FOUR = tuple(KEYPOINTS[name] for name in STRATEGIES)
 
 
 def whole_pixels(item: VOCObject) -> tuple[int, int, int, int]:
     """Return an object's box (top, left, bottom, right) from 0, the last two exclusive, with partly covered pixels."""
-    xmin, ymin, xmax, ymax = item.box
-    return math.floor(ymin) - 1, math.floor(xmin) - 1, math.ceil(ymax), math.ceil(xmax)
+    if item.box is None:
+        return 0, 0, WHOLE, WHOLE
+    left, right = sorted(item.box[::2])  # some tools swap corners
+    top, bottom = sorted(item.box[1::2])
+    return math.floor(top) - 1, math.floor(left) - 1, math.ceil(bottom), math.ceil(right)
 
 
 def clip_boxes(boxes: torch.Tensor, sizes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,7 +15,7 @@ from core.networks import Classifier
 from core.puzzle import cut_tiles, merge_tiles
 from core.strategy import KEYPOINTS, STRATEGIES, Keypoints, Options
 from tools.data.datasets import Letterboxed
-from tools.data.images import read_upright
+from tools.data.images import read_image
 from tools.data.transforms import denormalize
 from tools.metrics.reports import Prediction
 from tools.pictures import panels
@@ -118,7 +118,7 @@ def draw_prediction(
     Args:
         cams: of the predictions `[C, n, n]`; scores: of all classes `[V]`.
     """
-    original = read_upright(Path(item.path))
+    original = read_image(Path(item.path))
     original.thumbnail((2 * PANEL, 2 * PANEL), reducing_gap=3.0)
     picture = np.asarray(original)
     name, count = Path(item.path).name, 1 + len(predictions)

@@ -45,7 +45,7 @@ class Config(Arguments):
     image_size: int = _data(512, "side of the training image, pixels, divisible by 32", above=0)
     min_image_size: int = _data(320, "minimum length of the longer side after random resizing, pixels", above=0)
     max_image_size: int = _data(640, "maximum length of the longer side after random resizing, pixels", above=0)
-    augment: str = _data("", f"{', '.join(AUGMENTATIONS)}, or several with commas")
+    augment: str = _data("", f"{', '.join(AUGMENTATIONS)}, or both")
     num_workers: int = _data(4, "loader processes; no influence on results", least=0, resumable=True)
 
     architecture: str = _network("resnet50", f"{', '.join(ARCHITECTURES)} or timm/NAME")

@@ -10,14 +10,19 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 
-from tools.data.devkit import annotation_path, image_path, require_files
-from tools.data.images import opened_image
+from tools.data.devkit import LABELED_LINE, annotation_files, image_files, read_lines
+from tools.data.images import Size, upright_size
 from tools.system.errors import UserError, first_few, quoted
 from tools.system.files import reason, require_regular_file
 
 MAX_ANNOTATION_BYTES = 1 << 20  # the devkit's largest has 20 thousand
+MAX_DEPTH = 20  # elements inside each other; the devkit has 4
+FAR = 1e9  # pixels; a coordinate beyond it counts as this
 PRESENT, DIFFICULT_ONLY, ABSENT = 1, 0, -1  # the devkit's labels
+# What people write in <difficult>, besides numbers.
+YES, NO = ("true", "yes", "y", "t"), ("", "false", "no", "n", "f", "none", "null", "unspecified")
 
+BOX_SIDES = ("xmin", "ymin", "xmax", "ymax")
 Box = tuple[float, float, float, float]  # xmin, ymin, xmax, ymax in pixels: the devkit's 1-based inclusive corners
 
 
@@ -27,21 +32,54 @@ class VOCObject:
 
     name: str
     class_index: int
-    difficult: bool  # marked as hard to recognize: any text but 0 (the devkit writes 0 or 1)
-    box: Box
+    difficult: bool  # marked as hard to recognize
+    box: Box | None  # as written; None: an image-level label
+    is_empty: bool = False  # does not count, see `is_empty`
+    notes: tuple[str, ...] = ()  # what is unusual about it
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether the box has no width or no height."""
-        xmin, ymin, xmax, ymax = self.box
-        return xmax <= xmin or ymax <= ymin
+
+def is_empty(box: Box, size: Size | None) -> bool:
+    """Return whether an object does not count as a label: the rule of the official code (`read_xml`).
+
+    Each corner is clamped to the image, of `size` as its annotation says, and cut to an integer; then the box has no
+    width or no height. Swapped corners count. Without a size (None) only negative coordinates are clamped.
+    """
+    width, height = size or (math.inf, math.inf)
+    xmin, ymin, xmax, ymax = map(_clamped, box, (width, height, width, height))
+    return xmin == xmax or ymin == ymax
+
+
+def _clamped(coordinate: float, side: float) -> int:
+    return int(max(min(coordinate, side - 1), 0))
+
+
+def scaled_box(box: Box, factor: float, before: Size | None, after: Size | None) -> Box:
+    """Return the box in a scaled copy of the image; it counts there exactly if it does in the original.
+
+    Whole numbers (int) stay so, and at least 1; others are rounded to 0.01 pixels. A box that would become too thin to
+    count gets two pixels; one that does not count stays empty. `before` and `after` are the sizes of the image and the
+    copy, see `is_empty`.
+    """
+    is_whole = all(isinstance(side, int) for side in box)
+    xmin, ymin, xmax, ymax = (max(1, round(side * factor)) if is_whole else round(side * factor, 2) for side in box)
+    if is_empty(box, before):
+        return (xmin, ymin, xmax, ymax) if is_empty((xmin, ymin, xmax, ymax), after) else (xmin, ymin, xmin, ymax)
+    width, height = after or (math.inf, math.inf)
+    (xmin, xmax), (ymin, ymax) = _distinct(xmin, xmax, width), _distinct(ymin, ymax, height)
+    return xmin, ymin, xmax, ymax
+
+
+def _distinct(start: float, end: float, side: float) -> tuple[float, float]:
+    """Return two coordinates that stay different when they are clamped and cut; the given ones if they do."""
+    first = _clamped(start, side)
+    if first != _clamped(end, side):
+        return start, end
+    first = max(min(first, side - 2), 0)
+    return first, first + 1
 
 
 def read_annotation(path: str | Path, class_names: list[str]) -> list[VOCObject]:
-    """Return the objects of an annotation, if any, without empty boxes, which the official code skips too.
-
-    A box may lie anywhere, because labels do not depend on it. The first invalid object is an error.
-    """
+    """Return the objects of an annotation, if any, that count (`is_empty`). The first invalid object is an error."""
     objects, problems = validate_annotation(Path(path), class_names)
     if problems:
         raise UserError(f"{path}: {first_few(problems, count=1)}")
@@ -49,28 +87,50 @@ def read_annotation(path: str | Path, class_names: list[str]) -> list[VOCObject]
 
 
 def validate_annotation(path: Path, class_names: list[str] | None) -> tuple[list[VOCObject], list[str]]:
-    """Return the valid objects of an annotation, empty boxes included, and one message for each invalid object.
+    """Return the valid objects of an annotation, empty ones included, and one message for each invalid object.
 
     Without `class_names`, the annotation's own names are the known ones, in the order of their first objects.
     """
-    elements = read_xml(path).findall("object")
+    root = read_xml(path)
+    elements, size = root.findall("object"), annotated_size(root)
     names = [(element.findtext("name") or "").strip() for element in elements]
     indices = {name: index for index, name in enumerate(dict.fromkeys(names) if class_names is None else class_names)}
     objects, problems = [], []
     for name, element in zip(names, elements, strict=True):
         try:
-            objects.append(_read_object(name, element, indices))
+            objects.append(_read_object(name, element, indices, size))
         except ValueError as error:
             problems.append(str(error))
     return objects, problems
 
 
-def _read_object(name: str, element: ElementTree.Element, indices: dict[str, int]) -> VOCObject:
+def _read_object(name: str, element: ElementTree.Element, indices: dict[str, int], size: Size | None) -> VOCObject:
     if name not in indices:
         raise ValueError(f"class {quoted(name)} is not in the class file ({first_few(list(indices))})")
-    xmin, ymin, xmax, ymax = (_coordinate(name, element, side) for side in ("xmin", "ymin", "xmax", "ymax"))
-    difficult = (element.findtext("difficult") or "").strip() not in ("", "0")
-    return VOCObject(name, indices[name], difficult, (xmin, ymin, xmax, ymax))
+    difficult, note = _read_difficult(element)
+    if element.find("bndbox/*") is None:
+        return VOCObject(name, indices[name], difficult, None, notes=(*note, "an object without a box, which counts"))
+    box = read_box(name, element)
+    if box[2] < box[0] or box[3] < box[1]:
+        note += ("a box with swapped corners, which counts",)
+    return VOCObject(name, indices[name], difficult, box, is_empty(box, size), note)
+
+
+def _read_difficult(element: ElementTree.Element) -> tuple[bool, tuple[str, ...]]:
+    """Return whether the object is difficult, and a note if its mark is none of the known ones, which means no."""
+    text = (element.findtext("difficult") or "").strip()
+    word = text.casefold()
+    try:
+        number = float(word)
+    except ValueError:
+        number = 1.0 if word in YES else 0.0 if word in NO else math.nan
+    note = () if number in (0, 1) else (f"<difficult> is {quoted(text)}, which counts as 0",)
+    return number == 1, note
+
+
+def read_box(name: str, element: ElementTree.Element) -> Box:
+    """Return the box of an object's element; raise a `ValueError` unless it has four numbers."""
+    return tuple(_coordinate(name, element, side) for side in BOX_SIDES)
 
 
 def _coordinate(name: str, element: ElementTree.Element, side: str) -> float:
@@ -81,8 +141,17 @@ def _coordinate(name: str, element: ElementTree.Element, side: str) -> float:
         value = math.nan
     if not math.isfinite(value):
         found = "none" if text is None else quoted(text)
-        raise ValueError(f"the object '{name}' has no complete bndbox of numbers ({side}: {found})")
-    return value
+        raise ValueError(f"the object {quoted(name)} has no complete bndbox of numbers ({side}: {found})")
+    return max(min(value, FAR), -FAR)
+
+
+def annotated_size(root: ElementTree.Element) -> Size | None:
+    """Return the image's width and height as an annotation says; None if it says nothing or nothing possible."""
+    try:
+        width, height = (int(float(root.findtext(f"size/{side}") or "")) for side in ("width", "height"))
+    except (ValueError, OverflowError):
+        return None
+    return (width, height) if 0 < width <= FAR and 0 < height <= FAR else None
 
 
 class _TreeWithoutDoctype(ElementTree.TreeBuilder):
@@ -106,25 +175,29 @@ def read_xml(path: Path) -> ElementTree.Element:
         raise UserError(f"{path} is not readable XML ({reason(error)})") from error
     if root.tag != "annotation":
         raise UserError(f"{path} is not a devkit annotation (its root is {quoted(root.tag)}, not 'annotation')")
+    if _is_deep(root):  # reading and writing it would recurse
+        raise UserError(f"{path} is not a devkit annotation (over {MAX_DEPTH} elements inside each other)")
     return root
+
+
+def _is_deep(root: ElementTree.Element) -> bool:
+    level = [root]
+    for _ in range(MAX_DEPTH):
+        level = [child for element in level for child in element]
+    return bool(level)
 
 
 def read_objects(data_dir: Path, ids: list[str], split: str, class_names: list[str]) -> list[list[VOCObject]]:
     """Return the objects of every image, as `read_annotation`, once no annotation is missing."""
-    require_files(data_dir, ids, split, "Annotations", ".xml")
+    paths = annotation_files(data_dir).paths(ids, split)
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda image_id: read_annotation(annotation_path(data_dir, image_id), class_names), ids))
+        return list(pool.map(lambda path: read_annotation(path, class_names), paths))
 
 
 def read_sizes(data_dir: Path, ids: list[str]) -> list[tuple[int, int]]:
-    """Return (height, width) of every image in pixels, from its header."""
-
-    def size(image_id: str) -> tuple[int, int]:
-        with opened_image(image_path(data_dir, image_id)) as image:
-            return image.height, image.width
-
+    """Return (height, width) of every upright image in pixels, from its header."""
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(size, ids))
+        return [size[::-1] for size in pool.map(upright_size, map(image_files(data_dir).path, ids))]
 
 
 def multi_hot(objects: list[VOCObject], num_classes: int) -> torch.Tensor:
@@ -161,18 +234,12 @@ def read_label_lists(data_dir: Path, split: str, ids: list[str], class_names: li
 
 
 def _read_label_list(path: Path) -> dict[str, int]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path} ({reason(error)})") from error
     labels = {}
-    for number, line in enumerate(lines, start=1):
-        words = line.split()
-        if not words:
-            continue
-        if len(words) != 2 or words[1] not in ("1", "0", "-1"):
+    for number, line in read_lines(path):
+        match = LABELED_LINE.fullmatch(line)
+        if not match:
             raise UserError(f"{path}, line {number}: expected an image id and 1, 0 or -1")
-        labels[words[0]] = int(words[1])
+        labels[match[1]] = int(match[2])
     return labels
 
 

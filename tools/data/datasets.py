@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as F
 
 from tools.data.annotations import VOCObject, multi_hot, read_annotation
-from tools.data.devkit import annotation_path, check_folder, image_path, read_split, require_files
-from tools.data.images import opened_image, read_image, read_upright
+from tools.data.devkit import annotation_files, check_folder, image_files, read_split
+from tools.data.images import opened_image, read_image
 from tools.data.loader import worker_options
 from tools.data.transforms import normalize, to_pixels
 from tools.system.errors import UserError, advice
@@ -34,14 +34,15 @@ class VOCImages(Dataset):
     def __init__(self, data_dir: str | Path, split: str, transform: Transform | None = None):
         self.data_dir, self.transform = Path(data_dir), transform
         check_folder(self.data_dir, self.folders)
-        self.ids = read_split(self.data_dir, split)  # in the list's order
-        require_files(self.data_dir, self.ids, split, "JPEGImages", ".jpg")
+        images = image_files(self.data_dir)
+        self.ids = read_split(self.data_dir, split, images)  # in the list's order
+        self.paths = images.paths(self.ids, split)
         self.labels = torch.zeros(len(self.ids), 0)
 
     def image(self, index: int) -> Image.Image:
         """Return an image without the transform."""
         with advice("restore it from the devkit"):
-            return read_image(image_path(self.data_dir, self.ids[index]))
+            return read_image(self.paths[index])
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -68,22 +69,22 @@ class VOCClassification(VOCImages):
     def __init__(self, data_dir: str | Path, split: str, class_names: list[str], transform: Transform | None = None):
         super().__init__(data_dir, split, transform)
         self.class_names = class_names
-        require_files(self.data_dir, self.ids, split, "Annotations", ".xml")
+        self.annotations = annotation_files(self.data_dir).paths(self.ids, split)
         with ThreadPoolExecutor() as pool:
             self.labels = torch.stack(list(pool.map(self._read_labels, range(len(self.ids)))))
 
     def _read_labels(self, index: int) -> torch.Tensor:
         labels = multi_hot(self.objects(index), len(self.class_names))
-        with opened_image(image_path(self.data_dir, self.ids[index])):  # checks the header
+        with opened_image(self.paths[index]):  # checks the header
             return labels
 
     def objects(self, index: int) -> list[VOCObject]:
         """Return the annotated objects of an image, as `read_annotation`."""
-        return read_annotation(annotation_path(self.data_dir, self.ids[index]), self.class_names)
+        return read_annotation(self.annotations[index], self.class_names)
 
     def fingerprint(self) -> dict[str, str]:
         """Return hashes of ids with labels, and of the sizes of the image files, bytes: they tell data sets apart."""
-        sizes = [os.stat(image_path(self.data_dir, image_id)).st_size for image_id in self.ids]
+        sizes = [os.stat(path).st_size for path in self.paths]
         listed = "\n".join(self.ids).encode("utf-8", "surrogateescape") + self.labels.numpy().tobytes()
         parts = {"list or labels": listed, "image files": np.array(sizes).tobytes()}
         return {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
@@ -124,8 +125,8 @@ class Letterboxed(NamedTuple):
 class ImageFiles(Dataset):
     """Letterboxed images: resized so that the longer side is `image_size` pixels, centered on a square canvas.
 
-    Training resizes by the longer side too, and leaves 0 where an image does not cover the canvas. The EXIF orientation
-    of a photograph is applied, so that coordinates refer to the upright image.
+    Training resizes by the longer side too, and leaves 0 where an image does not cover the canvas. Coordinates
+    refer to the upright image.
     """
 
     def __init__(self, paths: list[Path], image_size: int):
@@ -137,7 +138,7 @@ class ImageFiles(Dataset):
     def __getitem__(self, index: int) -> Letterboxed:
         path = self.paths[index]
         try:
-            return letterbox(str(path), read_upright(path), self.image_size)
+            return letterbox(str(path), read_image(path), self.image_size)
         except UserError as error:
             return Letterboxed(str(path), str(error), torch.zeros(0), (0, 0, 0, 0), (0, 0))
 

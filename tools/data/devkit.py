@@ -2,15 +2,20 @@
 
 import os
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+from tools.data.images import SUFFIXES
 from tools.system.errors import UserError, first_few, quoted, shorten
 from tools.system.files import ROOT, read_json, reason, require_regular_file
 
 DATA = ROOT / "data"
 MAX_LIST_BYTES = 1 << 26  # about five million ids
-UNPRINTABLE = r"\x00-\x1f\x7f-\x9f\ud800-\udfff\ufeff"  # control characters, bytes outside UTF-8, stray BOMs
+# Control characters, line separators, bytes outside UTF-8, stray BOMs.
+UNPRINTABLE = r"\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff"
+WINDOWS_FILES = ("Thumbs.db", "desktop.ini")
+LABELED_LINE = re.compile(r"(.*\S)\s+(-1|0|1)")  # of the devkit's lists of one class
 
 
 def read_class_names(path: str | Path) -> list[str]:
@@ -55,10 +60,10 @@ def split_path(data_dir: str | Path, split: str) -> Path:
     raise UserError(f"unknown split '{split}' (no file {path}): choose one of {', '.join(ours + plain)}")
 
 
-def read_split(data_dir: str | Path, split: str) -> list[str]:
+def read_split(data_dir: str | Path, split: str, images: Collection[str] | None = None) -> list[str]:
     """Return the image ids of a split, at least one and each once, in the list's order; see `validate_split`."""
     path = split_path(data_dir, split)
-    ids, problems = validate_split(path)
+    ids, problems = validate_split(path, image_files(Path(data_dir)) if images is None else images)
     if len(problems) == 1:
         raise UserError(f"{path}, {problems[0]}")
     if problems:
@@ -68,33 +73,49 @@ def read_split(data_dir: str | Path, split: str) -> list[str]:
     return ids
 
 
-def validate_split(path: Path) -> tuple[list[str], list[str]]:
+def validate_split(path: Path, images: Collection[str]) -> tuple[list[str], list[str]]:
     """Return the valid ids of a split's list, in its order and each once, and a message per invalid or repeated id.
 
-    The first word of each line is an id; empty lines are ignored, and so are further words: the labels in the devkit's
-    lists of one class. Labels are read from the annotations instead.
+    A line is an id, which may contain spaces, or an id and a label as in the devkit's lists of one class. Labels are
+    read from the annotations instead. `images`, the ids that have an image, tell "beach 1" from "beach" with a label.
     """
-    if require_regular_file(path).st_size > MAX_LIST_BYTES:
-        raise UserError(f"{path} is not a list of image ids (over {MAX_LIST_BYTES >> 20} MiB)")
     first_lines: dict[str, int] = {}
     problems = []
+    for number, line in read_lines(path):
+        image_id = _id_of_line(line, images)
+        if problem := _id_problem(image_id, line, first_lines):
+            problems.append(f"line {number}: {problem}")
+        else:
+            first_lines[image_id] = number
+    return list(first_lines), problems
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the number and the text of each line of a list, without surrounding whitespace and empty lines."""
+    if require_regular_file(path).st_size > MAX_LIST_BYTES:
+        raise UserError(f"{path} is not a list of image ids (over {MAX_LIST_BYTES >> 20} MiB)")
     try:
         # Bytes that are not UTF-8 stay visible in their line's id instead of stopping the reader.
         with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
             for number, line in enumerate(lines, start=1):
-                words = line.split(maxsplit=1)
-                if not words:
-                    continue
-                if problem := _id_problem(words[0], first_lines):
-                    problems.append(f"line {number}: {problem}")
-                else:
-                    first_lines[words[0]] = number
+                if text := line.strip():
+                    yield number, composed(text)
     except OSError as error:
         raise UserError(f"cannot read {path} ({reason(error)})") from error
-    return list(first_lines), problems
 
 
-def _id_problem(image_id: str, first_lines: dict[str, int]) -> str | None:
+def _id_of_line(line: str, images: Collection[str]) -> str | None:
+    """Return the id that a line names; None if the line can be read in two ways."""
+    labeled = LABELED_LINE.fullmatch(line)
+    if not labeled or (line in images and labeled[1] not in images):
+        return line
+    return None if line in images else labeled[1]
+
+
+def _id_problem(image_id: str | None, line: str, first_lines: dict[str, int]) -> str | None:
+    if image_id is None:
+        image, label = LABELED_LINE.fullmatch(line).groups()
+        return f"{quoted(line)} is an image, and so is {quoted(image)} (with the label {label}): rename a file"
     # An id is part of a path that must stay inside the data folder, and messages print it.
     if image_id in (".", "..") or re.search(rf"[/\\{UNPRINTABLE}]", image_id):
         return f"{quoted(image_id)} is not an image id (a file name without folder and suffix, in UTF-8)"
@@ -104,11 +125,18 @@ def _id_problem(image_id: str, first_lines: dict[str, int]) -> str | None:
 
 
 def image_path(data_dir: Path, image_id: str) -> Path:
+    """Return where the image is written; `image_files` finds those that others wrote."""
     return data_dir / "JPEGImages" / f"{image_id}.jpg"
 
 
 def annotation_path(data_dir: Path, image_id: str) -> Path:
+    """Return where the annotation is written; `annotation_files` finds those that others wrote."""
     return data_dir / "Annotations" / f"{image_id}.xml"
+
+
+def composed(text: str) -> str:
+    """Return the Unicode form (NFC) in which ids are compared: file systems differ in how they store umlauts."""
+    return unicodedata.normalize("NFC", text)
 
 
 def check_folder(data_dir: Path, folders: Sequence[str] = ("JPEGImages", "Annotations")) -> None:
@@ -120,20 +148,78 @@ def check_folder(data_dir: Path, folders: Sequence[str] = ("JPEGImages", "Annota
             raise UserError(f"{data_dir} has no folder {folder}")
 
 
-def require_files(data_dir: Path, ids: list[str], split: str, folder: str, suffix: str) -> None:
-    """Check that a folder has all files of a split; the error counts the missing files and names the first of them."""
-    if missing := missing_files(data_dir, ids, folder, suffix):
-        files = f"{len(missing):,} of the {len(ids):,} files of split '{split}'"
-        raise UserError(f"{data_dir / folder} lacks {files} ({first_few(list(map(shorten, missing)))})")
+class Files(dict[str, list[str]]):
+    """The files in one folder of a devkit, by id, which is listed once: faster than asking for each file.
 
-
-def missing_files(data_dir: Path, ids: list[str], folder: str, suffix: str) -> list[str]:
-    """Return the ids whose file is not in the folder, or all of them if there is no folder.
-
-    The folder is listed once, which is faster than asking for each of thousands of files.
+    The id of a file is its name without the suffix, which is one of `suffixes` in any case. Hidden files do not count:
+    macOS adds `._name.jpg` to every `name.jpg` that it copies. A folder that does not exist holds no files.
     """
+
+    def __init__(self, folder: Path, suffixes: Sequence[str]):
+        super().__init__()
+        self.folder, self.suffixes = folder, suffixes
+        self.others: list[str] = []  # visible files of other kinds
+        for name in _visible_names(folder):
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() in suffixes:
+                self.setdefault(composed(stem), []).append(name)
+            else:
+                self.others.append(name)
+
+    def path(self, image_id: str) -> Path:
+        """Return the file of an id. None, or several (`a.jpg` and `a.PNG`), are an error."""
+        names = self.get(image_id, ())
+        if not names:
+            raise UserError(f"{self.folder} has no file {shorten(image_id)}{self.suffixes[0]}{self._alike(image_id)}")
+        if len(names) > 1:
+            files = f"{len(names)} files of {shorten(image_id)} ({_named(names)})"
+            raise UserError(f"{self.folder} has {files}: keep one of them")
+        return self.folder / names[0]
+
+    def paths(self, ids: Sequence[str], split: str) -> list[Path]:
+        """Return the files of a split. The error for missing files counts them and says what is there instead."""
+        if missing := self.missing(ids):
+            files = f"{len(missing):,} of the {len(ids):,} files of split '{split}'"
+            instead = self._alike(missing[0]) or f"; it holds {_named(self._all_names()) or 'no files'}"
+            raise UserError(f"{self.folder} lacks {files} ({first_few(list(map(shorten, missing)))}){instead}")
+        return [self.path(image_id) for image_id in ids]
+
+    def missing(self, ids: Sequence[str]) -> list[str]:
+        """Return the ids without a file."""
+        return [image_id for image_id in ids if image_id not in self]
+
+    def skipped(self) -> list[str]:
+        """Return one line that counts the files of other kinds, if there are any."""
+        count = f"{len(self.others):,} other files, which are skipped"
+        return [f"note: {self.folder} holds {count} ({_named(self.others)})"] if self.others else []
+
+    def _alike(self, image_id: str) -> str:
+        """Return the part of a message that names the files that a missing id may mean."""
+        wanted, names = image_id.casefold(), self._all_names()
+        alike = [name for name in names if wanted in map(str.casefold, (composed(name), Path(composed(name)).stem))]
+        return f"; it has {_named(alike)}" if alike else ""
+
+    def _all_names(self) -> list[str]:
+        return [name for names in self.values() for name in names] + self.others
+
+
+def _named(names: Sequence[str]) -> str:
+    return first_few(list(map(quoted, names)))
+
+
+def _visible_names(folder: Path) -> list[str]:
     try:
-        present = set(os.listdir(data_dir / folder)) if os.path.isdir(data_dir / folder) else set()
+        names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     except OSError as error:
-        raise UserError(f"cannot read {data_dir / folder} ({reason(error)})") from error
-    return [image_id for image_id in ids if image_id + suffix not in present]
+        raise UserError(f"cannot read {folder} ({reason(error)})") from error
+    return [name for name in names if not name.startswith(".") and name not in WINDOWS_FILES]
+
+
+def image_files(data_dir: Path) -> Files:
+    """Return the images of a devkit folder."""
+    return Files(data_dir / "JPEGImages", SUFFIXES)
+
+
+def annotation_files(data_dir: Path) -> Files:
+    """Return the annotations of a devkit folder."""
+    return Files(data_dir / "Annotations", (".xml",))

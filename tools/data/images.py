@@ -2,13 +2,16 @@
 
 import functools
 import glob
+import io
 import math
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from tools.system.errors import UserError
 from tools.system.files import reason, require_regular_file
@@ -16,6 +19,14 @@ from tools.system.files import reason, require_regular_file
 # Pillow knows many more. Some start other programs (EPS), and none of them belongs in a file named .jpg.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
+MAX_BARE_BYTES = 1 << 28
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+Size = tuple[int, int]  # width and height in pixels
+_TURN = Image.Transpose
+# By EXIF orientation: what makes the image upright.
+TURNS = {2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM, 5: _TURN.TRANSPOSE}
+TURNS |= {6: _TURN.ROTATE_270, 7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_90}
 
 
 @contextmanager
@@ -27,13 +38,36 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
     if not require_regular_file(path).st_size:
         raise UserError(f"{path} is not a readable image (it is empty)")
     with _damage_reported(f"{path} is not a readable image"):
-        image = Image.open(path, formats=_formats())
+        image = _opened(path)
     with image, _damage_reported(f"cannot decode {path}"):
         most = Image.MAX_IMAGE_PIXELS or math.inf
         if math.prod(image.size) > most:
             width, height = image.size
             raise UserError(f"{path} is too large an image ({width} × {height} pixels; at most {most:,} are read)")
         yield image
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        return Image.open(path, formats=_formats())
+    except Exception:  # Pillow refuses a PNG whose comments are damaged
+        bare = path.stat().st_size <= MAX_BARE_BYTES and _bare_png(path.read_bytes())
+        if not bare:
+            raise
+        return Image.open(io.BytesIO(bare), formats=("PNG",))
+
+
+def _bare_png(content: bytes) -> bytes:
+    """Return a PNG without the chunks that its pixels do not need; nothing if it is none."""
+    if not content.startswith(PNG_SIGNATURE):
+        return b""
+    position, kept = len(PNG_SIGNATURE), [PNG_SIGNATURE]
+    while position < len(content):  # a chunk: length, kind, data, checksum
+        end = position + 12 + int.from_bytes(content[position : position + 4], "big")
+        if content[position + 4 : position + 8] in PNG_PIXELS:
+            kept.append(content[position:end])
+        position = end
+    return b"".join(kept)
 
 
 @contextmanager
@@ -49,49 +83,98 @@ def _damage_reported(problem: str) -> Iterator[None]:
 
 
 def read_image(path: Path) -> Image.Image:
-    """Decode an image in full and convert it to RGB with Pillow's `convert`, as in the official code.
+    """Decode an image in full and return it upright in 8-bit RGB, see `upright_rgb`: the reader of every program."""
+    with opened_image(path) as image:
+        return upright_rgb(image)
 
-    Gray is repeated, CMYK and palettes are converted, transparency is dropped, 16-bit values above 255 become 255. Of a
-    file with several images the first counts. An EXIF orientation is not applied.
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Return an opened image in 8-bit RGB as a viewer shows it, without side data except an RGB color profile.
+
+    Pillow's `convert` does it, as in the official code: gray is repeated, CMYK and palettes are converted, transparency
+    is dropped. Of 16 bits, the upper 8 count. The EXIF orientation is applied. Of several images, the first counts.
     """
-    with opened_image(path) as image:
-        return image.convert("RGB")
+    image.load()
+    image.info.pop("transparency", None)  # Pillow would warn that it is dropped
+    if image.mode.startswith("I"):  # `convert` would make every value above 255 white
+        rgb = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    else:
+        rgb = image.convert("RGB")
+    turn = TURNS.get(orientation(image))
+    upright = rgb if turn is None else rgb.transpose(turn)
+    profile = image.info.get("icc_profile") or b""
+    # Side data could turn the image a second time; a profile of CMYK or gray does not describe RGB.
+    upright.info = {"icc_profile": profile} if profile[16:20] == b"RGB " else {}
+    return upright
 
 
-def read_upright(path: Path) -> Image.Image:
-    """Return an image as a viewer shows it: RGB, with its EXIF orientation applied."""
+def orientation(image: Image.Image) -> int | None:
+    """Return the EXIF orientation of an opened image, from 1 (upright) to 8; None if its side data are damaged."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation)
+        return int(value) if value in TURNS else 1
+    except Exception:  # EXIF data can be anything; a picture is shown without them
+        return None
+
+
+def upright_size(path: Path) -> Size:
+    """Return the size of the upright image, from its header."""
     with opened_image(path) as image:
-        return ImageOps.exif_transpose(image.convert("RGB"))
+        width, height = image.size
+        return (height, width) if (orientation(image) or 1) >= 5 else (width, height)
+
+
+def save_smaller(source: Path, target: Path, longest: int, quality: int, **resize: float) -> tuple[Size, float]:
+    """Write an upright JPEG with at most `longest` pixels per side; return its size and the factor, at most 1."""
+    image = read_image(source)
+    factor = min(1.0, longest / max(image.size))
+    width, height = (max(1, round(side * factor)) for side in image.size)
+    smaller = image.resize((width, height), Image.Resampling.BICUBIC, **resize)
+    smaller.save(target, "JPEG", quality=quality, icc_profile=image.info.get("icc_profile"))
+    return smaller.size, factor
 
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
     """Return those of `FORMATS` that this Pillow was built with."""
-    # `opened_image` refuses images of the size that Pillow prints this two-line warning for.
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    # Pillow's remarks on side data and on large images, which `opened_image` refuses, are not for the user.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def find_images(names: list[str]) -> list[Path]:
+def find_images(names: list[str]) -> tuple[list[Path], list[Path]]:
     """Return the images that files, folders (with everything below) and patterns (`*`, `?`, `[…]`, `**`) name.
 
-    Each image is returned once, unopened. A name without an image is an error.
+    Each image is returned once, unopened; the second list has what the folders hold besides. Hidden files do not count.
+    A name without an image is an error.
     """
-    found: list[Path] = []
+    images: dict[Path, None] = {}
+    others: dict[Path, None] = {}
     for name in names:
-        images = _matching(name)
-        if not images:
+        # A name that looks like a pattern may be that of a file.
+        paths = [Path(name)] if os.path.exists(name) else sorted(map(Path, glob.glob(name, recursive=True)))
+        found = [images_below(path) if path.is_dir() else ([path], []) for path in paths]
+        if not any(inside for inside, _ in found):
             raise UserError(f"{name} names no image (a file, a folder with {', '.join(SUFFIXES)}, or *.jpg)")
-        found += images
-    return list(dict.fromkeys(found))
+        for inside, left_out in found:
+            images |= dict.fromkeys(inside)
+            others |= dict.fromkeys(left_out)
+    return list(images), list(others)
 
 
-def _matching(name: str) -> list[Path]:
-    path = Path(name)
-    if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    if path.exists():  # also one whose name looks like a pattern
-        return [path]
-    matches = sorted(Path(match) for match in glob.glob(name, recursive=True))
-    return [file for match in matches for file in (_matching(str(match)) if match.is_dir() else [match])]
+def images_below(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the images and the other visible files below a folder. Links are followed, into each folder once."""
+    others: list[Path] = []
+    files, seen = [], set()
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=lambda e: others.append(Path(e.filename))):
+        real = os.path.realpath(root)
+        if real in seen:  # a link can lead back up
+            folders.clear()
+            others.append(Path(root))
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        files += [Path(root, name) for name in names if not name.startswith(".")]
+    images = {file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()}
+    return sorted(images), others + sorted(set(files) - images)

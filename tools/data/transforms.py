@@ -4,6 +4,7 @@ They return bytes; `normalize` makes floats of a whole batch on the device, so t
 """
 
 import functools
+import re
 
 import torch
 from PIL import Image
@@ -11,14 +12,13 @@ from torch import nn
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
-from tools.system.errors import UserError
+from tools.data.randaugment import RandAugment
+from tools.system.errors import UserError, quoted
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-AUGMENTATIONS = {
-    "colorjitter": lambda: v2.ColorJitter(0.3, 0.3, 0.3, 0.1),
-    "randaugment": lambda: v2.RandAugment(num_ops=2, magnitude=10),
-}
+# In the order in which they are applied.
+AUGMENTATIONS = {"colorjitter": lambda: v2.ColorJitter(0.3, 0.3, 0.3, 0.1), "randaugment": RandAugment}
 
 
 def training_transform(image_size: int, min_image_size: int, max_image_size: int, augment: str = "") -> v2.Compose:
@@ -29,16 +29,20 @@ def training_transform(image_size: int, min_image_size: int, max_image_size: int
 
     Args:
         image_size: S, pixels; the longer side is uniform from `min_image_size` to `max_image_size`, both included.
-        augment: names of `AUGMENTATIONS`, separated by commas.
+        augment: see `augmentations`.
     """
-    names = [name.strip() for name in augment.split(",") if name.strip()]
-    for name in names:
-        if name not in AUGMENTATIONS:
-            raise UserError(f"unknown augmentation '{name}': choose from {', '.join(AUGMENTATIONS)}")
     resize = RandomLongerSide(min_image_size, max_image_size)
-    colors = [OnPILImage(AUGMENTATIONS[name]()) for name in names]
+    colors = [OnPILImage(change) for change in augmentations(augment)]
     crop = Crop(image_size, at_random=True)
     return v2.Compose([v2.Lambda(to_pixels), resize, v2.RandomHorizontalFlip(), *colors, crop])
+
+
+def augmentations(text: str) -> list[nn.Module]:
+    """Return those of `AUGMENTATIONS` that a text names, in their order there, whatever is between the names."""
+    unknown = re.findall(r"[^\W_]+", re.sub("|".join(AUGMENTATIONS), " ", text))
+    if unknown:
+        raise UserError(f"unknown augmentation {quoted(unknown[0])}: choose from {', '.join(AUGMENTATIONS)}")
+    return [make() for name, make in AUGMENTATIONS.items() if name in text]
 
 
 def evaluation_transform(image_size: int) -> v2.Compose:

@@ -1,6 +1,7 @@
 """Write a data set in the layout of the PASCAL VOC devkit, with a class file: `classes.json` in its folder."""
 
 import os
+import re
 import shlex
 import shutil
 from collections import Counter
@@ -9,20 +10,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from PIL import Image
 from tqdm import tqdm
 
-from tools.data.annotations import Annotated, Box, annotation
+from tools.data.annotations import Annotated, Box, annotation, scaled_box
 from tools.data.devkit import annotation_path, image_path
-from tools.data.images import read_image
+from tools.data.images import Size, save_smaller
+from tools.data.splits import Lists
 from tools.system.errors import UserError, first_few
 from tools.system.files import temporary_beside, write_json, writing
 
 CLASS_FILE = "classes.json"
 JPEG_QUALITY = 92
 METHODS = ("hard links", "symbolic links", "copies", "smaller copies")  # how an image gets into the folder
-Size = tuple[int, int]  # an image's width and height in pixels
-Lists = dict[str, list[str]]  # the ids of train, val and trainval
+# The weights of the losses in the paper; the training scripts' defaults are those of the official code.
+PAPER = "--alpha_schedule_re 0.05 --alpha_re 3.00 --alpha_p 0.5"
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Sample:
     source: Path
     image_id: str
     objects: tuple[Annotated, ...]
+    part: str = ""  # train, val or test, if its source says so
 
 
 @contextmanager
@@ -56,19 +58,27 @@ def make_folders(folder: Path) -> None:
 
 
 def write_data_set(
-    out: Path, samples: list[Sample], sizes: list[Size], lists: Lists, class_names: list[str], origin: str, shrink: int
+    out: Path,
+    samples: list[Sample],
+    sizes: Mapping[Path, Size],
+    lists: Lists,
+    class_names: list[str],
+    origin: str,
+    shrink: int,
 ) -> Counter:
     """Make the devkit folder `out`; return how many images got into it by each of `METHODS`.
 
     Args:
+        sizes: by their files, the images' width and height in pixels.
         origin: where the images are from, for the annotations.
         shrink: longest side in pixels; larger images become smaller copies, all others links. 0 links all.
     """
     methods: Counter = Counter()
     with new_folder(out) as folder:
         make_folders(folder)
-        for sample, size in zip(tqdm(samples, desc="writing", unit="image"), sizes, strict=True):
-            method, size, objects = _write_image(sample, size, shrink, image_path(folder, sample.image_id))
+        for sample in tqdm(samples, desc="writing", unit="image"):
+            target = image_path(folder, sample.image_id)
+            method, size, objects = _write_image(sample, sizes[sample.source], shrink, target)
             methods[method] += 1
             xml = annotation(sample.image_id, size, objects, origin, out.name)
             xml.write(annotation_path(folder, sample.image_id))
@@ -80,27 +90,19 @@ def write_data_set(
 
 def _write_image(sample: Sample, size: Size, shrink: int, target: Path) -> tuple[str, Size, Sequence[Annotated]]:
     """Write the image to `target`; return the method used, and its size and objects there."""
+    objects = [replace(item, box=item.box and _visible(item.box, size)) for item in sample.objects]
     if not shrink or max(size) <= shrink:
-        return link_or_copy(sample.source, target), size, sample.objects
+        return link_or_copy(sample.source, target), size, objects
+    before = size
     size, factor = save_smaller(sample.source, target, shrink, JPEG_QUALITY, reducing_gap=3)
-    objects = [replace(item, box=item.box and _scaled(item.box, factor)) for item in sample.objects]
+    objects = [replace(item, box=item.box and scaled_box(item.box, factor, before, size)) for item in objects]
     return "smaller copies", size, objects
 
 
-def save_smaller(source: Path, target: Path, longest: int, quality: int, **resize: float) -> tuple[Size, float]:
-    """Write a JPEG with at most `longest` pixels per side; return its size and the factor, at most 1."""
-    image = read_image(source)
-    factor = min(1.0, longest / max(image.size))
-    width, height = (max(1, round(side * factor)) for side in image.size)
-    smaller = image.resize((width, height), Image.Resampling.BICUBIC, **resize)
-    smaller.save(target, quality=quality)
-    return smaller.size, factor
-
-
-def _scaled(box: Box, factor: float) -> Box:
-    xmin, ymin = (max(1, round(side * factor)) for side in box[:2])
-    xmax, ymax = (round(side * factor) for side in box[2:])
-    # The box keeps a width and a height, because empty boxes do not count.
+def _visible(box: Box, size: Size) -> Box:
+    """Return the box moved into the image, with a width and a height: otherwise its object would not count."""
+    xmin, ymin = (min(max(side, 1), max(length - 2, 0)) for side, length in zip(box[:2], size, strict=True))
+    xmax, ymax = (min(side, length) for side, length in zip(box[2:], size, strict=True))
     return xmin, ymin, max(xmax, xmin + 1), max(ymax, ymin + 1)
 
 
@@ -146,12 +148,11 @@ def raise_problems(path: Path, problems: Sequence[str]) -> None:
 
 
 def print_next_commands(data_dir: Path, class_file: Path | None, train_split: str, val_split: str) -> None:
-    """Print the commands that check a data set and train on it."""
-    folder, tag = shlex.quote(str(data_dir)), shlex.quote(data_dir.resolve().name)
-    classes = f" --class_file {shlex.quote(str(class_file))}" if class_file else ""
-    print(f"next:\n  python3 -m tools.check_data --data_dir {folder} --split {train_split}{classes}")
-    print(
-        "  python3 train_classification_with_puzzle_cTopk_w_ema.py "
-        f"--alpha_schedule_re 0.05 --alpha_re 3.00 --alpha_p 0.5 --data_dir {folder} --train_split {train_split} "
-        f"--val_split {val_split}{classes} --tag {tag}"
-    )
+    """Print the commands that check a data set and train on it, for a shell."""
+    data = ["--data_dir", str(data_dir)]
+    classes = ["--class_file", str(class_file)] if class_file else []
+    tag = re.sub(r"[^\w.-]+", "_", data_dir.resolve().name)[:50] or "own"
+    splits = ["--train_split", train_split, "--val_split", val_split]
+    check = ["-m", "tools.check_data", *data, "--split", train_split, *classes]
+    train = ["train_classification_with_puzzle_cTopk_w_ema.py", *data, *splits, *classes, *PAPER.split(), "--tag", tag]
+    print("next:", *(f"  python3 {shlex.join(words)}" for words in (check, train)), sep="\n")

@@ -67,7 +67,7 @@ def read_submission(path: Path) -> dict[str, tuple[list[str], list[float]]]:
     try:
         with tarfile.open(path, "r:gz") as archive:
             for member in archive:
-                lines = [line.split(" ") for line in archive.extractfile(member).read().decode().splitlines()]
+                lines = [line.rsplit(" ", 1) for line in archive.extractfile(member).read().decode().splitlines()]
                 contents[member.name] = ([image_id for image_id, _ in lines], [float(score) for _, score in lines])
     except (OSError, EOFError, tarfile.TarError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is not an archive of result files ({reason(error)})") from error
