@@ -96,6 +96,7 @@ class LoadedModel:
     image_size: int
     keypoints: Keypoints | None
     options: Options
+    eval_resize: bool = False  # whether a split's images are fitted to the network's square
 
 
 def load_model(config: Config) -> LoadedModel:
@@ -106,7 +107,9 @@ def load_model(config: Config) -> LoadedModel:
     keypoints, options = keypoints_of(description, config.strategy)
     device = choose_device(config.device)
     image_size = config.image_size or description.image_size
-    return LoadedModel(checkpoint, network.to(device), device, description.class_names, image_size, keypoints, options)
+    network, class_names = network.to(device), description.class_names
+    eval_resize = description.arguments.get("eval_resize") is True
+    return LoadedModel(checkpoint, network, device, class_names, image_size, keypoints, options, eval_resize)
 
 
 def run(model: LoadedModel, config: Config) -> int:
@@ -117,10 +120,10 @@ def run(model: LoadedModel, config: Config) -> int:
     return 1 if predict_images(model, config) else 0
 
 
-def predicted_classes(scores: torch.Tensor, config: Config) -> torch.Tensor:
-    """Return the indices of the classes that scores `[V]` predict, highest score first."""
-    order = scores.argsort(descending=True, stable=True)
-    return order[: config.topk] if config.topk else order[scores[order] >= config.threshold]
+def predicted_classes(logits: torch.Tensor, config: Config) -> torch.Tensor:
+    """Return the indices of the classes that logits `[V]` predict, highest first: scores would be equal from 17 on."""
+    order = logits.argsort(descending=True, stable=True)
+    return order[: config.topk] if config.topk else order[torch.sigmoid(logits)[order] >= config.threshold]
 
 
 # The table and its pictures ----------------------------------------------------------------------------------------
@@ -165,9 +168,9 @@ def predict_batch(
     if not batch:
         return
     logits, features = model.network(torch.stack([item.canvas for item in batch]).to(model.device))
-    for item, maps, scores in zip(batch, features.float().cpu(), torch.sigmoid(logits).cpu(), strict=True):
+    for item, maps, of_image in zip(batch, features.float().cpu(), logits.float().cpu(), strict=True):
         cams = make_cam(maps * item.covered_cells(maps.shape[-1]))
-        labels = predicted_classes(scores, config)
+        labels, scores = predicted_classes(of_image, config), torch.sigmoid(of_image)
         keypoints: list[tuple[int, int] | None] = [None] * len(labels)
         if model.keypoints and len(labels):
             found = model.keypoints.of_image(cams, labels, model.image_size, model.options)
@@ -200,13 +203,13 @@ def draw_examples(model: LoadedModel, config: Config) -> None:
     for image, present in read_examples(model, config):
         image = image.to(model.device)
         logits, features = model.network(image[None])
-        scores = torch.sigmoid(logits[0])
+        logits = logits[0].float()
         if present is None:
-            present = predicted_classes(scores, config)
-            present = present if len(present) else scores.argmax()[None]
+            present = predicted_classes(logits, config)
+            present = present if len(present) else logits.argmax()[None]
         present = present.to(model.device)
-        shown = int(present[scores[present].argmax()])
-        title = f"{model.class_names[shown]} {scores[shown]:.2f}"
+        shown = int(present[logits[present].argmax()])
+        title = f"{model.class_names[shown]} {torch.sigmoid(logits[shown]):.2f}"
         examples.append(Example(image, make_cam(features[0]), present, shown, title))
     if config.tiles:
         figure = draw_tiles(model.network, examples, model.keypoints, model.options)
@@ -227,7 +230,7 @@ def read_examples(model: LoadedModel, config: Config) -> Iterator[tuple[torch.Te
                 raise UserError(item.problem)
             yield item.canvas, None
         return
-    transform = evaluation_transform(model.image_size)
+    transform = evaluation_transform(model.image_size, model.eval_resize)
     with advice("check --data_dir and --split; python3 -m tools.check_data lists every problem of a split"):
         dataset = VOCClassification(config.data_dir, config.split, model.class_names, transform)
     labeled = dataset.labels.any(1).nonzero()[: config.count, 0].tolist()

@@ -111,7 +111,8 @@ def all_metrics(
         values = definition(scores, labels, counted)
         per_class[name] = 100 * values
         means[f"m{name}"] = 100 * mean_over_classes(values)
-    for suffix, predicted in (("", above(scores if probabilities is None else probabilities, threshold)), (f"_top{TOP}", top(scores))):
+    probabilities = scores if probabilities is None else probabilities
+    for suffix, predicted in (("", above(probabilities, threshold)), (f"_top{TOP}", top(scores))):
         found = precision_recall(predicted, labels, counted)
         per_class[f"precision{suffix}"] = 100 * found.precision
         per_class[f"recall{suffix}"] = 100 * found.recall

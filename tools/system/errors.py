@@ -87,15 +87,6 @@ def first_few(items: Sequence[str], count: int = 3, separator: str = ", ") -> st
     return separator.join([*items[:count], *more])
 
 
-def printable(text: str) -> str:
-    """Return untrusted text on one line, with control characters and bytes outside UTF-8 as escapes.
-
-    >>> printable("a\\x1b[2J\\n")
-    'a\\\\x1b[2J\\\\n'
-    """
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
-
-
 @contextmanager
 def advice(text: str) -> Iterator[None]:
     """Append to the message of a `UserError` which argument is concerned and what to do.
