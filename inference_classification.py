@@ -10,11 +10,13 @@ the four strategies side by side on a few images (the paper's figure 2), and --t
 map merged from them; both also take a labeled split. The description beside the checkpoint says how it was trained.
 """
 
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -28,11 +30,14 @@ from tools.data.datasets import ImageFiles, Letterboxed, VOCClassification, imag
 from tools.data.devkit import read_class_names
 from tools.data.images import find_images
 from tools.data.transforms import evaluation_transform, normalize
-from tools.metrics.reports import Prediction, PredictionTable
-from tools.pictures.figure import check_picture_path, write_picture
+from tools.metrics.reports import Prediction, PredictionTable, recorded_predictions
+from tools.pictures.figure import check_picture_path, recorded_in_picture, write_picture
 from tools.runs.folder import Folder, checkpoint_path
 from tools.system.command_line import Arguments, argument, parse
-from tools.system.errors import UserError, advice, run_main
+from tools.system.errors import UserError, advice, printable, run_main
+from tools.system.files import reason, result_path
+
+MAX_NAME = 200  # bytes: a file system takes 255, and the temporary file beside a picture has a longer name
 
 _checkpoint, _images, _predictions = (partial(argument, group=name) for name in ("checkpoint", "images", "predictions"))
 _output, _computing = (partial(argument, group=name) for name in ("output", "computing"))
@@ -130,34 +135,45 @@ def predicted_classes(logits: torch.Tensor, config: Config) -> torch.Tensor:
 
 
 def predict_images(model: LoadedModel, config: Config) -> int:
-    """Write the table of `--images`, and their pictures if wanted; return how many images were skipped."""
+    """Write the table of `--images`, and their pictures if wanted; return how many images or pictures failed."""
     with advice("check --images"):
         paths = find_images(config.images)
-    out = config.out or Folder().predictions(model.checkpoint)
+    about = settings_of(model, config)
+    out = config.out or result_path(Folder().predictions(model.checkpoint), about, recorded_predictions)
     folder = None if config.pictures is None else Path(config.pictures or Folder().pictures(out.stem))
-    strategy = model.keypoints.name if model.keypoints else None
-    about = {"checkpoint": str(model.checkpoint), "strategy": strategy, "image_size": model.image_size}
-    about |= {"topk": config.topk} if config.topk else {"threshold": config.threshold}
-    used, skipped = set(), 0
+    used, skipped, undrawn = set(), 0, 0
     with PredictionTable(out, about) as table, tqdm(total=len(paths), unit="image", desc="inference") as bar:
         for batch in image_loader(paths, model.image_size, config.batch_size, config.num_workers):
             readable = [item for item in batch if not item.problem]
             skipped += len(batch) - len(readable)
             for item in batch:
                 if item.problem:
-                    tqdm.write(f"skipped: {item.problem}", file=sys.stderr)
+                    tqdm.write(f"skipped: {printable(item.problem)}", file=sys.stderr)
             for item, predictions, cams, scores in predict_batch(model, config, readable):
                 more = {}
                 if folder is not None:
                     picture = folder / unused_name(item.path, used)
-                    write_picture(picture, draw_prediction(item, cams, predictions, scores, model.class_names))
-                    more = {"picture": str(picture)}
+                    try:
+                        write_picture(picture, draw_prediction(item, cams, predictions, scores, model.class_names))
+                        more = {"picture": str(picture)}
+                    except Exception as error:  # whatever Pillow, matplotlib or the disk refuse: the table matters more
+                        undrawn += 1
+                        tqdm.write(f"no picture of {printable(item.path)}: {printable(reason(error))}", file=sys.stderr)
                 table.add(item.path, item.size, predictions, **more)
             bar.update(len(batch))
     print(f"written: {table.paths[0]} and {table.paths[1]}" + (f", pictures in {folder}" if folder else ""))
     if skipped:
         print(f"{skipped} images could not be read and were skipped", file=sys.stderr)
-    return skipped
+    return skipped + undrawn
+
+
+def settings_of(model: LoadedModel, config: Config) -> dict[str, Any]:
+    """Return what tells these predictions or pictures from others."""
+    strategy = model.keypoints.name if model.keypoints else None
+    about = {"checkpoint": str(model.checkpoint), "strategy": strategy, "image_size": model.image_size}
+    about |= {"topk": config.topk} if config.topk else {"threshold": config.threshold}
+    source = [f"{Path(config.data_dir).resolve()}, {config.split}"] if config.data_dir else []
+    return about | {"source": source + [str(Path(name).resolve()) for name in config.images or ()]}
 
 
 @torch.no_grad()
@@ -181,8 +197,8 @@ def predict_batch(
 
 
 def unused_name(path: str, used: set[str]) -> str:
-    """Return the name of the picture of the image `path`: the image's own, numbered if another image has it too."""
-    stem = name = Path(path).stem
+    """Return the name of the picture of the image `path`: its own, shortened, numbered if another image has it too."""
+    stem = name = os.fsdecode(os.fsencode(Path(path).stem)[:MAX_NAME])
     number = 1
     while name.lower() in used:
         number += 1
@@ -215,8 +231,10 @@ def draw_examples(model: LoadedModel, config: Config) -> None:
         figure = draw_tiles(model.network, examples, model.keypoints, model.options)
     else:
         figure = draw_strategies(examples, model.options, model.keypoints)
-    out = config.out or Folder().picture(f"{'tiles' if config.tiles else 'keypoints'}_{model.checkpoint.stem}")
-    write_picture(out, figure)
+    about = settings_of(model, config) | {"count": config.count}
+    default = Folder().picture(f"{'tiles' if config.tiles else 'keypoints'}_{model.checkpoint.stem}")
+    out = config.out or result_path(default, about, recorded_in_picture)
+    write_picture(out, figure, about)
     print(f"written: {out}")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from tools.metrics.average_precision import DEFINITIONS
 from tools.metrics.bootstrap import Interval
 from tools.metrics.multilabel import MEANS, TOP, Metrics
-from tools.system.files import write_json, write_text, writing
+from tools.system.files import read_json, write_json, write_text, writing
 from tools.system.text_table import csv_text, fixed_width_table
 
 DECIMALS = 4  # of values in % in the CSV
@@ -92,6 +92,15 @@ class Prediction(NamedTuple):
     name: str
     score: float
     keypoint: tuple[int, int] | None  # (row, column) in pixels of the original image; None without keypoints
+
+
+def recorded_predictions(path: Path) -> dict[str, Any] | None:
+    """Return what the table of predictions at `path` says it was made with, or None if there is none."""
+    described = path.with_suffix(".json")
+    if not path.exists() and not described.exists():
+        return None
+    content = read_json(described)
+    return {name: value for name, value in content.items() if name != "images"} if isinstance(content, dict) else {}
 
 
 class PredictionTable:

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 import zipfile
 from collections import Counter
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from tools.system.errors import UserError, first_few, quoted
 from tools.system.files import reason, replace_file, require_regular_file
 
 MAX_BYTES = 1 << 30  # of all arrays of a file; the 10,991 test images of VOC need one million
+END_BYTES = 22  # of a zip file after its list of members; from the tenth on, the number of members
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -115,11 +117,15 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays of an `.npz` file, without running code in it or making memory that it does not fill."""
     require_regular_file(path)
     try:
-        with zipfile.ZipFile(path) as file:
-            if sum(member.file_size for member in file.infolist()) > MAX_BYTES:
+        with path.open("rb") as raw, zipfile.ZipFile(raw) as file:
+            members = file.infolist()
+            if sum(member.file_size for member in members) > MAX_BYTES:
                 raise UserError(f"{path} is too large for scores: its arrays need over {MAX_BYTES >> 30} GiB")
+            raw.seek(-len(file.comment) - END_BYTES, os.SEEK_END)
+            if int.from_bytes(raw.read(END_BYTES)[10:12], "little") != len(members):
+                raise zipfile.BadZipFile  # ZipFile overlooks a damaged list, and an array would be missing
             # `ZipFile.read` compares the CRC of the whole member, NumPy's reader only that of what the shape asks for.
-            return {member.filename.removesuffix(".npy"): _array(file.read(member)) for member in file.infolist()}
+            return {member.filename.removesuffix(".npy"): _array(file.read(member)) for member in members}
     except OSError as error:
         raise UserError(f"{path} cannot be read ({reason(error)})") from error
     except UserError:
