@@ -32,12 +32,13 @@ from tools.runs.checkpoints import Description
 from tools.runs.folder import Folder, checkpoint_path
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, advice, printable, run_main
-from tools.system.files import provenance, read_json, result_path, sha256
+from tools.system.files import provenance, recorded_in_json, result_path, sha256
 
 # What makes it another evaluation; another device or batch size does not, nor does a newer checkpoint of this name.
 SCORED_WITH = ("checkpoint", "head", "data_dir", "split", "split_sha256", "image_size", "eval_resize", "scales", "flip")
 SCORED_WITH += ("amp",)
 MEASURED_WITH = ("difficult", "labels", "threshold", "bootstrap", "seed")
+LOCALIZED_WITH = ("localization", "strategy")
 SCALES_HELP = "views of each image, as 0.5,1.0,1.5 (default 1.0)"
 DIFFICULT_HELP = "what a class shown only as difficult objects is (default positive: official code; ignore: server)"
 RESIZE_HELP = "fit whole images to image_size, as inference does, not their top-left square (default: as trained)"
@@ -237,7 +238,7 @@ def measure(config: Config, scored: Scores, localization: Localization | None, b
 
 def made_with(config: Config, scored: Scores) -> dict[str, Any]:
     """Return the settings that tell these results from others."""
-    measured = {name: getattr(config, name) for name in (*MEASURED_WITH, "localization", "strategy")}
+    measured = {name: getattr(config, name) for name in (*MEASURED_WITH, *LOCALIZED_WITH)}
     again = {"scores": str(config.scores.resolve()), "data_dir": str(config.data_dir)} if config.scores else {}
     return {name: scored.settings.get(name) for name in SCORED_WITH} | measured | again
 
@@ -250,9 +251,9 @@ def result_base(config: Config, scored: Scores) -> Path:
 
     def recorded(base: Path) -> dict[str, Any] | None:
         results, scores = (base.with_name(base.name + suffix) for suffix in (".json", ".npz"))
-        if results.exists():
-            content = read_json(results)
-            return content.get("made_with", {}) if isinstance(content, dict) else {}
+        if (found := recorded_in_json(results, "made_with")) is not None:
+            # Nothing is lost where only the localization is added.
+            return found if found.get("localization") else found | {name: wanted[name] for name in LOCALIZED_WITH}
         # Scores alone are those of an unlabeled split or of an interrupted evaluation.
         settings = read_scores(scores).settings if scores.exists() else None
         return settings and wanted | {name: settings.get(name) for name in SCORED_WITH}

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from tools.data.devkit import DATA, read_class_names
 from tools.runs.folder import Folder
 from tools.system.command_line import Arguments, argument
 from tools.system.errors import UserError
-from tools.system.files import ROOT, read_json, result_path, write_json
+from tools.system.files import ROOT, recorded_in_json, result_path, write_json
 
 AMP = {"float32": "off", "bf16": "bf16", "fp16": "fp16"}  # a precision as `--amp` of the training scripts names it
 MEBIBYTE = 1 << 20
@@ -39,9 +40,7 @@ TOY_SET = ("--images", "80", "--image_size", "500")  # VOC's usual size in pixel
 class TimingArguments(Arguments):
     repeats: int = argument(5, "timed repetitions, of which the median counts", above=0)
     warm_up: int = argument(2, "untimed repetitions before them", above=0)
-    output: Path | None = argument(
-        None, "JSON file of the results (default: in experiments/benchmarks)", metavar="FILE"
-    )
+    output: Path | None = argument(None, "JSON file of results (default: in experiments/benchmarks)", metavar="FILE")
 
 
 @dataclass(frozen=True)
@@ -154,13 +153,9 @@ def save(config: TimingArguments, name: str, device: torch.device, results: Any)
     The published results, in benchmarks/results, are only replaced by `--output`.
     """
     settings = {name: value for name, value in asdict(config).items() if name not in ("output", "data_dir")}
-    path = config.output or result_path(Folder().benchmark(name), settings, _recorded_settings)
+    path = config.output or result_path(Folder().benchmark(name), settings, partial(recorded_in_json, key="settings"))
     write_json(path, {"settings": settings, "machine": machine(device), "results": results})
     print(f"written: {path}")
-
-
-def _recorded_settings(path: Path) -> dict[str, Any] | None:
-    return read_json(path)["settings"] if path.exists() else None
 
 
 def machine(device: torch.device) -> dict[str, Any]:

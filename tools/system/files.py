@@ -181,6 +181,15 @@ def result_path(path: Path, made_with: dict[str, Any], recorded: Callable[[Path]
     return free
 
 
+def recorded_in_json(path: Path, key: str) -> dict[str, Any] | None:
+    """Return what a JSON file says under `key`, {} if it says nothing, or None if there is no file."""
+    if not path.exists():
+        return None
+    content = read_json(path)
+    found = content.get(key) if isinstance(content, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
 def _settings_at(path: Path, recorded: Callable[[Path], dict[str, Any] | None]) -> dict[str, Any] | None:
     try:
         return recorded(path)

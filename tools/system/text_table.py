@@ -9,7 +9,7 @@ from tools.system.errors import printable
 
 FORMULA = tuple("=+-@＝＋－＠")  # what a spreadsheet takes for the start of a formula
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-MARKDOWN = re.compile(r"([\\`*_\[\]<>|~&$])")
+MARKDOWN = re.compile(r"[\\`*\[\]<>|~&$]|(?<!\w)_|_(?!\w)")  # an underscore within a word is none
 LATEX_ESCAPES = {letter: f"\\{letter}" for letter in "%&_#${}"}
 LATEX_ESCAPES |= {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
 LATEX_ESCAPES |= {"±": r"$\pm$", "−": "$-$", "…": r"\dots{}", "–": "--", "<": "$<$", ">": "$>$", "|": "$|$"}
@@ -53,7 +53,7 @@ def markdown_cell(text: str) -> str:
     >>> print(markdown_cell("a|b <i>"))
     a\\|b \\<i\\>
     """
-    return MARKDOWN.sub(r"\\\1", printable(text))
+    return MARKDOWN.sub(r"\\\g<0>", printable(text))
 
 
 def latex_text(text: str) -> str:
