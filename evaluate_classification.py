@@ -94,9 +94,11 @@ class Config(Arguments):
             check_image_size(self.image_size)
 
 
-class Canvas(NamedTuple):
-    """The square that the network sees: `image_size` pixels, filled with whole images (`resize`) or their top left."""
+class Seen(NamedTuple):
+    """What of the images is evaluated: `image_size` pixels, of the whole image (`resize`) or its top left."""
 
+    objects: list[list[VOCObject]]
+    sizes: list[tuple[int, int]]  # (height, width) in pixels
     image_size: int
     resize: bool
 
@@ -107,15 +109,16 @@ def score(config: Config) -> tuple[Scores, Localization | None]:
     class_names = read_class_names(config.class_file) if config.class_file else None
     network, description = trained_network(path, config.architecture, class_names, config.head)
     resize = description.arguments.get("eval_resize") is True if config.eval_resize is None else config.eval_resize
-    canvas = Canvas(config.image_size or description.image_size, resize)
+    image_size = config.image_size or description.image_size
     check_archive(config, description.class_names)
     with advice("check --data_dir and --split"):
-        dataset = VOCImages(config.data_dir, split, evaluation_transform(*canvas))
+        dataset = VOCImages(config.data_dir, split, evaluation_transform(image_size, resize))
         sizes = read_sizes(dataset.data_dir, dataset.ids)
     labels, objects = read_labels(config, split, dataset.ids, description.class_names)
-    if not resize and (note := sight_note(sizes, objects, canvas.image_size)):
+    if not resize and (note := sight_note(sizes, objects, image_size)):
         print(f"note: {note}")
-    localization = localization_of(config, description, canvas, objects, sizes) if config.localization else None
+    seen = Seen(objects, sizes, image_size, resize)
+    localization = localization_of(config, description, seen) if config.localization else None
     device = choose_device(config.device)
     views = TestTimeAugmentation(network, config.scales, config.flip).to(device)
     loader = evaluation_loader(dataset, config.batch_size, config.num_workers)
@@ -126,7 +129,7 @@ def score(config: Config) -> tuple[Scores, Localization | None]:
         raise UserError(f"out of memory at --batch_size {size}: try a smaller one, or --amp bf16") from error
     settings = {"checkpoint": str(path), "checkpoint_sha256": sha256(path), "architecture": description.architecture}
     settings |= {"head": network.head, "split": split, "split_sha256": sha256(split_path(config.data_dir, split))}
-    settings |= {"data_dir": str(dataset.data_dir.resolve()), "image_size": canvas.image_size, "eval_resize": resize}
+    settings |= {"data_dir": str(dataset.data_dir.resolve()), "image_size": image_size, "eval_resize": resize}
     settings |= {"scales": config.scales, "flip": config.flip, "batch_size": config.batch_size, "amp": config.amp}
     settings["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     scored = Scores(dataset.ids, description.class_names, logits, labels, settings)
@@ -160,13 +163,7 @@ def read_labels(
     return labels, objects
 
 
-def localization_of(
-    config: Config,
-    description: Description,
-    canvas: Canvas,
-    objects: list[list[VOCObject]],
-    sizes: list[tuple[int, int]],
-) -> Localization:
+def localization_of(config: Config, description: Description, seen: Seen) -> Localization:
     """Prepare to measure the four strategies' keypoints, and those of the checkpoint's own strategy."""
     # A checkpoint of the official code does not say its strategy, but it is one of the four, which are measured anyway.
     is_one_of_the_four = config.strategy is None and description.strategy is None
@@ -175,7 +172,7 @@ def localization_of(
     keypoints = THE_FOUR if own is None or own in KEYPOINTS.values() else (*THE_FOUR, own)
     try:
         classes = len(description.class_names)
-        return Localization(objects, sizes, classes, canvas.image_size, keypoints, options, canvas.resize)
+        return Localization(seen.objects, seen.sizes, classes, seen.image_size, keypoints, options, seen.resize)
     except ValueError as error:
         raise UserError(f"--localization: {error}: give the strategy another name") from error
 

@@ -150,13 +150,17 @@ def _texts(path: Path, name: str, values: np.ndarray) -> list[str]:
 def _settings(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     try:
         settings = json.loads(str(arrays.get("settings", "{}")))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: its settings are not JSON ({reason(error)})") from error
-    if not isinstance(settings, dict) or not isinstance(settings.get("split", ""), str):
-        raise UserError(f"{path}: its settings are not a JSON object that names the split")
-    values = [item for value in settings.values() for item in (value if isinstance(value, list) else [value])]
-    if any(isinstance(value, list | dict) for value in values) or class_name_problem(settings.get("split", "val")):
-        raise UserError(f"{path}: its settings are not plain values")
+    except (ValueError, RecursionError):
+        settings = None
+    values = settings.values() if isinstance(settings, dict) else [{}]
+    plain = [item for value in values for item in (value if isinstance(value, list) else [value])]
+    split = settings.get("split", "val") if isinstance(settings, dict) else None
+    if (
+        any(isinstance(value, list | dict) for value in plain)
+        or not isinstance(split, str)
+        or class_name_problem(split)
+    ):
+        raise UserError(f"{path}: its settings are not a JSON object of plain values, with a name as split")
     return settings
 
 
