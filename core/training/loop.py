@@ -83,7 +83,9 @@ def _train(strategy: Strategy, config: Config, devices: Devices, data: Data, int
     torch.manual_seed(config.seed + processes.rank)  # from here on, dropout differs between processes
     data_sets = {"training": data.training, "validation": data.validation}
     with Run(Folder(), config, trainer, data_sets, interruption) as run:
-        run.start(_summary(devices, processes, data) + _sight(config, processes, data.validation))
+        run.start(_summary(devices, processes, data))
+        if note := _sight(config, processes, data.validation):
+            run.log.line(f"[i] of the validation images, {note}")
         _epochs(run, data)
 
 
@@ -198,14 +200,13 @@ def make_data(config: Config, class_names: list[str], processes: Processes | Non
 
 
 def _sight(config: Config, processes: Processes, validation: VOCClassification) -> str:
-    """Say on a line of its own what validation does not see of its images, if anything."""
+    """Say what validation does not see of its images, if anything."""
     if config.eval_resize or not processes.is_first:
         return ""
     sizes = read_sizes(validation.data_dir, validation.ids)
     larger = max(map(max, sizes)) > config.image_size
     objects = [validation.objects(index) for index in range(len(validation))] if larger else []
-    note = sight_note(sizes, objects, config.image_size)
-    return f"\n[i] of the validation images, {note}" if note else ""
+    return sight_note(sizes, objects, config.image_size)
 
 
 def _summary(devices: Devices, processes: Processes, data: Data) -> str:
