@@ -7,7 +7,7 @@ network. See docs/evaluation.md.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from tools.data.annotations import VOCObject, labels_of_objects, read_label_list
 from tools.data.datasets import VOCImages
 from tools.data.devkit import annotation_files, check_folder, read_class_names, split_path
 from tools.data.loader import evaluation_loader
+from tools.data.sight import sight_note
 from tools.data.transforms import evaluation_transform
 from tools.metrics.bootstrap import Interval, bootstrap_interval
 from tools.metrics.multilabel import DIFFICULT, Metrics, all_metrics, binary_labels
@@ -30,12 +31,18 @@ from tools.metrics.submission import COMPETITIONS, TEST_IMAGES, check_submission
 from tools.runs.checkpoints import Description
 from tools.runs.folder import Folder, checkpoint_path
 from tools.system.command_line import Arguments, argument, parse
-from tools.system.errors import UserError, advice, run_main
-from tools.system.files import provenance, sha256
+from tools.system.errors import UserError, advice, printable, run_main
+from tools.system.files import provenance, recorded_in_json, result_path, sha256
 
+# What makes it another evaluation; another device or batch size does not, nor does a newer checkpoint of this name.
+SCORED_WITH = ("checkpoint", "head", "data_dir", "split", "split_sha256", "image_size", "eval_resize", "scales", "flip")
+SCORED_WITH += ("amp",)
+MEASURED_WITH = ("difficult", "labels", "threshold", "bootstrap", "seed")
+LOCALIZED_WITH = ("localization", "strategy")
 SCALES_HELP = "views of each image, as 0.5,1.0,1.5 (default 1.0)"
 DIFFICULT_HELP = "what a class shown only as difficult objects is (default positive: official code; ignore: server)"
 OUT_HELP = "result files without suffix (default experiments/evaluation/…)"
+RESIZE_HELP = "fit whole images to image_size, as inference does, not their top-left square (default: as trained)"
 LOCALIZATION_HELP = "also measure whether keypoints and CAMs fall on the objects"
 
 
@@ -59,6 +66,7 @@ class Config(Arguments):
     class_file: Path | None = argument(None, "file with class_names (default: the description's)", group="network")
     head: str | None = argument(None, "of the logits (default: the description's)", group="network", choices=HEADS)
     image_size: int | None = argument(None, "pixels, divisible by 32 (default: as trained)", group="network")
+    eval_resize: bool | None = argument(None, RESIZE_HELP, group="network")
     batch_size: int = argument(32, "images per batch", group="network", least=1)
     scales: tuple[float, ...] = argument((1.0,), SCALES_HELP, group="network", parse=scales, above=0, most=8)
     flip: bool = argument(False, "mirrored views too", group="network")
@@ -87,17 +95,31 @@ class Config(Arguments):
             check_image_size(self.image_size)
 
 
+class Seen(NamedTuple):
+    """What of the images is evaluated: `image_size` pixels, of the whole image (`resize`) or its top left."""
+
+    objects: list[list[VOCObject]]
+    sizes: list[tuple[int, int]]  # (height, width) in pixels
+    image_size: int
+    resize: bool
+
+
 def score(config: Config) -> tuple[Scores, Localization | None]:
     """Score the images of the split; return also what --localization measured on the way."""
     path, split = checkpoint_path(config.tag, config.weights), config.split or "val"
     class_names = read_class_names(config.class_file) if config.class_file else None
     network, description = trained_network(path, config.architecture, class_names, config.head)
-    class_names, image_size = description.class_names, config.image_size or description.image_size
-    check_archive(config, class_names)
+    resize = description.arguments.get("eval_resize") is True if config.eval_resize is None else config.eval_resize
+    image_size = config.image_size or description.image_size
+    check_archive(config, description.class_names)
     with advice("check --data_dir and --split"):
-        dataset = VOCImages(config.data_dir, split, evaluation_transform(image_size))
-    labels, objects = read_labels(config, split, dataset.ids, class_names)
-    localization = localization_of(config, description, dataset, objects, image_size) if config.localization else None
+        dataset = VOCImages(config.data_dir, split, evaluation_transform(image_size, resize))
+        sizes = read_sizes(dataset.data_dir, dataset.ids)
+    labels, objects = read_labels(config, split, dataset.ids, description.class_names)
+    if not resize and (note := sight_note(sizes, objects, image_size)):
+        print(f"note: {note}")
+    seen = Seen(objects, sizes, image_size, resize)
+    localization = localization_of(config, description, seen) if config.localization else None
     device = choose_device(config.device)
     views = TestTimeAugmentation(network, config.scales, config.flip).to(device)
     loader = evaluation_loader(dataset, config.batch_size, config.num_workers)
@@ -108,11 +130,10 @@ def score(config: Config) -> tuple[Scores, Localization | None]:
         raise UserError(f"out of memory at --batch_size {size}: try a smaller one, or --amp bf16") from error
     settings = {"checkpoint": str(path), "checkpoint_sha256": sha256(path), "architecture": description.architecture}
     settings |= {"head": network.head, "split": split, "split_sha256": sha256(split_path(config.data_dir, split))}
-    settings |= {"image_size": image_size, "scales": config.scales, "flip": config.flip}
-    settings |= {"batch_size": config.batch_size, "amp": config.amp}
+    settings |= {"data_dir": str(dataset.data_dir.resolve()), "image_size": image_size, "eval_resize": resize}
+    settings |= {"scales": config.scales, "flip": config.flip, "batch_size": config.batch_size, "amp": config.amp}
     settings["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-    scores = torch.sigmoid(torch.from_numpy(logits)).numpy()
-    scored = Scores(dataset.ids, class_names, scores, labels, settings)
+    scored = Scores(dataset.ids, description.class_names, logits, labels, settings)
     with advice("look at these images, or try --amp off"):
         scored.check(f"checkpoint {path}")
     return scored, localization
@@ -143,18 +164,16 @@ def read_labels(
     return labels, objects
 
 
-def localization_of(
-    config: Config, description: Description, dataset: VOCImages, objects: list[list[VOCObject]], image_size: int
-) -> Localization:
+def localization_of(config: Config, description: Description, seen: Seen) -> Localization:
     """Prepare to measure the four strategies' keypoints, and those of the checkpoint's own strategy."""
     # A checkpoint of the official code does not say its strategy, but it is one of the four, which are measured anyway.
     is_one_of_the_four = config.strategy is None and description.strategy is None
     own, options = keypoints_of(description, "cTopk-w" if is_one_of_the_four else config.strategy)
     # Of the project's keypoints, "centre" is measured as a level of chance.
     keypoints = THE_FOUR if own is None or own in KEYPOINTS.values() else (*THE_FOUR, own)
-    sizes = read_sizes(dataset.data_dir, dataset.ids)
     try:
-        return Localization(objects, sizes, len(description.class_names), image_size, keypoints, options)
+        classes = len(description.class_names)
+        return Localization(seen.objects, seen.sizes, classes, seen.image_size, keypoints, options, seen.resize)
     except ValueError as error:
         raise UserError(f"--localization: {error}: give the strategy another name") from error
 
@@ -183,39 +202,69 @@ def check_archive(config: Config, class_names: list[str]) -> None:
             check_submission(config.submission, class_names)
 
 
-def submit(config: Config, scored: Scores) -> None:
-    """Write and check the archive."""
+def submit(config: Config, scored: Scores) -> list[str]:
+    """Write and check the archive; return what to print."""
     image_set = Path(scored.settings.get("split", split_of(config, scored))).name
     write_submission(config.submission, scored.ids, scored.scores, scored.class_names, config.competition, image_set)
-    print(f"written and read back: {config.submission} ({config.competition}, {len(scored.ids):,} images)")
+    lines = [f"written and read back: {config.submission} ({config.competition}, {len(scored.ids):,} images)"]
     if (image_set, len(scored.ids)) != ("test", TEST_IMAGES):
-        print(f"note: the VOC 2012 server accepts only the {TEST_IMAGES:,} images of --split Main/test")
+        lines.append(f"note: the VOC 2012 server accepts only the {TEST_IMAGES:,} images of --split Main/test")
+    return lines
 
 
-def measure(config: Config, scored: Scores, localization: Localization | None, base: Path) -> None:
-    """Compute all metrics, print them and write their files."""
-    class_names, scores = scored.class_names, scored.scores
+def measure(config: Config, scored: Scores, localization: Localization | None, base: Path) -> list[str]:
+    """Compute all metrics and write their files; return what to print."""
+    class_names, ranked = scored.class_names, scored.scores
     labels, counted = binary_labels(scored.labels, config.difficult)
     if not (labels & counted).any():
         raise UserError(f"no image of split '{split_of(config, scored)}' shows a class: there is nothing to measure")
-    metrics = all_metrics(scores, labels, counted, config.threshold)
-    interval = bootstrap_interval(scores, labels, counted, config.bootstrap, config.seed) if config.bootstrap else None
+    metrics = all_metrics(ranked, labels, counted, config.threshold, scored.probabilities)
+    interval = bootstrap_interval(ranked, labels, counted, config.bootstrap, config.seed) if config.bootstrap else None
     text = text_report(class_names, metrics, interval, config.threshold)
+    if "eval_resize" in scored.settings:
+        shown = "whole images, fitted to" if scored.settings["eval_resize"] else "images' top-left"
+        text += f"\nevaluated on {shown} {printable(str(scored.settings.get('image_size')))} pixels"
     tables = {"": metrics_csv(class_names, metrics)}
     result = summary(config, scored, metrics, interval)
     if localization:
         text += "\n\n" + localization.text()
         tables["_localization"] = localization.csv(class_names)
         result["localization"] = localization.summary(class_names)
-    print(text)
-    for path in write_results(base, f"{text}\n\n{result['command']}", tables, result):
-        print(f"written: {path}")
+    written = write_results(base, f"{text}\n\n{result['command']}", tables, result)
+    return [text, *(f"written: {path}" for path in written)]
+
+
+def made_with(config: Config, scored: Scores) -> dict[str, Any]:
+    """Return the settings that tell these results from others."""
+    measured = {name: getattr(config, name) for name in (*MEASURED_WITH, *LOCALIZED_WITH)}
+    again = {"scores": str(config.scores.resolve()), "data_dir": str(config.data_dir)} if config.scores else {}
+    return {name: scored.settings.get(name) for name in SCORED_WITH} | measured | again
+
+
+def result_base(config: Config, scored: Scores) -> Path:
+    """Return where the result files go, without suffix: not over those of other settings, unless --out says so."""
+    if config.out:
+        return config.out
+    wanted = made_with(config, scored)
+
+    def recorded(base: Path) -> dict[str, Any] | None:
+        results, scores = (base.with_name(base.name + suffix) for suffix in (".json", ".npz"))
+        if (found := recorded_in_json(results, "made_with")) is not None:
+            # Nothing is lost where only the localization is added.
+            return found if found.get("localization") else found | {name: wanted[name] for name in LOCALIZED_WITH}
+        # Scores alone are those of an unlabeled split or of an interrupted evaluation.
+        settings = read_scores(scores).settings if scores.exists() else None
+        return settings and wanted | {name: settings.get(name) for name in SCORED_WITH}
+
+    if config.scores:
+        return result_path(Folder().results_again(config.scores), wanted, recorded)
+    path = checkpoint_path(config.tag, config.weights)
+    return result_path(Folder().results(path, config.split or "val"), wanted, recorded)
 
 
 def summary(config: Config, scored: Scores, metrics: Metrics, interval: Interval | None) -> dict[str, Any]:
     """Return what the JSON file holds, without localization."""
     averages = zip(scored.class_names, metrics.per_class["AP"], strict=True)
-    measured_with = ("difficult", "labels", "threshold", "bootstrap", "seed")
     return {
         "checkpoint": scored.settings.get("checkpoint"),
         "split": scored.settings.get("split", split_of(config, scored)),
@@ -227,29 +276,34 @@ def summary(config: Config, scored: Scores, metrics: Metrics, interval: Interval
         "means": metrics.means,
         "interval_95": interval and {"low": 100 * interval.low, "high": 100 * interval.high},
         "per_class": by_class(scored.class_names, metrics.per_class),
-        "measured_with": {name: getattr(config, name) for name in measured_with},
+        "measured_with": {name: getattr(config, name) for name in MEASURED_WITH},
         "scored_with": scored.settings,
+        "made_with": made_with(config, scored),
         **provenance(),
     }
 
 
 def main() -> None:
+    """Write every file before anything is printed: a closed pipe costs words, never results."""
     config = parse(Config, __doc__)
-    if config.scores:
-        scored, localization = read_again(config), None
-        base = config.out or Folder().results_again(config.scores)
-    else:
-        scored, localization = score(config)
-        base = config.out or Folder().results(checkpoint_path(config.tag, config.weights), config.split or "val")
+    scored, localization = (read_again(config), None) if config.scores else score(config)
+    base, lines, problem = result_base(config, scored), [], None
+    if not config.scores:
         path = base.with_name(f"{base.name}.npz")
         write_scores(path, scored)
-        print(f"written: {path}")
+        lines.append(f"written: {path}")
     if config.submission:
-        submit(config, scored)
+        try:
+            lines += submit(config, scored)
+        except UserError as error:
+            problem = error  # the metrics do not depend on the archive
     if scored.labels is None:
-        print("no labels, no metrics: the images of this split have no annotations")
+        lines.append("no labels, no metrics: the images of this split have no annotations")
     else:
-        measure(config, scored, localization, base)
+        lines += measure(config, scored, localization, base)
+    print("\n".join(lines))
+    if problem:
+        raise problem
 
 
 if __name__ == "__main__":

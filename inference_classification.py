@@ -10,11 +10,13 @@ the four strategies side by side on a few images (the paper's figure 2), and --t
 map merged from them; both also take a labeled split. The description beside the checkpoint says how it was trained.
 """
 
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -28,11 +30,14 @@ from tools.data.datasets import ImageFiles, Letterboxed, VOCClassification, imag
 from tools.data.devkit import read_class_names
 from tools.data.images import find_images
 from tools.data.transforms import evaluation_transform, normalize
-from tools.metrics.reports import Prediction, PredictionTable
-from tools.pictures.figure import check_picture_path, write_picture
+from tools.metrics.reports import Prediction, PredictionTable, recorded_predictions
+from tools.pictures.figure import check_picture_path, recorded_in_picture, write_picture
 from tools.runs.folder import Folder, checkpoint_path
 from tools.system.command_line import Arguments, argument, parse
-from tools.system.errors import UserError, advice, first_few, quoted, run_main
+from tools.system.errors import UserError, advice, first_few, printable, quoted, run_main
+from tools.system.files import reason, result_path
+
+MAX_NAME = 200  # bytes: a file system takes 255, and the temporary file beside a picture has a longer name
 
 _checkpoint, _images, _predictions = (partial(argument, group=name) for name in ("checkpoint", "images", "predictions"))
 _output, _computing = (partial(argument, group=name) for name in ("output", "computing"))
@@ -98,6 +103,7 @@ class LoadedModel:
     image_size: int
     keypoints: Keypoints | None
     options: Options
+    eval_resize: bool = False  # whether a split's images are fitted to the network's square
 
 
 def load_model(config: Config) -> LoadedModel:
@@ -108,7 +114,9 @@ def load_model(config: Config) -> LoadedModel:
     keypoints, options = keypoints_of(description, config.strategy)
     device = choose_device(config.device)
     image_size = config.image_size or description.image_size
-    return LoadedModel(checkpoint, network.to(device), device, description.class_names, image_size, keypoints, options)
+    network, class_names = network.to(device), description.class_names
+    eval_resize = description.arguments.get("eval_resize") is True
+    return LoadedModel(checkpoint, network, device, class_names, image_size, keypoints, options, eval_resize)
 
 
 def run(model: LoadedModel, config: Config) -> int:
@@ -119,46 +127,57 @@ def run(model: LoadedModel, config: Config) -> int:
     return 1 if predict_images(model, config) else 0
 
 
-def predicted_classes(scores: torch.Tensor, config: Config) -> torch.Tensor:
-    """Return the indices of the classes that scores `[V]` predict, highest score first."""
-    order = scores.argsort(descending=True, stable=True)
-    return order[: config.topk] if config.topk else order[scores[order] >= config.threshold]
+def predicted_classes(logits: torch.Tensor, config: Config) -> torch.Tensor:
+    """Return the indices of the classes that logits `[V]` predict, highest first: scores would be equal from 17 on."""
+    order = logits.argsort(descending=True, stable=True)
+    return order[: config.topk] if config.topk else order[torch.sigmoid(logits)[order] >= config.threshold]
 
 
 # The table and its pictures ----------------------------------------------------------------------------------------
 
 
 def predict_images(model: LoadedModel, config: Config) -> int:
-    """Write the table of `--images`, and their pictures if wanted; return how many images were skipped."""
+    """Write the table of `--images`, and their pictures if wanted; return how many images or pictures failed."""
     with advice("check --images"):
         paths, others = find_images(config.images)
     if others:
         print(f"note: {len(others):,} other files there were skipped ({first_few([quoted(str(p)) for p in others])})")
-    out = config.out or Folder().predictions(model.checkpoint)
+    about = settings_of(model, config)
+    out = config.out or result_path(Folder().predictions(model.checkpoint), about, recorded_predictions)
     folder = None if config.pictures is None else Path(config.pictures or Folder().pictures(out.stem))
-    strategy = model.keypoints.name if model.keypoints else None
-    about = {"checkpoint": str(model.checkpoint), "strategy": strategy, "image_size": model.image_size}
-    about |= {"topk": config.topk} if config.topk else {"threshold": config.threshold}
-    used, skipped = set(), 0
+    used, skipped, undrawn = set(), 0, 0
     with PredictionTable(out, about) as table, tqdm(total=len(paths), unit="image", desc="inference") as bar:
         for batch in image_loader(paths, model.image_size, config.batch_size, config.num_workers):
             readable = [item for item in batch if not item.problem]
             skipped += len(batch) - len(readable)
             for item in batch:
                 if item.problem:
-                    tqdm.write(f"skipped: {item.problem}", file=sys.stderr)
+                    tqdm.write(f"skipped: {printable(item.problem)}", file=sys.stderr)
             for item, predictions, cams, scores in predict_batch(model, config, readable):
                 more = {}
                 if folder is not None:
                     picture = folder / unused_name(item.path, used)
-                    write_picture(picture, draw_prediction(item, cams, predictions, scores, model.class_names))
-                    more = {"picture": str(picture)}
+                    try:
+                        write_picture(picture, draw_prediction(item, cams, predictions, scores, model.class_names))
+                        more = {"picture": str(picture)}
+                    except Exception as error:  # whatever Pillow, matplotlib or the disk refuse: the table matters more
+                        undrawn += 1
+                        tqdm.write(f"no picture of {printable(item.path)}: {printable(reason(error))}", file=sys.stderr)
                 table.add(item.path, item.size, predictions, **more)
             bar.update(len(batch))
     print(f"written: {table.paths[0]} and {table.paths[1]}" + (f", pictures in {folder}" if folder else ""))
     if skipped:
         print(f"{skipped} images could not be read and were skipped", file=sys.stderr)
-    return skipped
+    return skipped + undrawn
+
+
+def settings_of(model: LoadedModel, config: Config) -> dict[str, Any]:
+    """Return what tells these predictions or pictures from others."""
+    strategy = model.keypoints.name if model.keypoints else None
+    about = {"checkpoint": str(model.checkpoint), "strategy": strategy, "image_size": model.image_size}
+    about |= {"topk": config.topk} if config.topk else {"threshold": config.threshold}
+    source = [f"{Path(config.data_dir).resolve()}, {config.split}"] if config.data_dir else []
+    return about | {"source": source + [str(Path(name).resolve()) for name in config.images or ()]}
 
 
 @torch.no_grad()
@@ -169,9 +188,9 @@ def predict_batch(
     if not batch:
         return
     logits, features = model.network(torch.stack([item.canvas for item in batch]).to(model.device))
-    for item, maps, scores in zip(batch, features.float().cpu(), torch.sigmoid(logits).cpu(), strict=True):
+    for item, maps, of_image in zip(batch, features.float().cpu(), logits.float().cpu(), strict=True):
         cams = make_cam(maps * item.covered_cells(maps.shape[-1]))
-        labels = predicted_classes(scores, config)
+        labels, scores = predicted_classes(of_image, config), torch.sigmoid(of_image)
         keypoints: list[tuple[int, int] | None] = [None] * len(labels)
         if model.keypoints and len(labels):
             found = model.keypoints.of_image(cams, labels, model.image_size, model.options)
@@ -182,8 +201,8 @@ def predict_batch(
 
 
 def unused_name(path: str, used: set[str]) -> str:
-    """Return the name of the picture of the image `path`: the image's own, numbered if another image has it too."""
-    stem = name = Path(path).stem
+    """Return the name of the picture of the image `path`: its own, shortened, numbered if another image has it too."""
+    stem = name = os.fsdecode(os.fsencode(Path(path).stem)[:MAX_NAME])
     number = 1
     while name.lower() in used:
         number += 1
@@ -204,20 +223,22 @@ def draw_examples(model: LoadedModel, config: Config) -> None:
     for image, present in read_examples(model, config):
         image = image.to(model.device)
         logits, features = model.network(image[None])
-        scores = torch.sigmoid(logits[0])
+        logits = logits[0].float()
         if present is None:
-            present = predicted_classes(scores, config)
-            present = present if len(present) else scores.argmax()[None]
+            present = predicted_classes(logits, config)
+            present = present if len(present) else logits.argmax()[None]
         present = present.to(model.device)
-        shown = int(present[scores[present].argmax()])
-        title = f"{model.class_names[shown]} {scores[shown]:.2f}"
+        shown = int(present[logits[present].argmax()])
+        title = f"{model.class_names[shown]} {torch.sigmoid(logits[shown]):.2f}"
         examples.append(Example(image, make_cam(features[0]), present, shown, title))
     if config.tiles:
         figure = draw_tiles(model.network, examples, model.keypoints, model.options)
     else:
         figure = draw_strategies(examples, model.options, model.keypoints)
-    out = config.out or Folder().picture(f"{'tiles' if config.tiles else 'keypoints'}_{model.checkpoint.stem}")
-    write_picture(out, figure)
+    about = settings_of(model, config) | {"count": config.count}
+    default = Folder().picture(f"{'tiles' if config.tiles else 'keypoints'}_{model.checkpoint.stem}")
+    out = config.out or result_path(default, about, recorded_in_picture)
+    write_picture(out, figure, about)
     print(f"written: {out}")
 
 
@@ -231,7 +252,7 @@ def read_examples(model: LoadedModel, config: Config) -> Iterator[tuple[torch.Te
                 raise UserError(item.problem)
             yield item.canvas, None
         return
-    transform = evaluation_transform(model.image_size)
+    transform = evaluation_transform(model.image_size, model.eval_resize)
     with advice("check --data_dir and --split; python3 -m tools.check_data lists every problem of a split"):
         dataset = VOCClassification(config.data_dir, config.split, model.class_names, transform)
     labeled = dataset.labels.any(1).nonzero()[: config.count, 0].tolist()

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Run the golden steps on a GPU, then every benchmark, in under nine minutes; ours is compared with the published
-# algorithm in float32. Results are written to benchmarks/results/.
+# algorithm in float32. Results are written to experiments/benchmarks/ (RESULTS).
 # Other sizes, or a trial without a GPU: DEVICE=cpu ARCHITECTURE=resnet18 BATCH=2 SIZE=64 REPEATS=1 bash benchmarks/gpu.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 device=${DEVICE:-cuda} limit=${LIMIT:-530} repeats=${REPEATS:-10}
-results=${RESULTS:-benchmarks/results}
+results=${RESULTS:-experiments/benchmarks}
 no_gpu="error: no GPU found (nvidia-smi -L names none): run this on a machine with one, or give DEVICE=cpu for a trial"
 if [ "$device" != cpu ] && ! nvidia-smi -L 2>/dev/null | grep -q GPU; then
     echo "$no_gpu" >&2

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ from core.evaluation.loading import check_image_size, choose_device
 from core.networks import build_backbone
 from tools.data.datasets import VOCClassification
 from tools.data.devkit import DATA, read_class_names
+from tools.runs.folder import Folder
 from tools.system.command_line import Arguments, argument
 from tools.system.errors import UserError
-from tools.system.files import ROOT, write_json
+from tools.system.files import ROOT, recorded_in_json, result_path, write_json
 
 AMP = {"float32": "off", "bf16": "bf16", "fp16": "fp16"}  # a precision as `--amp` of the training scripts names it
 MEBIBYTE = 1 << 20
@@ -38,7 +40,7 @@ TOY_SET = ("--images", "80", "--image_size", "500")  # VOC's usual size in pixel
 class TimingArguments(Arguments):
     repeats: int = argument(5, "timed repetitions, of which the median counts", above=0)
     warm_up: int = argument(2, "untimed repetitions before them", above=0)
-    output: Path | None = argument(None, "JSON file of the results (default: in benchmarks/results)", metavar="FILE")
+    output: Path | None = argument(None, "JSON file of results (default: in experiments/benchmarks)", metavar="FILE")
 
 
 @dataclass(frozen=True)
@@ -146,9 +148,12 @@ def peak_memory(device: torch.device) -> int | None:
 
 
 def save(config: TimingArguments, name: str, device: torch.device, results: Any) -> None:
-    """Write settings, machine and results as JSON to `--output`, or to `name` in benchmarks/results."""
-    path = config.output or ROOT / "benchmarks/results" / name
+    """Write settings, machine and results as JSON to `--output`, or to `name` in experiments/benchmarks.
+
+    The published results, in benchmarks/results, are only replaced by `--output`.
+    """
     settings = {name: value for name, value in asdict(config).items() if name not in ("output", "data_dir")}
+    path = config.output or result_path(Folder().benchmark(name), settings, partial(recorded_in_json, key="settings"))
     write_json(path, {"settings": settings, "machine": machine(device), "results": results})
     print(f"written: {path}")
 

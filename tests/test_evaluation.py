@@ -2,20 +2,25 @@
 
 import csv
 import hashlib
+import io
 import json
 import os
 import shutil
 import sys
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import evaluate_classification
 from core.evaluation.prediction import TestTimeAugmentation, resize_images
 from core.networks import Classifier
 from tests.helpers.command_line import refused, run
 from tools.data.annotations import read_label_lists
+from tools.data.datasets import ImageFiles
 from tools.data.devkit import read_class_names
 from tools.metrics.average_precision import average_precisions
 from tools.metrics.scores import Scores, read_scores, write_scores
@@ -146,7 +151,7 @@ def test_a_score_that_is_not_finite_is_refused_with_its_image(tmp_path):
     "arguments, message",
     [
         (["--tag", "x"], "--data_dir is missing"),
-        (["--scores", "none.npz"], "none.npz cannot be read (No such file or directory); check --scores"),
+        (["--scores", "none.npz"], "cannot read none.npz (No such file or directory); check --scores"),
         (["--scores", "none.npz", "--localization"], "--localization needs the network"),
         (["--tag", "x", "--data_dir", ".", "--threshold", "2"], "--threshold 2.0"),
         (["--tag", "x", "--data_dir", ".", "--image_size", "100"], "not divisible by 32"),
@@ -157,7 +162,6 @@ def test_a_score_that_is_not_finite_is_refused_with_its_image(tmp_path):
     ],
 )
 def test_wrong_arguments_get_one_line(arguments, message, tmp_path, monkeypatch, capsys):
-    import evaluate_classification
     from tools.system.errors import run_main
 
     monkeypatch.chdir(tmp_path)
@@ -182,6 +186,180 @@ def test_a_damaged_scores_file_is_refused_without_unsafe_advice(damage, tmp_path
     with pytest.raises(UserError, match="cannot be read as .npz") as error:
         read_scores(path)
     assert "pickle" not in str(error.value)
+
+
+def scores_file(path, **changes):
+    """Write scores as another program would: eight images of cats and dogs in turn."""
+    scores = np.random.default_rng(0).random((8, 2))
+    arrays = {"ids": np.array([str(i) for i in range(8)]), "class_names": np.array(["cat", "dog"]), "scores": scores}
+    arrays["labels"] = np.array([[i % 2 == 0, i % 2 == 1] for i in range(8)])
+    arrays |= changes
+    np.savez(path, **{name: value for name, value in arrays.items() if value is not None})
+    return path
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"labels": None, "presence": np.ones((8, 2), bool)}, "presence must hold numbers out of -1, 0, 1"),
+        ({"labels": None, "presence": np.eye(8, 2, dtype=int)}, "has no -1: save an array of 0 and 1 as `labels`"),
+        ({"labels": None, "presence": np.full((8, 2), "cat")}, "presence must hold numbers"),
+        ({"labels": np.full((8, 2), 2)}, "labels must hold numbers out of 0, 1"),
+        ({"labels": np.ones((8, 3), int)}, "do not match 8 images and 2 classes"),
+        ({"presence": np.ones((8, 2), int)}, "both presence and labels"),
+        ({"scores": np.full((8, 2), 3.5)}, "these are in 3.5…3.5: save logits as an array `logits`"),
+        ({"scores": np.full((8, 2), -0.1)}, "save logits as an array `logits`"),
+        ({"scores": None}, "lacks the arrays logits"),
+        ({"scores": np.ones(8)}, "must be numbers [images, classes]"),
+        ({"ids": np.array([*"0123456", "0"])}, "the image id '0' more than once"),
+        ({"class_names": np.array(["cat", "cat"])}, "the class name 'cat' more than once"),
+        ({"class_names": np.array(["cat", "\x1b]0;pwned\x07"])}, "unprintable characters"),
+        ({"ids": np.array([*"0123456", "7\nmean (mAP) 100"])}, "unprintable characters"),
+        ({"ids": np.ones(8)}, "ids must be texts"),
+        ({"settings": np.array("[]")}, "not a JSON object of plain values"),
+        ({"settings": np.array("null")}, "not a JSON object"),
+        ({"settings": np.array("[" * 100_000)}, "not a JSON object"),
+        ({"settings": np.array('{"a": {}}')}, "not a JSON object of plain values"),
+        ({"settings": np.array('{"split": 5}')}, "with a name as split"),
+        ({"more": np.array([{}], object)}, "cannot be read as .npz"),
+    ],
+)
+def test_arrays_that_could_be_misread_are_refused(tmp_path, changes, message):
+    with pytest.raises(UserError) as error:
+        read_scores(scores_file(tmp_path / "s.npz", **changes))
+    assert message in str(error.value) and str(error.value).isprintable()
+
+
+def test_arrays_of_other_programs_are_read(tmp_path):
+    multi_hot = read_scores(scores_file(tmp_path / "s.npz"))
+    assert multi_hot.labels.tolist() == [[1, -1], [-1, 1]] * 4 and not multi_hot.are_logits
+    assert multi_hot.probabilities is multi_hot.scores
+    logits = read_scores(scores_file(tmp_path / "s.npz", logits=np.full((8, 2), 20.0), scores=None))
+    assert logits.are_logits and (logits.probabilities < 1).all()  # float64 keeps what float32 rounds
+    of_before = {"labels": None, "presence": np.eye(8, 2, dtype=int), "settings": np.array('{"checkpoint": "a.pth"}')}
+    assert (read_scores(scores_file(tmp_path / "s.npz", **of_before)).labels >= 0).all()
+
+
+def test_any_flipped_bit_of_a_scores_file_is_noticed_or_harmless(tmp_path):
+    rng, path = np.random.default_rng(0), tmp_path / "s.npz"
+    write_scores(path, Scores(["a", "b"], ["cat", "dog"], rng.normal(size=(2, 2)), np.eye(2) * 2 - 1, {"split": "val"}))
+    whole, noticed = path.read_bytes(), 0
+    first = read_scores(path)
+    for position in range(0, len(whole)):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        try:
+            found = read_scores(path)
+        except UserError:
+            noticed += 1
+            continue
+        assert (found.scores == first.scores).all() and (found.labels == first.labels).all()
+        assert (found.ids, found.class_names, found.settings) == (first.ids, first.class_names, first.settings)
+    assert noticed > len(whole) / 2
+
+
+def test_a_shape_of_37_gb_is_refused_before_memory_is_taken(tmp_path):
+    header = io.BytesIO()
+    about = {"descr": "<f8", "fortran_order": False, "shape": (10**9, 5)}
+    np.lib.format.write_array_header_1_0(header, about)
+    with zipfile.ZipFile(tmp_path / "s.npz", "w") as file:
+        file.writestr("scores.npy", header.getvalue() + bytes(80))
+    with pytest.raises(UserError, match="cannot be read as .npz"):
+        read_scores(tmp_path / "s.npz")
+    with zipfile.ZipFile(tmp_path / "s.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+        with file.open("scores.npy", "w", force_zip64=True) as member:
+            member.write(header.getvalue())
+        file.infolist()[0].file_size = 1 << 31  # as the list of members says it
+    with pytest.raises(UserError, match="too large for scores"):
+        read_scores(tmp_path / "s.npz")
+
+
+def evaluate(monkeypatch, *words):
+    """Run the script in this process."""
+    monkeypatch.setattr(sys, "argv", [SCRIPT, *map(str, words)])
+    evaluate_classification.main()
+
+
+def test_results_of_other_settings_are_kept(evaluated, toy, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(evaluated / "experiments/models", "experiments/models")
+    common = ["--tag", "x", "--data_dir", toy, "--split", "Main/val", "--num_workers", 0, "--bootstrap", 0]
+    for words in ([], ["--flip"], ["--difficult", "ignore"], ["--eval_resize"], [], ["--batch_size", 3]):
+        evaluate(monkeypatch, *common, *words)
+    made = {path.stem: json.loads(path.read_text()) for path in Path("experiments/evaluation").glob("*.json")}
+    assert set(made) == {"best_x_Main_val", *(f"best_x_Main_val_{number}" for number in (2, 3, 4))}
+    assert made["best_x_Main_val"]["scored_with"]["batch_size"] == 3
+    assert made["best_x_Main_val_2"]["made_with"]["flip"] and not made["best_x_Main_val"]["made_with"]["flip"]
+    assert len(list(Path("experiments/evaluation").glob("*.npz"))) == 4
+    output = capsys.readouterr()
+    assert output.err.count("was made with other settings and is kept: writing best_x_Main_val_") == 3
+    assert "evaluated on whole images, fitted to 64 pixels" in output.out
+    shutil.copytree(toy, "other")
+    evaluate(monkeypatch, *common, "--data_dir", "other")
+    assert "writing best_x_Main_val_5" in capsys.readouterr().err
+
+
+def test_files_are_written_before_anything_is_printed(evaluated, toy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(evaluated / "experiments/models", "experiments/models")
+
+    def closed(*_, **__):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", closed)
+    words = ["--tag", "x", "--data_dir", toy, "--split", "Main/val", "--num_workers", 0, "--bootstrap", 0]
+    with pytest.raises(BrokenPipeError):
+        evaluate(monkeypatch, *words, "--submission", "s.tar.gz")
+    found = {path.suffix for path in Path("experiments/evaluation").iterdir()}
+    assert found == {".npz", ".txt", ".csv", ".json"} and Path("s.tar.gz").is_file()
+
+
+def test_an_archive_that_cannot_be_written_does_not_cost_the_metrics(evaluated, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    scores = evaluated / "experiments/evaluation/best_x_Main_val.npz"
+    with pytest.raises(UserError, match=r"file/s.tar.gz"):
+        evaluate(monkeypatch, "--scores", scores, "--bootstrap", 0, "--submission", "file/s.tar.gz")
+    assert "mean (mAP)" in capsys.readouterr().out
+    assert Path("experiments/evaluation/best_x_Main_val_again.json").is_file()
+
+
+def test_what_the_crop_cuts_off_is_said_and_fitted_images_score_as_inference_does(devkit, monkeypatch, capsys):
+    monkeypatch.chdir(devkit)
+    torch.manual_seed(0)
+    network, names = Classifier("resnet18", 2).eval(), ["cat", "dog"]
+    description = Description("resnet18", names, 32, strategy="cMax", keypoints="cMax")
+    save_checkpoint(devkit / "experiments/models/best_x.pth", network.state_dict(), description)
+    words = ["--tag", "x", "--data_dir", devkit, "--split", "Main/train", "--num_workers", 0, "--bootstrap", 0]
+    evaluate(monkeypatch, *words)
+    said = "8 of 8 images are larger than --image_size 32, and only their top-left square is evaluated (0 of 7 labeled"
+    assert said in capsys.readouterr().out
+    evaluate(monkeypatch, *words, "--eval_resize", "--localization", "--out", "whole")
+    assert "images are larger" not in capsys.readouterr().out
+    scored = read_scores(devkit / "whole.npz")
+    items = [ImageFiles([devkit / f"JPEGImages/{name}.jpg"], 32)[0].canvas for name in scored.ids]
+    with torch.no_grad():
+        expected = network(torch.stack(items))[0].numpy()
+    np.testing.assert_allclose(scored.scores, expected, atol=1e-4)
+
+
+def test_the_description_says_whether_images_are_fitted(devkit, monkeypatch):
+    monkeypatch.chdir(devkit)
+    network, names = Classifier("resnet18", 2).eval(), ["cat", "dog"]
+    description = Description("resnet18", names, 32, arguments={"eval_resize": True})
+    save_checkpoint(devkit / "experiments/models/best_x.pth", network.state_dict(), description)
+    words = ["--tag", "x", "--data_dir", devkit, "--split", "Main/train", "--num_workers", 0, "--bootstrap", 0]
+    for more, expected in (([], True), (["--eval_resize", "False"], False)):
+        evaluate(monkeypatch, *words, *more, "--out", "r")
+        assert read_scores(devkit / "r.npz").settings["eval_resize"] is expected
+
+
+@pytest.mark.parametrize("name", ["../secret", "a/b"])
+def test_a_class_name_never_leads_to_a_list_outside_the_devkit(devkit, name):
+    (devkit / "ImageSets/secret_val.txt").write_text("im_0 1\n")
+    with pytest.raises(UserError, match="cannot be part of a file name"):
+        read_label_lists(devkit, "Main/val", ["im_0"], [name])
 
 
 STRATEGY_FILE = """

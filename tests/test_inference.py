@@ -141,15 +141,15 @@ def test_topk_predicts_the_k_highest_scores(here):
     assert infer("--images", "a.png", "--topk", 2) == 0
     rows = table()
     assert len(rows) == 2 and rows[0]["class"] == "grün" and float(rows[0]["score"]) > 0.5 > float(rows[1]["score"])
-    assert infer("--images", "a.png", "--threshold", 1) == 0
-    assert [row["class"] for row in table()] == [""]
+    assert infer("--images", "a.png", "--threshold", 1, "--out", "t.csv") == 0
+    assert [row["class"] for row in table("t.csv")] == [""]
 
 
 def test_max_has_one_keypoint_for_all_predicted_classes(here):
     painted(here / "a.png", 128, 128, ("red", 30, 30, 12), ("blue", 100, 100, 12))
     for strategy, places in (("Max", 1), ("cMax", 2)):
-        assert infer("--images", "a.png", "--strategy", strategy) == 0
-        assert len({(row["keypoint_row"], row["keypoint_column"]) for row in table()}) == places
+        assert infer("--images", "a.png", "--strategy", strategy, "--out", f"{strategy}.csv") == 0
+        assert len({(row["keypoint_row"], row["keypoint_column"]) for row in table(f"{strategy}.csv")}) == places
 
 
 def test_a_photograph_is_looked_at_upright(here):
@@ -225,6 +225,65 @@ def test_an_image_fills_its_canvas_and_the_rest_is_0(tmp_path):
     assert item.to_original([32, 0]) == (1, 1) and item.to_original([63, 95]) == (98, 298)
     assert item.to_original([0, 0]) == (0, 1)  # beside the image: its nearest pixel
     assert item.covered_cells(6).tolist() == [[2 <= row < 4] * 6 for row in range(6)]
+
+
+def test_predictions_of_other_images_or_settings_are_kept(here, capsys):
+    painted(here / "one/a.png", 64, 64)
+    painted(here / "two/b.png", 64, 64)
+    for words in (["--images", "one"], ["--images", "two"], ["--images", "one", "--threshold", 0.1]):
+        assert infer(*words) == 0
+    kept = "note: experiments/predictions/best_C.csv was made with other settings and is kept: writing best_C_3.csv"
+    assert kept in capsys.readouterr().err
+    for name, image in (("best_C", "one/a.png"), ("best_C_2", "two/b.png"), ("best_C_3", "one/a.png")):
+        assert {row["image"] for row in table(f"experiments/predictions/{name}.csv")} == {image}
+    painted(here / "one/c.png", 64, 64)
+    assert infer("--images", "one") == 0 and "note" not in capsys.readouterr().err
+    assert {row["image"] for row in table()} == {"one/a.png", "one/c.png"}  # the same settings: replaced
+
+
+def test_a_comparison_of_other_images_is_kept(here, capsys):
+    for name in ("a", "b"):
+        painted(here / f"{name}.png", 64, 64, ("red", 30, 30, 12))
+        assert infer("--images", f"{name}.png", "--compare") == 0
+    assert "keypoints_best_C_2.png" in capsys.readouterr().err
+    first = Path("experiments/pictures/keypoints_best_C.png").read_bytes()
+    assert infer("--images", "a.png", "--compare") == 0
+    assert Path("experiments/pictures/keypoints_best_C.png").read_bytes() == first
+    assert len(list(Path("experiments/pictures").iterdir())) == 2
+
+
+@pytest.mark.parametrize("stem", ["n" * 245, "Kätzchen-" * 24])
+def test_an_image_with_a_long_name_has_its_picture(here, stem):
+    painted(here / f"{stem}.png", 64, 64)
+    assert infer("--images", ".", "--pictures") == 0
+    (entry,) = json.loads(Path("experiments/predictions/best_C.json").read_text())["images"]
+    assert Path(entry["picture"]).is_file()
+
+
+def test_a_picture_that_fails_costs_itself_and_not_the_table(here, monkeypatch, capsys):
+    def draw(item, *_):
+        raise MemoryError("no memory\x1b[2J") if "a.png" in item.path else UserError("gone")
+
+    monkeypatch.setattr(inference_classification, "draw_prediction", draw)
+    for name in ("a", "b"):
+        painted(here / f"{name}.png", 64, 64, ("red", 30, 30, 12))
+    assert infer("--images", ".", "--pictures") == 1
+    assert "no picture of a.png: no memory\\x1b[2J" in capsys.readouterr().err
+    assert [row["image"] for row in table()] == ["a.png", "b.png"]
+    assert all("picture" not in entry for entry in json.loads(
+        Path("experiments/predictions/best_C.json").read_text())["images"])  # fmt: skip
+
+
+def test_names_that_a_spreadsheet_would_compute_stay_text(here):
+    painted(here / "=1+1.png", 64, 64)
+    assert infer("--images", "=1+1.png") == 0
+    assert table()[0]["image"] == "'=1+1.png"
+
+
+def test_the_best_classes_are_chosen_by_logits():
+    """Float32 sigmoids of 18, 20 and 19 are all 1."""
+    config = parse(Config, None, ["--tag", "C", "--images", "a.png", "--topk", "2"])
+    assert inference_classification.predicted_classes(torch.tensor([18.0, 20.0, 19.0, -1.0]), config).tolist() == [1, 2]
 
 
 def test_a_table_that_breaks_off_leaves_nothing(tmp_path):

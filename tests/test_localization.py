@@ -21,6 +21,8 @@ from core.evaluation.localization import (
 )
 from core.strategy import Keypoints, Options
 from tools.data.annotations import VOCObject
+from tools.data.sight import sight_note
+from tools.data.transforms import fitted_box
 
 
 def an_object(label: int, xmin: float, ymin: float, xmax: float, ymax: float) -> VOCObject:
@@ -110,6 +112,36 @@ def test_a_network_that_looks_at_its_objects_differs_from_one_that_does_not():
     assert found["good"]["centre"] == pytest.approx(100 / 3)  # (32, 32) is class 1's first pixel
     assert found["good"]["centre within 15"] == 100
     assert found["good"]["empty"] == found["bad"]["empty"] == 0
+
+
+@pytest.mark.parametrize("size", [(200, 100), (90, 300), (64, 64), (7, 1000)])
+def test_boxes_follow_an_image_that_is_fitted_to_the_canvas(size):
+    """The box of the whole image is exactly what the image covers; that of its quarter is a quarter of it."""
+    height, width = size
+    whole, quarter = an_object(0, 1, 1, width, height), an_object(1, 1, 1, width / 2, height / 2)
+    localization = Localization([[whole, quarter]], [size], 2, 64, resize=True)
+    localization.observe(torch.ones(1, 2, 4, 4), torch.tensor([0]))
+    found = localization.shares.per_class()["uniform"]
+    assert found[0] == 100 and 25 <= found[1] <= 51  # partly covered pixels count, and a side may have one pixel
+    assert localization.shares.over_all()["centre"] >= 50 and localization.skipped == 0
+    pairs = localization._pairs([0], torch.device("cpu"))
+    assert pairs.boxes[0].tolist() == list(fitted_box(size, 64))
+
+
+def test_what_the_crop_does_not_show_is_counted():
+    sizes, inside = [(100, 60), (64, 64), (64, 65)], an_object(0, 1, 1, 64, 64)
+    edge, below, right = an_object(0, 60, 64, 90, 99), an_object(0, 1, 65, 60, 99), an_object(1, 65, 1, 65, 9)
+    note = sight_note(sizes, [[inside, edge, below], [inside], [right]], 64)
+    assert note.startswith("2 of 3 images are larger than --image_size 64") and "2 of 5 labeled boxes" in note
+    assert "--eval_resize" in note and "\n" not in note and not sight_note(sizes, [], 100)
+    # The same boxes have no visible pixel for the localization.
+    localization = Localization([[inside, below], [], [right]], sizes, 2, 64)
+    localization.observe(torch.ones(3, 2, 4, 4), torch.arange(3))
+    assert localization.skipped == 1
+
+
+def test_a_box_far_outside_is_no_accident():
+    assert whole_pixels(an_object(0, -1e300, 1, 1e300, 4))[3] == 1 << 40
 
 
 def test_maps_that_have_vanished_are_counted():

@@ -16,6 +16,7 @@ from tools.metrics.average_precision import (
 )
 from tools.metrics.bootstrap import bootstrap_interval, paired_bootstrap
 from tools.metrics.multilabel import above, all_metrics, binary_labels, precision_recall, top
+from tools.metrics.scores import Scores
 
 seeds = st.integers(0, 2**31)
 
@@ -78,6 +79,36 @@ def test_average_precisions_follow_their_definitions(seed, difficult):
         assert found["plain"][v] == pytest.approx(average_precision_score(truth[use] == 1, scores[use, v]))
         assert found["2010"][v] == pytest.approx(devkit_2010(scores[:, v], truth), abs=1e-12)
         assert found["2007"][v] == pytest.approx(devkit_2007(scores[:, v], truth), abs=1e-12)
+
+
+def test_average_precisions_are_those_of_the_official_code_where_scores_differ(golden_folder):
+    """Its own function on 300 images; the two devkit formulas beside it are a reference of exact fractions."""
+    golden = np.load(golden_folder / "average_precision.npz")
+    labels, counted = binary_labels(golden["labels"])
+    np.testing.assert_allclose(average_precisions(golden["logits"], labels, counted), golden["oass"], atol=2e-7)
+    assert mean_average_precision(golden["logits"], labels) == pytest.approx(float(golden["oass_map"]), abs=2e-7)
+    labels, counted = binary_labels(golden["labels"], "ignore")
+    for function, name in ((voc2010_average_precisions, "voc2010"), (voc2007_average_precisions, "voc2007")):
+        np.testing.assert_allclose(function(golden["logits"], labels, counted), golden[f"{name}_ignore"], atol=2e-7)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds)
+def test_the_order_of_the_list_changes_nothing_where_scores_are_equal(seed):
+    scores, devkit_labels = random_case(seed)
+    labels, _ = binary_labels(devkit_labels)
+    order = np.random.default_rng(seed).permutation(len(scores))
+    np.testing.assert_allclose(average_precisions(scores[order], labels[order]), average_precisions(scores, labels))
+
+
+def test_logits_rank_where_their_sigmoids_are_equal():
+    logits = np.linspace(17, 40, 24, dtype=np.float32)[:, None]
+    scored = Scores([str(i) for i in range(24)], ["cat"], logits)
+    labels = np.arange(24)[:, None] >= 12
+    metrics = all_metrics(scored.scores, labels, np.ones_like(labels), 0.5, scored.probabilities)
+    assert metrics.means["mAP"] == metrics.means["mAP_VOC2010"] == 100 and metrics.means["CP"] == 50
+    assert len(np.unique(scored.probabilities)) < 3
+    assert bootstrap_interval(scored.scores, labels, samples=20).low == 1
 
 
 def test_rounding_loses_none_of_the_eleven_points():

@@ -12,6 +12,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from tools import plot_classes, plot_history
+from tools.pictures import figure
 from tools.pictures.charts import LINE_COLORS, Line, bar_chart, line_charts
 from tools.pictures.figure import FONT_SIZE, new_figure, rgb_array, style, write_picture
 from tools.pictures.panels import (
@@ -114,6 +115,31 @@ def test_names_are_written_as_they_are(tmp_path):
     content = (tmp_path / "a.svg").read_text(encoding="utf-8")
     for name in ("$x$", "$5 note", "größer κλ и", "a_b^c", "line?break"):
         assert f">{name}<" in content
+
+
+def test_a_character_without_a_font_is_said_once_and_others_look_for_one(capsys, monkeypatch):
+    from matplotlib.font_manager import fontManager
+
+    figure._family_with.cache_clear()
+    monkeypatch.setattr(figure, "_families", ["DejaVu Sans"])
+    own = [font for font in fontManager.ttflist if font.name in ("DejaVu Sans", "STIXGeneral")]
+    monkeypatch.setattr(fontManager, "ttflist", own)
+    with figure.style():
+        for text in ("Kätzchen", "кот", "Ka\u0308tzchen", "\ufffe犬犬", "犬", "\U0001d49c"):
+            figure.printable(text)
+    error = capsys.readouterr().err
+    assert error.count("note: no font of this machine has '犬'") == error.count("note:") == 1
+    assert figure._families == ["DejaVu Sans", "STIXGeneral"]  # which has the script A
+    figure._family_with.cache_clear()
+
+
+def test_a_picture_says_what_it_was_made_with(tmp_path):
+    for suffix in ("png", "svg"):
+        write_picture(tmp_path / f"a.{suffix}", figure.new_figure(20, 10), {"source": ["größe"]})
+    assert figure.recorded_in_picture(tmp_path / "a.png") == {"source": ["größe"]}
+    assert figure.recorded_in_picture(tmp_path / "b.png") is None
+    Image.new("RGB", (3, 3)).save(tmp_path / "c.png")
+    assert figure.recorded_in_picture(tmp_path / "c.png") == {}
 
 
 # Charts -------------------------------------------------------------------------------------------------------------

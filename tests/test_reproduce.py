@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -405,6 +406,17 @@ def test_a_table_in_three_formats():
     latex = table.latex()
     assert r"\caption{A \& B, 50 \%}" in latex and r"cTopk\_w & 51.00 $\pm$ 1.41 \\" in latex
     assert latex.count(r"\begin") == latex.count(r"\end") == 2
+
+
+def test_names_are_no_markup_in_any_format():
+    name = "=cmd|' /C calc'!A0 \\input{x} $a^b$ ~\x1b[2J <b>"
+    table = Table(name, [name, name], [[name, Number.of([1.0])]])
+    rows = list(csv.reader(table.csv().splitlines()))
+    assert all(cell.startswith("'=cmd") for cell in (*rows[0], rows[1][0]))
+    assert [len(re.split(r"(?<!\\)\|", line)) for line in table.markdown().splitlines()] == [4, 4, 4]
+    assert r"\<b\>" in table.markdown() and "\x1b" not in table.csv() + table.markdown() + table.latex()
+    shown = r"\textbackslash{}input\{x\} \$a\textasciicircum{}b\$ \textasciitilde{}"
+    assert table.latex().count(shown) == 4 and r"\input" not in table.latex()
 
 
 # Scaled data ---------------------------------------------------------------------------------------------------------

@@ -47,6 +47,20 @@ def test_a_run_leaves_log_history_and_checkpoints(trained, tag):
     assert best == max(row["map"] for row in history["validation"]) == history["validation"][-1]["best map"]
 
 
+def test_validation_says_what_it_does_not_see_or_fits_whole_images_as_evaluation_then_does(trained, toy, tmp_path):
+    note = "[i] of the validation images, 25 of 25 images are larger than --image_size 32"
+    assert note in (trained / "experiments/logs/Max.txt").read_text()
+    words = [*SMALL, "--data_dir", toy, "--tag", "whole", "--max_epoch", 1, "--lr", 0.01, "--eval_resize"]
+    assert run(tmp_path, SCRIPTS["cMax"], *words).returncode == 0
+    assert "are larger than" not in (tmp_path / "experiments/logs/whole.txt").read_text()
+    words = ["--tag", "whole", "--data_dir", toy, "--split", "Main/val", "--num_workers", 0, "--bootstrap", 0]
+    result = run(tmp_path, "evaluate_classification.py", *words)
+    assert "evaluated on whole images, fitted to 32 pixels" in result.stdout, result.stderr
+    evaluated = json.loads((tmp_path / "experiments/evaluation/best_whole_Main_val.json").read_text())
+    history = json.loads((tmp_path / "experiments/data/whole.json").read_text())
+    assert evaluated["mAP"] == pytest.approx(history["validation"][0]["map"])
+
+
 def test_tensorboard_curves_are_written_on_request(trained):
     assert len(list((trained / "experiments/tensorboards/cMax").glob("events*"))) == 1
     assert not (trained / "experiments/tensorboards/Max").exists()

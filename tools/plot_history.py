@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tools.pictures.charts import MOST_LINES, Line, line_charts
-from tools.pictures.figure import check_picture_path, write_picture
+from tools.pictures.figure import check_picture_path, recorded_in_picture, write_picture
 from tools.runs.folder import Folder, epochs_of, read_histories, values_of
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, run_main
+from tools.system.files import result_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,8 +45,10 @@ class Config(Arguments):
 
     def write(self, kind: str, figure: "Figure") -> None:
         """Write the picture and say where it is."""
-        path = self.out or Folder(self.experiments).picture(f"{kind}_{'_'.join(self.tags)[:100]}")
-        write_picture(path, figure)
+        made_with = {"tags": self.tags, "experiments": str(self.experiments.resolve())}
+        default = Folder(self.experiments).picture(f"{kind}_{'_'.join(self.tags)[:100]}")
+        path = self.out or result_path(default, made_with, recorded_in_picture)
+        write_picture(path, figure, made_with)
         print(f"written: {path}")
 
 

@@ -14,29 +14,37 @@ from core.cam import make_cam
 from core.keypoints import resize_cams
 from core.strategy import KEYPOINTS, STRATEGIES, Keypoints, Options
 from tools.data.annotations import VOCObject
+from tools.data.transforms import fitted_box
 from tools.metrics.average_precision import mean_over_classes
 from tools.metrics.reports import by_class, class_csv
 from tools.system.text_table import fixed_width_table
 
 TOLERANCE = 15  # pixels, the pointing game's (Zhang et al., Top-down neural attention by excitation backprop, 2016)
 NEAR = f"within {TOLERANCE}"
-WHOLE = 1 << 30  # pixels: the box of an object without one, before it is clipped to the image
 CENTRE, UNIFORM, ENERGY, EMPTY = "centre", "uniform", "energy", "empty"
 THE_FOUR = tuple(KEYPOINTS[name] for name in STRATEGIES)
+FAR = 1 << 40  # pixels: integers of 64 bits hold it, and no image reaches it
+TOP_LEFT = torch.zeros(1, 2, dtype=torch.long)
 
 
 def whole_pixels(item: VOCObject) -> tuple[int, int, int, int]:
     """Return an object's box (top, left, bottom, right) from 0, the last two exclusive, with partly covered pixels."""
     if item.box is None:
-        return 0, 0, WHOLE, WHOLE
-    left, right = sorted(item.box[::2])  # some tools swap corners
-    top, bottom = sorted(item.box[1::2])
+        return 0, 0, FAR, FAR
+    xmin, ymin, xmax, ymax = (min(max(side, -FAR), FAR) for side in item.box)
+    left, right = sorted((xmin, xmax))  # some tools swap corners
+    top, bottom = sorted((ymin, ymax))
     return math.floor(top) - 1, math.floor(left) - 1, math.ceil(bottom), math.ceil(right)
 
 
-def clip_boxes(boxes: torch.Tensor, sizes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clip boxes `[T, 4]` to the visible (height, width) `[T, 2]`; return also which have any pixel left `[T]`."""
-    clipped = torch.minimum(boxes.clamp_min(0), sizes.repeat(1, 2))
+def clip_boxes(
+    boxes: torch.Tensor, ends: torch.Tensor, starts: torch.Tensor = TOP_LEFT
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Clip boxes `[T, 4]` to what is visible, between (row, column) `[T, 2]` and, exclusive, `[T, 2]`.
+
+    Return also which have any pixel left `[T]`.
+    """
+    clipped = boxes.maximum(starts.repeat(1, 2)).minimum(ends.repeat(1, 2))
     return clipped, (clipped[:, 2:] > clipped[:, :2]).all(1)
 
 
@@ -59,9 +67,10 @@ def box_masks(boxes: torch.Tensor, owner: torch.Tensor, count: int, size: int, t
     return corners.cumsum(1).cumsum(2)[:, :size, :size] > 0
 
 
-def visible_masks(sizes: torch.Tensor, size: int) -> torch.Tensor:
-    """Return where the canvas shows an image: (height, width) `[K, 2]` → boolean `[K, S, S]`."""
-    inside = torch.arange(size, device=sizes.device) < sizes[:, :, None]  # [K, 2, S]
+def visible_masks(ends: torch.Tensor, size: int, starts: torch.Tensor = TOP_LEFT) -> torch.Tensor:
+    """Return where the canvas shows an image, see `clip_boxes`: `[K, 2]` → boolean `[K, S, S]`."""
+    cells = torch.arange(size, device=ends.device)
+    inside = (starts[:, :, None] <= cells) & (cells < ends[:, :, None])  # [K, 2, S]
     return inside[:, 0, :, None] & inside[:, 1, None, :]
 
 
@@ -137,7 +146,8 @@ class Pairs(NamedTuple):
 
     image: torch.Tensor  # [K], position in the batch
     label: torch.Tensor  # [K]
-    sizes: torch.Tensor  # [K, 2], (height, width) of the visible part of the pair's image
+    starts: torch.Tensor  # [K, 2], first (row, column) on the canvas of the pair's image
+    ends: torch.Tensor  # [K, 2], last ones, exclusive
     boxes: torch.Tensor  # [T, 4], see `whole_pixels`
     owner: torch.Tensor  # [T], the pair of each box
     shown: torch.Tensor  # boolean [K], whether a box of the pair is visible
@@ -154,7 +164,7 @@ class Localization:
 
     Args:
         objects, sizes: of every image the objects that count, and (height, width) in pixels.
-        image_size: S of the evaluated canvas, pixels.
+        image_size: S of the evaluated canvas, pixels; resize: see `evaluation_transform`.
         keypoints, options: what is measured, a column of `shares` for each.
 
     Raises:
@@ -169,8 +179,11 @@ class Localization:
         image_size: int,
         keypoints: Sequence[Keypoints] = THE_FOUR,
         options: Options | None = None,
+        resize: bool = False,
     ):
-        self.objects, self.sizes = objects, torch.tensor(sizes).clamp_max(image_size)
+        self.objects, self.sizes, self.resize = objects, torch.tensor(sizes), resize
+        shown = [fitted_box(size, image_size) if resize else (0, 0, *size) for size in sizes]
+        self.starts, self.ends = torch.tensor(shown).clamp_max(image_size).split(2, dim=1)
         self.num_classes, self.image_size = num_classes, image_size
         self.keypoints, self.options = keypoints, options or Options()
         self.points = [*(item.name for item in keypoints), CENTRE, UNIFORM]
@@ -191,9 +204,9 @@ class Localization:
         cams = make_cam(features.float())
         own = cams[pairs.image, pairs.label]
         maps = resize_cams(own, self.image_size)
-        visible = visible_masks(pairs.sizes, self.image_size)
+        visible = visible_masks(pairs.ends, self.image_size, pairs.starts)
         points = {item.name: self._keypoints(item, cams, maps, pairs) for item in self.keypoints}
-        points[CENTRE] = pairs.sizes // 2, pairs.shown
+        points[CENTRE] = (pairs.starts + pairs.ends) // 2, pairs.shown
         for suffix, tolerance in ((f" {NEAR}", TOLERANCE), ("", 0)):  # the boxes themselves last: energy is of them
             inside = box_masks(pairs.boxes, pairs.owner, len(pairs.image), self.image_size, tolerance)
             for name, (keypoints, counted) in points.items():
@@ -227,12 +240,22 @@ class Localization:
         rows = torch.tensor(rows, dtype=torch.long).reshape(-1, 6)
         pairs, owner = rows[:, :2].unique(dim=0, return_inverse=True)
         image, label = pairs.unbind(1)
-        sizes = self.sizes[indices]
-        boxes, visible = clip_boxes(rows[:, 2:], sizes[rows[:, 0]])
+        index = torch.tensor(indices, dtype=torch.long)
+        of_box, of_pair = index[rows[:, 0]], index[image]
+        boxes, visible = clip_boxes(self._on_canvas(rows[:, 2:], of_box), self.ends[of_box], self.starts[of_box])
         boxes, owner = boxes[visible], owner[visible]
         shown = torch.zeros(len(image), dtype=torch.bool)
         shown[owner] = True
-        return Pairs(*(tensor.to(device) for tensor in (image, label, sizes[image], boxes, owner, shown)))
+        starts, ends = self.starts[of_pair], self.ends[of_pair]
+        return Pairs(*(tensor.to(device) for tensor in (image, label, starts, ends, boxes, owner, shown)))
+
+    def _on_canvas(self, boxes: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """Map boxes `[T, 4]` of images `index` `[T]` to the canvas, with the pixels that they cover in part."""
+        if not self.resize:
+            return boxes
+        starts, ends, rounding = self.starts[index], self.ends[index], 1e-6
+        moved = boxes * ((ends - starts).double() / self.sizes[index]).repeat(1, 2) + starts.repeat(1, 2)
+        return torch.cat(((moved[:, :2] + rounding).floor(), (moved[:, 2:] - rounding).ceil()), 1).long()
 
     def per_class(self) -> dict[str, np.ndarray]:
         """Return the number of pairs of each class, and the means in % by column, all `[V]`; NaN without a pair."""

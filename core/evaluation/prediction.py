@@ -1,4 +1,4 @@
-"""Scores of a network on the images of a loader, and test-time augmentation."""
+"""Logits of a network on the images of a loader, and test-time augmentation."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -53,7 +53,8 @@ def predict(
         silent, total: hide the progress bar; number of batches, for a loader without a length.
 
     Returns:
-        logits and labels, both float32 `[N, V]` in the loader's order.
+        logits and labels, both float32 `[N, V]` in the loader's order. Rank by logits: their float32 sigmoids are
+        equal from 17 on.
     """
     training = network.training
     network.eval()

@@ -43,6 +43,7 @@ class Config(Arguments):
     val_split: str = _data("val", "list in data/, or of the devkit as Main/val")
     class_file: str = _data(str(DATA / "VOC_2012.json"), "JSON file with class_names", resumable=True)
     image_size: int = _data(512, "side of the training image, pixels, divisible by 32", above=0)
+    eval_resize: bool = _data(False, "validate whole images, fitted to image_size, not their top-left square")
     min_image_size: int = _data(320, "minimum length of the longer side after random resizing, pixels", above=0)
     max_image_size: int = _data(640, "maximum length of the longer side after random resizing, pixels", above=0)
     augment: str = _data("", f"{', '.join(AUGMENTATIONS)}, or both")

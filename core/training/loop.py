@@ -19,9 +19,11 @@ from core.training.devices import Devices, choose_devices, lower_memory
 from core.training.run import Run
 from core.training.snapshots import Snapshots
 from core.training.trainer import Trainer
+from tools.data.annotations import read_sizes
 from tools.data.datasets import VOCClassification
 from tools.data.devkit import read_class_names
 from tools.data.loader import evaluation_loader, interleave, training_loader
+from tools.data.sight import sight_note
 from tools.data.transforms import evaluation_transform, training_transform
 from tools.metrics.average_precision import average_precisions, mean_over_classes
 from tools.pictures.figure import rgb_array, write_picture
@@ -82,6 +84,8 @@ def _train(strategy: Strategy, config: Config, devices: Devices, data: Data, int
     data_sets = {"training": data.training, "validation": data.validation}
     with Run(Folder(), config, trainer, data_sets, interruption) as run:
         run.start(_summary(devices, processes, data))
+        if note := _sight(config, processes, data.validation):
+            run.log.line(f"[i] of the validation images, {note}")
         _epochs(run, data)
 
 
@@ -104,7 +108,7 @@ def draw_snapshots(run: Run, validation: VOCClassification, mean: float) -> None
     if not every or epoch % every or not trainer.processes.is_first:
         return
     options = trainer.strategy.options(trainer.arguments)
-    snapshots = Snapshots(validation, run.config.image_size, trainer.strategy, options)
+    snapshots = Snapshots(validation, run.config.image_size, trainer.strategy, options, run.config.eval_resize)
     title = f"{run.config.tag}, epoch {epoch}, mAP {mean:.1f}: map of a present class, its score"
     figure = snapshots.take(trainer.student, title)
     if figure is not None:
@@ -182,7 +186,7 @@ def make_data(config: Config, class_names: list[str], processes: Processes | Non
     share = (processes.rank, processes.size) if processes else (0, 1)
     with advice("see --augment"):
         augmented = training_transform(config.image_size, config.min_image_size, config.max_image_size, config.augment)
-    plain = evaluation_transform(config.image_size)
+    plain = evaluation_transform(config.image_size, config.eval_resize)
     check = "python3 -m tools.check_data lists every problem of a split"
     with advice(f"check --data_dir, --train_split and --class_file; {check}"):
         training = VOCClassification(config.data_dir, config.train_split, class_names, augmented)
@@ -193,6 +197,16 @@ def make_data(config: Config, class_names: list[str], processes: Processes | Non
     return Data(
         training, validation, batches, evaluation_loader(validation, config.batch_size, config.num_workers, *share)
     )
+
+
+def _sight(config: Config, processes: Processes, validation: VOCClassification) -> str:
+    """Say what validation does not see of its images, if anything."""
+    if config.eval_resize or not processes.is_first:
+        return ""
+    sizes = read_sizes(validation.data_dir, validation.ids)
+    larger = max(map(max, sizes)) > config.image_size
+    objects = [validation.objects(index) for index in range(len(validation))] if larger else []
+    return sight_note(sizes, objects, config.image_size)
 
 
 def _summary(devices: Devices, processes: Processes, data: Data) -> str:

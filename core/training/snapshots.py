@@ -29,9 +29,16 @@ class Snapshots:
     The dataset's own transform is not used. If the strategy has no keypoints, only the maps are drawn.
     """
 
-    def __init__(self, dataset: VOCClassification, image_size: int, strategy: Strategy, options: Options):
+    def __init__(
+        self,
+        dataset: VOCClassification,
+        image_size: int,
+        strategy: Strategy,
+        options: Options,
+        eval_resize: bool = False,
+    ):
         self.dataset = dataset
-        self.transform = evaluation_transform(image_size)
+        self.transform = evaluation_transform(image_size, eval_resize)
         self.keypoints = strategy.shown_keypoints()
         self.options = options
         self.chosen = varied(dataset.labels, IMAGES)

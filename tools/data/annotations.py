@@ -224,6 +224,8 @@ def read_label_lists(data_dir: Path, split: str, ids: list[str], class_names: li
     """
     columns = []
     for name in class_names:
+        if name != Path(name).name:
+            raise UserError(f"the class name {quoted(name)} cannot be part of a file name of {data_dir}")
         path = data_dir / "ImageSets" / "Main" / f"{name}_{PurePosixPath(split).name}.txt"
         labels = _read_label_list(path)
         if missing := [image_id for image_id in ids if image_id not in labels]:

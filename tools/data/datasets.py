@@ -11,13 +11,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms.v2 import functional as F
 
 from tools.data.annotations import VOCObject, multi_hot, read_annotation
 from tools.data.devkit import annotation_files, check_folder, image_files, read_split
 from tools.data.images import opened_image, read_image
 from tools.data.loader import worker_options
-from tools.data.transforms import normalize, to_pixels
+from tools.data.transforms import fit, fitted_box, normalize
 from tools.system.errors import UserError, advice
 
 Transform = Callable[[Image.Image], Any]
@@ -145,15 +144,8 @@ class ImageFiles(Dataset):
 
 def letterbox(path: str, image: Image.Image, image_size: int) -> Letterboxed:
     """Return an upright image on its canvas, see `ImageFiles`."""
-    width, height = image.size
-    scale = image_size / max(width, height)
-    resized = (max(1, round(width * scale)), max(1, round(height * scale)))
-    # Pillow is much faster on large photographs if it may halve them first (`reducing_gap`).
-    pixels = to_pixels(image.resize(resized, Image.Resampling.BICUBIC, reducing_gap=3.0))
-    left, top = (image_size - resized[0]) // 2, (image_size - resized[1]) // 2
-    padding = [left, top, image_size - resized[0] - left, image_size - resized[1] - top]
-    canvas = normalize(F.pad(pixels, padding).movedim(0, -1))
-    return Letterboxed(path, "", canvas, (top, left, top + resized[1], left + resized[0]), (height, width))
+    size = image.height, image.width
+    return Letterboxed(path, "", normalize(fit(image, image_size)), fitted_box(size, image_size), size)
 
 
 def image_loader(paths: list[Path], image_size: int, batch_size: int, num_workers: int) -> DataLoader:

@@ -45,9 +45,33 @@ def augmentations(text: str) -> list[nn.Module]:
     return [make() for name, make in AUGMENTATIONS.items() if name in text]
 
 
-def evaluation_transform(image_size: int) -> v2.Compose:
-    """Return the top-left crop, zero-padded, without resizing (official code); uint8 `[S, S, 4]`, see `normalize`."""
+def evaluation_transform(image_size: int, resize: bool = False) -> v2.Compose:
+    """Return the top-left crop, zero-padded, without resizing (official code); uint8 `[S, S, 4]`, see `normalize`.
+
+    With `resize`, the whole image is fitted to the square instead, see `fit`.
+    """
+    if resize:
+        return v2.Compose([v2.Lambda(functools.partial(fit, image_size=image_size))])
     return v2.Compose([v2.Lambda(to_pixels), Crop(image_size, at_random=False)])
+
+
+def fit(image: Image.Image, image_size: int) -> torch.Tensor:
+    """Resize (bicubic) an RGB PIL image as `fitted_box` says; the square around it is 0: uint8 `[S, S, 4]`."""
+    top, left, bottom, right = fitted_box((image.height, image.width), image_size)
+    # Pillow is much faster on large photographs if it may halve them first (`reducing_gap`).
+    pixels = to_pixels(image.resize((right - left, bottom - top), Image.Resampling.BICUBIC, reducing_gap=3.0))
+    return F.pad(pixels, [left, top, image_size - right, image_size - bottom]).movedim(0, -1)
+
+
+def fitted_box(size: tuple[int, int], image_size: int) -> tuple[int, int, int, int]:
+    """Return (top, left, bottom, right) of an image of (height, width) on its square: its longer side is S, centered.
+
+    >>> fitted_box((100, 300), 96)
+    (32, 0, 64, 96)
+    """
+    height, width = (max(1, round(side * image_size / max(size))) for side in size)
+    top, left = (image_size - height) // 2, (image_size - width) // 2
+    return top, left, top + height, left + width
 
 
 def to_pixels(image: Image.Image) -> torch.Tensor:

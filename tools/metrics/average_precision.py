@@ -15,6 +15,9 @@ def average_precisions(scores: np.ndarray, labels: np.ndarray, counted: np.ndarr
     AP = Σ_n (R_n − R_{n−1}) · P_n over the distinct scores in decreasing order, where P_n and R_n are precision and
     recall of all images that score at least the n-th. `[V]` in 0…1; NaN for a class without a positive.
 
+    Equal scores count as one step, so the order of the images does not matter. The official code takes equal scores in
+    the order in which an unstable sort leaves them: its value depends on the list's order where scores are equal.
+
     Raises:
         ValueError: the shapes differ, or a score is not finite (its row is named).
 

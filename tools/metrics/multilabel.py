@@ -89,12 +89,19 @@ class Metrics(NamedTuple):
     means: dict[str, float]
 
 
-def all_metrics(scores: np.ndarray, labels: np.ndarray, counted: np.ndarray, threshold: float = 0.5) -> Metrics:
+def all_metrics(
+    scores: np.ndarray,
+    labels: np.ndarray,
+    counted: np.ndarray,
+    threshold: float = 0.5,
+    probabilities: np.ndarray | None = None,
+) -> Metrics:
     """Compute three average precisions, and precision, recall and F1 at the threshold and for the top 3.
 
     `chance` is the mean share of positives: the expected average precision of scores that ignore the image.
 
-    Scores are `[N, V]` in 0…1; labels and counted are boolean, see `binary_labels`. Errors: see `average_precisions`.
+    Scores `[N, V]` rank; probabilities `[N, V]` in 0…1 are compared with the threshold (None: the scores themselves).
+    Labels and counted are boolean, see `binary_labels`. Errors: see `average_precisions`.
     """
     labels = labels & counted
     share = np.where(labels.any(0), labels.sum(0) / np.maximum(counted.sum(0), 1), np.nan)
@@ -104,7 +111,8 @@ def all_metrics(scores: np.ndarray, labels: np.ndarray, counted: np.ndarray, thr
         values = definition(scores, labels, counted)
         per_class[name] = 100 * values
         means[f"m{name}"] = 100 * mean_over_classes(values)
-    for suffix, predicted in (("", above(scores, threshold)), (f"_top{TOP}", top(scores))):
+    probabilities = scores if probabilities is None else probabilities
+    for suffix, predicted in (("", above(probabilities, threshold)), (f"_top{TOP}", top(scores))):
         found = precision_recall(predicted, labels, counted)
         per_class[f"precision{suffix}"] = 100 * found.precision
         per_class[f"recall{suffix}"] = 100 * found.recall

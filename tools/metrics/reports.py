@@ -1,7 +1,5 @@
 """Tables of an evaluation and of predictions: text, CSV and JSON."""
 
-import csv
-import io
 import json
 import math
 import tempfile
@@ -13,8 +11,8 @@ import numpy as np
 from tools.metrics.average_precision import DEFINITIONS
 from tools.metrics.bootstrap import Interval
 from tools.metrics.multilabel import MEANS, TOP, Metrics
-from tools.system.files import write_json, write_text, writing
-from tools.system.text_table import fixed_width_table
+from tools.system.files import read_json, write_json, write_text, writing
+from tools.system.text_table import csv_text, fixed_width_table
 
 DECIMALS = 4  # of values in % in the CSV
 COLUMNS = ("image", "class", "score", "keypoint_row", "keypoint_column")  # of a table of predictions
@@ -57,14 +55,10 @@ def metrics_csv(class_names: list[str], metrics: Metrics) -> str:
 
 def class_csv(class_names: list[str], columns: dict[str, np.ndarray], means: dict[str, float]) -> str:
     """Return CSV with a row for each class and one of means, by column; a cell without a value is empty."""
-    rows = [[values[row] for values in columns.values()] for row in range(len(class_names))]
-    rows.append([means.get(name, math.nan) for name in columns])
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["class", *columns])
-    for name, values in zip([*class_names, "mean"], rows, strict=True):
-        writer.writerow([name, *(_shown(value, DECIMALS, missing="") for value in values)])
-    return text.getvalue()
+    rows = [[name, *(values[row] for values in columns.values())] for row, name in enumerate(class_names)]
+    rows.append(["mean", *(means.get(name, math.nan) for name in columns)])
+    shown = [[name, *(_shown(value, DECIMALS, missing="") for value in values)] for name, *values in rows]
+    return csv_text([["class", *columns], *shown])
 
 
 def by_class(class_names: list[str], columns: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
@@ -98,6 +92,15 @@ class Prediction(NamedTuple):
     name: str
     score: float
     keypoint: tuple[int, int] | None  # (row, column) in pixels of the original image; None without keypoints
+
+
+def recorded_predictions(path: Path) -> dict[str, Any] | None:
+    """Return what the table of predictions at `path` says it was made with, or None if there is none."""
+    described = path.with_suffix(".json")
+    if not path.exists() and not described.exists():
+        return None
+    content = read_json(described)
+    return {name: value for name, value in content.items() if name != "images"} if isinstance(content, dict) else {}
 
 
 class PredictionTable:
@@ -134,9 +137,7 @@ class PredictionTable:
     def __exit__(self, kind: type | None, *_: object) -> None:
         if kind is not None:
             return
-        table = io.StringIO()
-        csv.writer(table).writerows(self._rows)
         about = [f"\n {json.dumps(name)}: {json.dumps(value)}" for name, value in self._about.items()]
         images = ",".join(f"\n  {entry}" for entry in self._images)
-        write_text(self.paths[0], table.getvalue())
+        write_text(self.paths[0], csv_text(self._rows))
         write_text(self.paths[1], "{" + ",".join([*about, f'\n "images": [{images}\n ]']) + "\n}\n")

@@ -2,14 +2,24 @@
 
 import io
 import json
+import math
+import os
+import zipfile
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
-from tools.system.errors import UserError, first_few
-from tools.system.files import reason, replace_file
+from tools.data.devkit import class_name_problem
+from tools.system.errors import UserError, first_few, quoted
+from tools.system.files import reason, replace_file, require_regular_file
+
+MAX_BYTES = 1 << 30  # of all arrays of a file; the 10,991 test images of VOC need one million
+END_BYTES = 22  # of a zip file after its list of members; from the tenth on, the number of members
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 @dataclass
@@ -18,13 +28,32 @@ class Scores:
 
     ids: list[str]  # N, in the split's order
     class_names: list[str]  # V
-    scores: np.ndarray  # float32 `[N, V]` in 0…1
+    scores: np.ndarray  # floats `[N, V]`: logits, whose order is the ranking, or scores in 0…1 (see `are_logits`)
     # int8 `[N, V]`, the devkit's (1 present, 0 only as difficult objects, −1 absent); None: unlabeled split
     labels: np.ndarray | None = None
     settings: dict[str, Any] = field(default_factory=dict)  # what the scores were made with, plain values
+    are_logits: bool = True
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """Scores in 0…1 `[N, V]`: sigmoids of the logits. Those of float32 logits above 17 are 1: do not rank by them.
+
+        >>> Scores(["a"], ["cat"], np.float32([[20]])).probabilities
+        array([[1.]], dtype=float32)
+        """
+        return expit(self.scores) if self.are_logits else self.scores
 
     def check(self, origin: str) -> None:
-        """Raise a UserError that starts with `origin` if shapes do not match or scores are not finite."""
+        """Raise a UserError that starts with `origin` if anything in it is impossible, as ids that occur twice."""
+        for name, values in (("image id", self.ids), ("class name", self.class_names)):
+            if not values:
+                raise UserError(f"{origin} holds no {name}")
+            repeated = [quoted(value) for value, count in Counter(values).items() if count > 1]
+            if repeated:
+                raise UserError(f"{origin} holds the {name} {first_few(repeated)} more than once")
+            invalid = [quoted(value) for value in values if class_name_problem(value)]
+            if invalid:
+                raise UserError(f"{origin}: the {name} {invalid[0]} has unprintable characters or outer whitespace")
         shape = (len(self.ids), len(self.class_names))
         labels_shape = shape if self.labels is None else self.labels.shape
         if self.scores.shape != shape or labels_shape != shape:
@@ -34,14 +63,20 @@ class Scores:
         if broken:
             share = f"{len(broken):,} of {len(self.ids):,} images"
             raise UserError(f"{origin}: the scores of {share} are not finite ({first_few(broken)})")
+        low, high = self.scores.min(), self.scores.max()
+        if not self.are_logits and (low < 0 or high > 1):
+            raise UserError(
+                f"{origin}: scores are in 0…1, but these are in {low:.4g}…{high:.4g}: save logits as an array "
+                "`logits`, and divide values in % by 100"
+            )
 
 
 def write_scores(path: Path, scored: Scores) -> None:
-    """Write scores as `.npz`: arrays `ids`, `class_names`, `scores`, `settings`, and `presence` if there are labels."""
+    """Write scores as `.npz`, see `read_scores`; labels are written as `presence`."""
     arrays = {
         "ids": np.array(scored.ids),
         "class_names": np.array(scored.class_names),
-        "scores": scored.scores.astype(np.float32),
+        "logits" if scored.are_logits else "scores": scored.scores,
         "settings": np.array(json.dumps(scored.settings)),
     }
     if scored.labels is not None:
@@ -52,29 +87,105 @@ def write_scores(path: Path, scored: Scores) -> None:
 
 
 def read_scores(path: Path) -> Scores:
-    """Read what `write_scores` wrote. Files of other origin need `ids`, `class_names` and `scores`.
+    """Read a `.npz` file with `ids`, `class_names`, and `logits`, or `scores` in 0…1; each array is verified by a CRC.
+
+    Labels, if any, are `presence`, the devkit's (1, 0, −1), or `labels`, multi-hot (0 and 1, or bool). `settings` is
+    a JSON object of plain values.
 
     Raises:
-        UserError: the file cannot be read, lacks arrays, or holds arrays that do not match.
+        UserError: the file cannot be read, is damaged, lacks arrays, or holds arrays that do not match.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({reason(error)})") from error
-    except Exception as error:  # a damaged file can break the reader anywhere, and NumPy's message advises unsafe ways
-        raise UserError(f"{path} cannot be read as .npz: it is damaged, or holds other things than arrays") from error
-    missing = [name for name in ("ids", "class_names", "scores") if name not in arrays]
+    arrays = _read_arrays(path)
+    missing = [name for name in ("ids", "class_names") if name not in arrays]
+    missing += [] if {"logits", "scores"} & arrays.keys() else ["logits (or scores in 0…1)"]
     if missing:
         raise UserError(f"{path} lacks the arrays {', '.join(missing)}")
-    scores = arrays["scores"]
+    are_logits = "logits" in arrays
+    scores = arrays["logits" if are_logits else "scores"]
     if scores.dtype.kind not in "fiu" or scores.ndim != 2:
         raise UserError(f"{path}: scores must be numbers [images, classes], not {scores.dtype} {list(scores.shape)}")
-    ids, class_names = ([str(name) for name in np.atleast_1d(arrays[key])] for key in ("ids", "class_names"))
-    try:
-        settings = dict(json.loads(str(arrays.get("settings", "{}"))))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: its settings are not a JSON object ({reason(error)})") from error
-    scored = Scores(ids, class_names, scores, arrays.get("presence"), settings)
+    if scores.dtype != np.float32:
+        scores = scores.astype(np.float64)
+    ids, class_names = (_texts(path, name, arrays[name]) for name in ("ids", "class_names"))
+    settings = _settings(path, arrays)
+    scored = Scores(ids, class_names, scores, _labels(path, arrays, settings), settings, are_logits)
     scored.check(str(path))
     return scored
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of an `.npz` file, without running code in it or making memory that it does not fill."""
+    require_regular_file(path)
+    try:
+        with path.open("rb") as raw, zipfile.ZipFile(raw) as file:
+            members = file.infolist()
+            if sum(member.file_size for member in members) > MAX_BYTES:
+                raise UserError(f"{path} is too large for scores: its arrays need over {MAX_BYTES >> 30} GiB")
+            raw.seek(-len(file.comment) - END_BYTES, os.SEEK_END)
+            if int.from_bytes(raw.read(END_BYTES)[10:12], "little") != len(members):
+                raise zipfile.BadZipFile  # ZipFile overlooks a damaged list, and an array would be missing
+            # `ZipFile.read` compares the CRC of the whole member, NumPy's reader only that of what the shape asks for.
+            return {member.filename.removesuffix(".npy"): _array(file.read(member)) for member in members}
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({reason(error)})") from error
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file can break the reader anywhere, and NumPy's message advises unsafe ways
+        raise UserError(f"{path} cannot be read as .npz: it is damaged, or holds other things than arrays") from error
+
+
+def _array(content: bytes) -> np.ndarray:
+    file = io.BytesIO(content)
+    shape, fortran_order, dtype = HEADERS[np.lib.format.read_magic(file)](file)
+    values = np.frombuffer(content[file.tell() :], dtype) if math.prod(shape) else np.empty(0, dtype)
+    return values.reshape(shape, order="F" if fortran_order else "C")
+
+
+def _texts(path: Path, name: str, values: np.ndarray) -> list[str]:
+    if values.dtype.kind not in "Uiu" or values.ndim != 1:
+        raise UserError(f"{path}: {name} must be texts [n], not {values.dtype} {list(values.shape)}")
+    return [str(value) for value in values]
+
+
+def _settings(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    try:
+        settings = json.loads(str(arrays.get("settings", "{}")))
+    except (ValueError, RecursionError):
+        settings = None
+    values = settings.values() if isinstance(settings, dict) else [{}]
+    plain = [item for value in values for item in (value if isinstance(value, list) else [value])]
+    split = settings.get("split", "val") if isinstance(settings, dict) else None
+    if (
+        any(isinstance(value, list | dict) for value in plain)
+        or not isinstance(split, str)
+        or class_name_problem(split)
+    ):
+        raise UserError(f"{path}: its settings are not a JSON object of plain values, with a name as split")
+    return settings
+
+
+def _labels(path: Path, arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> np.ndarray | None:
+    """Return the devkit's labels. A multi-hot `presence` would make every class a positive of every image."""
+    if "labels" in arrays and "presence" in arrays:
+        raise UserError(f"{path} holds both presence and labels: keep one of them")
+    if "labels" in arrays:
+        return 2 * _integers(path, "labels", arrays["labels"], (0, 1), kinds="biuf") - 1
+    if "presence" not in arrays:
+        return None
+    values = _integers(path, "presence", arrays["presence"], (-1, 0, 1), kinds="iuf")
+    # A file of this project says how it was made, and a split of one class may have no image without it.
+    if 0 in values and -1 not in values and "checkpoint" not in settings:
+        raise UserError(
+            f"{path}: presence is 1 (present), 0 (only as difficult objects) or -1 (absent), and this one has no -1: "
+            "save an array of 0 and 1 as `labels`"
+        )
+    return values
+
+
+def _integers(path: Path, name: str, values: np.ndarray, known: tuple[int, ...], kinds: str) -> np.ndarray:
+    if values.dtype.kind not in kinds or not np.isin(values, known).all():
+        raise UserError(
+            f"{path}: {name} must hold numbers out of {', '.join(map(str, known))} ({values.dtype} found); a multi-hot "
+            "array is saved as `labels`"
+        )
+    return values.astype(np.int8)

@@ -5,14 +5,19 @@ matplotlib is imported in the functions that need it: it takes half a second, an
 
 from __future__ import annotations
 
+import functools
+import json
+import sys
+import unicodedata
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tools.data.images import opened_image
 from tools.system.errors import UserError
 from tools.system.files import replace_file
 
@@ -20,26 +25,26 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
+RECORD = "Description"  # of a PNG: what the picture was made with, as JSON
 SUFFIXES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")
 DPI = 100
 POINTS = 72 / DPI  # per pixel
 FONT_SIZE = 14.0  # points: capitals are 14 pixels high
 # matplotlib's own font first; the others (Linux, macOS, Windows) have the Chinese, Japanese and Korean characters that
-# it lacks.
+# it lacks. Any other font is taken where these lack a character.
 FONTS = ["DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei"]
 FONTS += ["WenQuanYi Micro Hei", "PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Arial Unicode MS"]
 FONTS += ["Microsoft YaHei", "Yu Gothic", "Malgun Gothic"]
+_families = FONTS[:1]  # in use, and more of them when a text needs one
 
 
 @contextmanager
 def style() -> Iterator[None]:
     """Set letters and fonts while a figure is built or rendered, and leave the caller's matplotlib as it is."""
     import matplotlib
-    from matplotlib.font_manager import fontManager
 
-    installed = {font.name for font in fontManager.ttflist}
     settings = {
-        "font.family": [name for name in FONTS if name in installed],
+        "font.family": _families,
         "font.size": FONT_SIZE,
         "axes.titlesize": FONT_SIZE,
         "text.parse_math": False,  # a class or a file may be called "$a$"
@@ -48,7 +53,7 @@ def style() -> Iterator[None]:
         "pdf.fonttype": 42,
     }
     with matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # drawn as a box
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # `printable` has said so
         yield
 
 
@@ -63,8 +68,36 @@ def new_figure(width: float, height: float, **options: str) -> Figure:
 
 
 def printable(text: str) -> str:
-    """Return the text on one line; a file name may contain line breaks and bytes that are not text."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+    """Return the text on one line, in letters that the fonts have, as far as any font of this machine has them.
+
+    A file name may contain line breaks and bytes that are not text. What no font has is drawn as a box, and said once.
+    """
+    import matplotlib
+
+    text = "".join(letter if letter.isprintable() else "?" for letter in unicodedata.normalize("NFC", text))
+    for letter in text:
+        if (family := _family_with(letter)) not in (None, *_families):
+            _families.append(family)
+    matplotlib.rcParams["font.family"] = _families  # of the texts to come, within `style`
+    return text
+
+
+@functools.cache
+def _family_with(letter: str) -> str | None:
+    """Return a font family that has a character: the first of `FONTS` or else any that is installed."""
+    from matplotlib.font_manager import fontManager
+    from matplotlib.ft2font import FT2Font
+
+    def order(font: Any) -> int:
+        return FONTS.index(font.name) if font.name in FONTS else len(FONTS)
+
+    fonts = [font for font in fontManager.ttflist if "Last Resort" not in font.name]  # it has boxes for everything
+    for font in sorted(fonts, key=order):
+        with suppress(OSError, RuntimeError):  # a font may have been removed, or be damaged
+            if FT2Font(font.fname).get_char_index(ord(letter)):
+                return font.name
+    print(f"note: no font of this machine has {letter!r}, which is drawn as a box: install one", file=sys.stderr)
+    return None
 
 
 def fit_text(text: Text, width: float) -> None:
@@ -83,11 +116,25 @@ def rgb_array(figure: Figure) -> np.ndarray:
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
 
 
-def write_picture(path: Path, figure: Figure) -> None:
-    """Write a figure in one step, in the format of the suffix; errors as `check_picture_path` and `replace_file`."""
+def write_picture(path: Path, figure: Figure, made_with: dict[str, Any] | None = None) -> None:
+    """Write a figure in one step, in the format of the suffix; errors as `check_picture_path` and `replace_file`.
+
+    A PNG also holds the settings that it was `made_with`, see `recorded_in_picture`.
+    """
     check_picture_path(path)
+    kind = path.suffix[1:].lower()
+    about = {"metadata": {RECORD: json.dumps(made_with)}} if made_with and kind == "png" else {}
     with style():
-        replace_file(path, lambda temporary: figure.savefig(temporary, format=path.suffix[1:].lower()))
+        replace_file(path, lambda temporary: figure.savefig(temporary, format=kind, **about))
+
+
+def recorded_in_picture(path: Path) -> dict[str, Any] | None:
+    """Return the settings that a PNG of `write_picture` holds, or None if there is no picture."""
+    if not path.exists():
+        return None
+    with opened_image(path) as image:
+        found = json.loads(image.info.get(RECORD, "{}"))
+        return found if isinstance(found, dict) else {}
 
 
 def check_picture_path(path: Path) -> None:

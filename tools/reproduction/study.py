@@ -17,6 +17,7 @@ from tools.reproduction.tables import Number, Table
 from tools.runs.folder import History, best_validation, epochs_of, read_histories, values_of
 from tools.system.errors import UserError
 from tools.system.files import provenance, read_json, write_text
+from tools.system.text_table import markdown_cell
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -180,10 +181,10 @@ def write_study(folder: Path, title: str, sections: list[TableSection]) -> list[
     page = [f"# {title}\n", *_origin(sections)]
     pictures = []
     for section in sections:
-        page.append(f"## {section.caption}\n")
+        page.append(f"## {markdown_cell(section.caption)}\n")
         for suffix, table in section.tables().items():
             table.write(folder / f"{section.name}{suffix}")
-            page.append(f"{table.caption}.\n\n{table.markdown()}")
+            page.append(f"{markdown_cell(table.caption)}.\n\n{table.markdown()}")
         for suffix, picture in section.charts().items():
             pictures.append(folder / f"{section.name}_{suffix}.png")
             write_picture(pictures[-1], picture)

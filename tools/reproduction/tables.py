@@ -1,7 +1,5 @@
 """Tables as Markdown, CSV and LaTeX."""
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tools.system.files import write_text
-
-LATEX_ESCAPES = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "±": r"$\pm$", "−": "$-$", "…": r"\dots{}", "–": "--"}
+from tools.system.text_table import csv_text, latex_text, markdown_cell
 
 
 @dataclass(frozen=True)
@@ -53,8 +50,9 @@ class Table:
 
     def markdown(self) -> str:
         """Return a Markdown table; numbers are aligned to the right."""
-        lines = [self.columns, ["---", *["---:"] * (len(self.columns) - 1)], *self.rows]
-        return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+        head, *body = [[markdown_cell(str(cell)) for cell in row] for row in (self.columns, *self.rows)]
+        lines = [head, ["---", *["---:"] * (len(self.columns) - 1)], *body]
+        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
     def csv(self) -> str:
         """Return CSV with four decimals; a column with standard deviations is followed by a column `<name> std`."""
@@ -64,15 +62,13 @@ class Table:
             columns.append([name, *(cell if isinstance(cell, str) else _plain(cell.mean) for cell in cells)])
             if any(number and not math.isnan(number.std) for number in numbers):
                 columns.append([f"{name} std", *(_plain(number.std) if number else "" for number in numbers)])
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(zip(*columns, strict=True))
-        return text.getvalue()
+        return csv_text(zip(*columns, strict=True))
 
     def latex(self) -> str:
         """Return a LaTeX table environment; it needs the package booktabs."""
-        head, *body = [" & ".join(_latex(str(cell)) for cell in row) + r" \\" for row in (self.columns, *self.rows)]
+        head, *body = [" & ".join(latex_text(str(cell)) for cell in row) + r" \\" for row in (self.columns, *self.rows)]
         alignment = "l" + "r" * (len(self.columns) - 1)
-        lines = [r"\begin{table}", r"\centering", rf"\caption{{{_latex(self.caption)}}}"]
+        lines = [r"\begin{table}", r"\centering", rf"\caption{{{latex_text(self.caption)}}}"]
         lines += [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule"]
         return "\n".join([*lines, r"\end{tabular}", r"\end{table}", ""])
 
@@ -84,7 +80,3 @@ class Table:
 
 def _plain(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.4f}"
-
-
-def _latex(text: str) -> str:
-    return "".join(LATEX_ESCAPES.get(character, character) for character in text)

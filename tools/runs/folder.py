@@ -73,6 +73,9 @@ class Folder:
     def predictions(self, checkpoint: Path) -> Path:
         return self.root / "predictions" / f"{checkpoint.stem}.csv"
 
+    def benchmark(self, name: str) -> Path:
+        return self.root / "benchmarks" / name
+
     def pictures(self, name: str) -> Path:
         """Return the folder of pictures that belong to a table of predictions."""
         return self.root / "pictures" / name

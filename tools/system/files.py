@@ -169,6 +169,42 @@ def reason(error: Exception) -> str:
     return text.splitlines()[0]
 
 
+def result_path(path: Path, made_with: dict[str, Any], recorded: Callable[[Path], dict[str, Any] | None]) -> Path:
+    """Return where a result goes: `path`, unless the result there was made with other settings, which then stays.
+
+    In its place a numbered name (`NAME_2`, …) is taken, and a line says so.
+
+    Args:
+        made_with: the settings of the new result, plain values.
+        recorded: returns the settings of the result at a path, or None if there is none; a `UserError`: unknown ones.
+    """
+    made_with, free, number = json.loads(json.dumps(made_with)), path, 1
+    while (found := _settings_at(free, recorded)) is not None and found != made_with:
+        number += 1
+        free = path.with_name(f"{path.name.removesuffix(path.suffix)}_{number}{path.suffix}")
+    if number > 1:
+        print(f"note: {path} was made with other settings and is kept: writing {free.name}", file=sys.stderr)
+    return free
+
+
+def recorded_in_json(path: Path, key: str) -> dict[str, Any] | None:
+    """Return what a JSON file says under `key`, {} if it says nothing, or None if there is no file."""
+    if not path.exists():
+        return None
+    content = read_json(path)
+    found = content.get(key) if isinstance(content, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _settings_at(path: Path, recorded: Callable[[Path], dict[str, Any] | None]) -> dict[str, Any] | None:
+    try:
+        return recorded(path)
+    except UserError:
+        return {}
+    except OSError:  # such as a name that is too long, which writing reports
+        return None
+
+
 def require_regular_file(path: Path) -> os.stat_result:
     """Refuse pipes and devices, which opening might never return from; links to regular files are followed."""
     try:
