@@ -182,6 +182,9 @@ def read_again(config: Config) -> Scores:
     """Read the scores of a file; with --data_dir, read their labels again."""
     with advice("check --scores"):
         scored = read_scores(config.scores)
+    if config.class_file:
+        with advice("--class_file must name the classes of --scores, in any order"):
+            scored = scored.of_classes(read_class_names(config.class_file))
     check_archive(config, scored.class_names)
     if config.data_dir:
         scored.labels, _ = read_labels(config, split_of(config, scored), scored.ids, scored.class_names)

@@ -29,7 +29,7 @@ from core.strategy import STRATEGIES, Keypoints, Options
 from tools.data.datasets import ImageFiles, Letterboxed, VOCClassification, image_loader
 from tools.data.devkit import read_class_names
 from tools.data.images import find_images
-from tools.data.transforms import evaluation_transform, normalize
+from tools.data.transforms import Normalization, evaluation_transform, normalize
 from tools.metrics.reports import Prediction, PredictionTable, recorded_predictions
 from tools.pictures.figure import check_picture_path, recorded_in_picture, write_picture
 from tools.runs.folder import Folder, checkpoint_path
@@ -104,6 +104,7 @@ class LoadedModel:
     keypoints: Keypoints | None
     options: Options
     eval_resize: bool = False  # whether a split's images are fitted to the network's square
+    normalization: Normalization | None = None
 
 
 def load_model(config: Config) -> LoadedModel:
@@ -115,8 +116,8 @@ def load_model(config: Config) -> LoadedModel:
     device = choose_device(config.device)
     image_size = config.image_size or description.image_size
     network, class_names = network.to(device), description.class_names
-    eval_resize = description.arguments.get("eval_resize") is True
-    return LoadedModel(checkpoint, network, device, class_names, image_size, keypoints, options, eval_resize)
+    how = (keypoints, options, description.arguments.get("eval_resize") is True, network.normalization)
+    return LoadedModel(checkpoint, network, device, class_names, image_size, *how)
 
 
 def run(model: LoadedModel, config: Config) -> int:
@@ -147,7 +148,8 @@ def predict_images(model: LoadedModel, config: Config) -> int:
     folder = None if config.pictures is None else Path(config.pictures or Folder().pictures(out.stem))
     used, skipped, undrawn = set(), 0, 0
     with PredictionTable(out, about) as table, tqdm(total=len(paths), unit="image", desc="inference") as bar:
-        for batch in image_loader(paths, model.image_size, config.batch_size, config.num_workers):
+        images = ImageFiles(paths, model.image_size, model.normalization)
+        for batch in image_loader(images, config.batch_size, config.num_workers):
             readable = [item for item in batch if not item.problem]
             skipped += len(batch) - len(readable)
             for item in batch:
@@ -230,7 +232,7 @@ def draw_examples(model: LoadedModel, config: Config) -> None:
         present = present.to(model.device)
         shown = int(present[logits[present].argmax()])
         title = f"{model.class_names[shown]} {torch.sigmoid(logits[shown]):.2f}"
-        examples.append(Example(image, make_cam(features[0]), present, shown, title))
+        examples.append(Example(image, make_cam(features[0]), present, shown, title, model.normalization))
     if config.tiles:
         figure = draw_tiles(model.network, examples, model.keypoints, model.options)
     else:
@@ -247,7 +249,7 @@ def read_examples(model: LoadedModel, config: Config) -> Iterator[tuple[torch.Te
     if config.images:
         with advice("check --images"):
             paths = find_images(config.images)[0][: config.count]
-        for item in ImageFiles(paths, model.image_size):
+        for item in ImageFiles(paths, model.image_size, model.normalization):
             if item.problem:
                 raise UserError(item.problem)
             yield item.canvas, None
@@ -260,7 +262,7 @@ def read_examples(model: LoadedModel, config: Config) -> Iterator[tuple[torch.Te
         raise UserError(f"no image of split '{config.split}' has a label")
     for index in labeled:
         pixels, labels, _ = dataset[index]
-        yield normalize(pixels), labels.nonzero()[:, 0]
+        yield normalize(pixels, model.normalization), labels.nonzero()[:, 0]
 
 
 def main() -> None:

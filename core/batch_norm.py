@@ -42,6 +42,10 @@ class Groups(NamedTuple):
 ONE_GROUP = Groups()
 
 
+class OneValuePerChannel(ValueError):
+    """A group with one value per channel has no variance: one image, or one tile, in a layer that sees 1 × 1 pixels."""
+
+
 class GroupedBatchNorm2d(nn.BatchNorm2d):
     """Batch normalization of a batch of several groups, each normalized by itself.
 
@@ -84,6 +88,8 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         if len(x) % self.groups.total:
             raise ValueError(f"{len(x)} images cannot be split into {self.groups.total} equal groups")
+        if x.numel() == x.shape[1] * self.groups.total and not self.groups.synchronize:
+            raise OneValuePerChannel("a layer of batch normalization gets one value per channel")
         if self.groups.update_running:
             self.num_batches_tracked += self.groups.crops
         if (x.is_cuda and self.groups.total > 1) or self.groups.synchronize:

@@ -1,5 +1,7 @@
 """The classifier: a backbone of output stride 16, a CAM branch and class-specific instances (paper, section 2)."""
 
+from types import ModuleType
+
 import torch
 import torchvision
 from torch import nn
@@ -16,7 +18,18 @@ ARCHITECTURES = (
     "resnet152",
     "resnext50_32x4d",
     "wide_resnet50_2",
+    "resnest50",
+    "resnest101",
+    "resnest200",
+    "resnest269",
 )
+# The same networks, with the same names of parameters, in the optional timm.
+RESNESTS = {
+    "resnest50": "resnest50d",
+    "resnest101": "resnest101e",
+    "resnest200": "resnest200e",
+    "resnest269": "resnest269e",
+}
 HEADS = ("instances", "gap")
 TIMM_PREFIX = "timm/"
 TILES = 4  # of a crop
@@ -26,7 +39,8 @@ class Classifier(nn.Module):
     """Multi-label classifier: a CAM branch, and logits from class-specific instances.
 
     Args:
-        architecture: one of `ARCHITECTURES`, or "timm/NAME" for a model of the optional timm.
+        architecture: one of `ARCHITECTURES`, or "timm/NAME" for a model of the optional timm, which also builds the
+            "resnest…".
         num_classes: V.
         channels_last: memory layout. True is several times faster on a CPU and suits the matrix units of a GPU; False
             is the official code's, whose float32 rounding it then reproduces most closely.
@@ -35,7 +49,7 @@ class Classifier(nn.Module):
 
     Raises:
         ValueError: unknown architecture or head (the choices are named).
-        ImportError: "timm/NAME" without timm.
+        ImportError: "timm/NAME" or "resnest…" without timm.
 
     Example:
         >>> network = Classifier("resnet18", num_classes=20)
@@ -55,6 +69,8 @@ class Classifier(nn.Module):
         self.instances = ClassSpecificInstances(channels, num_classes)
         self.image_groups = ONE_GROUP
         self.tile_groups = ONE_GROUP
+        # How the caller normalizes images: `tools.data.transforms.Normalization`; None: with ImageNet's statistics.
+        self.normalization = None
         nn.init.kaiming_normal_(self.classifier.weight)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
@@ -134,28 +150,49 @@ def build_backbone(architecture: str) -> tuple[nn.Module, int, int]:
     if architecture not in ARCHITECTURES:
         choices = ", ".join(ARCHITECTURES)
         raise ValueError(f"unknown architecture '{architecture}': choose one of {choices}, or timm/NAME")
-    backbone = ResNetFeatures(architecture)
+    backbone = _resnest(architecture) if architecture in RESNESTS else _resnet(architecture)
     return backbone, backbone.channels, 16
 
 
 class ResNetFeatures(nn.Module):
-    """torchvision's ResNet up to `layer4`, whose stride is 1 without dilation: output stride 16 (official code)."""
+    """The layers of a ResNet, of torchvision or timm, up to `layer4`; the classification head is left away."""
 
-    def __init__(self, architecture: str):
+    def __init__(self, resnet: nn.Module):
         super().__init__()
-        resnet = torchvision.models.get_model(architecture, weights=None)
         self.channels = resnet.fc.in_features
         for name, layer in resnet.named_children():
-            if name not in ("avgpool", "fc"):
+            if name not in ("avgpool", "global_pool", "fc"):
                 self.add_module(name, layer)
-        for layer in self.layer4.modules():
-            if isinstance(layer, nn.Conv2d):
-                layer.stride = (1, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for layer in self.children():
             x = layer(x)
         return x
+
+
+def _resnet(architecture: str) -> ResNetFeatures:
+    """Return a ResNet whose `layer4` has stride 1 and no dilation: output stride 16 (official code)."""
+    backbone = ResNetFeatures(torchvision.models.get_model(architecture, weights=None))
+    for layer in backbone.layer4.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.stride = (1, 1)
+    return backbone
+
+
+def _resnest(architecture: str) -> ResNetFeatures:
+    """Return a ResNeSt whose `layer4` has stride 1: output stride 16 (official code).
+
+    There the first block keeps its 3×3 average pooling and is not dilated, and the other blocks are dilated by 2. timm
+    itself drops that pooling, dilates the first block's shortcut, and thus computes other features at this stride.
+    """
+    timm = _import_timm(architecture)
+    backbone = ResNetFeatures(timm.create_model(RESNESTS[architecture], zero_init_last=False))
+    first, *others = backbone.layer4
+    first.avd_last.stride = 1
+    first.downsample[0] = nn.Identity()  # averages 2 × 2 pixels where the stride is 2
+    for block in others:
+        block.conv2.conv.dilation = block.conv2.conv.padding = (2, 2)
+    return backbone
 
 
 class TimmFeatures(nn.Module):
@@ -170,10 +207,7 @@ class TimmFeatures(nn.Module):
 
 
 def _timm_backbone(name: str) -> tuple[nn.Module, int, int]:
-    try:
-        import timm
-    except ImportError as error:
-        raise ImportError(f"timm/{name} needs timm") from error
+    timm = _import_timm(TIMM_PREFIX + name)
     if not timm.is_model(name):
         raise ValueError(f"timm does not have a model '{name}'")
     try:
@@ -182,3 +216,11 @@ def _timm_backbone(name: str) -> tuple[nn.Module, int, int]:
         raise ValueError(f"timm/{name} does not return feature maps of output stride 16: {error}") from error
     info = model.feature_info
     return TimmFeatures(model), info.channels()[-1], info.reduction()[-1]
+
+
+def _import_timm(architecture: str) -> ModuleType:
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError(f"{architecture} needs timm") from error
+    return timm

@@ -132,6 +132,11 @@ class CropDataParallel(nn.DataParallel):
         """The memory format of the wrapped network."""
         return self.module.memory_format
 
+    @property
+    def normalization(self) -> tuple | None:
+        """The statistics with which the wrapped network's images are normalized."""
+        return self.module.normalization
+
     def scatter(self, inputs: Sequence, kwargs: dict, device_ids: Sequence[int]) -> tuple[Sequence, Sequence]:
         """Scatter the batch; GPUs that would receive no sample are skipped."""
         inputs, kwargs = super().scatter(inputs, kwargs, device_ids)

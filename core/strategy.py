@@ -1,5 +1,6 @@
 """What a script declares (`Strategy`), and what step and training loop exchange (`Crops`, `Options`, `Step`)."""
 
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ import torch
 
 from core.keypoints import TOPK, TOPK_RADIUS, centre_keypoints, cmax_keypoints, ctopk_keypoints, ctopk_w_keypoints
 
+MAX_TOPK = 1000  # more local maxima than fit into a map of usual size
 LOSSES = ("loss", "class_loss", "p_class_loss", "re_loss")  # the official code's, in its order
 
 
@@ -123,6 +125,25 @@ class Argument(NamedTuple):
     most: float | None = None
     choices: tuple | None = None
 
+    def check(self, name: str, value: Any) -> None:
+        """Raise a ValueError if a value, of a file that anyone may have written, is not one that the argument takes."""
+        kind = type(self.default)
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise ValueError(f"{name} is not of the type {kind.__name__}")
+        bounds = {operator.gt: self.above, operator.ge: self.least, operator.lt: self.below, operator.le: self.most}
+        inside = all(holds(value, bound) for holds, bound in bounds.items() if bound is not None)
+        if not inside or (self.choices and value not in self.choices) or (kind is float and not abs(value) < 1e300):
+            raise ValueError(f"{name} is not a value that --{name} takes")
+
+
+# The arguments of every training that `Options` holds.
+ARGUMENTS = {
+    "alpha_p": Argument(0.0, "weight of the puzzle classification loss", least=0),
+    "re_loss": Argument("L1_Loss", "reconstruction loss", choices=("L1_Loss", "L2_Loss")),
+    "topk": Argument(TOPK, "number of local maxima", least=1, most=MAX_TOPK),
+    "topk_radius": Argument(TOPK_RADIUS, "pixels at S = 512", least=0),
+}
+
 
 class Keypoints(NamedTuple):
     """How a strategy finds keypoints, for whatever shows them: localization, pictures, tables.
@@ -210,7 +231,12 @@ class Strategy:
         Args:
             arguments: values by name, as a config or the description of a checkpoint holds them.
             alpha_re: the reconstruction loss's weight at this iteration.
+
+        Raises:
+            ValueError: a value that its argument does not take.
         """
+        for name, argument in {**ARGUMENTS, **self.arguments}.items():
+            argument.check(name, arguments.get(name, argument.default))
         own = {name: arguments.get(name, argument.default) for name, argument in self.arguments.items()}
-        given = {name: arguments[name] for name in ("alpha_p", "re_loss", "topk", "topk_radius") if name in arguments}
+        given = {name: arguments[name] for name in ARGUMENTS if name in arguments}
         return Options(alpha_re=alpha_re, own=own, **given)

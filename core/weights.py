@@ -1,13 +1,27 @@
 """Load a state dict from any supported source into a `Classifier`. Tensors only, no files."""
 
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
 import torch
 
 from core.networks import Classifier
 
 StateDict = dict[str, torch.Tensor]
+# What PyTorch puts into the names of the modules that it wraps: DataParallel, compile, FSDP, activation checkpointing.
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+# The names in which full checkpoints differ from a backbone's file, and what may be before them.
+FULL_CHECKPOINTS = {
+    "checkpoint": re.compile(r"(.*?)instances\.\w+"),
+    "official checkpoint": re.compile(r"(.*?)stage6\.\d+\.weight"),
+}
+# The entries of a full checkpoint with one row per class.
+PER_CLASS = [f"instances.{name}" for name in ("weight", "bn_weight", "bn_bias", "running_mean", "running_var")]
+PER_CLASS.append("classifier.weight")
 
 
-def load_weights(network: Classifier, state_dict: StateDict) -> str:
+def load_weights(network: Classifier, state_dict: StateDict, rows: Sequence[int | None] | None = None) -> str:
     """Load a checkpoint of ours, one of the official code, or a backbone's weights; in place.
 
     Args:
@@ -17,40 +31,48 @@ def load_weights(network: Classifier, state_dict: StateDict) -> str:
             the official code's (`model.*`, `classifier.weight`, `BN.{v}.*`, `stage6.{v}.weight`, with duplicates
             `stage1…5.*` that are ignored);
             a backbone's, with torchvision's or timm's names, its classification head ignored;
-            each with or without `module.` before the names (`nn.DataParallel`).
+            each with any prefix before its names (`module.`, `_orig_mod.`, `model.`, `encoder.`, …).
+        rows: for each class of the network, which row of the checkpoint's head it takes; None: it keeps its own.
+            Without `rows` the head's classes are the network's, in its order. A backbone has no head.
 
     Returns:
         the kind: "checkpoint", "official checkpoint" or "backbone".
 
     Raises:
-        ValueError: it does not fit; says what is missing, extra or of another shape.
+        ValueError: it does not fit, or is not finite; says what is missing, extra or of another shape.
     """
-    state_dict = {name.removeprefix("module."): value for name, value in state_dict.items()}
     try:
-        return _load_by_kind(network, state_dict)
-    except (RuntimeError, TypeError) as error:  # tensors that no network has: sparse, without values, …
+        kind, ours = _kind(_unwrapped(state_dict))
+        if kind == "backbone":
+            _load(network.backbone, _backbone_names(network.backbone, ours), state_dict)
+            return kind
+        ours = ours if kind == "checkpoint" else from_official(ours)
+        _load(network, ours if rows is None else _with_rows(network.state_dict(), ours, rows), state_dict)
+    except (RuntimeError, TypeError, IndexError) as error:  # tensors that no network has: sparse, without values, …
         raise ValueError(f"the weights do not fit this network: {str(error).splitlines()[-1].strip()}") from error
+    return kind
 
 
-def _load_by_kind(network: Classifier, state_dict: StateDict) -> str:
-    if is_official(state_dict):
-        _load(network, from_official(state_dict))
-        return "official checkpoint"
-    if "instances.weight" in state_dict:
-        _load(network, state_dict)
-        return "checkpoint"
-    _load(network.backbone, _backbone_names(network.backbone, state_dict))
-    return "backbone"
+def head_classes(state_dict: StateDict) -> int | None:
+    """Return the number of classes of a full checkpoint; None for a backbone's and any other state dict."""
+    kind, inside = _kind(_unwrapped(state_dict))
+    head = None if kind == "backbone" else inside["classifier.weight"]
+    return len(head) if head is not None and head.dim() else None
 
 
-def is_official(state_dict: StateDict) -> bool:
-    """Whether the names are those of a full checkpoint written by the official code."""
-    return "classifier.weight" in state_dict and any(name.startswith("stage6.") for name in state_dict)
+def _kind(state_dict: StateDict) -> tuple[str, StateDict]:
+    """Return what a state dict is, see `load_weights`, and the entries of a full checkpoint without their prefix."""
+    for kind, head in FULL_CHECKPOINTS.items():
+        prefixes = dict.fromkeys(match[1] for name in state_dict if (match := head.fullmatch(name)))
+        for inside in (_below(prefix, state_dict) for prefix in prefixes):
+            if "classifier.weight" in inside:
+                return kind, inside
+    return "backbone", state_dict
 
 
 def from_official(state_dict: StateDict) -> StateDict:
     """Return the official code's full state dict under our names, its entries per class stacked to `[V, D]`."""
-    num_classes = len(state_dict["classifier.weight"])
+    num_classes = min(len(state_dict["classifier.weight"]), len(state_dict))  # a tensor may claim any size
     ours = {
         name.replace("model.", "backbone.", 1): value
         for name, value in state_dict.items()
@@ -72,6 +94,28 @@ def from_official(state_dict: StateDict) -> StateDict:
     return ours
 
 
+def _with_rows(own: StateDict, state_dict: StateDict, rows: Sequence[int | None]) -> StateDict:
+    """Return a checkpoint whose row v of the head is its row `rows[v]`, or where that is None the network's own row."""
+    taken = [(row, theirs) for row, theirs in enumerate(rows) if theirs is not None]
+    ours, theirs = (torch.tensor([pair[side] for pair in taken], dtype=torch.long) for side in (0, 1))
+    result = dict(state_dict)
+    for name in PER_CLASS:
+        if name in result and result[name].shape[1:] == own[name].shape[1:]:
+            result[name] = own[name].cpu().index_copy(0, ours, result[name][theirs].to(own[name].dtype))
+    return result
+
+
+def _unwrapped(state_dict: StateDict) -> StateDict:
+    return {
+        ".".join(part for part in name.split(".") if part not in WRAPPERS): value for name, value in state_dict.items()
+    }
+
+
+def _below(prefix: str, state_dict: StateDict) -> StateDict:
+    """Return the entries whose names start with `prefix`, without it."""
+    return {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
+
+
 def _backbone_names(backbone: torch.nn.Module, state_dict: StateDict) -> StateDict:
     """Return the entries of a backbone's file under the backbone's own names.
 
@@ -81,6 +125,7 @@ def _backbone_names(backbone: torch.nn.Module, state_dict: StateDict) -> StateDi
     """
     own = {_flat(name): name for name in backbone.state_dict()}
     modules = {_module(name) for name in own.values()}
+    state_dict = _below(_prefix(own, state_dict), state_dict)
 
     def is_head(name: str) -> bool:
         return not any(f"{module}_".startswith(f"{_module(name)}_") for module in modules)
@@ -92,6 +137,17 @@ def _backbone_names(backbone: torch.nn.Module, state_dict: StateDict) -> StateDi
     }
 
 
+def _prefix(flat_names: Iterable[str], state_dict: StateDict) -> str:
+    """Return the prefix of names, as "encoder.", below which a file holds most of the given names; "" if none."""
+    known, found = set(flat_names), Counter()
+    for name in state_dict:
+        parts = name.split(".")
+        for start in range(len(parts)):
+            if _flat(".".join(parts[start:])) in known:
+                found[".".join([*parts[:start], ""]) if start else ""] += 1
+    return found.most_common(1)[0][0] if found else ""
+
+
 def _module(name: str) -> str:
     """The first part of a name: the module of the backbone that holds the tensor."""
     return name.removeprefix("model.").split(".")[0]
@@ -101,7 +157,8 @@ def _flat(name: str) -> str:
     return name.removeprefix("model.").replace(".", "_")
 
 
-def _load(module: torch.nn.Module, state_dict: StateDict) -> None:
+def _load(module: torch.nn.Module, state_dict: StateDict, origin: StateDict) -> None:
+    """Load entries under the module's own names; `origin`, as they were called in the file, is named in the error."""
     own = module.state_dict()
     # Counters do not influence anything here, and old files lack them.
     missing = [name for name in own if name not in state_dict and not name.endswith("num_batches_tracked")]
@@ -113,10 +170,16 @@ def _load(module: torch.nn.Module, state_dict: StateDict) -> None:
     ]
     kinds = {"missing": missing, "extra": extra, "of another shape": mismatched}
     problems = [_few(kind, names) for kind, names in kinds.items() if names]
+    if missing and not extra:
+        problems.append(_few("in the file", list(origin)))
     if problems:
         raise ValueError("the weights do not fit this network: " + "; ".join(problems))
+    not_finite = [name for name in own if name in state_dict and not torch.isfinite(state_dict[name]).all()]
+    if not_finite:
+        raise ValueError(f"the weights are not finite: {_few('with NaN or infinity', not_finite)}")
     module.load_state_dict(state_dict, strict=False)
 
 
 def _few(kind: str, names: list[str]) -> str:
-    return f"{len(names)} {kind} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+    shown = [name if name.isprintable() else ascii(name) for name in names[:3]]
+    return f"{len(names)} {kind} ({', '.join(name[:80] for name in shown)}{', …' if len(names) > 3 else ''})"

@@ -2,40 +2,109 @@
 
 import difflib
 import runpy
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from core.networks import TIMM_PREFIX, Classifier
+from core.networks import HEADS, RESNESTS, TIMM_PREFIX, Classifier
 from core.strategy import KEYPOINTS, STRATEGIES, Keypoints, Options, Strategy
-from core.weights import load_weights
-from tools.runs.checkpoints import Description, imagenet_state_dict, read_description, read_state_dict
-from tools.system.errors import UserError
+from core.weights import head_classes, load_weights
+from tools.data.devkit import class_columns
+from tools.runs.checkpoints import (
+    Description,
+    imagenet_state_dict,
+    normalization_of,
+    read_description,
+    read_state_dict,
+)
+from tools.system.errors import UserError, advice, first_few, printable, quoted, shorten
 
 
 def make_network(
-    architecture: str, weights: str, num_classes: int, channels_last: bool = True, head: str = "instances"
+    architecture: str,
+    weights: str,
+    num_classes: int,
+    channels_last: bool = True,
+    head: str = "instances",
+    class_names: list[str] | None = None,
+    say: Callable[[str], None] = print,
 ) -> Classifier:
     """Return a classifier with its first weights: "imagenet", "none" or a file (see `core.weights.load_weights`).
+
+    Args:
+        class_names: of the V classes. From the checkpoint of a training on other classes, the classes with the same
+            name are taken; None: its classes are these.
+        say: called with a sentence that says so.
 
     Raises:
         UserError: an unknown architecture, or weights that are not available or do not fit.
     """
+    network = untrained_network(architecture, num_classes, channels_last, head)
+    if weights == "none":
+        return network
+    rows, is_file = None, weights != "imagenet"
+    state_dict = read_state_dict(Path(weights)) if is_file else imagenet_state_dict(timm_name(architecture))
+    if is_file and head_classes(state_dict) is not None:
+        description = read_description(Path(weights))
+        network.normalization = description.normalization
+        if class_names is not None:
+            rows = _rows_by_name(weights, head_classes(state_dict), description.class_names, class_names, say)
+    try:
+        load_weights(network, state_dict, rows)
+    except ValueError as error:
+        raise UserError(f"--weights {weights} for {architecture} with {num_classes} classes: {error}") from error
+    return network
+
+
+def untrained_network(
+    architecture: str, num_classes: int, channels_last: bool = True, head: str = "instances"
+) -> Classifier:
+    """Return a classifier that takes images as the published weights of its architecture do.
+
+    Raises:
+        UserError: an unknown architecture or head, or one that needs timm, which is not installed.
+    """
+    if head not in HEADS:
+        raise UserError(f"unknown head {quoted(head)}: choose one of {', '.join(HEADS)}")
     try:
         network = Classifier(architecture, num_classes, channels_last, head)
     except ImportError as error:
         raise UserError(f"--architecture {architecture} needs timm: pip install timm") from error
     except ValueError as error:
         raise UserError(f"--architecture: {error}{_similar_in_timm(architecture)}") from error
-    if weights == "none":
-        return network
-    state_dict = imagenet_state_dict(architecture) if weights == "imagenet" else read_state_dict(Path(weights))
-    try:
-        load_weights(network, state_dict)
-    except ValueError as error:
-        raise UserError(f"--weights {weights} for {architecture} with {num_classes} classes: {error}") from error
+    network.normalization = normalization_of(timm_name(architecture))
     return network
+
+
+def timm_name(architecture: str) -> str:
+    """Return the name under which the weights of an architecture are published: torchvision's, or `timm/NAME`."""
+    return TIMM_PREFIX + RESNESTS[architecture] if architecture in RESNESTS else architecture
+
+
+def _rows_by_name(
+    path: str, count: int, trained_on: list[str] | None, class_names: list[str], say: Callable[[str], None]
+) -> list[int | None]:
+    """Return which row of a head of `count` classes each class takes, by name; None: it is not one of them.
+
+    Args:
+        trained_on: the head's classes; None: unknown, and those of the network if they are as many.
+    """
+    if trained_on is None:
+        trained_on = class_names if len(class_names) == count else []
+    elif len(trained_on) != count:
+        raise UserError(f"{path} has a head of {count} classes, but {len(trained_on)} class names are given for it")
+    index = {name: row for row, name in enumerate(trained_on)}
+    kept, new = ([shorten(name) for name in class_names if (name in index) is known] for known in (True, False))
+    if len(kept) == len(class_names) == count:
+        how = "" if trained_on == class_names else "the same classes in another order, matched by name"
+    else:
+        taken = f"{len(kept)} of its {count} classes ({first_few(kept) or 'no equal name'})"
+        how = f"the backbone and {taken} are taken; untrained: {first_few(new) or 'none'}"
+    if how:
+        say(f"note: {printable(path)}: {how}")
+    return [index.get(name) for name in class_names]
 
 
 def _similar_in_timm(architecture: str) -> str:
@@ -50,12 +119,18 @@ def _similar_in_timm(architecture: str) -> str:
 
 
 def trained_network(
-    path: Path, architecture: str | None = None, class_names: list[str] | None = None, head: str | None = None
+    path: Path,
+    architecture: str | None = None,
+    class_names: list[str] | None = None,
+    head: str | None = None,
+    say: Callable[[str], None] = print,
 ) -> tuple[Classifier, Description]:
     """Load a checkpoint of ours or of the official code, and the description in the .json file beside it.
 
     Args:
-        architecture, class_names, head: replace what the description says; the first two suffice without one.
+        architecture, class_names, head: replace what the description says; the first two suffice without one. Class
+            names are matched by name, so they may have another order than the description's.
+        say: called with a sentence if they have.
 
     Returns:
         the network in evaluation mode, and the description with these replacements.
@@ -63,23 +138,28 @@ def trained_network(
     Raises:
         UserError: no such checkpoint, it does not fit, or its architecture or classes are unknown.
     """
-    state_dict = read_state_dict(path)
+    state_dict, described = read_state_dict(path), read_description(path)
     given = {"architecture": architecture, "class_names": class_names, "head": head}
-    description = replace(read_description(path), **{name: value for name, value in given.items() if value is not None})
+    description = replace(described, **{name: value for name, value in given.items() if value is not None})
     missing = [name for name in ("architecture", "class_names") if getattr(description, name) is None]
     if missing:
         raise UserError(
             f"{path.with_suffix('.json')} beside the checkpoint is missing or lacks {', '.join(missing)}: put it "
             "there, or give --architecture and --class_file"
         )
-    what = f"{description.architecture} with {len(description.class_names)} classes"
-    network = make_network(description.architecture, "none", len(description.class_names), head=description.head)
+    count = head_classes(state_dict)
+    if count is None:
+        raise UserError(f"{path} does not hold a trained head: give a checkpoint of a training run")
+    trained_on = described.class_names or description.class_names
+    with advice(f"--class_file must name the classes of {path}, in any order"):
+        class_columns(description.class_names, trained_on)
+    rows = _rows_by_name(str(path), count, trained_on, description.class_names, say)
+    network = untrained_network(description.architecture, len(rows), head=description.head)
     try:
-        kind = load_weights(network, state_dict)
+        load_weights(network, state_dict, rows)
     except ValueError as error:
-        raise UserError(f"{path} does not fit {what}: {error}") from error
-    if kind == "backbone":
-        raise UserError(f"{path} holds only a backbone, without a trained head: give a checkpoint of a training run")
+        raise UserError(f"{path} for {description.architecture} with {len(rows)} classes: {error}") from error
+    network.normalization = description.normalization
     return network.eval(), description
 
 
@@ -113,7 +193,10 @@ def keypoints_of(description: Description, given: str | None = None) -> tuple[Ke
         strategy = read_strategy(Path(given))
     else:
         strategy = Strategy(given or description.strategy or "", training_step=None, keypoints=given)
-    options = strategy.options(description.arguments)
+    try:
+        options = strategy.options(description.arguments)
+    except ValueError as error:
+        raise UserError(f"the checkpoint's description: among its arguments, {error}") from error
     if given and (given.endswith(".py") or given in STRATEGIES):
         return strategy.shown_keypoints(), options
     if given:

@@ -16,7 +16,7 @@ from core.puzzle import cut_tiles, merge_tiles
 from core.strategy import KEYPOINTS, STRATEGIES, Keypoints, Options
 from tools.data.datasets import Letterboxed
 from tools.data.images import read_image
-from tools.data.transforms import denormalize
+from tools.data.transforms import Normalization, denormalize
 from tools.metrics.reports import Prediction
 from tools.pictures import panels
 from tools.pictures.panels import BAR, PANEL
@@ -38,6 +38,7 @@ class Example(NamedTuple):
     present: torch.Tensor  # indices of its classes [C]
     shown: int  # the class that the image is cut for
     title: str  # of that class
+    normalization: Normalization | None = None  # of the image
 
 
 def draw_strategies(examples: list[Example], options: Options, own: Keypoints | None = None) -> Figure:
@@ -58,7 +59,7 @@ def draw_strategies(examples: list[Example], options: Options, own: Keypoints | 
 
 @torch.no_grad()
 def _draw_strategy(axes: Axes, example: Example, keypoints: Keypoints, options: Options) -> AxesImage:
-    picture = denormalize(example.image).numpy()
+    picture = denormalize(example.image, example.normalization).numpy()
     size = len(picture)
     classes = example.present if keypoints.per_image else example.present.new_tensor([example.shown])
     joined = example.cams[classes].amax(0, keepdim=True)
@@ -86,7 +87,7 @@ def draw_tiles(network: Classifier, examples: list[Example], keypoints: Keypoint
 def _draw_tiles_row(
     row: np.ndarray, network: Classifier, example: Example, keypoints: Keypoints, options: Options
 ) -> None:
-    image, picture = example.image[None], denormalize(example.image).numpy()
+    image, picture = example.image[None], denormalize(example.image, example.normalization).numpy()
     size, label = len(picture), example.present.new_tensor([example.shown])
     features = network(image, features_only=True)[1]
     cut = keypoints.of_image(make_cam(features[0]), label, size, options)
@@ -98,7 +99,7 @@ def _draw_tiles_row(
 
     panels.show_image(row[0], picture)
     panels.draw_cut(row[0], cut[0].tolist())
-    panels.show_tiles(row[1], np.stack([denormalize(tile).numpy() for tile in tiles[0]]))
+    panels.show_tiles(row[1], np.stack([denormalize(tile, example.normalization).numpy() for tile in tiles[0]]))
     panels.show_map(row[2], whole, low, high)
     panels.color_bar(row[4], panels.show_map(row[3], merged, low, high), f"{low:.1f}", f"{high:.1f}")
     difference = panels.show_map(row[5], merged - whole, -largest, largest, signed=True)

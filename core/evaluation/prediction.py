@@ -23,15 +23,17 @@ def autocast(device: torch.device, amp: str) -> AbstractContextManager:
     return torch.autocast(device.type, dtype=dtype, enabled=amp != "off")
 
 
-def to_device(images: torch.Tensor, device: torch.device, memory_format: torch.memory_format) -> torch.Tensor:
-    """Return normalized float32 `[B, 3, S, S]` on the device, without a synchronization with it.
+def to_device(images: torch.Tensor, device: torch.device, network: nn.Module) -> torch.Tensor:
+    """Return float32 `[B, 3, S, S]` on the device, normalized and in memory as the network wants its images.
+
+    It does not synchronize with the device.
 
     Images are uint8 `[B, S, S, 4]` as the loaders return them, a third of the bytes, or normalized already.
     """
     images = images.to(device, non_blocking=True)
     if images.dtype == torch.uint8:
-        images = normalize(images)
-    return images.contiguous(memory_format=memory_format)
+        images = normalize(images, network.normalization)
+    return images.contiguous(memory_format=network.memory_format)
 
 
 @torch.no_grad()
@@ -60,7 +62,7 @@ def predict(
     network.eval()
     all_logits, labels = [], []
     for images, batch_labels, indices in tqdm(loader, "evaluation", total, unit="batch", leave=False, disable=silent):
-        images = to_device(images, device, network.memory_format)
+        images = to_device(images, device, network)
         with autocast(device, amp):
             logits, features = network(images)
         if observe:
@@ -84,7 +86,8 @@ class TestTimeAugmentation(nn.Module):
 
     def __init__(self, network: Classifier, scales: Sequence[float] = (1.0,), flip: bool = False):
         super().__init__()
-        self.network, self.memory_format = network, network.memory_format
+        self.network = network
+        self.memory_format, self.normalization = network.memory_format, network.normalization
         self.scales, self.flip = tuple(scales), flip
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

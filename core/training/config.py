@@ -14,7 +14,7 @@ from core.keypoints import TOPK, TOPK_RADIUS
 from core.losses import RECONSTRUCTION_LOSSES
 from core.networks import ARCHITECTURES
 from core.optimizer import MOMENTUM
-from core.strategy import Strategy
+from core.strategy import MAX_TOPK, Strategy
 from tools.data.devkit import DATA
 from tools.data.transforms import AUGMENTATIONS
 from tools.system.command_line import Argument, Arguments, Parser, argument, make_parser, nearest, with_arguments
@@ -61,7 +61,7 @@ class Config(Arguments):
     alpha_p: float = _method(
         1.0, "weight of the puzzle classification loss (trains Max only; with a teacher it is a monitor)", least=0
     )
-    topk: int = _method(TOPK, "number of local maxima per keypoint (cTopk, cTopk-w)", above=0)
+    topk: int = _method(TOPK, "number of local maxima per keypoint (cTopk, cTopk-w)", above=0, most=MAX_TOPK)
     topk_radius: float = _method(
         TOPK_RADIUS, "maximum distance to the arg-max, pixels at 512; 0: none (cTopk)", least=0
     )

@@ -76,14 +76,19 @@ def run_training(strategy: Strategy, config: Config, processes: Processes) -> No
 def _train(strategy: Strategy, config: Config, devices: Devices, data: Data, interruption: Interruption) -> None:
     processes, num_classes = devices.processes, len(data.training.class_names)
     torch.manual_seed(config.seed)
-    network = make_network(config.architecture, config.weights, num_classes, config.channels_last, strategy.head)
+    notes: list[str] = []
+    network = make_network(
+        *(config.architecture, config.weights, num_classes, config.channels_last, strategy.head),
+        data.training.class_names,
+        notes.append,
+    )
     network.to(devices.first)
     devices.configure(network, config.sync_bn)
     trainer = Trainer(network, strategy, config, len(data.training_loader), processes, devices.gpus)
     torch.manual_seed(config.seed + processes.rank)  # from here on, dropout differs between processes
     data_sets = {"training": data.training, "validation": data.validation}
     with Run(Folder(), config, trainer, data_sets, interruption) as run:
-        run.start(_summary(devices, processes, data))
+        run.start(_summary(devices, processes, data), notes)
         if note := _sight(config, processes, data.validation):
             run.log.line(f"[i] of the validation images, {note}")
         _epochs(run, data)

@@ -1,7 +1,9 @@
 """A training run and its files: the resumable state, models, and what is logged on the way."""
 
+import math
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from core.strategy import Step
 from core.training.config import OWN_STATE, Config
 from core.training.trainer import Trainer
 from tools.data.datasets import VOCClassification
+from tools.data.transforms import IMAGENET
 from tools.runs.checkpoints import Description, read_description, save_checkpoint
 from tools.runs.folder import Folder, RunFiles, values_of
 from tools.runs.log import RunLog
@@ -63,11 +66,14 @@ class Run:
         if self._writes:
             self._files.release()
 
-    def start(self, summary: str) -> None:
+    def start(self, summary: str, notes: Sequence[str] = ()) -> None:
         """Start from scratch, or continue from what `--resume` names; log the lines of `summary`.
 
         The order matters: every check, also whether the disk has room, comes before an earlier run is archived, and
         the first state is written at once, so that an unwritable folder fails before training starts.
+
+        Args:
+            notes: sentences for the log on the first weights, which a continued run does not have.
         """
         state, source = self._load_state()
         differing = self._restore(state, source) if state else []
@@ -82,7 +88,7 @@ class Run:
             saved = {"strategy": self.trainer.strategy.name, **self.config.replayable()}
             write_json(self.folder.config(self.config.tag), saved)
         self._log_start(state, source, differing)
-        for line in summary.splitlines():
+        for line in [*summary.splitlines(), *(f"[i] {note}" for note in notes if not state)]:
             self.log.line(line)
         if not same_run:
             self._save_state()
@@ -305,7 +311,8 @@ class Run:
             strategy=strategy.name,
             keypoints=keypoints and keypoints.name,
             iteration=self.trainer.iteration,
-            mAP=mean,
+            mAP=None if math.isnan(mean) else mean,
+            **(self.trainer.student.normalization or IMAGENET)._asdict(),
             arguments=asdict(self.config),
         )
         save_checkpoint(self.folder.model(self.config.tag, kind), self.trainer.student.state_dict(), description)

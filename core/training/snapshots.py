@@ -55,7 +55,7 @@ class Snapshots:
         student.eval()
         figure, grid = panel_grid(math.ceil(len(self.chosen) / COLUMNS), [SIDE] * COLUMNS + [BAR], SIDE, title)
         for (index, label), axes in zip(self.chosen, grid[:, :-1].flat, strict=False):  # the last row may have room
-            image = normalize(self.transform(self.dataset.image(index)))
+            image = normalize(self.transform(self.dataset.image(index)), student.normalization)
             logits, features = student(image[None].to(device))
             cams, keypoint, size = make_cam(features[0].float()), None, image.shape[-1]
             if self.keypoints:
@@ -64,7 +64,7 @@ class Snapshots:
                 keypoint = self.keypoints.of_image(cams, classes.to(device), size, self.options)[0].tolist()
             heat = resize_cams(cams[label, None], size)[0].cpu().numpy()
             caption = f"{self.dataset.class_names[label]} {torch.sigmoid(logits[0, label]):.2f}"
-            shown = draw_class(axes, denormalize(image).numpy(), heat, keypoint, caption)
+            shown = draw_class(axes, denormalize(image, student.normalization).numpy(), heat, keypoint, caption)
         color_bar(grid[0, -1], shown)
         student.train(training)
         return figure

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from core.batch_norm import OneValuePerChannel
 from core.ema import make_teacher, update_teacher
 from core.evaluation.prediction import autocast, to_device
 from core.losses import alpha_re_at
@@ -20,6 +21,8 @@ from core.parallel import (
 )
 from core.strategy import Crops, Step, Strategy
 from core.training.config import Config
+from tools.data.transforms import IMAGENET, Normalization
+from tools.system.errors import UserError
 from tools.system.processes import Processes
 
 
@@ -91,7 +94,13 @@ class Trainer:
         before = read_statistics(self.student) if several or self.config.on_nan == "skip" else None
         set_learning_rates(self.optimizer, self.iteration, self.max_iteration, self.warmup_iterations)
         self.optimizer.zero_grad()
-        step = self._losses_and_gradients(images, labels)
+        try:
+            step = self._losses_and_gradients(images, labels)
+        except OneValuePerChannel as error:
+            raise UserError(
+                f"{error}, which has no variance: give a larger --batch_size or --image_size, or fewer --accumulate or "
+                "--replicas"
+            ) from error
         if several:
             average_gradients(self.student)
         finite = self._all_finite(step.loss)
@@ -117,7 +126,7 @@ class Trainer:
         return _mean_step([self._micro_batch(*part) for part in parts], crop_weights)
 
     def _micro_batch(self, images: torch.Tensor, labels: torch.Tensor, crops: Crops, crop_weight: float) -> Step:
-        images = to_device(images, self.device, self.student.memory_format)
+        images = to_device(images, self.device, self.student)
         labels = labels.to(self.device, non_blocking=True)
         crops = crops.to(self.device)
         options = self.strategy.options(self.arguments, self.alpha_re)
@@ -153,6 +162,7 @@ class Trainer:
         """Return everything needed to continue except RNG states: plain values and tensors."""
         return {
             "student": self.student.state_dict(),
+            "normalization": torch.tensor(self.student.normalization or IMAGENET, dtype=torch.float64),
             "teacher": self.teacher.state_dict() if self.teacher is not None else {},
             "optimizer": self.optimizer.state_dict()["state"],
             "scaler": self.scaler.state_dict(),
@@ -166,6 +176,7 @@ class Trainer:
             RuntimeError, ValueError, KeyError: it was saved by a different network or strategy.
         """
         self.student.load_state_dict(state["student"])
+        self.student.normalization = Normalization(*map(tuple, state["normalization"].tolist()))
         if self.teacher is not None:
             self.teacher.load_state_dict(state["teacher"])
         # Learning rates and weight decays are those of the arguments, which --force may have changed.

@@ -44,7 +44,7 @@ def re_estimate(network: Classifier, loader: torch.utils.data.DataLoader) -> Non
     device = next(network.parameters()).device
     for batch, (images, *_) in enumerate(tqdm(loader, desc="statistics", unit="batch", leave=False)):
         network.instances.momentum = 1 / (batch + 1)  # makes the exponential average a plain one
-        network(to_device(images, device, network.memory_format))
+        network(to_device(images, device, network))
     network.instances.eval()
 
 
@@ -53,7 +53,8 @@ class WithBatchStatistics(nn.Module):
 
     def __init__(self, network: Classifier):
         super().__init__()
-        self.network, self.memory_format = network, network.memory_format
+        self.network = network
+        self.memory_format, self.normalization = network.memory_format, network.normalization
 
     def train(self, mode: bool = True) -> "WithBatchStatistics":
         """Ignore the mode, so that `predict`, which evaluates, does not change it."""

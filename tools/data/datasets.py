@@ -16,7 +16,7 @@ from tools.data.annotations import VOCObject, multi_hot, read_annotation
 from tools.data.devkit import annotation_files, check_folder, image_files, read_split
 from tools.data.images import opened_image, read_image
 from tools.data.loader import worker_options
-from tools.data.transforms import fit, fitted_box, normalize
+from tools.data.transforms import Normalization, fit, fitted_box, normalize
 from tools.system.errors import UserError, advice
 
 Transform = Callable[[Image.Image], Any]
@@ -128,8 +128,8 @@ class ImageFiles(Dataset):
     refer to the upright image.
     """
 
-    def __init__(self, paths: list[Path], image_size: int):
-        self.paths, self.image_size = paths, image_size
+    def __init__(self, paths: list[Path], image_size: int, normalization: Normalization | None = None):
+        self.paths, self.image_size, self.normalization = paths, image_size, normalization
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -137,18 +137,21 @@ class ImageFiles(Dataset):
     def __getitem__(self, index: int) -> Letterboxed:
         path = self.paths[index]
         try:
-            return letterbox(str(path), read_image(path), self.image_size)
+            return letterbox(str(path), read_image(path), self.image_size, self.normalization)
         except UserError as error:
             return Letterboxed(str(path), str(error), torch.zeros(0), (0, 0, 0, 0), (0, 0))
 
 
-def letterbox(path: str, image: Image.Image, image_size: int) -> Letterboxed:
+def letterbox(
+    path: str, image: Image.Image, image_size: int, normalization: Normalization | None = None
+) -> Letterboxed:
     """Return an upright image on its canvas, see `ImageFiles`."""
     size = image.height, image.width
-    return Letterboxed(path, "", normalize(fit(image, image_size)), fitted_box(size, image_size), size)
+    canvas = normalize(fit(image, image_size), normalization)
+    return Letterboxed(path, "", canvas, fitted_box(size, image_size), size)
 
 
-def image_loader(paths: list[Path], image_size: int, batch_size: int, num_workers: int) -> DataLoader:
+def image_loader(images: ImageFiles, batch_size: int, num_workers: int) -> DataLoader:
     """Return a loader of lists of `Letterboxed`, in the order of the paths."""
     options = worker_options(num_workers, list) | {"pin_memory": False}  # images are stacked before they move
-    return DataLoader(ImageFiles(paths, image_size), batch_size, **options)
+    return DataLoader(images, batch_size, **options)

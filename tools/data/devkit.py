@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from tools.data.images import SUFFIXES
 from tools.system.errors import UserError, first_few, quoted, shorten
@@ -20,17 +21,33 @@ LABELED_LINE = re.compile(r"(.*\S)\s+(-1|0|1)")  # of the devkit's lists of one 
 
 def read_class_names(path: str | Path) -> list[str]:
     """Return the distinct, valid names under `class_names` in a JSON file, in the order of their indices."""
-    require_regular_file(Path(path))
     content = read_json(Path(path))
     names = content.get("class_names") if isinstance(content, dict) else None
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise UserError(f"class file {path} has no list of names under 'class_names'")
-    for name in names:
-        if problem := class_name_problem(name):
-            raise UserError(f"class file {path}: {problem}")
-    if len(set(names)) < len(names):
-        raise UserError(f"class file {path} contains a name twice")
+    if problem := class_names_problem(names):
+        raise UserError(f"class file {path}{problem}")
     return names
+
+
+def class_names_problem(names: Any) -> str | None:
+    """Return why a value is not a list of class names, as a message about its file ends, or None."""
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        return " has no list of names under 'class_names'"
+    problem = next(filter(None, map(class_name_problem, names)), None)
+    return f": {problem}" if problem else " contains a name twice" if len(set(names)) < len(names) else None
+
+
+def class_columns(wanted: Sequence[str], present: Sequence[str]) -> list[int]:
+    """Return the index, among the classes that are present, of each wanted class; both are the same in any order.
+
+    Raises:
+        UserError: they are not the same; names the difference.
+    """
+    index = {name: column for column, name in enumerate(present)}
+    differing = {"lacks": [name for name in wanted if name not in index], "has also": sorted({*present} - {*wanted})}
+    parts = [f"{verb} {first_few(list(map(shorten, names)))}" for verb, names in differing.items() if names]
+    if parts:
+        raise UserError(f"other classes: it {' and '.join(parts)}")
+    return [index[name] for name in wanted]
 
 
 def class_name_problem(name: str) -> str | None:

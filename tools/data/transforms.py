@@ -5,6 +5,7 @@ They return bytes; `normalize` makes floats of a whole batch on the device, so t
 
 import functools
 import re
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -17,6 +18,16 @@ from tools.system.errors import UserError, quoted
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Normalization(NamedTuple):
+    """Mean and standard deviation of red, green and blue, where white is 1, with which a network was trained."""
+
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+
+IMAGENET = Normalization()
 # In the order in which they are applied.
 AUGMENTATIONS = {"colorjitter": lambda: v2.ColorJitter(0.3, 0.3, 0.3, 0.1), "randaugment": RandAugment}
 
@@ -85,25 +96,25 @@ def to_pixels(image: Image.Image) -> torch.Tensor:
     return F.pil_to_tensor(image)
 
 
-def normalize(pixels: torch.Tensor) -> torch.Tensor:
+def normalize(pixels: torch.Tensor, normalization: Normalization | None = None) -> torch.Tensor:
     """Normalize pixels and validity mask, uint8 `[..., S, S, 4]`, to float32 `[..., 3, S, S]`, on any device.
 
-    Mean and standard deviation are ImageNet's; outside the image the result is exactly 0.
+    Without `normalization` it is ImageNet's; outside the image the result is exactly 0.
     """
-    scale, shift = _scale_and_shift(pixels.device)
+    scale, shift = _scale_and_shift(pixels.device, normalization or IMAGENET)
     return pixels[..., :3].float().mul_(scale).sub_(shift).masked_fill_(pixels[..., 3:] == 0, 0).movedim(-1, -3)
 
 
 @functools.cache
-def _scale_and_shift(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def _scale_and_shift(device: torch.device, normalization: Normalization) -> tuple[torch.Tensor, torch.Tensor]:
     """`[3]` each. Cached: creating a tensor from Python numbers synchronizes with the GPU."""
-    mean, std = (torch.tensor(values, device=device) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (torch.tensor(values, device=device) for values in normalization)
     return 1 / (255 * std), mean / std
 
 
-def denormalize(images: torch.Tensor) -> torch.Tensor:
+def denormalize(images: torch.Tensor, normalization: Normalization | None = None) -> torch.Tensor:
     """Convert normalized images `[..., 3, h, w]` to uint8 `[..., h, w, 3]`, RGB, for pictures."""
-    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (torch.tensor(values)[:, None, None] for values in normalization or IMAGENET)
     pixels = (images.cpu().float() * std + mean) * 255
     return pixels.round().clamp(0, 255).byte().movedim(-3, -1)
 

@@ -128,7 +128,7 @@ def write_class_file(path: Path, class_names: Sequence[str], images: Mapping[str
     """Write a class file: `class_names` in the order of their indices, mask colors, and images per class."""
     colors = {name: voc_color((index + 1) % 256) for index, name in enumerate(class_names)}
     counts = {name: images.get(name, 0) for name in class_names}
-    write_json(path, {"class_names": list(class_names), "color_dict": colors, "images": counts})
+    write_json(path, {"class_names": list(class_names), "color_dict": colors, "images": counts}, checksum=True)
 
 
 def voc_color(number: int) -> list[int]:

@@ -6,14 +6,14 @@ import math
 import os
 import zipfile
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.special import expit
 
-from tools.data.devkit import class_name_problem
+from tools.data.devkit import class_columns, class_name_problem
 from tools.system.errors import UserError, first_few, quoted
 from tools.system.files import reason, replace_file, require_regular_file
 
@@ -69,6 +69,12 @@ class Scores:
                 f"{origin}: scores are in 0…1, but these are in {low:.4g}…{high:.4g}: save logits as an array "
                 "`logits`, and divide values in % by 100"
             )
+
+    def of_classes(self, class_names: list[str]) -> "Scores":
+        """Return the same scores with the columns in the order of `class_names`; a UserError: other classes."""
+        columns = class_columns(class_names, self.class_names)
+        labels = None if self.labels is None else self.labels[:, columns]
+        return replace(self, class_names=class_names, scores=self.scores[:, columns], labels=labels)
 
 
 def write_scores(path: Path, scored: Scores) -> None:

@@ -1,8 +1,13 @@
 """Checkpoints: plain state dicts that `torch.load(weights_only=True)` reads, beside a JSON file that describes them."""
 
 import logging
+import os
 import pickle
+import re
+import shlex
 import warnings
+import zipfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -11,11 +16,25 @@ from urllib.error import URLError
 import torch
 import torchvision
 
-from tools.system.errors import UserError
-from tools.system.files import read_json, reason, replace_file, write_json
+from tools.data.devkit import class_names_problem
+from tools.data.transforms import IMAGENET, Normalization
+from tools.system.errors import UserError, first_few, quoted
+from tools.system.files import read_json, reason, replace_file, require_regular_file, write_json
 
 StateDict = dict[str, torch.Tensor]
 OFFICIAL_IMAGE_SIZE = 512  # of a checkpoint without a description
+# Under which of its names a file may hold the state dict; the first that is there counts.
+STATE_DICTS = (
+    *("state_dict", "model_state_dict", "model_state", "model", "network", "net", "student", "module", "weights"),
+    *("state_dict_ema", "model_ema", "ema_state_dict", "ema", "teacher", "params", "backbone", "encoder"),
+)
+MAX_WRAPPERS = 5  # dictionaries around the state dict
+# A command that keeps of a checkpoint what PyTorch reads safely: tensors, and dictionaries of tensors.
+CONVERT = (
+    'python3 -c "import sys, torch; T = torch.Tensor; c = torch.load(sys.argv[1], weights_only=False); '
+    "c = c.state_dict() if isinstance(c, torch.nn.Module) else c; torch.save({k: v for k, v in c.items() "
+    'if isinstance(v, T) or isinstance(v, dict) and all(isinstance(t, T) for t in v.values())}, sys.argv[2])"'
+)
 # What descriptions had in place of a strategy's name: the stem of its script.
 SCRIPTS = {
     "train_classification_with_puzzle_max": "Max",
@@ -41,6 +60,7 @@ class Description:
         strategy: the strategy's name.
         keypoints: the name under which its keypoints are known; None: it has none. Not meaningful without a strategy.
         iteration, mAP: when it was saved; mAP in %.
+        mean, std: with which its images were normalized, see `tools.data.transforms.Normalization`.
         arguments: of the training script, by name.
     """
 
@@ -52,14 +72,21 @@ class Description:
     keypoints: str | None = None
     iteration: int | None = None
     mAP: float | None = None
+    mean: tuple[float, ...] = IMAGENET.mean
+    std: tuple[float, ...] = IMAGENET.std
     arguments: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def normalization(self) -> Normalization:
+        """How its images are normalized."""
+        return Normalization(self.mean, self.std)
 
 
 def save_checkpoint(path: Path, state_dict: StateDict, description: Description) -> None:
-    """Write a state dict, and beside it, as `.json`, its description."""
+    """Write a state dict, and beside it, as `.json`, its description. Equal contents make equal files."""
     plain = {name: value.detach().cpu().contiguous() for name, value in state_dict.items()}
     write_tensors(path, plain)
-    write_json(path.with_suffix(".json"), asdict(description))
+    write_json(path.with_suffix(".json"), asdict(description), checksum=True)
 
 
 def write_tensors(path: Path, content: Any, keep: Path | None = None) -> None:
@@ -76,29 +103,56 @@ def write_tensors(path: Path, content: Any, keep: Path | None = None) -> None:
 
 
 def read_description(path: Path) -> Description:
-    """Read the description beside the checkpoint `path`; an empty one if there is no such file."""
+    """Read the description beside the checkpoint `path`; an empty one if there is no such file.
+
+    Raises:
+        UserError: it cannot be read, was altered, or a value in it is not what `Description` says.
+    """
     beside = path.with_suffix(".json")
-    if not beside.exists():
+    if not os.path.exists(beside):
         return Description()
     content = read_json(beside)
     if not isinstance(content, dict):
         raise UserError(f"{beside} does not describe a checkpoint")
-    holds = {
-        "architecture": ("a name", lambda value: isinstance(value, str)),
-        "class_names": ("a list of names", _are_names),
-        "image_size": ("a number of pixels", lambda value: type(value) is int and value > 0),
-        "head": ("a name", lambda value: isinstance(value, str)),
-        "strategy": ("a name", lambda value: isinstance(value, str | None)),
-        "keypoints": ("a name", lambda value: isinstance(value, str | None)),
-        "script": ("a name", lambda value: isinstance(value, str)),
-        "arguments": ("an object of names and values", lambda value: isinstance(value, dict)),
-    }
-    for name, (kind, is_kind) in holds.items():
+    for name, (kind, is_kind) in _KINDS.items():
         if name in content and not is_kind(content[name]):
             raise UserError(f"{beside}: {name} is not {kind}")
+    if problem := class_names_problem(content.get("class_names", ["any"])):
+        raise UserError(f"{beside}{problem}")
     if "script" in content and "strategy" not in content:
         content |= _strategy_of(content["script"])
+    content |= {name: tuple(content[name]) for name in ("mean", "std") if name in content}
     return Description(**{item.name: content[item.name] for item in fields(Description) if item.name in content})
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable() and len(value) <= 200
+
+
+def _is_image_size(value: Any) -> bool:
+    return type(value) is int and 32 <= value <= 8192 and value % 32 == 0
+
+
+def _are_channels(value: Any, least: float) -> bool:
+    numbers = isinstance(value, list) and all(isinstance(one, int | float) for one in value)
+    return numbers and len(value) == 3 and all(least <= one <= 1 for one in value)
+
+
+# What a value of a description is, in words, and whether a value is that.
+_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "architecture": ("a name", _is_name),
+    "class_names": ("a list of names", lambda value: isinstance(value, list)),
+    "image_size": ("a number of pixels divisible by 32, at most 8192", _is_image_size),
+    "head": ("a name", _is_name),
+    "strategy": ("a name", lambda value: value is None or _is_name(value)),
+    "keypoints": ("a name", lambda value: value is None or _is_name(value)),
+    "script": ("a name", _is_name),
+    "iteration": ("a whole number", lambda value: value is None or type(value) is int),
+    "mAP": ("a number", lambda value: value is None or isinstance(value, int | float)),
+    "mean": ("three numbers in 0…1", lambda value: _are_channels(value, 0)),
+    "std": ("three numbers in 0.001…1", lambda value: _are_channels(value, 0.001)),
+    "arguments": ("an object of names and values", lambda value: isinstance(value, dict)),
+}
 
 
 def _strategy_of(script: str) -> dict[str, Any]:
@@ -107,35 +161,57 @@ def _strategy_of(script: str) -> dict[str, Any]:
     return {"strategy": name, "keypoints": None if script in SCRIPTS_WITHOUT_KEYPOINTS else name.split(",")[0]}
 
 
-def _are_names(value: Any) -> bool:
-    return isinstance(value, list) and len(value) > 0 and all(isinstance(name, str) for name in value)
-
-
 def read_tensors(path: Path) -> Any:
-    """Read tensors and plain values that `torch.save` wrote, onto the CPU, without running any code in the file."""
-    if not path.is_file():
+    """Read tensors and plain values that `torch.save` wrote, onto the CPU, without running any code in the file.
+
+    The checksums of the archive are verified, which PyTorch does not do.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or it holds other things.
+    """
+    if not os.path.exists(path):
         raise UserError(f"no file {path}: check the path")
+    require_regular_file(path)
     try:
+        _verify_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickles that are refused or harmless
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(f"{path} is damaged, or does not hold plain tensors that PyTorch can read safely") from error
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if not refused:
+            raise UserError(f"{path} is damaged, or does not hold plain tensors that PyTorch reads safely") from error
+        raise UserError(
+            f"{path} holds not only plain tensors but also {refused[1]}, which PyTorch does not read safely; if you "
+            f"trust the file, convert it once: {CONVERT} {shlex.quote(str(path))} OUT.pth"
+        ) from error
     except Exception as error:  # a damaged file can break the reader anywhere
         raise UserError(f"{path} is truncated or not a PyTorch file: {reason(error)}") from error
+
+
+def _verify_archive(path: Path) -> None:
+    """Raise an error if a checksum of a zip archive is wrong; files of PyTorch before 1.6 have none."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+            raise ValueError("its archive is compressed, or claims to hold more than the file")
+        if damaged := archive.testzip():
+            raise ValueError(f"a checksum shows damage in {damaged}")
 
 
 def read_state_dict(path: Path) -> StateDict:
     """Read a state dict from a file, onto the CPU, without running any code in it."""
     content = read_tensors(path)
-    for wrapper in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    if not isinstance(content, dict) or not all(
-        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
-    ):
-        raise UserError(f"{path} does not hold a state dict (names with tensors)")
-    return content
+    if not isinstance(content, dict):
+        raise UserError(f"{path} does not hold a state dict (names with tensors) but a {type(content).__name__}")
+    for _ in range(MAX_WRAPPERS):
+        content = next((content[name] for name in STATE_DICTS if isinstance(content.get(name), dict)), content)
+    tensors = {name: value for name, value in content.items() if isinstance(name, str) and torch.is_tensor(value)}
+    if not tensors:
+        held = first_few([quoted(str(name)) for name in content]) or "nothing"
+        raise UserError(f"{path} does not hold a state dict (names with tensors) but {held}")
+    return tensors
 
 
 def imagenet_state_dict(architecture: str) -> StateDict:
@@ -157,3 +233,15 @@ def _timm_state_dict(name: str) -> StateDict:
 
     logging.getLogger("timm").setLevel(logging.ERROR)
     return timm.create_model(name, pretrained=True).state_dict()
+
+
+def normalization_of(architecture: str) -> Normalization:
+    """Return how images are normalized for the published weights of an architecture; ImageNet's if it is unknown."""
+    if not architecture.startswith("timm/"):
+        return IMAGENET
+    import timm
+
+    published = timm.get_pretrained_cfg(architecture.removeprefix("timm/"))
+    if published is None or len(published.mean) != 3:
+        return IMAGENET
+    return Normalization(tuple(published.mean), tuple(published.std))

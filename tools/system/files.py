@@ -22,6 +22,8 @@ from tools.system.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout
 HOST = re.sub(r"\W", "_", socket.gethostname())[:40]
+MAX_JSON_BYTES = 1 << 30  # COCO's largest file has half of that
+CHECKSUM = "content_sha256"  # the key under which a JSON object carries a checksum of its other content
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "opencv-python-headless", "pillow")
 
 
@@ -142,8 +144,14 @@ def write_text(path: Path, text: str) -> None:
     replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="surrogateescape"))
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, in one step, what is not finite as null; errors as `replace_file`."""
+def write_json(path: Path, value: Any, checksum: bool = False) -> None:
+    """Write `value` as indented JSON, in one step, what is not finite as null; errors as `replace_file`.
+
+    Args:
+        checksum: add, to an object, a checksum that `read_json` verifies.
+    """
+    if checksum:
+        value = {**value, CHECKSUM: _checksum(value)}
     try:
         text = json.dumps(value, indent=1, allow_nan=False)
     except ValueError:  # JSON has neither NaN nor infinity
@@ -152,15 +160,33 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
+    """Read a JSON file, whoever wrote it. A checksum in it is verified, and is not part of what is returned.
 
     Raises:
-        UserError: it cannot be read or does not hold JSON.
+        UserError: it cannot be read, does not hold JSON, or was altered after its checksum was made.
     """
+    if require_regular_file(path).st_size > MAX_JSON_BYTES:
+        raise UserError(f"cannot read {path} as JSON: it is larger than {MAX_JSON_BYTES >> 20} MiB")
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"cannot read {path} as JSON: {reason(error)}") from error
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        stored = content.pop(CHECKSUM, None) if isinstance(content, dict) else None
+        altered = stored is not None and stored != _checksum(content)
+    except RecursionError as error:
+        raise UserError(f"cannot read {path} as JSON: it is nested too deeply") from error
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, no JSON, or a number of thousands of digits
+        raise UserError(f"cannot read {path} as JSON: {reason(error).split(';')[0]}") from error
+    if altered:
+        raise UserError(
+            f"{path} was altered or damaged after it was written: restore it, or if you edited it yourself, remove its "
+            f'line "{CHECKSUM}"'
+        )
+    return content
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    """Return the SHA-256 of a JSON object, whatever the order of its keys and the whitespace between them."""
+    plain = json.loads(json.dumps(content), parse_constant=lambda _: None)  # lists for tuples, null for NaN
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def reason(error: Exception) -> str:
