@@ -155,7 +155,7 @@ def build_backbone(architecture: str) -> tuple[nn.Module, int, int]:
 
 
 class ResNetFeatures(nn.Module):
-    """The layers of a ResNet, of torchvision or timm, up to `layer4`; the classification head is left away."""
+    """The layers of a ResNet, of torchvision or timm, up to `layer4`, without the classification head."""
 
     def __init__(self, resnet: nn.Module):
         super().__init__()
@@ -182,8 +182,8 @@ def _resnet(architecture: str) -> ResNetFeatures:
 def _resnest(architecture: str) -> ResNetFeatures:
     """Return a ResNeSt whose `layer4` has stride 1: output stride 16 (official code).
 
-    There the first block keeps its 3×3 average pooling and is not dilated, and the other blocks are dilated by 2. timm
-    itself drops that pooling, dilates the first block's shortcut, and thus computes other features at this stride.
+    There the first block keeps its 3×3 average pooling and is not dilated, and the other blocks are dilated by 2. At
+    this stride timm's own model lacks that pooling, and averages 2 × 2 pixels in the first block's shortcut.
     """
     timm = _import_timm(architecture)
     backbone = ResNetFeatures(timm.create_model(RESNESTS[architecture], zero_init_last=False))
