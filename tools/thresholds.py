@@ -19,7 +19,7 @@ from tools.metrics.calibration import (
     negative_log_likelihood,
     reliability,
 )
-from tools.metrics.multilabel import DIFFICULT, MEANS, above, binary_labels
+from tools.metrics.multilabel import DIFFICULT, MEANS, above
 from tools.metrics.readers import LabeledScores, read_labeled
 from tools.metrics.reports import class_csv, write_results
 from tools.metrics.thresholds import DEFAULT, Goal, choose_thresholds, measure_classes, measure_means

@@ -6,7 +6,7 @@ from itertools import combinations
 import numpy as np
 from scipy.stats import norm
 
-from tools.metrics.bootstrap import PERCENTILES, Difference, Interval, Jackknife, difference, jackknife, resampled_runs
+from tools.metrics.bootstrap import PERCENTILES, Difference, Jackknife, difference, jackknife, resampled_runs
 
 POWER = 0.8
 

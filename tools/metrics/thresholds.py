@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from tools.metrics.bootstrap import image_counts
-from tools.metrics.multilabel import MEANS, f1, mean_over_classes
+from tools.metrics.multilabel import MEANS
 from tools.system.errors import UserError, first_few
 from tools.system.files import read_json
 
