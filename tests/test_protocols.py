@@ -206,7 +206,8 @@ IDS = ["a", "b", "c"]
 
 def check(found, labels=LABELS, scores=PROBABILITIES):
     assert found.ids == IDS and found.class_names == NAMES
-    np.testing.assert_allclose(found.scores, scores, atol=1e-7)
+    np.testing.assert_allclose(found.probabilities, scores, atol=1e-7)
+    assert (found.labels is None) == (labels is None)
     np.testing.assert_array_equal(found.labels, labels)
 
 
@@ -260,7 +261,7 @@ def test_the_archive_for_the_server_is_read_back(tmp_path):
     write_submission(tmp_path / "r.tar.gz", ids, scores, sorted(CLASSES))
     found = read_results(tmp_path / "r.tar.gz")
     assert found.ids == ids and found.class_names == sorted(CLASSES)
-    np.testing.assert_allclose(found.scores, scores, atol=1e-7)
+    np.testing.assert_allclose(found.probabilities, scores, atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -270,14 +271,14 @@ def test_the_archive_for_the_server_is_read_back(tmp_path):
         ("s.csv", "image,cat\na,0.5,1\n", "rows 2 do not have 2 columns"),
         ("s.csv", "image,cat\na,x\n", "row 2 holds something that is not a number"),
         ("s.csv", "image,cat\na,nan\n", "not finite"),
-        ("s.csv", "image,cat\na,0.5\na,0.5\n", "lists images twice ('a')"),
+        ("s.csv", "image,cat\na,0.5\na,0.5\n", "the image id 'a' more than once"),
         ("s.csv", "image,cat,label:dog\na,0.5,1\n", "the header must name"),
         ("s.csv", "image,cat,label:cat\na,0.5,2\n", "labels must be 1, 0"),
         ("s.csv", "a,0.5,0.5,0.5\n", "the class file names 2"),
         ("s.json", "{}", "is not a list of objects"),
         ("s.json", '[{"file_name": "a"}]', "entry 0 is not an object"),
         ("s.json", '[{"file_name": "a", "scores": [1, "x"]}]', "row 0 holds something that is not a number"),
-        ("s.json", '[{"file_name": "a", "scores": [1, 1]}, {"file_name": "b", "scores": [1]}]', "row 1 does not hold 2"),
+        ("s.json", '[{"file_name": "a", "scores": [1, 1]}, {"file_name": "b", "scores": [1]}]', "row 1 does"),
         ("s.json", '[{"file_name": "a", "scores": 5}]', "row 0 does not hold"),
         ("comp1_cls_val_cat.txt", "a 0.5 1\n", "line 1: expected an image id and a score"),
     ],

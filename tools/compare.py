@@ -9,7 +9,6 @@ Each sample draws images, the same for all methods, and with --seeds also runs o
 import re
 from collections import Counter
 from dataclasses import asdict, dataclass
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +78,9 @@ def aligned(scored: LabeledScores, first: LabeledScores, path: Path) -> np.ndarr
     scored = scored.take(np.array([rows[image] for image in first.ids]))
     different = [first.ids[row] for row in np.flatnonzero((scored.labels != first.labels).any(1))]
     if different:
-        raise UserError(f"{path} labels {len(different):,} images differently than the first file: {first_few(different)}")
+        raise UserError(
+            f"{path} labels {len(different):,} images differently than the first file: {first_few(different)}"
+        )
     return scored.logits
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from tools.data.devkit import read_class_names
 from tools.metrics.calibration import (
@@ -70,7 +71,7 @@ def calibration(config: Config, chosen: LabeledScores, test: LabeledScores) -> t
     for name, scored in {"chosen on": chosen, "measured on": test}.items():
         for when, scale in {"before": np.ones_like(temperatures), "after": temperatures}.items():
             logits = scored.logits / scale
-            probabilities = 1 / (1 + np.exp(-logits))
+            probabilities = expit(logits)
             use, labels = scored.counted, scored.labels
             found.setdefault(name, {})[when] = {
                 "reliability": reliability(probabilities[use], labels[use]),
@@ -141,11 +142,11 @@ def main() -> None:
     chosen, test = read_sets(config)
     if not chosen.labels.any():
         raise UserError(f"{config.scores} has no positive label: there is nothing to choose a threshold for")
-    thresholds = choose_thresholds(chosen.scores, chosen.labels, chosen.counted, config.goal)
+    thresholds = choose_thresholds(chosen.probabilities, chosen.labels, chosen.counted, config.goal)
     temperatures, calibrated = calibration(config, chosen, test)
     measured, means = {}, {}
     for key, threshold in {"chosen": thresholds, "default": DEFAULT}.items():
-        predicted = above(test.scores, threshold)
+        predicted = above(test.probabilities, threshold)
         measured[key] = measure_classes(predicted, test.labels, test.counted)
         means[key] = measure_means(predicted, test.labels, test.counted, config.bootstrap, config.seed)
     rows = {}

@@ -158,7 +158,7 @@ def paired_bootstrap(
 
 
 def resampled_runs(methods: list[list[Jackknife]], samples: int, seed: int) -> np.ndarray:
-    """Return the mean average precision of each method on samples of the images and of its runs: `[methods, 1 + samples]`.
+    """Return each method's mean average precision on samples of the images and of its runs, `[methods, 1 + samples]`.
 
     The first column is the figure itself. All methods see the same images. The runs' deviations from their mean are
     stretched, so that few runs give the interval of Student's t: a draw of R runs varies by (R − 1) / R too little.

@@ -14,6 +14,7 @@ import numpy as np
 from tools.metrics.average_precision import mean_over_classes
 from tools.metrics.multilabel import MEANS, TOP, binary_labels
 from tools.system.errors import first_few
+from tools.system.text_table import csv_text, fixed_width_table
 
 NAN = float("nan")
 
@@ -137,6 +138,7 @@ class Protocol:
         return values
 
 
+_2010 = dict(envelope=True)
 _STOPS = "stops with a division by zero"
 _IS_NAN = "computes NaN"
 _IS_ZERO = "counts it as 0"
@@ -173,8 +175,8 @@ PROTOCOLS = {
         empty=_STOPS,
         counting=Counting("ignore", three=_three_by_numpy, no_positive=NAN, never_adds=1),
     ),
-    "ssgrl": Protocol("HCPLab-SYSU/SSGRL utils/metrics.py: voc12_mAP", "negative", _logits, envelope=True, empty=_IS_NAN),
-    "q2l": Protocol("SlongLiu/query2labels lib/utils/metric.py: voc_mAP", "negative", envelope=True, empty=_IS_NAN),
+    "ssgrl": Protocol("HCPLab-SYSU/SSGRL utils/metrics.py: voc12_mAP", "negative", _logits, empty=_IS_NAN, **_2010),
+    "q2l": Protocol("SlongLiu/query2labels lib/utils/metric.py: voc_mAP", "negative", empty=_IS_NAN, **_2010),
     "c-tran": Protocol(
         "QData/C-Tran utils/evaluate.py: compute_metrics",
         "negative",
@@ -328,3 +330,32 @@ def _notes(
     if dropped:
         notes.append(f"without the {dropped} images of the last incomplete batch of {protocol.drop_last}")
     return notes
+
+
+def protocol_tables(
+    names: Sequence[str],
+    logits: np.ndarray,
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+) -> tuple[str, str, dict[str, Any]]:
+    """Return a row per protocol as text and as CSV, and everything by protocol; arguments as `measure`."""
+    found = {name: measure(PROTOCOLS[name], logits, probabilities, labels, class_names) for name in names}
+    columns = [*MEANS, *(f"{name}_top{TOP}" for name in MEANS)]
+    head = ("protocol", "mAP", *MEANS, *(f"{name} 3" for name in MEANS))
+    rows = [[name, one.mAP, *(one.counts.get(column, NAN) for column in columns)] for name, one in found.items()]
+    shown = [(name, *(f"{value:.2f}" if np.isfinite(value) else "–" for value in values)) for name, *values in rows]
+    lines = [fixed_width_table([head, *shown], [18, *[6] * 13]), ""]
+    lines += [f"{name}: {note}" for name, one in found.items() for note in one.notes]
+    exact = [[name, *(f"{value:.4f}" if np.isfinite(value) else "" for value in values)] for name, *values in rows]
+    notes = ["; ".join(one.notes) for one in found.values()]
+    table = csv_text(
+        [["protocol", "mAP", *columns, "note"], *([*row, note] for row, note in zip(exact, notes, strict=True))]
+    )
+    result = {}
+    for name, one in found.items():
+        averages = dict(zip(class_names, one.average_precisions, strict=True))
+        ties = {"mAP_lowest": one.low, "mAP_highest": one.high}
+        result[name] = {"mAP": one.mAP, **ties, "means": one.counts, "average_precision": averages}
+        result[name] |= {"notes": one.notes, **PROTOCOLS[name].description()}
+    return "\n".join(lines).rstrip(), table, {"protocols": result}

@@ -2,20 +2,21 @@
 
 import csv
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from scipy.special import logit
 
 from tools.metrics.multilabel import binary_labels
 from tools.metrics.scores import Scores, read_scores
 from tools.metrics.submission import CLASSES, read_submission
-from tools.system.errors import UserError, first_few, quoted
+from tools.system.errors import UserError, first_few
 from tools.system.files import read_json, reason
 
 LABEL = "label:"  # before the class's name in the header of a column of labels
+ARRAYS = ("logits", "probabilities", "labels", "counted")
 SERVER_FILE = re.compile(r"comp\d+_cls_(.+)_([^_]+)\.txt")
 LABELS = (-1, 0, 1)
 
@@ -47,14 +48,14 @@ class LabeledScores:
 
     ids: list[str]
     class_names: list[str]
-    scores: np.ndarray  # sigmoid of the logits, in 0…1
     logits: np.ndarray
+    probabilities: np.ndarray
     labels: np.ndarray  # boolean
     counted: np.ndarray  # boolean: False leaves a pair out
 
     def take(self, rows: np.ndarray) -> "LabeledScores":
         """Return the images of these rows."""
-        arrays = {name: getattr(self, name)[rows] for name in ("scores", "logits", "labels", "counted")}
+        arrays = {name: getattr(self, name)[rows] for name in ARRAYS}
         return replace(self, ids=[self.ids[row] for row in rows], **arrays)
 
     def with_classes(self, class_names: list[str], origin: Path) -> "LabeledScores":
@@ -62,7 +63,7 @@ class LabeledScores:
         if differing := sorted(set(class_names).symmetric_difference(self.class_names)):
             raise UserError(f"{origin} has other classes than the first file; they differ in {first_few(differing)}")
         columns = [self.class_names.index(name) for name in class_names]
-        arrays = {name: getattr(self, name)[:, columns] for name in ("scores", "logits", "labels", "counted")}
+        arrays = {name: getattr(self, name)[:, columns] for name in ARRAYS}
         return replace(self, class_names=class_names, **arrays)
 
 
@@ -76,13 +77,16 @@ def read_labeled(path: Path, class_names: list[str] | None = None, difficult: st
     if scored.labels is None:
         raise UserError(f"{path} holds no labels: evaluate_classification.py --scores {path} --data_dir … adds them")
     labels, counted = binary_labels(scored.labels, difficult)
-    return LabeledScores(scored.ids, scored.class_names, scored.scores, logits_of(scored), labels & counted, counted)
+    arrays = (logits_of(scored), scored.probabilities, labels & counted, counted)
+    return LabeledScores(scored.ids, scored.class_names, *arrays)
 
 
 def logits_of(scored: Scores) -> np.ndarray:
-    """Return what ranks the images, float `[N, V]`: logits, or those of the probabilities if only these are known."""
+    """Return the logits `[N, V]`, or those of the probabilities if only these are known."""
+    if scored.are_logits:
+        return scored.scores
     scores = np.clip(scored.scores.astype(np.float64), 1e-38, 1 - 2**-25)  # float32 sigmoids may be exactly 0 or 1
-    return np.log(scores) - np.log1p(-scores)
+    return logit(scores)
 
 
 def _reader(path: Path) -> Callable[[Path, list[str] | None], Scores]:
@@ -206,10 +210,12 @@ def _names(path: Path, class_names: list[str] | None, count: int) -> list[str]:
 def _scores(
     path: Path, ids: list[str], names: list[str], values: np.ndarray, labels: np.ndarray | None = None
 ) -> Scores:
-    if repeated := [quoted(image) for image, times in Counter(ids).items() if times > 1]:
-        raise UserError(f"{path} lists images twice ({first_few(repeated)})")
     if labels is not None and (labels.shape != values.shape or not np.isin(labels, LABELS).all()):
         raise UserError(f"{path}: labels must be 1, 0 (only difficult objects) or -1, one for each score")
-    scored = Scores(ids, names, values, labels if labels is None else labels.astype(np.int8), {"source": path.name})
+    if not np.isfinite(values).all():
+        raise UserError(f"{path}: scores must be finite numbers")
+    labels = labels if labels is None else labels.astype(np.int8)
+    are_logits = bool((values < 0).any() or (values > 1).any())
+    scored = Scores(ids, names, values, labels, {"scores": path.name}, are_logits)
     scored.check(str(path))
     return scored

@@ -22,8 +22,11 @@ MEAN_OF |= {f"precision{suffix}": f"CP{suffix}" for suffix in ("", f"_top{TOP}")
 MEAN_OF |= {f"recall{suffix}": f"CR{suffix}" for suffix in ("", f"_top{TOP}")}
 
 
-def text_report(class_names: list[str], metrics: Metrics, interval: Interval | None, threshold: float) -> str:
-    """Return the metrics to read: a row for each class, their means, the bootstrap interval, and the F1 scores."""
+def text_report(class_names: list[str], metrics: Metrics, interval: Interval | None, decision: str) -> str:
+    """Return the metrics to read: a row for each class, their means, the interval, and the F1 scores.
+
+    `decision` says by what the classes of precision and recall were predicted.
+    """
     columns, means = metrics.per_class, metrics.means
     shown = (*DEFINITIONS, "precision", "recall", "positives", "chance")
     rows = [("class", *(column.removeprefix("AP_") for column in shown))]
@@ -34,8 +37,8 @@ def text_report(class_names: list[str], metrics: Metrics, interval: Interval | N
     lines = [fixed_width_table(rows, widths=(15, 9, 9, 9, 9, 9, 10, 8))]
     if interval:
         low, high = 100 * interval.low, 100 * interval.high
-        lines.append(f"95 % of {interval.samples:,} bootstrap samples of the images: mAP {low:.2f} … {high:.2f}")
-    for suffix, what in (("", f"score above {threshold:g}"), (f"_top{TOP}", f"top {TOP}")):
+        lines.append(f"95 % interval over images ({interval.samples:,} samples): mAP {low:.2f} … {high:.2f}")
+    for suffix, what in (("", decision), (f"_top{TOP}", f"top {TOP}")):
         lines.append(f"{what:18s}" + "  ".join(f"{name} {_shown(means[name + suffix])}" for name in MEANS))
     return "\n".join(lines)
 

@@ -31,7 +31,7 @@ class Cuts(NamedTuple):
         return self.true / self.positives
 
 
-# By the goal's name: what to maximize over the cuts, given the goal's value; of equal cuts the highest threshold counts.
+# By the goal's name: what to maximize over the cuts, given its value; of equal cuts the highest threshold counts.
 GOALS: dict[str, Callable[[Cuts, float], np.ndarray]] = {
     "f1": lambda cuts, _: 2 * cuts.true / (cuts.found + cuts.positives),
     # Below the wanted precision or recall, the closest to it; from there on the best of the other one.
