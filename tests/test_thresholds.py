@@ -205,7 +205,7 @@ def chosen(files):
 
 def test_thresholds_are_chosen_on_one_file_and_measured_on_the_other(files, chosen):
     content = json.loads((files / "t.json").read_text())
-    assert content["measured_on"] == "test.npz" and list(content["classes"]) == ["cat", "dog", "cow"]
+    assert content["made_with"]["measured_on"] == "test.npz" and list(content["classes"]) == ["cat", "dog", "cow"]
     means = content["means"]
     assert means["chosen"]["CF1"][0] > means["default"]["CF1"][0]
     assert means["chosen"]["CF1"][1] < means["chosen"]["CF1"][0] < means["chosen"]["CF1"][2]

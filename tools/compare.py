@@ -14,14 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from tools.data.devkit import read_class_names
-from tools.metrics.multilabel import DIFFICULT
-from tools.metrics.readers import LabeledScores, read_labeled
-from tools.metrics.reports import write_results
+from tools.metrics.readers import LabeledScores, ScoreArguments, read_labeled
+from tools.metrics.reports import free_base, write_results
 from tools.metrics.significance import POWER, Method, Pair, compare
 from tools.pictures.charts import interval_chart
 from tools.pictures.figure import write_picture
 from tools.runs.folder import Folder
-from tools.system.command_line import Arguments, argument, parse
+from tools.system.command_line import argument, parse
 from tools.system.errors import UserError, first_few, run_main
 from tools.system.files import provenance
 from tools.system.text_table import fixed_width_table
@@ -31,14 +30,10 @@ CLASSES_SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Config(Arguments):
+class Config(ScoreArguments):
     files: list[Path] = argument(help="scores and labels: .npz, .csv or .json", metavar="FILE", positional=True)
     seeds: bool = argument(False, "files that differ only in a seed, as x_seed0 and x_seed1, are runs of one method")
-    difficult: str = argument("positive", "what a class shown only as difficult objects is", choices=DIFFICULT)
-    class_file: Path | None = argument(None, "class_names of a table that does not name its classes")
     bootstrap: int = argument(2000, "samples", least=100)
-    seed: int = argument(0, "of the bootstrap", least=0)
-    out: Path | None = argument(None, "result files without suffix (default experiments/evaluation/comparison)")
 
     def methods(self) -> dict[str, list[Path]]:
         """Return the files of each method by its name, in the order of the command line."""
@@ -75,7 +70,7 @@ def aligned(scored: LabeledScores, first: LabeledScores, path: Path) -> np.ndarr
     rows = {image: row for row, image in enumerate(scored.ids)}
     if differing := sorted(rows.keys() ^ set(first.ids)):
         raise UserError(f"{path} has other images than the first file; they differ in {first_few(differing)}")
-    scored = scored.take(np.array([rows[image] for image in first.ids]))
+    scored = scored.select([rows[image] for image in first.ids])
     different = [first.ids[row] for row in np.flatnonzero((scored.labels != first.labels).any(1))]
     if different:
         raise UserError(
@@ -119,22 +114,24 @@ def main() -> None:
     names, runs = list(grouped), [len(paths) for paths in grouped.values()]
     methods, pairs = compare(logits, first.labels, first.counted, config.bootstrap, config.seed)
     text = text_of(names, runs, first.class_names, methods, pairs)
-    result = {"images": len(first.ids), "files": {name: list(map(str, paths)) for name, paths in grouped.items()}}
-    result |= {"methods": {name: asdict(one) for name, one in zip(names, methods, strict=True)}}
-    result["pairs"] = [{**asdict(pair), "first": names[pair.first], "second": names[pair.second]} for pair in pairs]
-    base = config.out or Folder().root / "evaluation" / "comparison"
+    made_with = {name: getattr(config, name) for name in ("difficult", "bootstrap", "seed")}
+    made_with["files"] = {name: list(map(str, paths)) for name, paths in grouped.items()}
+    titles = [f"{names[pair.second]} − {names[pair.first]}" for pair in pairs]
+    result = {"made_with": made_with, "images": len(first.ids), "class_names": first.class_names}
+    result["methods"] = {name: asdict(one) for name, one in zip(names, methods, strict=True)}
+    result["pairs"] = {title: asdict(pair) for title, pair in zip(titles, pairs, strict=True)}
+    base = config.out or free_base(Folder().root / "evaluation" / "comparison", made_with)
     paths = write_results(base, text, {}, {**result, **provenance()})
     paths.append(base.with_name(f"{base.name}.png"))
-    intervals = {name: (one.mean, *one.interval) for name, one in zip(names, methods, strict=True)}
-    differences = {
-        f"{names[pair.second]} − {names[pair.first]}":
-        (pair.difference.difference, pair.difference.interval.low, pair.difference.interval.high) for pair in pairs
-    }  # fmt: skip
-    charts = {"mAP, %": intervals, "difference of mAP, points": differences}
+    differences = [(pair.difference.difference, pair.difference.interval) for pair in pairs]
+    charts = {
+        "mAP, %": {name: (one.mean, *one.interval) for name, one in zip(names, methods, strict=True)},
+        "difference of mAP, points": {
+            title: (value, end.low, end.high) for title, (value, end) in zip(titles, differences, strict=True)
+        },
+    }
     write_picture(paths[-1], interval_chart("Methods on the same images, 95 % intervals", charts, 100))
-    print(text)
-    for path in paths:
-        print(f"written: {path}")
+    print("\n".join([text, *(f"written: {path}" for path in paths)]))
 
 
 if __name__ == "__main__":

@@ -74,7 +74,8 @@ def coverage(table: Table, studies: int, samples: int = 400) -> dict[str, float]
         ends.append((found.low, found.high))
     low, high = np.array(ends).T
     mean = np.mean(figures)
-    shares = {name: float(((low <= one) & (one <= high)).mean()) for name, one in (("unlimited", truth), ("average", mean))}
+    truths = {"unlimited": truth, "average": mean}
+    shares = {name: float(((low <= one) & (one <= high)).mean()) for name, one in truths.items()}
     return shares | {"truth": truth, "mean": mean, "deviation": np.std(figures), "width": (high - low).mean()}
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from tools.metrics.average_precision import DEFINITIONS
 from tools.metrics.bootstrap import Interval
 from tools.metrics.multilabel import MEANS, TOP, Metrics
-from tools.system.files import read_json, write_json, write_text, writing
+from tools.system.files import read_json, recorded_in_json, result_path, write_json, write_text, writing
 from tools.system.text_table import csv_text, fixed_width_table
 
 DECIMALS = 4  # of values in % in the CSV
@@ -77,6 +77,11 @@ def json_value(value: Any) -> Any:
     """
     text = json.dumps(value, default=lambda array: array.tolist())
     return json.loads(text, parse_constant=lambda constant: None)
+
+
+def free_base(base: Path, made_with: dict[str, Any]) -> Path:
+    """Return where result files go, without suffix: not over those whose JSON file says other settings."""
+    return result_path(base, made_with, lambda path: recorded_in_json(path.with_name(f"{path.name}.json"), "made_with"))
 
 
 def write_results(base: Path, text: str, tables: dict[str, str], result: dict[str, Any]) -> list[Path]:
