@@ -138,7 +138,7 @@ def test_average_precision_follows_its_definition(seed, name):
     ranks = rng.permuted(np.tile(np.arange(images), (classes, 1)), axis=1).T  # distinct scores
     logits = (ranks / images * 8 - 4).astype(np.float32)
     labels = rng.choice([-1, 0, 1], (images, classes), p=[0.6, 0.15, 0.25]).astype(np.int8)
-    found = measure(PROTOCOLS[name], logits, sigmoid(logits), labels, range(classes))
+    found = measure(PROTOCOLS[name], logits, sigmoid(logits), labels, "abcd"[:classes])
     for v in range(classes):
         expected = definition(PROTOCOLS[name], logits[:, v], sigmoid(logits)[:, v], labels[:, v])
         assert found.average_precisions[v] / 100 == pytest.approx(expected, abs=1e-12, nan_ok=True)

@@ -187,8 +187,9 @@ def files(tmp_path_factory):
     rng = np.random.default_rng(1)
     names = ["cat", "dog", "cow"]
     for name, order in (("val", [0, 1, 2]), ("test", [2, 0, 1])):
-        labels = np.where(rng.random((400, 3)) < [0.3, 0.2, 0.1], 1, -1).astype(np.int8)
-        logits = 2 * (rng.standard_normal((400, 3)) + 1.5 * labels - [0, 1, 2]).astype(np.float32)
+        exact = 2 * rng.standard_normal((400, 3)) - [0, 1, 2]
+        labels = np.where(rng.random((400, 3)) < 1 / (1 + np.exp(-exact)), 1, -1).astype(np.int8)
+        logits = (2 * exact).astype(np.float32)
         scored = Scores(
             [f"{name}{i}" for i in range(400)], [names[v] for v in order], logits[:, order], labels[:, order]
         )

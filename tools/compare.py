@@ -3,7 +3,7 @@
     python3 -m tools.compare plain.npz cMax.npz cTopk.npz
     python3 -m tools.compare plain_seed0.npz plain_seed1.npz cMax_seed0.npz cMax_seed1.npz --seeds
 
-Each sample draws images, the same for all methods, and with --seeds also runs of each method. See docs/protocols.md.
+Each sample draws images, the same for all methods, and --seeds adds the variation of the runs. See docs/protocols.md.
 """
 
 import re

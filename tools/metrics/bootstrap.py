@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import expit, logit
 
 SAMPLES_PER_CHUNK = 100  # bounds the memory for the counts of all images
 PERCENTILES = (2.5, 97.5)
@@ -124,15 +124,24 @@ def bootstrap_interval(
     """Return the 95 % interval of the mean average precision (not interpolated, in 0…1) over images.
 
     It is meant to hold the figure that as many other images would have on average, and the lower one that unlimited
-    images would have: its low end is corrected for the jackknife's bias.
+    images would have: its low end is corrected for the jackknife's bias. Both ends are on the scale of log-odds, because
+    a figure close to 0 or 1 can move farther away from there than toward it.
 
     Args:
         scores, labels, counted: see `jackknife`.
         samples, seed: how often N images are drawn with replacement; the same seed draws the same images.
     """
     found = jackknife(scores, labels, counted)
-    low, high = found.mean + np.percentile(resampled(found.contributions[:, None], samples, seed), PERCENTILES)
-    return Interval(float(max(low - max(found.bias, 0), 0)), float(min(high, 1)), samples, seed)
+    down, up = np.percentile(resampled(found.contributions[:, None], samples, seed), PERCENTILES)
+    low = _moved(max(found.mean - max(found.bias, 0), found.mean / 10), down)
+    return Interval(low, _moved(found.mean, up), samples, seed)
+
+
+def _moved(value: float, by: float) -> float:
+    """Return where a figure in 0…1 moves if its log-odds move by as much as `by` changes them; by 2 at most."""
+    if not 0 < value < 1:
+        return value
+    return float(expit(logit(value) + by / max(value * (1 - value), abs(by) / 2)))
 
 
 def paired_bootstrap(
@@ -146,7 +155,7 @@ def paired_bootstrap(
     """Compare two sets of scores of the same images: each sample of images is drawn for both.
 
     The interval is far narrower than that of two separate bootstraps, because images that are hard for one are hard for
-    the other. Of several runs, each sample also draws as many runs; see `resampled_runs`.
+    the other. Of several runs, each sample varies their mean too, see `resampled_runs`.
 
     Args:
         first, second: `[N, V]`, or `[runs, N, V]` of several runs (seeds), whose mean average precisions are averaged.
@@ -160,24 +169,19 @@ def paired_bootstrap(
 def resampled_runs(methods: list[list[Jackknife]], samples: int, seed: int) -> np.ndarray:
     """Return each method's mean average precision on samples of the images and of its runs, `[methods, 1 + samples]`.
 
-    The first column is the figure itself. All methods see the same images. The runs' deviations from their mean are
-    stretched, so that few runs give the interval of Student's t: a draw of R runs varies by (R − 1) / R too little.
+    The first column is the figure itself. All methods see the same images. The part of the runs is drawn from Student's
+    t, whose width is that of the runs' means: drawing among two or three runs would show too little of it.
     """
-    flat = [run for runs in methods for run in runs]
-    drawn = np.array([run.mean for run in flat]) + resampled(
-        np.stack([run.contributions for run in flat], 1), samples, seed
-    )
-    random = np.random.default_rng((seed, 1))
-    rows, start = [], 0
-    for runs in methods:
-        size = len(runs)
-        values, start = drawn[:, start : start + size], start + size
-        center = values.mean(1)
+    runs = [run for method in methods for run in method]
+    moved = resampled(np.stack([run.contributions for run in runs], 1), samples, seed)
+    random, rows, start = np.random.default_rng((seed, 1)), [], 0
+    for method in methods:
+        means, size = [run.mean for run in method], len(method)
+        drawn = np.mean(means) + moved[:, start : start + size].mean(1)
         if size > 1:
-            weights = random.multinomial(size, np.full(size, 1 / size), samples) / size
-            stretch = np.sqrt(size / (size - 1)) * student.ppf(0.975, size - 1) / student.ppf(0.975, np.inf)
-            center = center + stretch * (weights * (values - center[:, None])).sum(1)
-        rows.append(np.append(np.mean([run.mean for run in runs]), center))
+            drawn += random.standard_t(size - 1, samples) * np.std(means, ddof=1) / np.sqrt(size)
+        rows.append(np.append(np.mean(means), drawn))
+        start += size
     return np.stack(rows)
 
 

@@ -160,7 +160,8 @@ def measure(
     kept = len(logits) - len(logits) % protocol.drop_last
     ranked, labels = {"logits": logits, "probabilities": probabilities}[protocol.ranked][:kept], labels[:kept]
     positive, counted = binary_labels(labels, protocol.difficult)
-    columns = zip(ranked.T, positive.T, counted.T, orders or [None] * len(class_names), strict=True)
+    orders = [None] * len(class_names) if orders is None else orders
+    columns = zip(ranked.T, positive.T, counted.T, orders, strict=True)
     found = np.array([_of_class(protocol, *column) for column in columns])
     means = 100 * found.mean(axis=0)
     counts = _all_counts(protocol.counting, ranked, labels) if protocol.counting else {}
@@ -204,8 +205,8 @@ def average_precision_of_ranks(ranks: np.ndarray, envelope: bool = False) -> flo
         ranks: of the positives `[P]` among the counted images, from 1, ascending; equal ranks count at once.
         envelope: whether each precision is first raised to the highest at the same or a later rank.
 
-    >>> average_precision_of_ranks(np.array([1, 4, 5])), average_precision_of_ranks(np.array([2, 3]), envelope=True)
-    (0.7, 0.6666666666666666)
+    >>> average_precision_of_ranks(np.array([1, 4])), average_precision_of_ranks(np.array([2, 3]), envelope=True)
+    (0.75, 0.6666666666666666)
     """
     precision = np.searchsorted(ranks, ranks, "right") / ranks
     return float((np.maximum.accumulate(precision[::-1]) if envelope else precision).mean())

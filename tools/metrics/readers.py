@@ -129,6 +129,8 @@ def _read_table(path: Path, class_names: list[str] | None) -> Scores:
 def _read_list(path: Path, class_names: list[str] | None) -> Scores:
     entries = read_json(path)
     try:
+        if not isinstance(entries, list):
+            raise TypeError
         ids = [str(entry["file_name"]) for entry in entries]
         scores = _numbers(path, (entry["scores"] for entry in entries))
         labels = _numbers(path, (entry["target"] for entry in entries)) if "target" in entries[0] else None

@@ -205,6 +205,6 @@ def _origin(sections: list[TableSection]) -> list[str]:
         f"Runs per row: {len(results)}. Evaluated on the {results[0]['images']:,} images of {results[0]['split']}; "
         f"chance {results[0]['chance']:.2f} mAP. Where a row has several runs, values are mean ± standard deviation. "
         "The best epoch is chosen on the images that it is evaluated on, as in the official code; "
-        '"last epoch" is free of that choice. 95 %, p: paired bootstrap over images and runs; p (Holm): over all rows.\n',
+        '"last epoch" is free of that choice. 95 % and p: over images and runs; p (Holm): over all rows.\n',
         f"Commit {made['commit']}; {versions}.\n",
     ]
