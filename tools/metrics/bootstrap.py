@@ -124,8 +124,8 @@ def bootstrap_interval(
     """Return the 95 % interval of the mean average precision (not interpolated, in 0…1) over images.
 
     It is meant to hold the figure that as many other images would have on average, and the lower one that unlimited
-    images would have: its low end is corrected for the jackknife's bias. Both ends are on the scale of log-odds, because
-    a figure close to 0 or 1 can move farther away from there than toward it.
+    images would have: its low end is corrected for the jackknife's bias. Ends are on the scale of log-odds, because a
+    figure close to 0 or 1 can move farther away from there than toward it.
 
     Args:
         scores, labels, counted: see `jackknife`.
