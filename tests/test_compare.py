@@ -1,16 +1,19 @@
 """Comparison of methods: Holm's correction, ranks, differences over images and runs, and the program."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.helpers.command_line import refused, run
+from tests.helpers.command_line import run
+from tools.compare import Config, read
 from tools.metrics.average_precision import average_precisions
-from tools.metrics.scores import Scores, write_scores
+from tools.metrics.scores import Scores, read_scores, write_scores
 from tools.metrics.significance import compare, holm, smallest_difference
+from tools.system.errors import UserError
 
 
 @settings(max_examples=80, deadline=None)
@@ -101,11 +104,25 @@ def test_files_of_seeds_are_runs_of_a_method(files):
 
 
 def test_files_that_cannot_be_compared_are_refused(files, tmp_path):
+    def problem(*paths):
+        config = Config(files=list(paths))
+        with pytest.raises(UserError) as error:
+            read(config, config.methods())
+        return str(error.value)
+
     first = files / "best_plain_seed0_val.npz"
-    assert "two methods" in refused(files, "-m", "tools.compare", first)
-    assert "given twice" in refused(files, "-m", "tools.compare", first, first)
-    labels = np.ones((2, 6), np.int8)
-    write_scores(tmp_path / "few.npz", Scores(["im0", "im1"], list("abcdef"), np.zeros((2, 6), np.float32), labels))
-    assert "few.npz has other images" in refused(files, "-m", "tools.compare", first, tmp_path / "few.npz")
-    write_scores(tmp_path / "o.npz", Scores(["im0"], ["z"], np.zeros((1, 1), np.float32), np.ones((1, 1), np.int8)))
-    assert "o.npz has other classes" in refused(files, "-m", "tools.compare", first, tmp_path / "o.npz")
+    assert "two methods" in problem(first)
+    assert "given twice" in problem(first, first)
+    (tmp_path / first.name).symlink_to(files / "best_plain_seed1_val.npz")
+    assert "several files are called best_plain_seed0_val" in problem(first, tmp_path / first.name, files / "x.npz")
+    scored = read_scores(first)
+    few = replace(scored, ids=scored.ids[:2], scores=scored.scores[:2], labels=scored.labels[:2])
+    others = {
+        "has other images": few,
+        "has other classes": replace(scored, class_names=list("abcdez")),
+        "labels 150 images differently": replace(scored, labels=-scored.labels),
+        "holds no labels": replace(scored, labels=None),
+    }
+    for expected, other in others.items():
+        write_scores(tmp_path / "other.npz", other)
+        assert f"other.npz {expected}" in problem(first, tmp_path / "other.npz")

@@ -12,7 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.helpers.command_line import refused, run
+from evaluate_classification import Config
+from tests.helpers.command_line import run
 from tools.metrics.multilabel import MEANS
 from tools.metrics.protocols import PROTOCOLS, measure
 from tools.metrics.readers import read_labeled, read_results
@@ -323,6 +324,6 @@ def test_all_protocols_in_one_table(scores_file, tmp_path):
     assert rows[0]["CF1_top3"] and set(MEANS) <= set(rows[0])
 
 
-def test_an_unknown_protocol_is_refused_with_a_suggestion(scores_file, tmp_path):
-    message = refused(tmp_path, "evaluate_classification.py", "--scores", scores_file, "--protocol", "mlgcn")
-    assert "mlgcn" in message and "ml-gcn" in message
+def test_an_unknown_protocol_is_refused_with_the_choices(scores_file):
+    with pytest.raises(UserError, match="--protocol 'mlgcn': choose from ml-gcn, "):
+        Config(scores=scores_file, protocol=("mlgcn",))

@@ -27,6 +27,7 @@ from tools.metrics.thresholds import (
     read_thresholds,
 )
 from tools.system.errors import UserError
+from tools.thresholds import Config, read_sets
 
 seeds = st.integers(0, 2**31)
 GOALS = ("f1", "precision=0.6", "recall=0.7", "cost=3", "cost=0.2", "precision=1", "recall=1")
@@ -253,8 +254,11 @@ def test_halves_of_one_file_and_other_goals(files):
     assert len(set(temperatures)) == 3
 
 
-def test_a_mistake_is_one_line(files):
-    assert "invalid" in refused(files, "-m", "tools.thresholds", "--scores", "val.npz", "--for", "f7")
-    np.savez(files / "other.npz", ids=["a"], class_names=["x"], scores=[[0.5]], labels=[[1]])
-    message = refused(files, "-m", "tools.thresholds", "--scores", "val.npz", "--test", "other.npz")
-    assert "other.npz has other classes" in message
+def test_mistakes_are_refused(files):
+    message = refused(files, "-m", "tools.thresholds", "--scores", "val.npz", "--for", "f7")
+    assert "--for: 'f7' is not a goal: give f1, precision=0…1" in message
+    np.savez(files / "other.npz", ids=["a"], class_names=["x"], scores=[[0.5]], labels=[[0]])
+    with pytest.raises(UserError, match="other.npz has other classes"):
+        read_sets(Config(scores=files / "val.npz", test=files / "other.npz"))
+    with pytest.raises(UserError, match="no positive to choose"):
+        read_sets(Config(scores=files / "other.npz"))

@@ -3,9 +3,10 @@
     python3 -m tools.thresholds --scores val.npz --for f1 --test test.npz
 
 Both are chosen on --scores and measured on --test, or with --halves on the other half of --scores. The JSON file is for
-`evaluate_classification.py --thresholds`. See docs/protocols.md.
+`--thresholds` of evaluation and inference. See docs/protocols.md.
 """
 
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,18 @@ GOAL_HELP = "what thresholds are best for, also as --for: f1, precision=0.9, rec
 CALIBRATION = ("ECE", "ECE of classes", "negative log-likelihood")
 
 
+def goal(text: str) -> Goal:
+    """Read what thresholds are best for."""
+    try:
+        return Goal.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a goal: {error}") from error
+
+
 @dataclass(frozen=True)
 class Config(ScoreArguments):
     scores: Path = argument(help="scores and labels to choose on: .npz, .csv or .json")
-    goal: Goal = argument(Goal("f1"), GOAL_HELP, parse=Goal.parse, aliases=("for",))
+    goal: Goal = argument(Goal("f1"), GOAL_HELP, parse=goal, aliases=("for",))
     test: Path | None = argument(None, "scores and labels to measure on", at_most_one_of="test")
     halves: bool = argument(False, "choose on a random half of --scores, measure on the other", at_most_one_of="test")
     temperature: str = argument("one", "for all classes, for each, or none", choices=("one", "class", "none"))

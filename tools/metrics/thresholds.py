@@ -57,10 +57,13 @@ class Goal:
     def parse(cls, text: str) -> "Goal":
         """Read `f1`, `precision=0.9`, `recall=0.9` or `cost=5`; raise a ValueError for anything else."""
         name, _, value = text.partition("=")
-        number = float(value) if value else 0.0
-        most = np.inf if name == "cost" else 1
-        if name not in GOALS or bool(value) == (name == "f1") or not 0 <= number <= most or number == np.inf:
-            raise ValueError("f1, precision=0…1, recall=0…1 or cost=COST")
+        try:
+            number = float(value) if value else 0.0
+        except ValueError:
+            number = np.nan
+        most = np.finfo(float).max if name == "cost" else 1
+        if name not in GOALS or bool(value) == (name == "f1") or not 0 <= number <= most:
+            raise ValueError("give f1, precision=0…1, recall=0…1 or cost=COST")
         return cls(name, number)
 
     def __str__(self) -> str:
