@@ -25,24 +25,28 @@ from tools.data.sight import sight_note
 from tools.data.transforms import evaluation_transform
 from tools.metrics.bootstrap import Interval, bootstrap_interval
 from tools.metrics.multilabel import DIFFICULT, Metrics, all_metrics, binary_labels
+from tools.metrics.protocols import PROTOCOLS, protocol_tables
+from tools.metrics.readers import logits_of, read_results
 from tools.metrics.reports import by_class, metrics_csv, text_report, write_results
 from tools.metrics.scores import Scores, read_scores, write_scores
 from tools.metrics.submission import COMPETITIONS, TEST_IMAGES, check_submission, write_submission
+from tools.metrics.thresholds import read_thresholds
 from tools.runs.checkpoints import Description
 from tools.runs.folder import Folder, checkpoint_path
 from tools.system.command_line import Arguments, argument, parse
-from tools.system.errors import UserError, advice, printable, run_main
+from tools.system.errors import UserError, advice, printable, quoted, run_main
 from tools.system.files import provenance, recorded_in_json, result_path, sha256
 
 # What makes it another evaluation; another device or batch size does not, nor does a newer checkpoint of this name.
 SCORED_WITH = ("checkpoint", "head", "data_dir", "split", "split_sha256", "image_size", "eval_resize", "scales", "flip")
 SCORED_WITH += ("amp",)
-MEASURED_WITH = ("difficult", "labels", "threshold", "bootstrap", "seed")
+MEASURED_WITH = ("difficult", "labels", "threshold", "thresholds", "bootstrap", "seed")
 LOCALIZED_WITH = ("localization", "strategy")
 SCALES_HELP = "views of each image, as 0.5,1.0,1.5 (default 1.0)"
 DIFFICULT_HELP = "what a class shown only as difficult objects is (default positive: official code; ignore: server)"
 OUT_HELP = "result files without suffix (default experiments/evaluation/…)"
 RESIZE_HELP = "fit whole images to image_size, as inference does, not their top-left square (default: as trained)"
+PROTOCOL_HELP = "measure as other code bases do: all, or names with commas between them; see docs/protocols.md"
 LOCALIZATION_HELP = "also measure whether keypoints and CAMs fall on the objects"
 
 
@@ -51,11 +55,15 @@ def scales(text: str) -> tuple[float, ...]:
     return tuple(float(number) for number in text.split(","))
 
 
+def comma_separated(text: str) -> tuple[str, ...]:
+    return tuple(PROTOCOLS) if text == "all" else tuple(text.split(","))
+
+
 @dataclass(frozen=True)
 class Config(Arguments):
     tag: str | None = argument(None, "evaluate experiments/models/best_TAG.pth", one_of="source")
     weights: str | None = argument(None, "evaluate this checkpoint: ours, or the official code's", one_of="source")
-    scores: Path | None = argument(None, "measure these scores (.npz) again, without a network", one_of="source")
+    scores: Path | None = argument(None, "measure these scores again, without a network", one_of="source")
 
     data_dir: Path | None = argument(None, "VOC devkit folder; not needed with --scores", group="data")
     split: str | None = argument(None, "list in data/, or of the devkit as Main/val (default val)", group="data")
@@ -75,6 +83,8 @@ class Config(Arguments):
 
     difficult: str = argument("positive", DIFFICULT_HELP, group="metrics", choices=DIFFICULT)
     threshold: float = argument(0.5, "a class that scores more is predicted", group="metrics", least=0, most=1)
+    thresholds: str | None = argument(None, "instead, those of a file of tools.thresholds", group="metrics")
+    protocol: tuple[str, ...] | None = argument(None, PROTOCOL_HELP, group="metrics", parse=comma_separated)
     bootstrap: int = argument(1000, "samples for the interval of the mAP; 0: none", group="metrics", least=0)
     seed: int = argument(0, "of the bootstrap", group="metrics", least=0)
     localization: bool = argument(False, LOCALIZATION_HELP, group="metrics", aliases=("localisation",))
@@ -89,6 +99,9 @@ class Config(Arguments):
             raise UserError("--data_dir is missing: give the devkit folder (VOC2012)")
         if self.scores and self.localization:
             raise UserError("--localization needs the network: give --tag or --weights instead of --scores")
+        for name in self.protocol or ():
+            if name not in PROTOCOLS:
+                raise UserError(f"--protocol {quoted(name)}: choose from {', '.join(PROTOCOLS)}, or all")
         if self.strategy and not self.localization:
             raise UserError("--strategy is only used by --localization: add that, or leave --strategy out")
         if self.image_size is not None:
@@ -180,11 +193,12 @@ def localization_of(config: Config, description: Description, seen: Seen) -> Loc
 
 def read_again(config: Config) -> Scores:
     """Read the scores of a file; with --data_dir, read their labels again."""
+    names = read_class_names(config.class_file) if config.class_file else None
     with advice("check --scores"):
-        scored = read_scores(config.scores)
-    if config.class_file:
+        scored = read_results(config.scores, names)
+    if names:
         with advice("--class_file must name the classes of --scores, in any order"):
-            scored = scored.of_classes(read_class_names(config.class_file))
+            scored = scored.of_classes(names)
     check_archive(config, scored.class_names)
     if config.data_dir:
         scored.labels, _ = read_labels(config, split_of(config, scored), scored.ids, scored.class_names)
@@ -221,9 +235,13 @@ def measure(config: Config, scored: Scores, localization: Localization | None, b
     labels, counted = binary_labels(scored.labels, config.difficult)
     if not (labels & counted).any():
         raise UserError(f"no image of split '{split_of(config, scored)}' shows a class: there is nothing to measure")
-    metrics = all_metrics(ranked, labels, counted, config.threshold, scored.probabilities)
+    threshold, decision = config.threshold, f"score above {config.threshold:g}"
+    if config.thresholds:
+        with advice("check --thresholds"):
+            threshold, decision = read_thresholds(Path(config.thresholds), class_names).thresholds, "own thresholds"
+    metrics = all_metrics(ranked, labels, counted, threshold, scored.probabilities)
     interval = bootstrap_interval(ranked, labels, counted, config.bootstrap, config.seed) if config.bootstrap else None
-    text = text_report(class_names, metrics, interval, config.threshold)
+    text = text_report(class_names, metrics, interval, decision)
     if "eval_resize" in scored.settings:
         shown = "whole images, fitted to" if scored.settings["eval_resize"] else "images' top-left"
         text += f"\nevaluated on {shown} {printable(str(scored.settings.get('image_size')))} pixels"
@@ -235,6 +253,15 @@ def measure(config: Config, scored: Scores, localization: Localization | None, b
         result["localization"] = localization.summary(class_names)
     written = write_results(base, f"{text}\n\n{result['command']}", tables, result)
     return [text, *(f"written: {path}" for path in written)]
+
+
+def follow_protocols(config: Config, scored: Scores, base: Path) -> list[str]:
+    """Measure as other code bases do and write the table; return what to print."""
+    arrays = (logits_of(scored), scored.probabilities, scored.labels)
+    text, table, result = protocol_tables(config.protocol, *arrays, scored.class_names)
+    base = base.with_name(f"{base.name}_protocols")
+    result |= {"images": len(scored.ids), "scored_with": scored.settings, **provenance()}
+    return [text, *(f"written: {path}" for path in write_results(base, text, {"": table}, result))]
 
 
 def made_with(config: Config, scored: Scores) -> dict[str, Any]:
@@ -291,7 +318,7 @@ def main() -> None:
     config = parse(Config, __doc__)
     scored, localization = (read_again(config), None) if config.scores else score(config)
     base, lines, problem = result_base(config, scored), [], None
-    if not config.scores:
+    if not config.scores or config.data_dir:  # labels that were read now make the scores complete
         path = base.with_name(f"{base.name}.npz")
         write_scores(path, scored)
         lines.append(f"written: {path}")
@@ -303,7 +330,9 @@ def main() -> None:
     if scored.labels is None:
         lines.append("no labels, no metrics: the images of this split have no annotations")
     else:
-        lines += measure(config, scored, localization, base)
+        lines += (
+            follow_protocols(config, scored, base) if config.protocol else measure(config, scored, localization, base)
+        )
     print("\n".join(lines))
     if problem:
         raise problem

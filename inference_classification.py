@@ -31,6 +31,7 @@ from tools.data.devkit import read_class_names
 from tools.data.images import find_images
 from tools.data.transforms import Normalization, evaluation_transform, normalize
 from tools.metrics.reports import Prediction, PredictionTable, recorded_predictions
+from tools.metrics.thresholds import read_thresholds
 from tools.pictures.figure import check_picture_path, recorded_in_picture, write_picture
 from tools.runs.folder import Folder, checkpoint_path
 from tools.system.command_line import Arguments, argument, parse
@@ -56,6 +57,7 @@ class Config(Arguments):
     count: int = _images(4, "the first images, drawn by --compare and --tiles", least=1)
     image_size: int | None = _images(None, "longer side (a split: crop), pixels, divisible by 32 (default: as trained)")
     threshold: float = _rule(0.5, "predict the classes with at least this score", least=0, most=1)
+    thresholds: str | None = _rule(None, "instead, each class's own: a file of tools.thresholds")
     topk: int | None = _rule(None, "predict the K highest-scoring classes", least=1, metavar="K")
     strategy: str | None = _predictions(
         None, f"whose keypoints: {', '.join(STRATEGIES)}, or FILE.py that declares STRATEGY (default: as trained)"
@@ -105,6 +107,7 @@ class LoadedModel:
     options: Options
     eval_resize: bool = False  # whether a split's images are fitted to the network's square
     normalization: Normalization | None = None
+    thresholds: torch.Tensor | None = None  # of the classes, `[V]`; None: that of the arguments
 
 
 def load_model(config: Config) -> LoadedModel:
@@ -117,7 +120,11 @@ def load_model(config: Config) -> LoadedModel:
     image_size = config.image_size or description.image_size
     network, class_names = network.to(device), description.class_names
     how = (keypoints, options, description.arguments.get("eval_resize") is True, network.normalization)
-    return LoadedModel(checkpoint, network, device, class_names, image_size, *how)
+    thresholds = None
+    if config.thresholds:
+        with advice("check --thresholds"):
+            thresholds = torch.tensor(read_thresholds(Path(config.thresholds), class_names).thresholds)
+    return LoadedModel(checkpoint, network, device, class_names, image_size, *how, thresholds)
 
 
 def run(model: LoadedModel, config: Config) -> int:
@@ -128,10 +135,11 @@ def run(model: LoadedModel, config: Config) -> int:
     return 1 if predict_images(model, config) else 0
 
 
-def predicted_classes(logits: torch.Tensor, config: Config) -> torch.Tensor:
+def predicted_classes(logits: torch.Tensor, config: Config, thresholds: torch.Tensor | None = None) -> torch.Tensor:
     """Return the indices of the classes that logits `[V]` predict, highest first: scores would be equal from 17 on."""
     order = logits.argsort(descending=True, stable=True)
-    return order[: config.topk] if config.topk else order[torch.sigmoid(logits)[order] >= config.threshold]
+    reached = torch.sigmoid(logits) >= (config.threshold if thresholds is None else thresholds)
+    return order[: config.topk] if config.topk else order[reached[order]]
 
 
 # The table and its pictures ----------------------------------------------------------------------------------------
@@ -178,6 +186,7 @@ def settings_of(model: LoadedModel, config: Config) -> dict[str, Any]:
     strategy = model.keypoints.name if model.keypoints else None
     about = {"checkpoint": str(model.checkpoint), "strategy": strategy, "image_size": model.image_size}
     about |= {"topk": config.topk} if config.topk else {"threshold": config.threshold}
+    about |= {"thresholds": config.thresholds} if config.thresholds else {}
     source = [f"{Path(config.data_dir).resolve()}, {config.split}"] if config.data_dir else []
     return about | {"source": source + [str(Path(name).resolve()) for name in config.images or ()]}
 
@@ -192,7 +201,7 @@ def predict_batch(
     logits, features = model.network(torch.stack([item.canvas for item in batch]).to(model.device))
     for item, maps, of_image in zip(batch, features.float().cpu(), logits.float().cpu(), strict=True):
         cams = make_cam(maps * item.covered_cells(maps.shape[-1]))
-        labels, scores = predicted_classes(of_image, config), torch.sigmoid(of_image)
+        labels, scores = predicted_classes(of_image, config, model.thresholds), torch.sigmoid(of_image)
         keypoints: list[tuple[int, int] | None] = [None] * len(labels)
         if model.keypoints and len(labels):
             found = model.keypoints.of_image(cams, labels, model.image_size, model.options)
@@ -227,7 +236,7 @@ def draw_examples(model: LoadedModel, config: Config) -> None:
         logits, features = model.network(image[None])
         logits = logits[0].float()
         if present is None:
-            present = predicted_classes(logits, config)
+            present = predicted_classes(logits, config, model.thresholds)
             present = present if len(present) else logits.argmax()[None]
         present = present.to(model.device)
         shown = int(present[logits[present].argmax()])

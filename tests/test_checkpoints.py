@@ -412,4 +412,9 @@ def test_every_reader_of_json_is_the_careful_one():
         *(path for name in ("core", "tools", "benchmarks") for path in (ROOT / name).rglob("*.py")),
     ]
     readers = {path.name for path in files if re.search(r"json\.loads?\(", path.read_text())}
-    assert readers <= {"files.py", "scores.py", "reports.py", "figure.py"}  # its own, and JSON that comes in other files
+    assert readers <= {
+        "files.py",
+        "scores.py",
+        "reports.py",
+        "figure.py",
+    }  # its own, and JSON that comes in other files

@@ -14,7 +14,7 @@ from tools.metrics.average_precision import (
     voc2007_average_precisions,
     voc2010_average_precisions,
 )
-from tools.metrics.bootstrap import bootstrap_interval, paired_bootstrap
+from tools.metrics.bootstrap import bootstrap_interval, jackknife, paired_bootstrap, resampled
 from tools.metrics.multilabel import above, all_metrics, binary_labels, precision_recall, top
 from tools.metrics.scores import Scores
 
@@ -172,23 +172,48 @@ def test_the_top_3_are_three_per_image_whatever_their_scores():
     assert top(scores).astype(int).tolist() == [[1, 1, 0, 1, 0], [1, 1, 1, 0, 0]]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(seeds, st.sampled_from(["positive", "ignore"]))
-def test_a_bootstrap_sample_is_the_metric_of_the_drawn_images(seed, difficult):
-    """Compare the interval of weighted ranks with drawing the rows themselves."""
+def test_the_jackknife_is_the_metric_without_each_image(seed, difficult):
+    """Compare the closed form with deleting each row."""
     scores, devkit_labels = random_case(seed)
     labels, counted = binary_labels(devkit_labels, difficult)
     if not (labels & counted).any():
+        assert np.isnan(jackknife(scores, labels, counted).mean)
         return
-    found = bootstrap_interval(scores, labels, counted, samples=30, seed=3)
-    rng, images = np.random.default_rng(3), len(scores)
-    means = []
-    for drawn in rng.integers(0, images, (30, images)):
-        means.append(mean_average_precision(scores[drawn], labels[drawn], counted[drawn]))
-    if np.isnan(means).all():
-        assert np.isnan(found.low)
+    found, images = jackknife(scores, labels, counted), len(scores)
+    whole = mean_average_precision(scores, labels, counted)
+    assert found.mean == pytest.approx(whole)
+    without = [[np.delete(array, row, 0) for array in (scores, labels, counted)] for row in range(images)]
+    if images == 1:
         return
-    assert (found.low, found.high) == pytest.approx(tuple(np.nanpercentile(means, [2.5, 97.5])))
+    means = np.array([mean_average_precision(*arrays) for arrays in without])
+    means[np.isnan(means)] = whole  # nothing is left
+    assert found.contributions == pytest.approx((images - 1) * (means.mean() - means), abs=1e-9)
+    assert found.bias == pytest.approx((images - 1) * (means.mean() - whole), abs=1e-9)
+    classes = np.array([average_precisions(*arrays) for arrays in without])
+    expected = (images - 1) * (classes.mean(0) - classes)
+    np.testing.assert_allclose(found.class_contributions, expected, atol=1e-4)
+
+
+def test_a_sample_moves_the_figure_by_the_mean_contribution_of_its_images():
+    contributions = np.random.default_rng(0).standard_normal((30, 2))
+    found = resampled(contributions, samples=250, seed=3)
+    first = np.random.default_rng(3).integers(0, 30, (100, 30))[0]
+    assert found.shape == (250, 2) and found[0] == pytest.approx(contributions[first].mean(0))
+
+
+def test_an_interval_lies_around_its_figure_where_the_percentiles_of_resampled_images_do_not():
+    """Few positives per class: drawing images anew repeats positives and loses classes."""
+    rng = np.random.default_rng(0)
+    labels = rng.random((60, 20)) < 0.06
+    scores = rng.random(labels.shape) + 0.1 * labels
+    figure = mean_average_precision(scores, labels)
+    drawn = [rng.integers(0, 60, 60) for _ in range(100)]
+    naive = np.percentile([mean_average_precision(scores[rows], labels[rows]) for rows in drawn], [2.5, 97.5])
+    found = bootstrap_interval(scores, labels)
+    assert 1.5 * (figure - naive[0]) < naive[1] - figure
+    assert found.low < figure < found.high
 
 
 def test_a_bootstrap_repeats_and_covers():
@@ -226,6 +251,21 @@ def test_a_paired_bootstrap_of_several_runs_averages_their_differences():
     assert both.difference == pytest.approx(np.mean([one.difference for one in single]))
     alone = paired_bootstrap(first[:1], second[:1], labels, samples=40)
     assert alone == single[0]
+
+
+@pytest.mark.parametrize("runs, least", [(2, 0.93), (3, 0.93), (5, 0.93)])
+def test_the_interval_over_few_runs_covers(runs, least):
+    """Methods that differ by nothing but their runs: 95 % intervals of the difference hold 0."""
+    random = np.random.default_rng(runs)
+    covered = []
+    for study in range(200):
+        labels = random.random((80, 2)) < 0.3
+        labels[0] = True
+        image = random.standard_normal(labels.shape) + labels
+        first, second = image + labels * random.standard_normal((2, runs, 1, 1)) * 0.7
+        interval = paired_bootstrap(first, second, labels, samples=400, seed=study).interval
+        covered.append(interval.low <= 0 <= interval.high)
+    assert np.mean(covered) >= least
 
 
 def test_random_scores_reach_chance_on_as_many_images_as_the_test_split():

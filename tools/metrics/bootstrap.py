@@ -1,21 +1,41 @@
-"""Bootstrap over images: how much a mean average precision, or the difference of two, depends on the images drawn.
+"""How much a mean average precision, or the difference of two, depends on the images drawn.
 
-Drawing N of N images with replacement assigns each image a count. Counts do not change ranks, so each class is sorted
-once, and a sample costs a few sums.
+Drawing images with replacement repeats positives, which raises average precision, and loses the only positives of small
+classes; the plain bootstrap of mAP therefore lies above its figure. Here the jackknife, computed exactly, says how much
+each image contributes, and the bootstrap resamples these contributions: nothing is repeated or lost, the distribution
+is centered at the figure, and a sample costs one product.
+
+References: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 11 and 20; docs/protocols.md has the
+coverage by simulation.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+from scipy.special import expit, logit
 
 SAMPLES_PER_CHUNK = 100  # bounds the memory for the counts of all images
 PERCENTILES = (2.5, 97.5)
 
 
+class Jackknife(NamedTuple):
+    """What leaving out each image does to average precisions and to their mean.
+
+    Contributions average to 0 over the images, and the mean of N drawn ones is how far the figure moves.
+    """
+
+    mean: float  # mean average precision, over the classes with a positive
+    contributions: np.ndarray  # `[N]`, to the mean
+    bias: float  # of the mean: its expectation minus its value on unlimited images, to first order in 1 / N
+    precisions: np.ndarray  # `[V]`, NaN for a class without a positive
+    class_contributions: np.ndarray  # float32 `[N, V]`, NaN for a class with fewer than two positives
+
+
 @dataclass(frozen=True)
 class Interval:
-    """The ends of a 95 % percentile interval, and how it was drawn."""
+    """The ends of a 95 % interval, and how it was drawn."""
 
     low: float
     high: float
@@ -28,8 +48,74 @@ class Difference:
     """How much better a second set of scores is than a first, on the same images."""
 
     difference: float  # of the mean average precisions, second − first, on the images as they are
-    interval: Interval  # of the differences on samples of the images
-    p_value: float  # two-sided: twice the smaller share of samples that favor either side, at least 1 / samples
+    interval: Interval  # of the difference over images, and over runs if there are several
+    p_value: float  # two-sided: share of samples at least as far from their center as the difference from 0
+
+
+def jackknife(scores: np.ndarray, labels: np.ndarray, counted: np.ndarray | None = None) -> Jackknife:
+    """Leave out every image in turn, in closed form: each class is sorted once.
+
+    A class whose only positive is left out leaves the mean, as it does when `mean_average_precision` is computed anew.
+
+    Args:
+        scores, labels, counted: `[N, V]`, the last two boolean, see `tools.metrics.average_precision`.
+    """
+    labels = labels.astype(bool)
+    counted = np.ones(labels.shape, bool) if counted is None else counted
+    images, classes = labels.shape
+    whole, without = np.full(classes, np.nan), np.full(labels.shape, np.nan)
+    for v, (score, label, use) in enumerate(zip(scores.T, (labels & counted).T, counted.T, strict=True)):
+        if label.any():
+            whole[v], without[use, v] = _leave_one_out(score[use], label[use])
+            without[~use, v] = whole[v]
+    present = ~np.isnan(whole)
+    mean = float(whole[present].mean()) if present.any() else float("nan")
+    # An image that holds the last positive of every class leaves nothing to average, and the mean as it is.
+    remaining = np.isfinite(without).sum(1)
+    means = np.where(remaining > 0, np.nansum(without, 1) / np.maximum(remaining, 1), mean)
+    class_contributions = (images - 1) * (without.mean(0) - without)
+    bias = (images - 1) * (means.mean() - mean)
+    return Jackknife(
+        mean, (images - 1) * (means.mean() - means), float(bias), whole, class_contributions.astype(np.float32)
+    )
+
+
+def _leave_one_out(scores: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return a class's average precision (scikit-learn's), and what it is without each image `[N]`.
+
+    Without a negative, the rank of every positive that does not score higher falls by one; without a positive, so do
+    its rank and the number of true ones, and its own precision leaves the mean.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ranked, positive = scores[order], labels[order].astype(np.float64)
+    last = np.searchsorted(-ranked, -ranked, "right")  # equal scores share the last rank among them
+    first = np.searchsorted(-ranked, -ranked, "left")
+    true, total = positive.cumsum()[last - 1], positive.sum()
+    others = np.maximum(last - 1, 1)
+    parts = (true / last, true / others, (true - 1) / others)
+    sums = [np.append(0, (positive * part).cumsum()) for part in parts]
+    kept, without_negative, without_positive = (total_of[first] for total_of in sums)
+    negative = kept + sums[1][-1] - without_negative
+    own = kept + sums[2][-1] - without_positive - parts[2]
+    result = np.empty(len(scores))
+    fewer = own / (total - 1) if total > 1 else np.full(len(scores), np.nan)
+    result[order] = np.where(positive > 0, fewer, negative / total)
+    return float(sums[0][-1] / total), result
+
+
+def image_counts(images: int, samples: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield how often each sample draws each image, `[at most SAMPLES_PER_CHUNK, images]` at a time."""
+    random = np.random.default_rng(seed)
+    for start in range(0, samples, SAMPLES_PER_CHUNK):
+        size = min(SAMPLES_PER_CHUNK, samples - start)
+        drawn = random.integers(0, images, (size, images)) + images * np.arange(size)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=size * images).reshape(size, images).astype(np.float64)
+
+
+def resampled(contributions: np.ndarray, samples: int, seed: int) -> np.ndarray:
+    """Return how far figures move on samples of the images: contributions `[N, K]` → `[samples, K]`."""
+    images = len(contributions)
+    return np.concatenate([counts @ contributions for counts in image_counts(images, samples, seed)]) / images
 
 
 def bootstrap_interval(
@@ -37,15 +123,25 @@ def bootstrap_interval(
 ) -> Interval:
     """Return the 95 % interval of the mean average precision (not interpolated, in 0…1) over images.
 
-    Reference: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
+    It is meant to hold the figure that as many other images would have on average, and the lower one that unlimited
+    images would have: its low end is corrected for the jackknife's bias. Ends are on the scale of log-odds, because a
+    figure close to 0 or 1 can move farther away from there than toward it.
 
     Args:
-        scores, labels, counted: `[N, V]`, the last two boolean, see `tools.metrics.average_precision`.
+        scores, labels, counted: see `jackknife`.
         samples, seed: how often N images are drawn with replacement; the same seed draws the same images.
     """
-    chunks = _image_counts(len(scores), samples, seed)
-    means = np.concatenate([_sample_means(scores, labels, counted, counts) for counts in chunks])
-    return _interval(means, seed)
+    found = jackknife(scores, labels, counted)
+    down, up = np.percentile(resampled(found.contributions[:, None], samples, seed), PERCENTILES)
+    low = _moved(max(found.mean - max(found.bias, 0), found.mean / 10), down)
+    return Interval(low, _moved(found.mean, up), samples, seed)
+
+
+def _moved(value: float, by: float) -> float:
+    """Return where a figure in 0…1 moves if its log-odds move by as much as `by` changes them; by 2 at most."""
+    if not 0 < value < 1:
+        return value
+    return float(expit(logit(value) + by / max(value * (1 - value), abs(by) / 2)))
 
 
 def paired_bootstrap(
@@ -59,64 +155,40 @@ def paired_bootstrap(
     """Compare two sets of scores of the same images: each sample of images is drawn for both.
 
     The interval is far narrower than that of two separate bootstraps, because images that are hard for one are hard for
-    the other.
+    the other. Of several runs, each sample varies their mean too, see `resampled_runs`.
 
     Args:
         first, second: `[N, V]`, or `[runs, N, V]` of several runs (seeds), whose mean average precisions are averaged.
         labels, counted, samples, seed: see `bootstrap_interval`.
     """
-
-    def difference(counts: np.ndarray) -> np.ndarray:
-        sides = [scores if scores.ndim == 3 else scores[None] for scores in (first, second)]
-        means = [np.mean([_sample_means(run, labels, counted, counts) for run in runs], axis=0) for runs in sides]
-        return means[1] - means[0]
-
-    differences = np.concatenate([difference(counts) for counts in _image_counts(len(labels), samples, seed)])
-    (whole,) = difference(np.ones((1, len(labels))))
-    smaller = min((differences <= 0).mean(), (differences >= 0).mean())
-    p_value = float(min(max(2 * smaller, 1 / samples), 1))
-    return Difference(float(whole), _interval(differences, seed), p_value)
+    sides = [scores if scores.ndim == 3 else scores[None] for scores in (first, second)]
+    runs = [[jackknife(run, labels, counted) for run in side] for side in sides]
+    return difference(*resampled_runs(runs, samples, seed), seed)
 
 
-def _image_counts(images: int, samples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield how often each sample draws each image, `[at most SAMPLES_PER_CHUNK, images]` at a time."""
-    random = np.random.default_rng(seed)
-    for start in range(0, samples, SAMPLES_PER_CHUNK):
-        size = min(SAMPLES_PER_CHUNK, samples - start)
-        drawn = random.integers(0, images, (size, images)) + images * np.arange(size)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=size * images).reshape(size, images).astype(np.float64)
+def resampled_runs(methods: list[list[Jackknife]], samples: int, seed: int) -> np.ndarray:
+    """Return each method's mean average precision on samples of the images and of its runs, `[methods, 1 + samples]`.
 
-
-def _sample_means(scores: np.ndarray, labels: np.ndarray, counted: np.ndarray | None, counts: np.ndarray) -> np.ndarray:
-    """Return the mean average precision of each sample: counts `[samples, N]` → `[samples]`."""
-    labels = labels.astype(bool)
-    counted = np.ones(labels.shape, bool) if counted is None else counted
-    total, classes = np.zeros(len(counts)), np.zeros(len(counts))
-    for score, label, use in zip(scores.T, labels.T, counted.T, strict=True):
-        if (label & use).any():
-            precision, has_positive = _weighted_ap(score[use], label[use], counts[:, use])
-            total += precision
-            classes += has_positive
-    return total / np.where(classes > 0, classes, np.nan)
-
-
-def _weighted_ap(scores: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the average precision of one class under each row of counts, and whether a positive was drawn.
-
-    It is scikit-learn's with counts as sample weights (0 if no positive was drawn), for all rows with one sort.
+    The first column is the figure itself. All methods see the same images. The part of the runs is drawn from Student's
+    t, whose width is that of the runs' means: drawing among two or three runs would show too little of it.
     """
-    order = np.argsort(-scores, kind="stable")
-    ranked, positive = scores[order], np.flatnonzero(labels[order])
-    # Only the ranks of positives enter the sum; images with equal scores share the last rank among them.
-    rank = np.searchsorted(-ranked, -ranked[positive], side="right")
-    retrieved = counts[:, order].cumsum(1)[:, rank - 1]
-    gained = counts[:, order[positive]]
-    true = gained.cumsum(1)[:, np.searchsorted(rank, rank, side="right") - 1]
-    positives = gained.sum(1)
-    area = (gained * true / np.maximum(retrieved, 1)).sum(1)
-    return area / np.maximum(positives, 1), positives > 0
+    runs = [run for method in methods for run in method]
+    moved = resampled(np.stack([run.contributions for run in runs], 1), samples, seed)
+    random, rows, start = np.random.default_rng((seed, 1)), [], 0
+    for method in methods:
+        means, size = [run.mean for run in method], len(method)
+        drawn = np.mean(means) + moved[:, start : start + size].mean(1)
+        if size > 1:
+            drawn += random.standard_t(size - 1, samples) * np.std(means, ddof=1) / np.sqrt(size)
+        rows.append(np.append(np.mean(means), drawn))
+        start += size
+    return np.stack(rows)
 
 
-def _interval(values: np.ndarray, seed: int) -> Interval:
-    low, high = np.nanpercentile(values, PERCENTILES) if not np.isnan(values).all() else (np.nan, np.nan)
-    return Interval(float(low), float(high), len(values), seed)
+def difference(first: np.ndarray, second: np.ndarray, seed: int) -> Difference:
+    """Compare two rows of `resampled_runs`."""
+    whole, drawn = second[0] - first[0], second[1:] - first[1:]
+    low, high = np.percentile(drawn, PERCENTILES)
+    far = (np.abs(drawn - whole) >= abs(whole)).mean()
+    p_value = float(max(far, 1 / len(drawn)))
+    return Difference(float(whole), Interval(float(low), float(high), len(drawn), seed), p_value)

@@ -29,8 +29,8 @@ def binary_labels(labels: np.ndarray, difficult: str = "positive") -> tuple[np.n
     return positive, counted
 
 
-def above(scores: np.ndarray, threshold: float) -> np.ndarray:
-    """Predict the classes that score more than the threshold, boolean `[N, V]`."""
+def above(scores: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:
+    """Predict the classes that score more than the threshold, one or `[V]`; boolean `[N, V]`."""
     return scores > threshold
 
 
@@ -93,15 +93,15 @@ def all_metrics(
     scores: np.ndarray,
     labels: np.ndarray,
     counted: np.ndarray,
-    threshold: float = 0.5,
+    threshold: float | np.ndarray = 0.5,
     probabilities: np.ndarray | None = None,
 ) -> Metrics:
     """Compute three average precisions, and precision, recall and F1 at the threshold and for the top 3.
 
     `chance` is the mean share of positives: the expected average precision of scores that ignore the image.
 
-    Scores `[N, V]` rank; probabilities `[N, V]` in 0…1 are compared with the threshold (None: the scores themselves).
-    Labels and counted are boolean, see `binary_labels`. Errors: see `average_precisions`.
+    Scores `[N, V]` rank; probabilities `[N, V]` in 0…1 are compared with the threshold, one or `[V]` (None: the scores
+    themselves). Labels and counted are boolean, see `binary_labels`. Errors: see `average_precisions`.
     """
     labels = labels & counted
     share = np.where(labels.any(0), labels.sum(0) / np.maximum(counted.sum(0), 1), np.nan)

@@ -11,7 +11,7 @@ import numpy as np
 from tools.metrics.average_precision import DEFINITIONS
 from tools.metrics.bootstrap import Interval
 from tools.metrics.multilabel import MEANS, TOP, Metrics
-from tools.system.files import read_json, write_json, write_text, writing
+from tools.system.files import read_json, recorded_in_json, result_path, write_json, write_text, writing
 from tools.system.text_table import csv_text, fixed_width_table
 
 DECIMALS = 4  # of values in % in the CSV
@@ -22,8 +22,11 @@ MEAN_OF |= {f"precision{suffix}": f"CP{suffix}" for suffix in ("", f"_top{TOP}")
 MEAN_OF |= {f"recall{suffix}": f"CR{suffix}" for suffix in ("", f"_top{TOP}")}
 
 
-def text_report(class_names: list[str], metrics: Metrics, interval: Interval | None, threshold: float) -> str:
-    """Return the metrics to read: a row for each class, their means, the bootstrap interval, and the F1 scores."""
+def text_report(class_names: list[str], metrics: Metrics, interval: Interval | None, decision: str) -> str:
+    """Return the metrics to read: a row for each class, their means, the interval, and the F1 scores.
+
+    `decision` says by what the classes of precision and recall were predicted.
+    """
     columns, means = metrics.per_class, metrics.means
     shown = (*DEFINITIONS, "precision", "recall", "positives", "chance")
     rows = [("class", *(column.removeprefix("AP_") for column in shown))]
@@ -34,8 +37,8 @@ def text_report(class_names: list[str], metrics: Metrics, interval: Interval | N
     lines = [fixed_width_table(rows, widths=(15, 9, 9, 9, 9, 9, 10, 8))]
     if interval:
         low, high = 100 * interval.low, 100 * interval.high
-        lines.append(f"95 % of {interval.samples:,} bootstrap samples of the images: mAP {low:.2f} … {high:.2f}")
-    for suffix, what in (("", f"score above {threshold:g}"), (f"_top{TOP}", f"top {TOP}")):
+        lines.append(f"95 % interval over images ({interval.samples:,} samples): mAP {low:.2f} … {high:.2f}")
+    for suffix, what in (("", decision), (f"_top{TOP}", f"top {TOP}")):
         lines.append(f"{what:18s}" + "  ".join(f"{name} {_shown(means[name + suffix])}" for name in MEANS))
     return "\n".join(lines)
 
@@ -74,6 +77,11 @@ def json_value(value: Any) -> Any:
     """
     text = json.dumps(value, default=lambda array: array.tolist())
     return json.loads(text, parse_constant=lambda constant: None)
+
+
+def free_base(base: Path, made_with: dict[str, Any]) -> Path:
+    """Return where result files go, without suffix: not over those whose JSON file says other settings."""
+    return result_path(base, made_with, lambda path: recorded_in_json(path.with_name(f"{path.name}.json"), "made_with"))
 
 
 def write_results(base: Path, text: str, tables: dict[str, str], result: dict[str, Any]) -> list[Path]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from tools.pictures.figure import POINTS, fit_text, new_figure, printable, style
-from tools.system.errors import UserError
+from tools.system.errors import UserError, shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,3 +103,27 @@ def _page(title: str, labels: list[str], width: int, height: int) -> tuple[Figur
         fit_text(text, width / columns - 80)
     fit_text(legend.get_title(), width - 40)
     return figure, colors
+
+
+@style()
+def interval_chart(title: str, charts: dict[str, dict[str, tuple[float, float, float]]], unit: float = 1) -> Figure:
+    """Draw values with their intervals, a chart above the other.
+
+    `charts` holds (value, low, high), each multiplied by `unit`, by the row's name, by the chart's title.
+    """
+    sizes = [len(rows) for rows in charts.values()]
+    figure = new_figure(1.5 * COLUMN, 60 + sum(80 + BAR * 1.6 * size for size in sizes), layout="constrained")
+    figure.suptitle(printable(title), x=0.01, ha="left")
+    grid = figure.add_gridspec(len(charts), 1, height_ratios=[size + 1 for size in sizes])
+    for part, (name, rows) in zip(grid, charts.items(), strict=True):
+        axes = figure.add_subplot(part)
+        values, low, high = unit * np.array(list(rows.values())).T
+        places = np.arange(len(rows))
+        axes.errorbar(values, places, xerr=(values - low, high - values), fmt="o", color=LINE_COLORS[0], capsize=5)
+        if low.min() < 0:
+            axes.axvline(0, color=LINE_COLORS[-1], linewidth=1)
+        axes.set_yticks(places, [printable(shorten(row)) for row in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_title(name, loc="left")
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure

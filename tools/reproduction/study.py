@@ -10,6 +10,7 @@ import numpy as np
 from tools.metrics.bootstrap import Difference, paired_bootstrap
 from tools.metrics.multilabel import binary_labels
 from tools.metrics.scores import read_scores
+from tools.metrics.significance import holm
 from tools.pictures.charts import MOST_LINES, Line, bar_chart, line_charts
 from tools.pictures.figure import write_picture
 from tools.reproduction.series import Experiment
@@ -112,14 +113,18 @@ class TableSection:
     def _means(self) -> Table:
         base = next(row for row in self.rows if row.name == self.baseline)
         labels, counted = binary_labels(base.labels)
+        others = [row for row in self.rows if row is not base]
+        found = [paired_bootstrap(base.scores, row.scores, labels, counted) for row in others]
+        corrected = holm(np.array([one.p_value for one in found]))
+        compared = {row.name: pair for row, *pair in zip(others, found, corrected, strict=True)}
         rows = []
         for row in self.rows:
             last = Number.of([history["validation"][-1]["map"] for history in row.histories])
             epochs = [best_validation(history, row.name)["epoch"] for history in row.histories]
             best = Number(sum(epochs) / len(epochs), decimals=0 if len(epochs) == 1 else 1)
-            difference = None if row is base else paired_bootstrap(base.scores, row.scores, labels, counted)
-            rows.append([row.name, row.mean("mAP"), row.mean("mAP_VOC2010"), last, best, *_compared(difference)])
-        columns = ["", "mAP", "VOC 2010", "last epoch", "best epoch", f"mAP − {self.baseline}", "95 %", "p"]
+            difference = _compared(*compared[row.name]) if row.name in compared else ["–"] * 4
+            rows.append([row.name, row.mean("mAP"), row.mean("mAP_VOC2010"), last, best, *difference])
+        columns = ["", "mAP", "VOC 2010", "last epoch", "best epoch", f"mAP − {self.baseline}", "95 %", "p", "p (Holm)"]
         return Table(f"{self.caption}: mean average precision, %", columns, rows)
 
     def _per_class(self) -> Table:
@@ -169,11 +174,10 @@ class TableSection:
         return [f"run {number}" for number in range(1, runs + 1)], values
 
 
-def _compared(difference: Difference | None) -> list[str | Number]:
-    if difference is None:
-        return ["–", "–", "–"]
+def _compared(difference: Difference, corrected: float) -> list[str | Number]:
     low, high = (Number(100 * end, signed=True) for end in (difference.interval.low, difference.interval.high))
-    return [Number(100 * difference.difference, signed=True), f"{low} … {high}", Number(difference.p_value, decimals=3)]
+    p_values = [Number(value, decimals=3) for value in (difference.p_value, corrected)]
+    return [Number(100 * difference.difference, signed=True), f"{low} … {high}", *p_values]
 
 
 def write_study(folder: Path, title: str, sections: list[TableSection]) -> list[Path]:
@@ -201,6 +205,6 @@ def _origin(sections: list[TableSection]) -> list[str]:
         f"Runs per row: {len(results)}. Evaluated on the {results[0]['images']:,} images of {results[0]['split']}; "
         f"chance {results[0]['chance']:.2f} mAP. Where a row has several runs, values are mean ± standard deviation. "
         "The best epoch is chosen on the images that it is evaluated on, as in the official code; "
-        '"last epoch" is free of that choice. 95 % and p: paired bootstrap over images.\n',
+        '"last epoch" is free of that choice. 95 % and p: over images and runs; p (Holm): over all rows.\n',
         f"Commit {made['commit']}; {versions}.\n",
     ]

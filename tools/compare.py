@@ -1,0 +1,138 @@
+"""Compare scores of several methods on the same images: differences, what these images can show, and ranks.
+
+    python3 -m tools.compare plain.npz cMax.npz cTopk.npz
+    python3 -m tools.compare plain_seed0.npz plain_seed1.npz cMax_seed0.npz cMax_seed1.npz --seeds
+
+Each sample draws images, the same for all methods, and --seeds adds the variation of the runs. See docs/protocols.md.
+"""
+
+import re
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tools.data.devkit import read_class_names
+from tools.metrics.readers import LabeledScores, ScoreArguments, read_labeled
+from tools.metrics.reports import free_base, write_results
+from tools.metrics.significance import POWER, Method, Pair, compare
+from tools.pictures.charts import interval_chart
+from tools.pictures.figure import write_picture
+from tools.runs.folder import Folder
+from tools.system.command_line import argument, parse
+from tools.system.errors import UserError, first_few, run_main
+from tools.system.files import provenance
+from tools.system.text_table import fixed_width_table
+
+SEED = re.compile(r"[._-]?seed[._-]?\d+", re.IGNORECASE)
+CLASSES_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Config(ScoreArguments):
+    files: list[Path] = argument(help="scores and labels: .npz, .csv or .json", metavar="FILE", positional=True)
+    seeds: bool = argument(False, "files that differ only in a seed, as x_seed0 and x_seed1, are runs of one method")
+    bootstrap: int = argument(2000, "samples", least=100)
+
+    def methods(self) -> dict[str, list[Path]]:
+        """Return the files of each method by its name, in the order of the command line."""
+        methods: dict[str, list[Path]] = {}
+        for path in self.files:
+            methods.setdefault(SEED.sub("", path.stem) if self.seeds else path.stem, []).append(path)
+        if repeated := [name for name, times in Counter(map(Path.resolve, self.files)).items() if times > 1]:
+            raise UserError(f"{first_few(list(map(str, repeated)))} is given twice")
+        if len(methods) < 2:
+            raise UserError(f"all files belong to '{next(iter(methods))}': give scores of at least two methods")
+        several = [name for name, paths in methods.items() if len(paths) > 1]
+        if several and not self.seeds:
+            raise UserError(f"several files are called {first_few(several)}: rename them, or add --seeds for runs")
+        return methods
+
+
+def read(config: Config, methods: dict[str, list[Path]]) -> tuple[list[np.ndarray], LabeledScores]:
+    """Return the logits of each method `[runs, N, V]`, and the first file, whose order of images and classes counts."""
+    names = read_class_names(config.class_file) if config.class_file else None
+    first, logits = None, []
+    for paths in methods.values():
+        runs = []
+        for path in paths:
+            scored = read_labeled(path, names, config.difficult)
+            first = first or scored
+            runs.append(aligned(scored, first, path))
+        logits.append(np.stack(runs))
+    return logits, first
+
+
+def aligned(scored: LabeledScores, first: LabeledScores, path: Path) -> np.ndarray:
+    """Return the logits in the first file's order; raise a `UserError` for other images, classes or labels."""
+    scored = scored.with_classes(first.class_names, path)
+    rows = {image: row for row, image in enumerate(scored.ids)}
+    if differing := sorted(rows.keys() ^ set(first.ids)):
+        raise UserError(f"{path} has other images than the first file; they differ in {first_few(differing)}")
+    scored = scored.select([rows[image] for image in first.ids])
+    different = [first.ids[row] for row in np.flatnonzero((scored.labels != first.labels).any(1))]
+    if different:
+        raise UserError(
+            f"{path} labels {len(different):,} images differently than the first file: {first_few(different)}"
+        )
+    return scored.logits
+
+
+def text_of(names: list[str], runs: list[int], class_names: list[str], methods: list[Method], pairs: list[Pair]) -> str:
+    """Return the tables to read, in %."""
+    table = [("method", "runs", "mAP", "95 %", "rank", "95 %", "best in")]
+    for name, count, one in sorted(zip(names, runs, methods, strict=True), key=lambda row: row[2].rank):
+        ranks = f"{one.ranks[0]} … {one.ranks[1]}"
+        figures = (f"{100 * one.mean:.2f}", _interval(*one.interval), str(one.rank), ranks, f"{100 * one.best:.1f}")
+        table.append((name, str(count), *figures))
+    lines = [fixed_width_table(table, (15, 5, 7, 15, 5, 7, 8)), ""]
+    table = [("difference", "mAP", "95 %", "p", "p (Holm)", f"needed for {POWER:.0%}")]
+    for pair in pairs:
+        found = pair.difference
+        figures = (f"{100 * found.difference:+.2f}", _interval(found.interval.low, found.interval.high))
+        p_values = (f"{found.p_value:.4f}", f"{pair.corrected:.4f}")
+        table.append((f"{names[pair.second]} − {names[pair.first]}", *figures, *p_values, f"{100 * pair.smallest:.2f}"))
+    lines += [fixed_width_table(table, (15, 7, 15, 7, 9, 10)), "", "classes with the largest differences (p by Holm):"]
+    for pair in pairs:
+        order = [v for v in np.argsort(-np.abs(pair.classes)) if not np.isnan(pair.class_p_values[v])]
+        parts = [f"{class_names[v]} {100 * pair.classes[v]:+.1f} ({pair.class_p_values[v]:.3f})" for v in order]
+        lines.append(f"{names[pair.second]} − {names[pair.first]}: {', '.join(parts[:CLASSES_SHOWN])}")
+    if max(runs) == 1:
+        lines += ["", "One run of each method: the intervals are over images and say nothing about other seeds."]
+    return "\n".join(lines)
+
+
+def _interval(low: float, high: float) -> str:
+    return f"{100 * low:.2f} … {100 * high:.2f}"
+
+
+def main() -> None:
+    config = parse(Config, __doc__)
+    grouped = config.methods()
+    logits, first = read(config, grouped)
+    names, runs = list(grouped), [len(paths) for paths in grouped.values()]
+    methods, pairs = compare(logits, first.labels, first.counted, config.bootstrap, config.seed)
+    text = text_of(names, runs, first.class_names, methods, pairs)
+    made_with = {name: getattr(config, name) for name in ("difficult", "bootstrap", "seed")}
+    made_with["files"] = {name: list(map(str, paths)) for name, paths in grouped.items()}
+    titles = [f"{names[pair.second]} − {names[pair.first]}" for pair in pairs]
+    result = {"made_with": made_with, "images": len(first.ids), "class_names": first.class_names}
+    result["methods"] = {name: asdict(one) for name, one in zip(names, methods, strict=True)}
+    result["pairs"] = {title: asdict(pair) for title, pair in zip(titles, pairs, strict=True)}
+    base = config.out or free_base(Folder().root / "evaluation" / "comparison", made_with)
+    paths = write_results(base, text, {}, {**result, **provenance()})
+    paths.append(base.with_name(f"{base.name}.png"))
+    differences = [(pair.difference.difference, pair.difference.interval) for pair in pairs]
+    charts = {
+        "mAP, %": {name: (one.mean, *one.interval) for name, one in zip(names, methods, strict=True)},
+        "difference of mAP, points": {
+            title: (value, end.low, end.high) for title, (value, end) in zip(titles, differences, strict=True)
+        },
+    }
+    write_picture(paths[-1], interval_chart("Methods on the same images, 95 % intervals", charts, 100))
+    print("\n".join([text, *(f"written: {path}" for path in paths)]))
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,210 @@
+"""Result files of other programs: score tables, the VOC server's text files, and what ADD-GCN and CSRA write."""
+
+import csv
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from scipy.special import logit
+
+from tools.metrics.multilabel import DIFFICULT, binary_labels
+from tools.metrics.scores import Scores, read_scores
+from tools.metrics.submission import CLASSES, read_submission
+from tools.system.command_line import Arguments, argument
+from tools.system.errors import UserError, first_few
+from tools.system.files import read_json, reason, require_regular_file
+
+LABEL = "label:"  # before the class's name in the header of a column of labels
+SERVER_FILE = re.compile(r"(comp\d+_cls_.+)_([^_]+)\.txt")
+
+
+def read_results(path: Path, class_names: list[str] | None = None) -> Scores:
+    """Read scores of any of these formats; labels are None if the format has none.
+
+    * `.npz`: see `tools.metrics.scores.read_scores`.
+    * `.csv` with a header: a column of image names, one column per class, and, for labels, columns `label:CLASS`.
+    * `.csv` without one, as ADD-GCN's `results.csv`: name, a logit per class, a label per class.
+    * `.json`, as CSRA's result list: objects with `file_name`, `scores` and perhaps `target`.
+    * a folder or an archive of `comp?_cls_SPLIT_CLASS.txt`, or one of these files, whose neighbors are read too.
+
+    Values outside 0…1 make a table one of logits; others are probabilities. Labels are 1, 0 (only difficult) and −1.
+
+    Args:
+        class_names: of formats that do not name them (default: VOC's, if there are 20).
+
+    Raises:
+        UserError: the file cannot be read, and where.
+    """
+    if path.is_dir() or path.name.endswith((".txt", ".tar.gz", ".tgz")):
+        return _read_server_files(path, class_names)
+    if path.suffix not in (".csv", ".json"):
+        return read_scores(path)
+    require_regular_file(path)
+    return (_read_table if path.suffix == ".csv" else _read_list)(path, class_names)
+
+
+@dataclass(frozen=True)
+class LabeledScores:
+    """Scores with labels, as metrics take them; arrays `[N, V]`."""
+
+    ids: list[str]
+    class_names: list[str]
+    logits: np.ndarray
+    probabilities: np.ndarray
+    labels: np.ndarray  # boolean
+    counted: np.ndarray  # boolean: False leaves a pair out
+
+    def select(self, rows: object = slice(None), columns: object = slice(None)) -> "LabeledScores":
+        """Return the images and classes of these indices."""
+        arrays = {
+            name: getattr(self, name)[rows][:, columns] for name in ("logits", "probabilities", "labels", "counted")
+        }
+        names = {"ids": np.array(self.ids)[rows].tolist(), "class_names": np.array(self.class_names)[columns].tolist()}
+        return replace(self, **names, **arrays)
+
+    def with_classes(self, class_names: list[str], origin: Path) -> "LabeledScores":
+        """Return the same classes in this order; raise a `UserError` that names `origin` if they are others."""
+        if differing := sorted(set(class_names).symmetric_difference(self.class_names)):
+            raise UserError(f"{origin} has other classes than the first file; they differ in {first_few(differing)}")
+        return self.select(columns=[self.class_names.index(name) for name in class_names])
+
+
+@dataclass(frozen=True)
+class ScoreArguments(Arguments):
+    """Arguments of programs that read labeled scores."""
+
+    difficult: str = argument("positive", "what a class shown only as difficult objects is", choices=DIFFICULT)
+    class_file: Path | None = argument(None, "class_names of a table that does not name its classes")
+    seed: int = argument(0, "of everything that is drawn", least=0)
+    out: Path | None = argument(None, "result files without suffix (default: in experiments/evaluation)")
+
+
+def read_labeled(path: Path, class_names: list[str] | None = None, difficult: str = "positive") -> LabeledScores:
+    """Read scores that have labels, see `read_results`; `difficult` as in `tools.metrics.multilabel.binary_labels`.
+
+    Raises:
+        UserError: as `read_results`, and if the file holds no labels.
+    """
+    scored = read_results(path, class_names)
+    if scored.labels is None:
+        raise UserError(f"{path} holds no labels: evaluate_classification.py --scores {path} --data_dir … adds them")
+    labels, counted = binary_labels(scored.labels, difficult)
+    arrays = (logits_of(scored), scored.probabilities, labels & counted, counted)
+    return LabeledScores(scored.ids, scored.class_names, *arrays)
+
+
+def logits_of(scored: Scores) -> np.ndarray:
+    """Return the logits `[N, V]`, or those of the probabilities if only these are known."""
+    if scored.are_logits:
+        return scored.scores
+    # Sigmoids in float32 may be exactly 0 or 1, whose logits are infinite.
+    return logit(np.clip(scored.scores.astype(np.float64), 1e-38, 1 - 2**-25))
+
+
+def _read_table(path: Path, class_names: list[str] | None) -> Scores:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = [row for row in csv.reader(file) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"cannot read {path} as CSV: {reason(error)}") from error
+    if not rows or len(rows[0]) < 2:
+        raise UserError(f"{path} is not a table of an image's name and a score per class")
+    header = [] if _is_number(rows[0][1]) else [cell.strip() for cell in rows.pop(0)[1:]]
+    ids, values = [row[0] for row in rows], _numbers(path, (row[1:] for row in rows))
+    if not header:  # ADD-GCN's
+        names = _names(path, class_names, values.shape[1] // 2)
+        header = [*names, *(LABEL + name for name in names)]
+    names = [name for name in header if not name.startswith(LABEL)]
+    labels = [LABEL + name for name in names]
+    if len(header) != values.shape[1] or sorted(header) not in (sorted(names), sorted(names + labels)):
+        expected = f"a column for each class, and none or one for each as {LABEL}CLASS (without a header, always one)"
+        raise UserError(f"{path}: expected {expected}")
+    columns = dict(zip(header, values.T, strict=True))
+    found = np.stack([columns[name] for name in labels], 1) if len(header) > len(names) else None
+    return _scores(path, ids, names, np.stack([columns[name] for name in names], 1), found)
+
+
+def _read_list(path: Path, class_names: list[str] | None) -> Scores:
+    entries = read_json(path)
+    try:
+        if not isinstance(entries, list):
+            raise TypeError
+        ids = [str(entry["file_name"]) for entry in entries]
+        scores = _numbers(path, (entry["scores"] for entry in entries))
+        labels = _numbers(path, (entry["target"] for entry in entries)) if "target" in entries[0] else None
+    except (TypeError, KeyError, IndexError) as error:
+        raise UserError(f"{path} is not a list of objects with file_name, scores and perhaps target") from error
+    return _scores(path, ids, _names(path, class_names, scores.shape[1]), scores, labels)
+
+
+def _read_server_files(path: Path, class_names: list[str] | None) -> Scores:
+    if path.is_file() and path.suffix != ".txt":
+        contents = read_submission(path)
+    else:
+        folder = path if path.is_dir() else path.parent
+        contents = {file.name: _text_column(file) for file in sorted(folder.glob("comp*.txt"))}
+    found = {name: match for name in contents if (match := SERVER_FILE.fullmatch(Path(name).name))}
+    if path.name in found:  # of several sets in a folder, that of the file that was named
+        found = {name: match for name, match in found.items() if match[1] == found[path.name][1]}
+    sets = sorted({match[1] for match in found.values()})
+    if len(sets) != 1:
+        raise UserError(f"{path}: expected comp?_cls_SPLIT_CLASS.txt of one split, found {first_few(sets) or 'none'}")
+    columns = {match[2]: dict(zip(*contents[name], strict=True)) for name, match in found.items()}
+    names = class_names or sorted(columns)
+    if differing := sorted(columns.keys() ^ set(names)):
+        raise UserError(f"{path}: its files and the class file differ in {first_few(differing)}")
+    ids = list(columns[names[0]])
+    if differing := [name for name in names if columns[name].keys() != set(ids)]:
+        raise UserError(f"{path}: the files of {first_few(differing)} list other images than that of {names[0]}")
+    return _scores(path, ids, names, np.array([[columns[name][image] for name in names] for image in ids], float))
+
+
+def _text_column(path: Path) -> tuple[list[str], list[float]]:
+    require_regular_file(path)
+    try:
+        rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [image for image, _ in rows], [float(score) for _, score in rows]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: expected an image id and a score per line ({reason(error)})") from error
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool([float(text)])
+    except ValueError:
+        return False
+
+
+def _numbers(path: Path, rows: Iterable[list]) -> np.ndarray:
+    """Return rows of numbers as float64 `[N, columns]`."""
+    try:
+        values = [np.array(row, np.float64) for row in rows]
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} holds something that is not a number ({reason(error)})") from error
+    wrong = [str(number) for number, value in enumerate(values, 1) if value.shape != (values[0].size,)]
+    if wrong or not values or not values[0].size:
+        raise UserError(f"{path}: entries {first_few(wrong)} do not hold as many numbers as the first")
+    return np.stack(values)
+
+
+def _names(path: Path, class_names: list[str] | None, count: int) -> list[str]:
+    names = class_names or (sorted(CLASSES) if count == len(CLASSES) else [])
+    if len(names) != count:
+        named = f"the class file names {len(names)}" if names else "does not name them: give --class_file"
+        raise UserError(f"{path} has scores of {count} classes; {named}")
+    return names
+
+
+def _scores(
+    path: Path, ids: list[str], names: list[str], values: np.ndarray, labels: np.ndarray | None = None
+) -> Scores:
+    if labels is not None:
+        if labels.shape != values.shape or not np.isin(labels, (-1, 0, 1)).all():
+            raise UserError(f"{path}: labels must be 1, 0 (only difficult objects) or -1, one for each score")
+        labels = labels.astype(np.int8)
+    are_logits = not bool(((values >= 0) & (values <= 1)).all())
+    scored = Scores(ids, names, values, labels, {"scores": path.name}, are_logits)
+    scored.check(str(path))
+    return scored

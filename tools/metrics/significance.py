@@ -1,0 +1,102 @@
+"""Comparison of several methods on the same images: corrected p-values, ranks, and the classes that differ."""
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from scipy.stats import norm
+
+from tools.metrics.bootstrap import PERCENTILES, Difference, Jackknife, difference, jackknife, resampled_runs
+
+POWER = 0.8
+
+
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """Return p-values `[K]` corrected for K comparisons by Holm's step-down method.
+
+    The k-th smallest, from 0, is multiplied by K − k; none is below a smaller one's.
+
+    Reference: Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
+
+    >>> holm(np.array([0.01, 0.04, 0.03]))
+    array([0.03, 0.06, 0.06])
+    """
+    order = np.argsort(p_values, kind="stable")
+    stepped = p_values[order] * np.arange(len(p_values), 0, -1)
+    corrected = np.empty(len(p_values))
+    corrected[order] = np.minimum(np.maximum.accumulate(stepped), 1)
+    return corrected
+
+
+def smallest_difference(standard_error: float, level: float = 0.05, power: float = POWER) -> float:
+    """Return the true difference that a two-sided test at `level` detects with probability `power`."""
+    return float(standard_error * (norm.ppf(1 - level / 2) + norm.ppf(power)))
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method's mean average precision, in 0…1, and its rank among the methods (1: best) over samples."""
+
+    mean: float
+    interval: tuple[float, float]
+    rank: int
+    ranks: tuple[int, int]  # 95 % of the samples lie in it
+    best: float  # share of the samples in which it is the best
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two methods, by index."""
+
+    first: int
+    second: int
+    difference: Difference  # second − first
+    corrected: float  # p-value, by Holm over all pairs
+    smallest: float  # difference that these images and runs can show
+    classes: np.ndarray  # `[V]`: difference of average precisions; NaN for a class without a positive
+    class_p_values: np.ndarray  # `[V]`, by Holm over classes; NaN for a class with fewer than two positives
+
+
+def compare(
+    methods: list[np.ndarray], labels: np.ndarray, counted: np.ndarray, samples: int = 1000, seed: int = 0
+) -> tuple[list[Method], list[Pair]]:
+    """Compare methods on samples of the images, and of the runs if there are several.
+
+    Args:
+        methods: of each `[runs, N, V]`, what ranks the images.
+        labels, counted: `[N, V]`, boolean, see `tools.metrics.average_precision`.
+    """
+    runs = [[jackknife(scores, labels, counted) for scores in method] for method in methods]
+    drawn = resampled_runs(runs, samples, seed)
+    ranks = (-drawn).argsort(0, kind="stable").argsort(0) + 1
+    summaries = []
+    for values, rank in zip(drawn, ranks, strict=True):
+        low, high = np.percentile(values[1:], PERCENTILES)
+        lowest, highest = np.percentile(rank[1:], PERCENTILES, method="nearest")
+        best = float((rank[1:] == 1).mean())
+        summaries.append(
+            Method(float(values[0]), (float(low), float(high)), int(rank[0]), (int(lowest), int(highest)), best)
+        )
+    pairs = list(combinations(range(len(methods)), 2))
+    found = [difference(drawn[first], drawn[second], seed) for first, second in pairs]
+    corrected = holm(np.array([one.p_value for one in found]))
+    errors = [(drawn[second] - drawn[first])[1:].std(ddof=1) for first, second in pairs]
+    classes = [_classes(runs[first], runs[second]) for first, second in pairs]
+    rows = zip(pairs, found, corrected, errors, classes, strict=True)
+    return summaries, [
+        Pair(*pair, one, float(p), smallest_difference(error), *of_classes) for pair, one, p, error, of_classes in rows
+    ]
+
+
+def _classes(first: list[Jackknife], second: list[Jackknife]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the difference of each class `[V]` and its p-value by Holm, over images for these runs."""
+    precision = [np.mean([run.precisions for run in runs], 0) for runs in (first, second)]
+    contribution = [np.mean([run.class_contributions for run in runs], 0) for runs in (first, second)]
+    whole, parts = precision[1] - precision[0], contribution[1] - contribution[0]
+    error = np.sqrt((parts.astype(np.float64) ** 2).sum(0)) / len(parts)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p_values = np.where(error > 0, 2 * norm.sf(np.abs(whole) / error), np.where(whole == 0, 1.0, 0.0))
+    p_values[np.isnan(error)] = np.nan
+    known = ~np.isnan(p_values)
+    p_values[known] = holm(p_values[known])
+    return whole, p_values
