@@ -34,7 +34,7 @@ def to_device(images: torch.Tensor, device: torch.device, memory_format: torch.m
     return images.contiguous(memory_format=memory_format)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def predict(
     network: "Classifier | TestTimeAugmentation",
     loader: DataLoader,

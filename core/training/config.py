@@ -29,6 +29,7 @@ OF_TEACHERS = {  # arguments that only strategies with a teacher have, with thei
     "alpha_ema": (0.99, Argument("weight of the teacher's past per update, in [0, 1)", "method", least=0, below=1))
 }
 NOT_REPLAYED = ("config", "force", "resume")  # they concern a single start
+TEACHER_CROPS_HELP = "crops that the teacher sees at a time, to save memory; 0: all (default: as many as images)"
 
 _data, _network, _method = (partial(argument, group=name) for name in ("data", "network", "method"))
 _optimization, _run, _output = (partial(argument, group=name) for name in ("optimization", "run", "output"))
@@ -74,6 +75,7 @@ class Config(Arguments):
     momentum: float = _optimization(MOMENTUM, "SGD momentum; 1e-4 as in the official code (README)", least=0, below=1)
     nesterov: bool = _optimization(True, "Nesterov momentum")
     accumulate: int = _optimization(1, "split each batch into N micro-batches to save memory", above=0, metavar="N")
+    teacher_crops: int | None = _optimization(None, TEACHER_CROPS_HELP, least=0, metavar="N", resumable=True)
     amp: str = _optimization("off", "mixed precision; off is the official code's", choices=PRECISIONS)
 
     config: str | None = _run(None, "repeat the run of experiments/data/TAG.config.json; flags win", metavar="FILE")
@@ -155,6 +157,8 @@ def parse_config(strategy: Strategy, description: str | None, argv: list[str] | 
     ignored = [f"--{name}" for name in IGNORED_ARGUMENTS if values.pop(name, "absent") != "absent"]
     if ignored:
         print(f"note: ignored, as they never had an effect: {', '.join(ignored)}", file=sys.stderr)
+    if values["teacher_crops"] is not None and not strategy.teacher:
+        raise UserError(f"--teacher_crops: {strategy.name} has no teacher; --accumulate 2 or more saves memory")
     return config(**{**values, "tag": values["tag"] or Path(sys.argv[0]).stem})
 
 

@@ -22,6 +22,8 @@ from core.strategy import Crops, Step, Strategy
 from core.training.config import Config
 from tools.system.processes import Processes
 
+CROP_MULTIPLE = 8  # on a GPU, see `Classifier.crop_multiple`; benchmarks/iterations.py compares
+
 
 class Trainer:
     """Student, teacher and optimizer, and how one iteration moves them.
@@ -57,6 +59,10 @@ class Trainer:
         self.teacher_forward = CropDataParallel(self.teacher, gpus) if several and strategy.teacher else self.teacher
         self.device = next(network.parameters()).device
         self.gpus = gpus if several else [self.device.index or 0] if self.device.type == "cuda" else []
+        if self.teacher is not None:
+            images = config.batch_size // (config.accumulate * self.processes.size * max(len(self.gpus), 1))
+            self.teacher.crops_at_once = images if config.teacher_crops is None else config.teacher_crops
+            self.teacher.crop_multiple = CROP_MULTIPLE if self.gpus else 1
         self.epoch_iterations = epoch_iterations
         self.max_iteration = config.max_epoch * epoch_iterations
         self.warmup_iterations = config.warmup_epoch * epoch_iterations
