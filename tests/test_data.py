@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.helpers.command_line import ROOT
-from tools.data.annotations import multi_hot, read_annotation
-from tools.data.datasets import VOCClassification
+from tools.data.annotations import read_annotation
+from tools.data.datasets import VOCClassification, multi_hot
 from tools.data.devkit import read_class_names, read_split
 from tools.data.loader import EpochSampler, evaluation_loader, interleave, training_loader
 from tools.data.transforms import (
@@ -189,7 +189,7 @@ def test_a_program_can_end_while_its_loader_processes_work(devkit):
 from pathlib import Path
 from tools.data.transforms import evaluation_transform
 from tools.data.loader import evaluation_loader
-from tools.data.datasets import VOCClassification
+from tools.data.datasets import VOCClassification, multi_hot
 dataset = VOCClassification(Path({str(devkit)!r}), "Main/train", {CLASSES!r}, evaluation_transform(32))
 kept = iter(evaluation_loader(dataset, 2, 2))
 next(kept)
@@ -390,7 +390,7 @@ def test_an_error_in_a_loader_process_ends_the_program(devkit):
 from tools.data.transforms import evaluation_transform
 from tools.system.errors import run_main
 from tools.data.loader import evaluation_loader
-from tools.data.datasets import VOCClassification
+from tools.data.datasets import VOCClassification, multi_hot
 dataset = VOCClassification({str(devkit)!r}, "Main/train", {CLASSES}, evaluation_transform(32))
 run_main(lambda: list(evaluation_loader(dataset, 4, 2)))
 """
