@@ -256,7 +256,7 @@ def test_micro_batches_have_fewer_images():
 
 
 def test_a_strategy_without_a_teacher_refuses_its_argument():
-    with pytest.raises(UserError, match="--teacher_crops: Max has no teacher; --accumulate 2"):
+    with pytest.raises(UserError, match="--teacher_crops: strategy Max has no teacher; --accumulate 2 or more saves"):
         config_of(strategy_of("max"), teacher_crops=2)
 
 

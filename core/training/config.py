@@ -25,11 +25,12 @@ USAGE = "%(prog)s --data_dir DIR [argument ...]"
 OWN_STATE = ""  # --resume without a file
 # Arguments of the official code that it never read: old command lines keep running.
 IGNORED_ARGUMENTS = ("num_pieces", "h_co", "w_co", "loss_option", "level", "re_loss_option")
+TEACHER_CROPS_HELP = "crops that the teacher sees at a time, to save memory; -1: as many as images, 0: all"
 OF_TEACHERS = {  # arguments that only strategies with a teacher have, with their defaults
-    "alpha_ema": (0.99, Argument("weight of the teacher's past per update, in [0, 1)", "method", least=0, below=1))
+    "alpha_ema": (0.99, Argument("weight of the teacher's past per update, in [0, 1)", "method", least=0, below=1)),
+    "teacher_crops": (-1, Argument(TEACHER_CROPS_HELP, "optimization", least=-1, metavar="N", resumable=True)),
 }
 NOT_REPLAYED = ("config", "force", "resume")  # they concern a single start
-TEACHER_CROPS_HELP = "crops that the teacher sees at a time, to save memory; 0: all (default: as many as images)"
 
 _data, _network, _method = (partial(argument, group=name) for name in ("data", "network", "method"))
 _optimization, _run, _output = (partial(argument, group=name) for name in ("optimization", "run", "output"))
@@ -75,7 +76,6 @@ class Config(Arguments):
     momentum: float = _optimization(MOMENTUM, "SGD momentum; 1e-4 as in the official code (README)", least=0, below=1)
     nesterov: bool = _optimization(True, "Nesterov momentum")
     accumulate: int = _optimization(1, "split each batch into N micro-batches to save memory", above=0, metavar="N")
-    teacher_crops: int | None = _optimization(None, TEACHER_CROPS_HELP, least=0, metavar="N", resumable=True)
     amp: str = _optimization("off", "mixed precision; off is the official code's", choices=PRECISIONS)
 
     config: str | None = _run(None, "repeat the run of experiments/data/TAG.config.json; flags win", metavar="FILE")
@@ -151,14 +151,13 @@ def parse_config(strategy: Strategy, description: str | None, argv: list[str] | 
     argv = sys.argv[1:] if argv is None else argv
     for name in () if strategy.teacher else OF_TEACHERS:
         if any(word.split("=")[0] == f"--{name}" for word in argv):
-            raise UserError(f"unknown argument --{name}: strategy {strategy.name} has no teacher")
+            hint = "; --accumulate 2 or more saves memory" if name == "teacher_crops" else ""
+            raise UserError(f"unknown argument --{name}: strategy {strategy.name} has no teacher{hint}")
     # The words of --config come first, so that the typed ones win.
     values = vars(parser.parse_args([*_words_of_config(parser, strategy, argv), *argv]))
     ignored = [f"--{name}" for name in IGNORED_ARGUMENTS if values.pop(name, "absent") != "absent"]
     if ignored:
         print(f"note: ignored, as they never had an effect: {', '.join(ignored)}", file=sys.stderr)
-    if values["teacher_crops"] is not None and not strategy.teacher:
-        raise UserError(f"--teacher_crops: {strategy.name} has no teacher; --accumulate 2 or more saves memory")
     return config(**{**values, "tag": values["tag"] or Path(sys.argv[0]).stem})
 
 

@@ -61,7 +61,8 @@ class Trainer:
         self.gpus = gpus if several else [self.device.index or 0] if self.device.type == "cuda" else []
         if self.teacher is not None:
             images = config.batch_size // (config.accumulate * self.processes.size * max(len(self.gpus), 1))
-            self.teacher.crops_at_once = images if config.teacher_crops is None else config.teacher_crops
+            given = self.arguments["teacher_crops"]
+            self.teacher.crops_at_once = images if given < 0 else given
             self.teacher.crop_multiple = CROP_MULTIPLE if self.gpus else 1
         self.epoch_iterations = epoch_iterations
         self.max_iteration = config.max_epoch * epoch_iterations
