@@ -43,7 +43,7 @@ stage python -m benchmarks.data --workers "0,$workers" --batch_size "${BATCH:-32
     --images "$((64 * ${BATCH:-32}))" --output "$results/data_${device}.json"
 for precision in bf16 float32; do
     stage python -m benchmarks.iterations "${sizes[@]}" --precision "$precision" --iterations "${ITERATIONS:-30}" \
-        --strategies max,cMax --output "$results/iterations_${device}_$precision.json"
+        --strategies max,cMax --labels 1,2,3 --output "$results/iterations_${device}_$precision.json"
     stage python -m benchmarks.batch_norm "${sizes[@]}" --precision "$precision" --repeats "$repeats" \
         --output "$results/batch_norm_${device}_$precision.json"
 done

@@ -1,6 +1,6 @@
 """Iterations whose number of crops changes from batch to batch, and every wait for the device in them.
 
-Trains on noise, as benchmarks.step does; in each batch other images show one class to three.
+Trains on noise, as benchmarks.step does; in each batch other images show the least to the most of --labels.
 
 padded      the crops of the teacher's pass are made up to a multiple of 8 with copies; cuDNN tunes every size it meets
 unpadded    not; cuDNN tunes for every number of crops
@@ -27,7 +27,6 @@ from tools.system.files import ROOT
 WAYS = ("padded", "unpadded", "heuristics")
 WAITING = 10  # iterations that are watched for waits
 EXPECTED = "_all_finite"  # the function of the trainer that waits once per iteration
-MOST_LABELS = 3
 
 
 @dataclass(frozen=True)
@@ -52,10 +51,10 @@ def main() -> None:
 
 
 def batches(config: Config) -> list[torch.Tensor]:
-    """Return the labels `[B, V]` of all batches; each image shows one class to `MOST_LABELS`."""
+    """Return the labels `[B, V]` of all batches."""
     generator = torch.Generator().manual_seed(0)
     size = (config.iterations, config.batch_size)
-    counts = torch.randint(1, MOST_LABELS + 1, size, generator=generator)
+    counts = torch.randint(min(config.labels), max(config.labels) + 1, size, generator=generator)
     order = torch.rand(*size, config.classes, generator=generator).argsort(-1).argsort(-1)  # of each class
     return list((order < counts[..., None]).float())
 
@@ -87,7 +86,8 @@ def places_that_warn(action: Callable[[], object]) -> dict[str, int]:
     places = Counter()
 
     def note(message: Warning | str, *_: object) -> None:
-        own = [frame for frame in traceback.extract_stack()[:-1] if frame.filename.startswith(str(ROOT))]
+        stack = traceback.extract_stack()[:-1]
+        own = [each for each in stack if each.filename.startswith(str(ROOT)) and "site-packages" not in each.filename]
         if "synchroniz" in str(message) and own[-1].name != EXPECTED:
             places[f"{own[-1].filename.removeprefix(f'{ROOT}/')}:{own[-1].lineno} ({own[-1].line})"] += 1
 
