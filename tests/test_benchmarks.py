@@ -5,12 +5,13 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from PIL import Image
 
-from benchmarks import batch_norm, iterations, scaling, start, step
+from benchmarks import batch_norm, iterations, measure, scaling, start, step
 from benchmarks.data import PublishedTransform
 from core.batch_norm import GroupedBatchNorm2d, Groups
 from tests.helpers.command_line import ROOT
@@ -179,9 +180,24 @@ def test_evaluate_measures_the_loop_the_bare_network_and_the_published_one(tmp_p
         assert results[f"evaluation/{kind}"] == pytest.approx(ratio)
 
 
-def test_iterations_measure_batches_of_different_crops(tmp_path):
-    words = ("--strategies", "cMax", "--iterations", 4, "--labels", "1,2")
-    results = results_of(tmp_path, "iterations", *TINY, *words)
+@pytest.fixture
+def in_this_process(tmp_path, monkeypatch):
+    """A function that runs a benchmark's `main` and all that it measures in this process, and returns its results."""
+    monkeypatch.setattr(measure, "run_in_subprocess", lambda action, *arguments: action(*arguments))
+    monkeypatch.setattr(measure, "choose_device", lambda name, keep_memory: torch.device(name))
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+
+    def results(benchmark: ModuleType, *words: object) -> dict:
+        monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, words), "--output", str(tmp_path / "result.json")])
+        benchmark.main()
+        return json.loads((tmp_path / "result.json").read_text())["results"]
+
+    return results
+
+
+def test_iterations_measure_batches_of_different_crops(in_this_process):
+    words = ("--strategies", "cMax", "--iterations", 4, "--labels", "1,3")
+    results = in_this_process(iterations, *TINY, *words)
     assert set(results["cMax"]) == {"padded", "unpadded", "heuristics", "waits"}
     assert results["cMax"]["waits"] == {}  # there is no GPU to wait for
     for way in iterations.WAYS:
@@ -195,18 +211,18 @@ def test_every_wait_is_shown_with_the_project_s_line(monkeypatch):
     def wait() -> None:
         warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
 
-    def _all_finite() -> None:
-        wait()
+    def waits_once_per_iteration() -> None:
+        warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
 
-    _all_finite.__code__ = wait.__code__.replace(co_name="_all_finite")
-    places = iterations.places_that_warn(lambda: [wait(), wait(), _all_finite(), warnings.warn("other", stacklevel=1)])
+    monkeypatch.setattr(iterations, "EXPECTED", "waits_once_per_iteration")
+    places = iterations.places_that_warn(lambda: [wait(), waits_once_per_iteration(), wait(), warnings.warn("other")])
     ((place, count),) = places.items()
     assert count == 2 and place.startswith("tests/test_benchmarks.py:") and "synchronizing" in place
 
 
-def test_scaling_measures_steps_and_evaluation(tmp_path):
+def test_scaling_measures_steps_and_evaluation(in_this_process, tmp_path):
     words = ("--device", "cpu", "--architecture", "resnet18", "--image_size", 32, "--batch_size", 2, "--quick")
-    results = results_of(tmp_path, "scaling", *words, *ONCE)
+    results = in_this_process(scaling, *words, *ONCE)
     assert {name: list(cases) for name, cases in results["steps"].items()} == {
         "image_size": ["32", "64"],
         "labels": ["1", "3"],
@@ -219,7 +235,7 @@ def test_scaling_measures_steps_and_evaluation(tmp_path):
 
 def test_programs_that_need_no_pytorch_answer_without_it():
     """`--help` and a mistyped argument; seconds are measured by benchmarks.start, which names every program."""
-    code = "import sys; from tools import {0}; sys.exit([name for name in ('torch', 'sklearn') if name in sys.modules])"
+    code = "import sys; from tools import {0}; sys.exit(' '.join({{'torch', 'sklearn'}} & {{*sys.modules}}) or 0)"
     for name in start.TOOLS:
         result = subprocess.run([sys.executable, "-c", code.format(name)], cwd=ROOT, capture_output=True, text=True)
         assert result.returncode == 0, f"tools/{name}.py imports {result.stderr}"
