@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Measure every table of docs/performance.md on this machine's CPU: about two hours on two cores, which have to be idle.
-# One table alone: bash benchmarks/cpu.sh step (or batch_norm, data, evaluate, scaling, start).
+# One table alone: bash benchmarks/cpu.sh step (or batch_norm, data, evaluate, scaling, start). Results are written to
+# experiments/benchmarks/; those that the page shows are in benchmarks/results/ (RESULTS=benchmarks/results).
 # A trial in minutes: ARCHITECTURE=resnet18 BATCH=2 SIZE=64 REPEATS=1 RESULTS=/tmp/results bash benchmarks/cpu.sh
 # DATA="--data_dir DIR --split Main/SPLIT" reads those images instead of toy ones.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-results=${RESULTS:-benchmarks/results} repeats=${REPEATS:-3}
+results=${RESULTS:-experiments/benchmarks} repeats=${REPEATS:-3}
 read -r -a data <<< "${DATA:-}"
 timing=(--repeats "$repeats" --warm_up 1)
 sizes=(--device cpu --architecture "${ARCHITECTURE:-resnet50}" --image_size "${SIZE:-512}")

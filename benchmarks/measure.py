@@ -166,8 +166,8 @@ def peak_memory(device: torch.device) -> int | None:
     return 1024 * int(kibibytes.split()[0]) if kibibytes else None
 
 
-def save(config: TimingArguments, name: str, device: torch.device, results: Any) -> None:
-    """Write settings, machine and results as JSON to `--output`, or to `name` in experiments/benchmarks.
+def save(config: TimingArguments, name: str, device: torch.device, results: Any) -> Path:
+    """Write settings, machine and results as JSON to `--output`, or to `name` in experiments/benchmarks; return where.
 
     The published results, in benchmarks/results, are only replaced by `--output`.
     """
@@ -175,6 +175,7 @@ def save(config: TimingArguments, name: str, device: torch.device, results: Any)
     path = config.output or result_path(Folder().benchmark(name), settings, partial(recorded_in_json, key="settings"))
     write_json(path, {"settings": settings, "machine": machine(device), "results": results})
     print(f"written: {path}")
+    return path
 
 
 def machine(device: torch.device) -> dict[str, Any]:

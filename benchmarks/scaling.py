@@ -21,7 +21,6 @@ from tools.pictures.charts import Line, line_charts
 from tools.pictures.figure import write_picture
 from tools.system.command_line import argument, parse
 from tools.system.errors import run_main
-from tools.system.files import ROOT
 
 STRATEGY = "cTopk_w"
 STEPS = {  # by name of what changes: its values
@@ -54,10 +53,9 @@ def main() -> None:
         for part in PARTS:
             cases = {str(size): of_evaluation(config, part, size, count) for size in images}
             results["evaluation"][f"{part}, {count} classes"] = cases
-    name = f"scaling_{device.type}_{config.precision}.json"
-    measure.save(config, name, device, results)
+    path = measure.save(config, f"scaling_{device.type}_{config.precision}.json", device, results)
     if results["steps"]:
-        picture = (config.output or ROOT / "benchmarks/results" / name).with_suffix(".png")
+        picture = path.with_suffix(".png")
         write_picture(picture, figure_of_steps(results["steps"]))
         print(f"written: {picture}")
 

@@ -189,7 +189,7 @@ def test_a_program_can_end_while_its_loader_processes_work(devkit):
 from pathlib import Path
 from tools.data.transforms import evaluation_transform
 from tools.data.loader import evaluation_loader
-from tools.data.datasets import VOCClassification, multi_hot
+from tools.data.datasets import VOCClassification
 dataset = VOCClassification(Path({str(devkit)!r}), "Main/train", {CLASSES!r}, evaluation_transform(32))
 kept = iter(evaluation_loader(dataset, 2, 2))
 next(kept)
@@ -390,7 +390,7 @@ def test_an_error_in_a_loader_process_ends_the_program(devkit):
 from tools.data.transforms import evaluation_transform
 from tools.system.errors import run_main
 from tools.data.loader import evaluation_loader
-from tools.data.datasets import VOCClassification, multi_hot
+from tools.data.datasets import VOCClassification
 dataset = VOCClassification({str(devkit)!r}, "Main/train", {CLASSES}, evaluation_transform(32))
 run_main(lambda: list(evaluation_loader(dataset, 4, 2)))
 """
