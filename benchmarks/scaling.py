@@ -31,7 +31,7 @@ STEPS = {  # by name of what changes: its values
 }
 IMAGES, CLASSES = (1_000, 10_000, 100_000), (20, 80)
 PARTS = ("metrics", "bootstrap", "tables")
-QUICK = ({"image_size": (32, 64), "labels": (1, 3)}, (100, 200), (5,))  # to try it out
+QUICK = ({"image_size": (32,), "labels": (1, 3)}, (100, 200), (5,))  # to try it out
 SHOWN_POSITIVE = 0.08  # share of the synthetic labels: VOC's
 
 

@@ -36,8 +36,8 @@ class Classifier(nn.Module):
     Attributes:
         crops_at_once: how many crops of tiles to pass at most at a time, to save memory; 0: all. The numbers are the
             same, and memory is saved only without gradient.
-        crop_multiple: make up the crops of a pass to a multiple of this with copies, which change no number: on a GPU,
-            cuDNN tunes its convolutions for every number of crops that it has not seen.
+        crop_multiple: make up the crops of a pass to a multiple of this with copies, which leave all numbers as they
+            are: on a GPU, cuDNN tunes its convolutions for every number of crops that it has not seen.
 
     Raises:
         ValueError: unknown architecture or head (the choices are named).

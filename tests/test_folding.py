@@ -9,6 +9,7 @@ from torch import nn
 from core.batch_norm import GroupedBatchNorm2d
 from core.evaluation.folding import folded
 from core.networks import Classifier
+from tools.data.transforms import _scale_and_shift, normalize
 
 
 def used(network: Classifier) -> Classifier:
@@ -91,3 +92,15 @@ def test_only_a_convolution_that_a_normalization_alone_reads_is_changed(read_twi
     with torch.inference_mode():
         expected, found = (each(images, features_only=True)[1] for each in (network, ours))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_training_works_after_normalization_was_first_used_in_prediction():
+    """Its constants are cached, and tensors made in inference mode cannot take part in a backward pass."""
+    _scale_and_shift.cache_clear()
+    pixels = torch.full((1, 32, 32, 4), 255, dtype=torch.uint8)
+    with torch.inference_mode():
+        expected = normalize(pixels).clone()
+    network = Classifier("resnet18", 2)
+    images = normalize(pixels)
+    network(torch.cat((images, images)))[0].sum().backward()
+    assert torch.equal(images, expected) and network.backbone.conv1.weight.grad is not None

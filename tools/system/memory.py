@@ -11,8 +11,8 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 def keep_freed_memory() -> bool:
     """Let this process keep the memory that it frees, and return whether it will.
 
-    By default the C library gives a large tensor pages of its own and returns them as soon as the tensor is freed, so
-    that every step of a training on a CPU waits for the system to clear them (docs/performance.md has the cost).
+    By default the C library takes new pages for a large tensor and returns them as soon as the tensor is freed, so that
+    every step of a training on a CPU waits for the system to clear them (docs/performance.md has the cost).
     Call it before the first large tensor. It changes nothing without glibc, or if the environment sets the C library's
     memory (`MALLOC_…`, `GLIBC_TUNABLES`).
     """
