@@ -1,6 +1,6 @@
 """Batch normalization over groups: the four tiles of a crop share batch statistics; different crops do not.
 
-The official code passes one crop (four tiles) at a time through the network. Here all crops pass at once, which
+The official code passes one crop (four tiles) at a time through the network. Here many crops pass at once, which
 computes the same numbers if every crop is normalized by itself and the running statistics move as if crop followed
 crop. One update with the batch statistic s_i is  r ← (1 − m) · r + m · s_i,  so k updates in a row are, in closed form,
 
