@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from core.evaluation.folding import folded
 from core.evaluation.loading import check_image_size, choose_device, keypoints_of, trained_network
 from core.evaluation.localization import THE_FOUR, Localization
 from core.evaluation.prediction import PRECISIONS, TestTimeAugmentation, predict
@@ -134,7 +135,7 @@ def score(config: Config) -> tuple[Scores, Localization | None]:
     seen = Seen(objects, sizes, image_size, resize)
     localization = localization_of(config, description, seen) if config.localization else None
     device = choose_device(config.device)
-    views = TestTimeAugmentation(network, config.scales, config.flip).to(device)
+    views = TestTimeAugmentation(folded(network), config.scales, config.flip).to(device)
     loader = evaluation_loader(dataset, config.batch_size, config.num_workers)
     try:
         logits, _ = predict(views, loader, device, config.amp, localization.observe if localization else None)

@@ -22,8 +22,10 @@ import torch
 from tqdm import tqdm
 
 from core.cam import make_cam
+from core.evaluation.folding import folded
 from core.evaluation.loading import check_image_size, choose_device, keypoints_of, trained_network
 from core.evaluation.panels import Example, draw_prediction, draw_strategies, draw_tiles
+from core.evaluation.prediction import PRECISIONS, autocast
 from core.networks import Classifier
 from core.strategy import STRATEGIES, Keypoints, Options
 from tools.data.datasets import ImageFiles, Letterboxed, VOCClassification, image_loader
@@ -75,6 +77,7 @@ class Config(Arguments):
     batch_size: int = _computing(16, "images per batch", least=1)
     num_workers: int = _computing(0, "processes that read images (0: this one)", least=0)
     device: str = _computing("auto", "auto, cpu, cuda or cuda:N")
+    amp: str = _computing("off", "precision; off: float32", choices=PRECISIONS)
 
     def check(self) -> None:
         if not self.images and not self.data_dir:
@@ -118,7 +121,7 @@ def load_model(config: Config) -> LoadedModel:
     keypoints, options = keypoints_of(description, config.strategy)
     device = choose_device(config.device)
     image_size = config.image_size or description.image_size
-    network, class_names = network.to(device), description.class_names
+    network, class_names = folded(network).to(device), description.class_names
     how = (keypoints, options, description.arguments.get("eval_resize") is True, network.normalization)
     thresholds = None
     if config.thresholds:
@@ -185,30 +188,33 @@ def settings_of(model: LoadedModel, config: Config) -> dict[str, Any]:
     """Return what tells these predictions or pictures from others."""
     strategy = model.keypoints.name if model.keypoints else None
     about = {"checkpoint": str(model.checkpoint), "strategy": strategy, "image_size": model.image_size}
+    about |= {"amp": config.amp} if config.amp != "off" else {}
     about |= {"topk": config.topk} if config.topk else {"threshold": config.threshold}
     about |= {"thresholds": config.thresholds} if config.thresholds else {}
     source = [f"{Path(config.data_dir).resolve()}, {config.split}"] if config.data_dir else []
     return about | {"source": source + [str(Path(name).resolve()) for name in config.images or ()]}
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def predict_batch(
     model: LoadedModel, config: Config, batch: list[Letterboxed]
 ) -> Iterator[tuple[Letterboxed, list[Prediction], torch.Tensor, torch.Tensor]]:
     """Yield each image, its C predictions, their maps `[C, n, n]`, 0 outside the image, and all scores `[V]`."""
     if not batch:
         return
-    logits, features = model.network(torch.stack([item.canvas for item in batch]).to(model.device))
-    for item, maps, of_image in zip(batch, features.float().cpu(), logits.float().cpu(), strict=True):
-        cams = make_cam(maps * item.covered_cells(maps.shape[-1]))
+    images = torch.stack([item.canvas for item in batch]).to(model.device)
+    with autocast(model.device, config.amp):
+        logits, features = model.network(images)
+    for item, maps, of_image in zip(batch, features.cpu(), logits.float().cpu(), strict=True):
         labels, scores = predicted_classes(of_image, config, model.thresholds), torch.sigmoid(of_image)
+        cams = make_cam(maps[labels].float() * item.covered_cells(maps.shape[-1]))  # [C, n, n]
         keypoints: list[tuple[int, int] | None] = [None] * len(labels)
         if model.keypoints and len(labels):
-            found = model.keypoints.of_image(cams, labels, model.image_size, model.options)
+            found = model.keypoints.of_image(cams, torch.arange(len(cams)), model.image_size, model.options)
             keypoints = [item.to_original(keypoint) for keypoint in found.tolist()]
         classes = zip(labels.tolist(), keypoints, strict=True)
         predictions = [Prediction(model.class_names[label], float(scores[label]), point) for label, point in classes]
-        yield item, predictions, cams[labels], scores
+        yield item, predictions, cams, scores
 
 
 def unused_name(path: str, used: set[str]) -> str:
@@ -225,7 +231,7 @@ def unused_name(path: str, used: set[str]) -> str:
 # The strategies side by side, and tiles ----------------------------------------------------------------------------
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def draw_examples(model: LoadedModel, config: Config) -> None:
     """Draw the picture of `--compare` or `--tiles`."""
     if config.tiles and model.keypoints is None:
@@ -233,7 +239,8 @@ def draw_examples(model: LoadedModel, config: Config) -> None:
     examples = []
     for image, present in read_examples(model, config):
         image = image.to(model.device)
-        logits, features = model.network(image[None])
+        with autocast(model.device, config.amp):
+            logits, features = model.network(image[None])
         logits = logits[0].float()
         if present is None:
             present = predicted_classes(logits, config, model.thresholds)
@@ -241,7 +248,7 @@ def draw_examples(model: LoadedModel, config: Config) -> None:
         present = present.to(model.device)
         shown = int(present[logits[present].argmax()])
         title = f"{model.class_names[shown]} {torch.sigmoid(logits[shown]):.2f}"
-        examples.append(Example(image, make_cam(features[0]), present, shown, title, model.normalization))
+        examples.append(Example(image, make_cam(features[0].float()), present, shown, title, model.normalization))
     if config.tiles:
         figure = draw_tiles(model.network, examples, model.keypoints, model.options)
     else:

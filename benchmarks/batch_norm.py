@@ -1,63 +1,122 @@
 """Time of crop-wise batch normalization over all layers of a network, against plain batch normalization.
 
 plain     the library's kernel on the whole batch: different numbers, and a lower bound of the time
-ours      `core.batch_norm.GroupedBatchNorm2d`
+ours      `core.batch_norm.GroupedBatchNorm2d`, which chooses one of the next two by the device
+crops     the library's kernel crop by crop, written straight into the crop's part of the output (ours on a CPU)
+var_mean  mean and variance of a view `[crops, 4, C, h, w]`, then one multiplication and addition (ours on a GPU)
+compiled  var_mean under torch.compile, once for all shapes: Inductor joins its operations to few kernels
+view      the library's kernel once, on contiguous `[4, crops · C, h, w]`: a crop's channel is a channel of its own; its
+          batch has to be ordered tile by tile, and its layout is not ours
 joined    the library's kernel crop by crop, results joined: one more copy, with gradient two
-var_mean  mean and variance of a view `[crops, 4, C, h, w]`, then one multiplication and addition
 
 Adds the times of all layers, on noise of the shape that each has on the tiles, without gradient and with (as in Max).
+Counts the bytes that the tensor operations of a way read and write, in those of its input; the least is 3 without
+gradient (read for the statistics, read again and write) and 8 with (for the gradient read twice both, and write).
 """
 
+import logging
+import math
 import statistics
 from collections import Counter
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
+from torch._inductor import metrics
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from benchmarks import measure
 from benchmarks.measure import NetworkArguments
-from core.batch_norm import GroupedBatchNorm2d, Groups, normalize_groups_at_once, set_groups
+from core.batch_norm import (
+    GroupedBatchNorm2d,
+    Groups,
+    normalize_group_by_group,
+    normalize_groups_at_once,
+    normalize_split,
+    update_running_stats,
+)
 from core.networks import TILES
 from tools.system.command_line import parse
 from tools.system.errors import run_main
 
+INDUCTOR = logging.getLogger("torch._inductor.compile_fx.__inductor_metrics")
 TYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # by --precision
 
 
-def joined(layer: GroupedBatchNorm2d, x: torch.Tensor) -> torch.Tensor:
+def joined(layer: GroupedBatchNorm2d, x: Tensor) -> Tensor:
     """Normalize crop by crop and join the results."""
     parameters = (layer.running_mean, layer.running_var, layer.weight, layer.bias)
     return torch.cat([F.batch_norm(part, *parameters, True) for part in x.chunk(layer.groups.total)])
 
 
+def view(layer: GroupedBatchNorm2d, x: Tensor) -> Tensor:
+    """Normalize contiguous x `[4 · crops, C, h, w]`, ordered tile by tile, in one call."""
+    crops = layer.groups.total
+    parameters = (parameter.repeat(crops) for parameter in (layer.weight, layer.bias))
+    channels = x.view(-1, crops * x.shape[1], *x.shape[2:])  # [4, crops · C, h, w]
+    mean, var = (statistic.repeat(crops) for statistic in (layer.running_mean, layer.running_var))
+    result = F.batch_norm(channels, mean, var, *parameters, True, layer.momentum, layer.eps)
+    with torch.no_grad():  # each crop's copy has moved from where all started
+        for running, moved in ((layer.running_mean, mean), (layer.running_var, var)):
+            seen = (moved.view(crops, -1) - (1 - layer.momentum) * running) / layer.momentum
+            update_running_stats(running, seen, layer.momentum)
+    return result.view_as(x)
+
+
+@cache
+def compiled_normalization(backend: str = "inductor") -> Callable:
+    """Return the computation of `normalize_groups_at_once`, compiled at its first call for every number of groups."""
+    return torch.compile(normalize_split, dynamic=True, backend=backend)
+
+
+def compiled(layer: GroupedBatchNorm2d, x: Tensor) -> Tensor:
+    """Normalize all groups at once in few kernels."""
+    return normalize_groups_at_once(layer, x, compiled_normalization())
+
+
 WAYS = {
     "plain": nn.BatchNorm2d.forward,
     "ours": GroupedBatchNorm2d.forward,
-    "joined": joined,
+    "crops": normalize_group_by_group,
     "var_mean": normalize_groups_at_once,
+    "compiled": compiled,
+    "view": view,
+    "joined": joined,
 }
+
+
+@dataclass(frozen=True)
+class Config(NetworkArguments):
+    ways: tuple[str, ...] = measure.names_argument(WAYS)
 
 
 def main() -> None:
     """Measure every way on every layer, print the sums and write them as JSON."""
-    config = parse(NetworkArguments, __doc__)
+    config = parse(Config, __doc__)
     device = measure.prepare_device(config)
     results = {}
-    print(f"{config.batch_size} crops, {config.precision}: seconds over all layers, and the ratio to plain")
+    print(f"{config.batch_size} crops, {config.precision}: seconds over all layers, ratio to plain, bytes moved")
     for name, gradient in (("forward, no gradient", False), ("forward and backward", True)):
-        sums = dict.fromkeys(WAYS, 0.0)
+        moved = {way: bytes_moved(way, config.precision, gradient, device) for way in config.ways}
+        sums = dict.fromkeys(config.ways, 0.0)
         for shape, count in shapes(config).items():
             for way, seconds in times(config, shape, gradient, device).items():
                 sums[way] += count * seconds
-        results[name] = sums
-        cells = [f"{way} {value:.3f} ({value / sums['plain']:.2f})" for way, value in sums.items()]
-        print(f"{name:22s} {', '.join(cells)}")
+        results[name] = {"seconds": sums, "bytes_moved": moved | {"least": 8 if gradient else 3}}
+        for way, value in sums.items():
+            print(
+                f"{name:22s} {way:9s} {value:8.4f} {value / sums.get('plain', math.nan):6.2f} {moved[way]:6.1f}",
+                flush=True,
+            )
     measure.save(config, f"batch_norm_{device.type}_{config.precision}.json", device, results)
 
 
-def shapes(config: NetworkArguments) -> Counter[tuple[int, ...]]:
+def shapes(config: Config) -> Counter[tuple[int, ...]]:
     """Return the shapes `(channels, h, w)` of the layers' inputs on the tiles, and how many layers have each."""
     backbone = measure.plain_backbone(config.architecture)[0].eval()
     found = Counter()
@@ -69,26 +128,82 @@ def shapes(config: NetworkArguments) -> Counter[tuple[int, ...]]:
     return found
 
 
-def times(config: NetworkArguments, shape: tuple[int, ...], gradient: bool, device: torch.device) -> dict[str, float]:
+class Case:
+    """The input of a layer on the tiles of some crops, `[4 · crops, *shape]`, and the gradient of its output."""
+
+    def __init__(self, crops: int, shape: tuple[int, ...], precision: str, gradient: bool, device: torch.device):
+        self.layer = GroupedBatchNorm2d(shape[0]).to(device)
+        self.layer.groups = Groups(crops)
+        self.gradient = gradient
+        size = (TILES * crops, *shape)
+        self.x, self.grad_output = (torch.randn(size, device=device, dtype=TYPES[precision]) for _ in range(2))
+
+    def action(self, way: str) -> Callable[[], Tensor]:
+        """Return what a way does, in its layout; it returns the gradient of the input or, without, the output."""
+        layout = torch.contiguous_format if way == "view" else torch.channels_last
+        x, grad_output = (tensor.contiguous(memory_format=layout) for tensor in (self.x, self.grad_output))
+        x.requires_grad_(self.gradient)
+
+        def run() -> Tensor:
+            with torch.set_grad_enabled(self.gradient):
+                result = WAYS[way](self.layer, x)
+            return torch.autograd.grad(result, (x, self.layer.weight), grad_output)[0] if self.gradient else result
+
+        return run
+
+
+def times(config: Config, shape: tuple[int, ...], gradient: bool, device: torch.device) -> dict[str, float]:
     """Return the median seconds of each way on one layer; the ways alternate, so that a drift affects all alike."""
-    x = torch.randn(TILES * config.batch_size, *shape, device=device, dtype=TYPES[config.precision])
-    x = x.contiguous(memory_format=torch.channels_last).requires_grad_(gradient)
-    grad_output = torch.randn_like(x) if gradient else None
-    layers = nn.ModuleDict({way: GroupedBatchNorm2d(shape[0]) for way in WAYS}).to(device)
-    set_groups(layers, Groups(config.batch_size))
-
-    def run(way: str) -> None:
-        with torch.set_grad_enabled(gradient):
-            result = WAYS[way](layers[way], x)
-        if gradient:
-            x.grad = None
-            result.backward(grad_output)
-
-    seconds = {way: [] for way in WAYS}
+    case = Case(config.batch_size, shape, config.precision, gradient, device)
+    actions = {way: case.action(way) for way in config.ways}
+    seconds = {way: [] for way in actions}
     for _ in range(config.warm_up + config.repeats):
-        for way in WAYS:
-            seconds[way].append(measure.seconds(partial(run, way), device))
+        for way, action in actions.items():
+            seconds[way].append(measure.seconds(action, device))
     return {way: statistics.median(values[config.warm_up :]) for way, values in seconds.items()}
+
+
+def bytes_moved(way: str, precision: str, gradient: bool, device: torch.device) -> float:
+    """Return the bytes that the operations of a way read and write on a small input, in those of the input."""
+    case = Case(3, (16, 32, 32), precision, gradient, device)
+    action, size = case.action(way), case.x.numel() * case.x.element_size()
+    if way != "compiled":
+        with BytesMoved() as moved:
+            action()
+        return moved.total / size
+    compiled_normalization.cache_clear()
+    before, level = metrics.num_bytes_accessed, INDUCTOR.level
+    INDUCTOR.setLevel(logging.INFO)  # at this level Inductor counts what its kernels move
+    action()
+    INDUCTOR.setLevel(level)
+    return (metrics.num_bytes_accessed - before) / size
+
+
+class BytesMoved(TorchDispatchMode):
+    """Add up the bytes of the tensors that operations read and write."""
+
+    def __init__(self):
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, operation, types, arguments=(), keywords=None):
+        result = operation(*arguments, **(keywords or {}))
+        name = operation.overloadpacket.__name__
+        if not (operation.is_view or name.startswith(("empty", "new_empty", "detach"))):
+            # Batch normalization reads its input for the statistics, and again to normalize it.
+            read = arguments[1:] if name == "copy_" else arguments
+            self.total += (2 if "batch_norm" in name else 1) * _bytes_of(read) + _bytes_of(result)
+        return result
+
+
+def _bytes_of(values: Any) -> int:
+    """Return the bytes of all tensors in `values`; what is broadcast counts once."""
+    total = 0
+    for tensor in tree_leaves(values):
+        if isinstance(tensor, Tensor):
+            sizes = [size for size, step in zip(tensor.shape, tensor.stride(), strict=True) if step]
+            total += tensor.element_size() * math.prod(sizes)
+    return total
 
 
 if __name__ == "__main__":

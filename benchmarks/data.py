@@ -7,7 +7,6 @@ Both read the same images, decoded by Pillow from files in the system's cache, i
 one thread works; with n workers the speed is the loader's, divided by n. Each measurement has its own process.
 """
 
-import argparse
 import math
 from dataclasses import dataclass
 
@@ -25,16 +24,10 @@ from tools.system.errors import UserError, run_main
 PIPELINES = ("published", "ours")
 
 
-def numbers_with_commas(text: str) -> tuple[int, ...]:
-    if not all(number.isdecimal() for number in text.split(",")):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers with commas, as in 0,2")
-    return tuple(map(int, text.split(",")))
-
-
 @dataclass(frozen=True)
 class Config(measure.DataArguments):
     warm_up: int = argument(1, "untimed repetitions before them", above=0)
-    workers: tuple[int, ...] = argument((0, 2), "loader processes (default: 0,2)", parse=numbers_with_commas)
+    workers: tuple[int, ...] = argument((0, 2), "loader processes (default: 0,2)", parse=measure.numbers_with_commas)
     batch_size: int = argument(32, "images per batch", above=0)
     image_size: int = argument(512, "side of the crop, pixels", above=0)
     min_image_size: int = argument(320, "minimum longer side after random resizing, pixels", above=0)

@@ -1,23 +1,30 @@
-"""Images per second of evaluation, loader included, against the network's bare forward pass.
+"""Images per second of evaluation, loader included, against the network's bare forward pass and published evaluation.
 
 bare        the forward pass of a batch in the device's memory, repeated
-evaluation  the loop of evaluate_classification.py: read, decode, crop, to the device, normalize, forward pass, scores
+evaluation  the loop of evaluate_classification.py: read, decode, crop, to the device, normalize, forward pass with
+            batch normalization folded into convolutions, scores, average precisions
+published   the same images, but a copy of the feature map per class, all maps, and average precisions sorted in
+            Python; contiguous memory, float32
 
-Both with the same batch size, precision and memory layout (channels-last), each in its own process.
+The first two with the same batch size, precision and memory layout (channels-last), each in its own process.
 """
 
 import math
 from dataclasses import dataclass
 
 import torch
+from torch.utils.data import DataLoader
 
 from benchmarks import measure
+from core.evaluation.folding import folded
 from core.evaluation.loading import make_network
-from core.evaluation.prediction import autocast, predict
-from core.networks import Classifier
+from core.evaluation.prediction import autocast, predict, to_device
+from core.networks import ARCHITECTURES, Classifier
+from tests.helpers import oracle
 from tools.data.devkit import read_class_names
 from tools.data.loader import evaluation_loader
 from tools.data.transforms import evaluation_transform
+from tools.metrics.average_precision import average_precisions
 from tools.system.command_line import argument, parse
 from tools.system.errors import run_main
 
@@ -31,12 +38,14 @@ class Config(measure.NetworkArguments, measure.DataArguments):
 def main() -> None:
     """Measure both, print the ratio and write it as JSON."""
     with measure.image_data(parse(Config, __doc__)) as config:
-        results = {action.__name__: measure.run_in_subprocess(action, config) for action in (bare, evaluation)}
+        actions = (bare, evaluation, published) if config.architecture in ARCHITECTURES else (bare, evaluation)
+        results = {action.__name__: measure.run_in_subprocess(action, config) for action in actions}
     for name, result in results.items():
         print(f"{name:10s} {result.get('images_per_second', math.nan):9.1f} images/s {result.get('failed', '')}")
-    if all("seconds" in result for result in results.values()):
-        results["evaluation/bare"] = results["bare"]["seconds"] / results["evaluation"]["seconds"]
-        print(f"evaluation reaches {results['evaluation/bare']:.3f} of the bare forward pass")
+    for other in ("bare", "published"):
+        if "seconds" in results["evaluation"] and "seconds" in results.get(other, {}):
+            ratio = results[f"evaluation/{other}"] = results[other]["seconds"] / results["evaluation"]["seconds"]
+            print(f"evaluation is {ratio:.3f} times as fast as {other}")
     device = measure.prepare_device(config)
     measure.save(config, f"evaluate_{device.type}_{config.precision}.json", device, results)
 
@@ -59,18 +68,58 @@ def bare(config: Config) -> dict:
 def evaluation(config: Config) -> dict:
     """Measure the loop of evaluate_classification.py."""
     device, network = untrained_network(config)
+    network, loader, amp = folded(network), loader_of(config), measure.AMP[config.precision]
+
+    def evaluate() -> None:
+        average_precisions(*predict(network, loader, device, amp, silent=True))
+
+    return measure.throughput(config, device, evaluate, config.images)
+
+
+def published(config: Config) -> dict:
+    """Measure the published evaluation."""
+    device = measure.prepare_device(config, keep_memory=False)
+    network = oracle.resnet_classifier(config.architecture, classes_of(config)).to(device).eval()
+    loader = loader_of(config)
+
+    @torch.no_grad()
+    def evaluate() -> None:
+        scores, labels = [], []
+        for images, batch_labels, _ in loader:
+            logits, features = network(to_device(images, device, torch.contiguous_format))
+            oracle.make_cam(features)
+            scores += torch.sigmoid(logits).tolist()
+            labels += batch_labels.tolist()
+        for score, label in zip(zip(*scores, strict=True), zip(*labels, strict=True), strict=True):
+            precision_in_python(score, label)
+
+    return measure.throughput(config, device, evaluate, config.images)
+
+
+def precision_in_python(scores: tuple[float, ...], labels: tuple[float, ...]) -> float:
+    """Return the average precision of one class."""
+    found, total = 0, 0.0
+    for rank, (_, label) in enumerate(sorted(zip(scores, labels, strict=True), reverse=True), 1):
+        if label:
+            found += 1
+            total += found / rank
+    return total / max(found, 1)
+
+
+def loader_of(config: Config) -> DataLoader:
     dataset = measure.dataset(config, evaluation_transform(config.image_size))
-    loader = evaluation_loader(dataset, config.batch_size, config.num_workers)
-    amp = measure.AMP[config.precision]
-    return measure.throughput(config, device, lambda: predict(network, loader, device, amp, silent=True), config.images)
+    return evaluation_loader(dataset, config.batch_size, config.num_workers)
+
+
+def classes_of(config: Config) -> int:
+    return len(read_class_names(config.class_file))
 
 
 def untrained_network(config: Config) -> tuple[torch.device, Classifier]:
     """Return the device, and on it a network in evaluation mode."""
     device = measure.prepare_device(config)
     torch.manual_seed(0)
-    classes = len(read_class_names(config.class_file))
-    return device, make_network(config.architecture, "none", classes).to(device).eval()
+    return device, make_network(config.architecture, "none", classes_of(config)).to(device).eval()
 
 
 if __name__ == "__main__":

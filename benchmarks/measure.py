@@ -1,5 +1,6 @@
 """What the benchmarks share: arguments, processes, time, peak memory, and a description of the machine."""
 
+import argparse
 import multiprocessing
 import os
 import platform
@@ -9,7 +10,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -89,9 +90,27 @@ def plain_backbone(architecture: str) -> tuple[nn.Module, int]:
         raise UserError(f"--architecture: {error}") from error
 
 
-def prepare_device(config: NetworkArguments) -> torch.device:
+def numbers_with_commas(text: str) -> tuple[int, ...]:
+    if not all(number.isdecimal() for number in text.split(",")):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers with commas, as in 0,2")
+    return tuple(map(int, text.split(",")))
+
+
+def names_argument(known: Iterable[str]) -> Any:
+    """Declare an argument that takes several of the known names."""
+
+    def parse_names(text: str) -> tuple[str, ...]:
+        unknown = [name for name in text.split(",") if name not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"unknown name '{unknown[0]}': choose from {', '.join(known)}")
+        return tuple(text.split(","))
+
+    return argument(tuple(known), f"{', '.join(known)}, or several with commas (default: all)", parse=parse_names)
+
+
+def prepare_device(config: NetworkArguments, keep_memory: bool = True) -> torch.device:
     """Return a benchmark's only device (of several GPUs the first), set to the same rounding in every process."""
-    device = choose_device(config.device)
+    device = choose_device(config.device, keep_memory)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
     torch.backends.cudnn.benchmark = True
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
@@ -147,8 +166,8 @@ def peak_memory(device: torch.device) -> int | None:
     return 1024 * int(kibibytes.split()[0]) if kibibytes else None
 
 
-def save(config: TimingArguments, name: str, device: torch.device, results: Any) -> None:
-    """Write settings, machine and results as JSON to `--output`, or to `name` in experiments/benchmarks.
+def save(config: TimingArguments, name: str, device: torch.device, results: Any) -> Path:
+    """Write settings, machine and results as JSON to `--output`, or to `name` in experiments/benchmarks; return where.
 
     The published results, in benchmarks/results, are only replaced by `--output`.
     """
@@ -156,6 +175,7 @@ def save(config: TimingArguments, name: str, device: torch.device, results: Any)
     path = config.output or result_path(Folder().benchmark(name), settings, partial(recorded_in_json, key="settings"))
     write_json(path, {"settings": settings, "machine": machine(device), "results": results})
     print(f"written: {path}")
+    return path
 
 
 def machine(device: torch.device) -> dict[str, Any]:

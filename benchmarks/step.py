@@ -9,12 +9,12 @@ keypoints  the search for keypoints alone
 
 All see the same images, normal noise, with 1.75 classes per image (VOC: 1.5). Limit and ours share precision and memory
 layout (channels-last). Each measurement has its own process, whose peak memory counts on a CPU; on a GPU, its tensors'.
+On a CPU, our programs keep freed memory (tools/system/memory.py) and the published ones do not; original_kept and
+ours_released are the same code the other way round.
 """
 
-import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -37,38 +37,29 @@ from train_classification_with_puzzle_cTopk_w_ema import STRATEGY as CTOPK_W
 from train_classification_with_puzzle_max import STRATEGY as MAX
 
 STRATEGIES = {"max": MAX, "cMax": CMAX, "cTopk": CTOPK, "cTopk_w": CTOPK_W}  # by the oracle's names
-FIGURES = ("original", "ours", "limit", "keypoints")  # methods of `Steps`
-CLASSES = 20
-PRESENT_CLASSES = (1, 2, 2, 2)  # of the first, second, … image, repeated
+FIGURES = ("original", "original_kept", "ours", "ours_released", "limit", "keypoints")  # methods of `Steps`, up to "_"
+RELEASED = ("original", "ours_released")  # do not keep freed memory
 ITERATIONS = 1000  # of the schedule; measured at its middle, where every loss has its full weight
 LEARNING_RATE = 1e-4  # small, so that training on noise does not diverge
+LABELS_HELP = "classes that the first, second, … image shows, repeated (default: 1,2,2,2)"
 RATIOS = {  # numerator, denominator, quantity
     "original/ours": ("original", "ours", "seconds"),
+    "original_kept/ours": ("original_kept", "ours", "seconds"),
     "ours/limit": ("ours", "limit", "seconds"),
     "memory ours/original": ("ours", "original", "peak_memory"),
     "keypoints/ours": ("keypoints", "ours", "seconds"),
 }
-COLUMNS = ("strategy", "original", "ours", "limit", *RATIOS)
+COLUMNS = ("strategy", *FIGURES[:-1], *RATIOS)
 WIDTHS = (9, *(max(len(column), 16) for column in COLUMNS[1:]))
-
-
-def names_argument(known: Iterable[str]) -> Any:
-    """Declare an argument that takes several of the known names."""
-
-    def parse_names(text: str) -> tuple[str, ...]:
-        unknown = [name for name in text.split(",") if name not in known]
-        if unknown:
-            raise argparse.ArgumentTypeError(f"unknown name '{unknown[0]}': choose from {', '.join(known)}")
-        return tuple(text.split(","))
-
-    return argument(tuple(known), f"{', '.join(known)}, or several with commas (default: all)", parse=parse_names)
 
 
 @dataclass(frozen=True)
 class Config(measure.NetworkArguments):
-    strategies: tuple[str, ...] = names_argument(STRATEGIES)
-    figures: tuple[str, ...] = names_argument(FIGURES)
+    strategies: tuple[str, ...] = measure.names_argument(STRATEGIES)
+    figures: tuple[str, ...] = measure.names_argument(FIGURES)
     original_precision: str = argument("float32", "of original", choices=measure.AMP)
+    classes: int = argument(20, "number of classes", above=0)
+    labels: tuple[int, ...] = argument((1, 2, 2, 2), LABELS_HELP, parse=measure.numbers_with_commas)
     accumulate: int = argument(1, "split a batch of ours into N micro-batches", above=0, metavar="N")
     profile: bool = argument(False, "instead: show which operators take the time of a step of ours")
 
@@ -77,9 +68,12 @@ class Config(measure.NetworkArguments):
         if self.batch_size % self.accumulate:
             batch_size, parts = self.batch_size, self.accumulate
             raise UserError(f"--batch_size {batch_size} does not divide into --accumulate {parts} micro-batches")
-        if "original" in self.figures and not self.profile and self.architecture not in ARCHITECTURES:
-            advice = f"choose one of {', '.join(ARCHITECTURES)}, or leave original out"
-            raise UserError(f"--figures original does not support --architecture {self.architecture}: {advice}")
+        if max(self.labels) > self.classes:
+            raise UserError(f"--labels {max(self.labels)} exceeds --classes {self.classes}")
+        originals = [figure for figure in self.figures if figure.startswith("original")]
+        if originals and not self.profile and self.architecture not in ARCHITECTURES:
+            advice = f"choose one of {', '.join(ARCHITECTURES)}, or leave {' and '.join(originals)} out"
+            raise UserError(f"--figures {originals[0]} does not support --architecture {self.architecture}: {advice}")
 
 
 def main() -> None:
@@ -95,7 +89,7 @@ def main() -> None:
         measured = {figure: measure.run_in_subprocess(run_figure, config, figure, name) for figure in config.figures}
         ratios = ratios_of(measured)
         results[name] = measured | {"ratios": ratios}
-        cells = [time_and_memory(measured.get(figure, {})) for figure in ("original", "ours", "limit")]
+        cells = [time_and_memory(measured.get(figure, {})) for figure in FIGURES[:-1]]
         cells += [measure.cell(ratios.get(label), ".3f") for label in RATIOS]
         print(fixed_width_table([[name, *cells]], WIDTHS), flush=True)
     for name, result in results.items():
@@ -125,8 +119,9 @@ def time_and_memory(result: dict) -> str:
 
 def run_figure(config: Config, figure: str, name: str) -> dict:
     """Measure one of `FIGURES` for one of `STRATEGIES`."""
-    steps = Steps(config, name)
-    return measure.measurement(config, steps.device, getattr(steps, figure)(), crops=len(steps.crops.image))
+    steps = Steps(config, name, keep_memory=figure not in RELEASED)
+    step = getattr(steps, figure.split("_")[0])()
+    return measure.measurement(config, steps.device, step, crops=len(steps.crops.image))
 
 
 def profile(config: Config, name: str) -> str:
@@ -144,23 +139,23 @@ def profile(config: Config, name: str) -> str:
 class Steps:
     """What is measured: a method per figure prepares its networks and data, and returns the step to be timed.
 
-    Images `[B, 3, S, S]` and multi-hot labels `[B, 20]` are on the CPU, the same in every process.
+    Images `[B, 3, S, S]` and multi-hot labels `[B, V]` are on the CPU, the same in every process.
     """
 
-    def __init__(self, config: Config, name: str):
+    def __init__(self, config: Config, name: str, keep_memory: bool = True):
         self.config, self.name, self.strategy = config, name, STRATEGIES[name]
-        self.device = measure.prepare_device(config)
+        self.device = measure.prepare_device(config, keep_memory)
         generator = torch.Generator().manual_seed(0)
         self.images = torch.randn(config.batch_size, 3, config.image_size, config.image_size, generator=generator)
-        self.labels = torch.zeros(config.batch_size, CLASSES)
+        self.labels = torch.zeros(config.batch_size, config.classes)
         for image in range(config.batch_size):
-            present = PRESENT_CLASSES[image % len(PRESENT_CLASSES)]
-            self.labels[image, torch.randperm(CLASSES, generator=generator)[:present]] = 1
+            present = config.labels[image % len(config.labels)]
+            self.labels[image, torch.randperm(config.classes, generator=generator)[:present]] = 1
         self.crops = self.strategy.crops(self.labels)
         torch.manual_seed(0)  # for the networks' weights
 
     def original(self) -> Callable[[], None]:
-        student = oracle.resnet_classifier(self.config.architecture, CLASSES).to(self.device)
+        student = oracle.resnet_classifier(self.config.architecture, self.config.classes).to(self.device)
         teacher = oracle.make_teacher(student) if self.strategy.teacher else None
         hyper = oracle.Hyper(lr=LEARNING_RATE)
         optimizer = oracle.make_optimizer(student, hyper)
@@ -173,14 +168,19 @@ class Steps:
         return step
 
     def ours(self) -> Callable[[], None]:
+        trainer = self.trainer()
+        return lambda: trainer.iterate(self.images, self.labels)
+
+    def trainer(self) -> Trainer:
+        """Return the training scripts' trainer, at the middle of its schedule."""
         config = self.config
         sizes = {"image_size": config.image_size, "batch_size": config.batch_size, "accumulate": config.accumulate}
         schedule = {"max_epoch": ITERATIONS, "lr": LEARNING_RATE, "amp": measure.AMP[config.precision]}
         settings = config_class(self.strategy)(data_dir="", tag="benchmark", **sizes, **schedule)
-        network = make_network(config.architecture, "none", CLASSES).to(self.device)
+        network = make_network(config.architecture, "none", config.classes).to(self.device)
         trainer = Trainer(network, self.strategy, settings, epoch_iterations=1)
         trainer.iteration = ITERATIONS // 2
-        return lambda: trainer.iterate(self.images, self.labels)
+        return trainer
 
     def limit(self) -> Callable[[], None]:
         side = self.config.image_size // 2
@@ -200,14 +200,14 @@ class Steps:
     def _plain_network(self) -> nn.Module:
         """Return backbone and CAM branch with the library's own batch normalization, in train mode."""
         backbone, channels = measure.plain_backbone(self.config.architecture)
-        network = nn.Sequential(backbone, nn.Conv2d(channels, CLASSES, 1, bias=False))
+        network = nn.Sequential(backbone, nn.Conv2d(channels, self.config.classes, 1, bias=False))
         return network.to(device=self.device, memory_format=torch.channels_last).train()
 
     def keypoints(self) -> Callable[[], None]:
         """Search on maps like those of a trained network: a few blobs on an empty background."""
         config = self.config
         cells = config.image_size // 16
-        coarse = torch.randn(config.batch_size, CLASSES, max(cells // 4, 1), max(cells // 4, 1))
+        coarse = torch.randn(config.batch_size, config.classes, max(cells // 4, 1), max(cells // 4, 1))
         cams = make_cam(nn.functional.interpolate(coarse, size=(cells, cells), mode="bicubic")).to(self.device)
         crops, labels = self.crops.to(self.device), self.labels.to(self.device)
         shown, options = self.strategy.shown_keypoints(), self.strategy.options({})

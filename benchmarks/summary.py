@@ -10,8 +10,8 @@ from tools.system.files import read_json
 from tools.system.text_table import fixed_width_table
 
 PRECISIONS = {"float32": "float32", "bf16": "bf16", "bf16_max_accumulate2": "bf16, 2 parts"}
-RATIOS = ("original/ours", "ours/limit", "keypoints/ours")
-COLUMNS = ("strategy", "precision", "ours, s", *RATIOS, "peak memory, MiB (original)")
+RATIOS = ("original/ours", "original_kept/ours", "ours/limit", "keypoints/ours")
+COLUMNS = ("strategy", "precision", "ours, s", *RATIOS, "peak memory, MiB (released; original)")
 
 
 @dataclass(frozen=True)
@@ -28,18 +28,20 @@ def main() -> None:
     rows = [COLUMNS]
     for name, precision in PRECISIONS.items():
         for strategy, measured in results[name].items():
-            rows.append((strategy, precision, *cells(measured, results["original"][strategy]["original"])))
+            rows.append((strategy, precision, *cells(measured, results["original"][strategy])))
     print(fixed_width_table(rows, [len(column) + 1 for column in COLUMNS]))
 
 
-def cells(measured: dict, original: dict) -> list[str]:
+def cells(measured: dict, originals: dict) -> list[str]:
     """Return a strategy's cells from the third column on."""
-    ours, ratios = measured["ours"], measured["ratios"]
-    if "seconds" in ours and "seconds" in original:
-        ratios = ratios | {"original/ours": original["seconds"] / ours["seconds"]}
-    memory, original_memory = (cell(result.get("peak_memory"), ".0f", MEBIBYTE) for result in (ours, original))
+    ours, ratios = measured["ours"], dict(measured["ratios"])
+    for name in ("original", "original_kept"):
+        if "seconds" in ours and "seconds" in originals.get(name, {}):
+            ratios[f"{name}/ours"] = originals[name]["seconds"] / ours["seconds"]
+    results = (ours, measured.get("ours_released", {}), originals["original"])
+    memory, released, original = (cell(result.get("peak_memory"), ".0f", MEBIBYTE) for result in results)
     shown_ratios = [cell(ratios.get(name), ".3f") for name in RATIOS]
-    return [cell(ours.get("seconds"), ".4f"), *shown_ratios, f"{memory} ({original_memory})"]
+    return [cell(ours.get("seconds"), ".4f"), *shown_ratios, f"{memory} ({released}; {original})"]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Batch normalization over groups: the four tiles of a crop share batch statistics; different crops do not.
 
-The official code passes one crop (four tiles) at a time through the network. Here all crops pass at once, which
+The official code passes one crop (four tiles) at a time through the network. Here many crops pass at once, which
 computes the same numbers if every crop is normalized by itself and the running statistics move as if crop followed
 crop. One update with the batch statistic s_i is  r ← (1 − m) · r + m · s_i,  so k updates in a row are, in closed form,
 
@@ -9,6 +9,7 @@ crop. One update with the batch statistic s_i is  r ← (1 − m) · r + m · s_
 where s_i is the mean, or the unbiased variance (n / (n − 1) times the batch variance), of the i-th crop.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -26,17 +27,24 @@ class Groups(NamedTuple):
         replicas: number of equal parts each crop (or the batch of images) is split into for its batch statistics.
         update_running: whether the running statistics move.
         synchronize: average the batch statistics over the processes of `torch.distributed`.
+        padding: how many of the crops, the last ones, are copies that the running statistics do not see.
     """
 
     crops: int = 1
     replicas: int = 1
     update_running: bool = True
     synchronize: bool = False
+    padding: int = 0
 
     @property
     def total(self) -> int:
         """Number of groups, each normalized by itself."""
         return self.crops * self.replicas
+
+    @property
+    def updates(self) -> slice:
+        """Which of the groups move the running statistics: the first replica of every crop that is not a copy."""
+        return slice(0, (self.crops - self.padding) * self.replicas if self.update_running else 0, self.replicas)
 
 
 ONE_GROUP = Groups()
@@ -91,7 +99,7 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         if x.numel() == x.shape[1] * self.groups.total and not self.groups.synchronize:
             raise OneValuePerChannel("a layer of batch normalization gets one value per channel")
         if self.groups.update_running:
-            self.num_batches_tracked += self.groups.crops
+            self.num_batches_tracked += self.groups.crops - self.groups.padding
         if (x.is_cuda and self.groups.total > 1) or self.groups.synchronize:
             return normalize_groups_at_once(self, x)
         return normalize_group_by_group(self, x)
@@ -106,24 +114,33 @@ def normalize_group_by_group(layer: GroupedBatchNorm2d, x: torch.Tensor) -> torc
     return F.batch_norm(x, *running, layer.weight, layer.bias, True, layer.momentum, layer.eps)
 
 
-def normalize_groups_at_once(layer: GroupedBatchNorm2d, x: torch.Tensor) -> torch.Tensor:
-    """Normalize with two passes over all groups; moves the running statistics of `layer`."""
+def normalize_groups_at_once(layer: GroupedBatchNorm2d, x: torch.Tensor, compute: Callable | None = None):
+    """Normalize with two passes over all groups; moves the running statistics of `layer`.
+
+    `compute` replaces `normalize_split`: the same function, compiled, in benchmarks/batch_norm.py.
+    """
     groups = layer.groups
     split = x.unflatten(0, (groups.total, -1))  # [groups, images, C, h, w]
-    count = split[0, :, 0].numel()
-    var, mean = torch.var_mean(split.float(), dim=(1, 3, 4), correction=0)  # [groups, C]
-    if groups.synchronize:
-        count *= torch.distributed.get_world_size()
-        mean, var = average_statistics(mean, var)
-    scale = torch.rsqrt(var + layer.eps) * layer.weight
-    shift = layer.bias - mean * scale
-    result = torch.addcmul(_broadcast(shift, x.dtype), split, _broadcast(scale, x.dtype)).flatten(0, 1)
+    count = split[0, :, 0].numel() * (torch.distributed.get_world_size() if groups.synchronize else 1)
+    result, mean, var = (compute or normalize_split)(split, layer.weight, layer.bias, layer.eps, groups.synchronize)
     if groups.update_running:
         with torch.no_grad():
             unbiased = var * (count / max(count - 1, 1))
-            update_running_stats(layer.running_mean, mean[:: groups.replicas], layer.momentum)
-            update_running_stats(layer.running_var, unbiased[:: groups.replicas], layer.momentum)
-    return result
+            update_running_stats(layer.running_mean, mean[groups.updates], layer.momentum)
+            update_running_stats(layer.running_var, unbiased[groups.updates], layer.momentum)
+    return result.flatten(0, 1)
+
+
+def normalize_split(
+    split: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float, synchronize: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Normalize `[groups, images, C, h, w]` group by group; return also mean and biased variance `[groups, C]`."""
+    var, mean = torch.var_mean(split.float(), dim=(1, 3, 4), correction=0)
+    if synchronize:
+        mean, var = average_statistics(mean, var)
+    scale = torch.rsqrt(var + eps) * weight
+    shift = bias - mean * scale
+    return torch.addcmul(_broadcast(shift, split.dtype), split, _broadcast(scale, split.dtype)), mean, var
 
 
 class _GroupByGroup(torch.autograd.Function):
@@ -138,9 +155,9 @@ class _GroupByGroup(torch.autograd.Function):
     def forward(ctx, x, weight, bias, running_mean, running_var, groups, momentum, eps):
         result = torch.empty_like(x)
         means, inverse_stds = (weight.new_empty(groups.total, len(weight)) for _ in range(2))
+        updates = range(groups.total)[groups.updates]
         for i, (part, output) in enumerate(zip(x.chunk(groups.total), result.chunk(groups.total), strict=True)):
-            updates = groups.update_running and i % groups.replicas == 0
-            running = (running_mean, running_var) if updates else (None, None)
+            running = (running_mean, running_var) if i in updates else (None, None)
             out = (output, means[i], inverse_stds[i])
             torch.native_batch_norm(part, weight, bias, *running, True, momentum, eps, out=out)
         ctx.save_for_backward(x, weight, means, inverse_stds)

@@ -72,7 +72,7 @@ class ClassSpecificInstances(nn.Module):
             count *= torch.distributed.get_world_size()
             mean, var = average_statistics(mean, var)
         if groups.update_running:
-            self._update_running(mean.detach()[:: groups.replicas], var.detach()[:: groups.replicas], count)
+            self._update_running(mean.detach()[groups.updates], var.detach()[groups.updates], count)
         return mean, var
 
     def _update_running(self, means: torch.Tensor, variances: torch.Tensor, count: int) -> None:

@@ -47,6 +47,12 @@ class Classifier(nn.Module):
         head: what computes the logits: "instances", the method's class-specific instances, or "gap", global average
             pooling of the CAM branch (baselines; the instances are then unused).
 
+    Attributes:
+        crops_at_once: how many crops of tiles to pass at most at a time, to save memory; 0: all. The numbers are the
+            same, and memory is saved only without gradient.
+        crop_multiple: make up the crops of a pass to a multiple of this with copies, which leave all numbers as they
+            are: on a GPU, cuDNN tunes its convolutions for every number of crops that it has not seen.
+
     Raises:
         ValueError: unknown architecture or head (the choices are named).
         ImportError: "timm/NAME" or "resnest…" without timm.
@@ -71,6 +77,7 @@ class Classifier(nn.Module):
         self.tile_groups = ONE_GROUP
         # How the caller normalizes images: `tools.data.transforms.Normalization`; None: with ImageNet's statistics.
         self.normalization = None
+        self.crops_at_once, self.crop_multiple = 0, 1
         nn.init.kaiming_normal_(self.classifier.weight)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
@@ -117,10 +124,19 @@ class Classifier(nn.Module):
             return self._forward(images, self.image_groups, features_only)
         if len(images) == 0:
             return self._no_crops(images, features_only)
-        crops, tiles = images.shape[:2]
-        logits, features = self._forward(images.flatten(0, 1), self.tile_groups._replace(crops=crops), features_only)
-        logits = None if features_only else logits.unflatten(0, (crops, tiles))
-        return logits, features.unflatten(0, (crops, tiles))
+        parts = [self._forward_crops(part, features_only) for part in images.split(self.crops_at_once or len(images))]
+        logits, features = zip(*parts, strict=True)
+        return None if features_only else torch.cat(logits), torch.cat(features)
+
+    def _forward_crops(self, tiles: torch.Tensor, features_only: bool):
+        """Pass one part of the crops, made up with copies of its last crop to a multiple of `crop_multiple`."""
+        (crops, count), padding = tiles.shape[:2], -len(tiles) % self.crop_multiple
+        if padding:
+            tiles = torch.cat((tiles, tiles[-1:].expand(padding, -1, -1, -1, -1)))
+        groups = self.tile_groups._replace(crops=crops + padding, padding=padding)
+        logits, features = self._forward(tiles.flatten(0, 1), groups, features_only)
+        logits = None if features_only else logits.unflatten(0, (-1, count))[:crops]
+        return logits, features.unflatten(0, (-1, count))[:crops]
 
     def _forward(self, images: torch.Tensor, groups: Groups, features_only: bool):
         set_groups(self.backbone, groups)

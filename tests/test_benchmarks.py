@@ -3,13 +3,17 @@
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import torch
 from PIL import Image
 
-from benchmarks import step
+from benchmarks import batch_norm, iterations, measure, scaling, start, step
 from benchmarks.data import PublishedTransform
+from core.batch_norm import GroupedBatchNorm2d, Groups
 from tests.helpers.command_line import ROOT
 from tools.data.transforms import normalize, training_transform
 from tools.system.command_line import parse
@@ -36,9 +40,10 @@ def results_of(folder: Path, benchmark: str, *words: object) -> dict:
 
 
 def test_step_measures_time_memory_and_ratios(tmp_path):
-    results = results_of(tmp_path, "step", *TINY, *ONCE, "--strategies", "cMax", "--figures", "original,ours")
-    assert set(results["cMax"]) == {"original", "ours", "ratios"}
-    for name in ("original", "ours"):
+    figures = ("original", "original_kept", "ours")
+    results = results_of(tmp_path, "step", *TINY, *ONCE, "--strategies", "cMax", "--figures", ",".join(figures))
+    assert set(results["cMax"]) == {*figures, "ratios"}
+    for name in figures:
         assert results["cMax"][name]["seconds"] > 0 and results["cMax"][name]["peak_memory"] > 1 << 20
     ratio = results["cMax"]["original"]["seconds"] / results["cMax"]["ours"]["seconds"]
     assert results["cMax"]["ratios"]["original/ours"] == pytest.approx(ratio)
@@ -59,6 +64,7 @@ def test_profile_shows_ten_operators():
         (["--batch_size", "3", "--accumulate", "2"], "--accumulate 2"),
         (["--architecture", "resnet19"], "--architecture resnet19"),
         (["--repeats", "0"], "--repeats 0"),
+        (["--labels", "1,30"], "--labels 30 exceeds --classes 20"),
     ],
 )
 def test_step_refuses_arguments_that_it_cannot_measure(words, expected):
@@ -73,10 +79,82 @@ def test_mistake_found_in_the_measuring_process_is_one_line():
 
 
 def test_batch_norm_measures_every_way(tmp_path):
-    results = results_of(tmp_path, "batch_norm", *TINY, *ONCE)
+    ways = (
+        "plain",
+        "ours",
+        "crops",
+        "var_mean",
+        "view",
+        "joined",
+    )  # "compiled" takes a minute: see below
+    results = results_of(tmp_path, "batch_norm", *TINY, *ONCE, "--ways", ",".join(ways))
     assert set(results) == {"forward, no gradient", "forward and backward"}
-    for sums in results.values():
-        assert set(sums) == {"plain", "ours", "joined", "var_mean"} and min(sums.values()) > 0
+    for measured in results.values():
+        assert set(measured["seconds"]) == set(ways) and min(measured["seconds"].values()) > 0
+        moved = measured["bytes_moved"]
+        assert moved["plain"] == pytest.approx(moved["least"], rel=0.01)  # reads its input twice, as the least does
+        assert moved["var_mean"] > moved["crops"] >= moved["least"] * 0.99
+
+
+def tile_by_tile(x: torch.Tensor) -> torch.Tensor:
+    """Reorder `[crops · 4, …]` as the way "view" needs it."""
+    return x.unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1).contiguous()
+
+
+def crop_by_crop(x: torch.Tensor) -> torch.Tensor:
+    return x.unflatten(0, (4, -1)).transpose(0, 1).flatten(0, 1)
+
+
+def normalized(way: str, precision: str) -> list[torch.Tensor]:
+    """Return output, gradients and running statistics of a way on three crops."""
+    generator = torch.Generator().manual_seed(0)
+    numbers = [torch.randn(12, 8, 5, 6, generator=generator) for _ in range(2)]
+    x, grad_output = (tensor.mul(2).add(0.5).to(batch_norm.TYPES[precision]) for tensor in numbers)
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    layer = GroupedBatchNorm2d(8)
+    layer.groups = Groups(3)
+    with torch.no_grad():
+        layer.weight.add_(torch.arange(8) / 8), layer.bias.sub_(torch.arange(8) / 4)
+    run = batch_norm.WAYS[way]
+    if way == "library":
+        result = torch.cat([torch.nn.BatchNorm2d.forward(layer, part) for part in x.chunk(3)])
+    else:
+        result = crop_by_crop(run(layer, tile_by_tile(x))) if way == "view" else run(layer, x)
+    result.backward(grad_output)
+    return [result, x.grad, layer.weight.grad, layer.bias.grad, layer.running_mean, layer.running_var]
+
+
+def assert_equals_the_library(way: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(batch_norm.WAYS, "library", None)
+    tolerance = {"float32": 1e-5, "bf16": 4e-2, "fp16": 5e-3}[precision]
+    names = ("output", "gradient", "weight's gradient", "bias's gradient", "running mean", "running variance")
+    for name, ours, expected in zip(names, normalized(way, precision), normalized("library", precision), strict=True):
+        assert ours.dtype == expected.dtype
+        scale = float(expected.float().abs().max())
+        torch.testing.assert_close(ours, expected, rtol=tolerance, atol=tolerance * scale, msg=f"{way}: {name}")
+
+
+@pytest.mark.parametrize("precision", batch_norm.TYPES)
+@pytest.mark.parametrize("way", ["ours", "crops", "var_mean", "view"])
+def test_ways_of_batch_norm_equal_the_library_s_crop_by_crop(way, precision, monkeypatch):
+    assert_equals_the_library(way, precision, monkeypatch)
+
+
+@pytest.mark.parametrize("precision", batch_norm.TYPES)
+def test_compiled_batch_norm_traces_for_every_number_of_groups(precision, monkeypatch):
+    """The graphs of torch.compile, run without Inductor, whose C++ compiler takes a minute."""
+    compiled = batch_norm.compiled_normalization("aot_eager")
+    monkeypatch.setattr(batch_norm, "compiled_normalization", lambda: compiled)
+    assert_equals_the_library("compiled", precision, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", batch_norm.TYPES)
+def test_inductor_s_kernels_equal_the_library_s_and_move_less(precision, monkeypatch):
+    assert_equals_the_library("compiled", precision, monkeypatch)
+    cpu = torch.device("cpu")
+    moved = {way: batch_norm.bytes_moved(way, precision, False, cpu) for way in ("compiled", "var_mean")}
+    assert 2 < moved["compiled"] < moved["var_mean"]
 
 
 def test_data_measures_both_loaders(tmp_path, toy):
@@ -91,14 +169,76 @@ def test_data_measures_both_loaders(tmp_path, toy):
         assert pair["ours/published"] == pytest.approx(pair["ours"]["per_core"] / pair["published"]["per_core"])
 
 
-def test_evaluate_measures_the_loop_and_the_bare_network(tmp_path, toy):
+def test_evaluate_measures_the_loop_the_bare_network_and_the_published_one(tmp_path, toy):
     words = ("--data_dir", toy, "--split", "Main/val", "--images", 3, "--num_workers", 0)
     results = results_of(tmp_path, "evaluate", *TINY, *ONCE, *words)
-    for kind in ("bare", "evaluation"):
+    for kind in ("bare", "evaluation", "published"):
         assert results[kind]["images"] == 3
         assert results[kind]["images_per_second"] == pytest.approx(3 / results[kind]["seconds"])
-    ratio = results["bare"]["seconds"] / results["evaluation"]["seconds"]
-    assert results["evaluation/bare"] == pytest.approx(ratio)
+    for kind in ("bare", "published"):
+        ratio = results[kind]["seconds"] / results["evaluation"]["seconds"]
+        assert results[f"evaluation/{kind}"] == pytest.approx(ratio)
+
+
+@pytest.fixture
+def in_this_process(tmp_path, monkeypatch):
+    """A function that runs a benchmark's `main` and all that it measures in this process, and returns its results."""
+    monkeypatch.setattr(measure, "run_in_subprocess", lambda action, *arguments: action(*arguments))
+    monkeypatch.setattr(measure, "choose_device", lambda name, keep_memory: torch.device(name))
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+
+    def results(benchmark: ModuleType, *words: object) -> dict:
+        monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, words), "--output", str(tmp_path / "result.json")])
+        benchmark.main()
+        return json.loads((tmp_path / "result.json").read_text())["results"]
+
+    return results
+
+
+def test_iterations_measure_batches_of_different_crops(in_this_process):
+    words = ("--strategies", "cMax", "--iterations", 2, "--labels", "1,3")
+    results = in_this_process(iterations, *TINY, *words)
+    assert set(results["cMax"]) == {"padded", "unpadded", "heuristics", "waits"}
+    assert results["cMax"]["waits"] == {}  # there is no GPU to wait for
+    for way in iterations.WAYS:
+        measured = results["cMax"][way]
+        assert measured["seconds"] > 0 and min(measured["crops"]) >= 2 and max(measured["crops"]) <= 6
+
+
+def test_every_wait_is_shown_with_the_project_s_line(monkeypatch):
+    """CUDA's own warnings need a GPU: these are like them."""
+
+    def wait() -> None:
+        warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+
+    def waits_once_per_iteration() -> None:
+        warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+
+    monkeypatch.setattr(iterations, "EXPECTED", "waits_once_per_iteration")
+    places = iterations.places_that_warn(lambda: [wait(), waits_once_per_iteration(), wait()])
+    ((place, count),) = places.items()
+    assert count == 2 and place.startswith("tests/test_benchmarks.py:") and "synchronizing" in place
+
+
+def test_scaling_measures_steps_and_evaluation(in_this_process, tmp_path):
+    words = ("--device", "cpu", "--architecture", "resnet18", "--image_size", 32, "--batch_size", 2, "--quick")
+    results = in_this_process(scaling, *words, *ONCE)
+    assert {name: list(cases) for name, cases in results["steps"].items()} == {
+        "image_size": ["32"],
+        "labels": ["1", "3"],
+    }
+    assert list(results["evaluation"]) == [f"{part}, 5 classes" for part in scaling.PARTS]
+    for cases in (*results["steps"].values(), *results["evaluation"].values()):
+        assert all(case["seconds"] > 0 and case["peak_memory"] > 1 << 20 for case in cases.values())
+    assert (tmp_path / "result.png").stat().st_size > 1000
+
+
+def test_programs_that_need_no_pytorch_answer_without_it():
+    """`--help` and a mistyped argument; seconds are measured by benchmarks.start, which names every program."""
+    code = "import sys; from tools import {0}; sys.exit(' '.join({{'torch', 'sklearn'}} & {{*sys.modules}}) or 0)"
+    for name in start.TOOLS:
+        result = subprocess.run([sys.executable, "-c", code.format(name)], cwd=ROOT, capture_output=True, text=True)
+        assert result.returncode == 0, f"tools/{name}.py imports {result.stderr}"
 
 
 def test_published_pipeline_equals_ours_except_for_rounding(toy):
@@ -115,7 +255,7 @@ def test_summary_reads_the_published_results():
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert len(lines) == 10  # a header, four strategies in two precisions, and Max with two micro-batches
-    assert lines[1].split() == ["max", "float32", "11.0267", "1.183", "1.078", "0.000", "5387", "(7202)"]
+    assert lines[1].split() == ["max", "float32", "11.0267", "1.183", "–", "1.078", "0.000", "5387", "(–;", "7202)"]
 
 
 def test_gpu_sh_refuses_in_one_line_without_a_gpu(tmp_path):

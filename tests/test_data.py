@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.helpers.command_line import ROOT
-from tools.data.annotations import multi_hot, read_annotation
-from tools.data.datasets import VOCClassification
+from tools.data.annotations import read_annotation
+from tools.data.datasets import VOCClassification, multi_hot
 from tools.data.devkit import read_class_names, read_split
 from tools.data.loader import EpochSampler, evaluation_loader, interleave, training_loader
 from tools.data.transforms import (

@@ -11,12 +11,11 @@ from tests.test_own_data import error_of, tool
 from tools.data.annotations import (
     is_empty,
     labels_of_objects,
-    multi_hot,
     read_annotation,
     read_label_lists,
     scaled_box,
 )
-from tools.data.datasets import VOCClassification
+from tools.data.datasets import VOCClassification, multi_hot
 from tools.data.devkit import annotation_files, image_files, read_split
 from tools.scale_devkit import scale_devkit
 from tools.system.errors import UserError

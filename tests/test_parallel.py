@@ -186,6 +186,101 @@ def test_the_gpu_s_way_of_normalizing_groups_trains_as_the_cpu_s(strategy, monke
     assert_same_statistics(ours.student, theirs.student)
 
 
+@pytest.mark.parametrize("crops_at_once, crop_multiple", [(1, 1), (2, 1), (9, 1), (0, 8), (2, 8), (3, 2)])
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("at_once", [False, True])
+def test_parts_of_the_crops_and_copies_change_no_number(monkeypatch, crops_at_once, crop_multiple, replicas, at_once):
+    if at_once:
+        monkeypatch.setattr(batch_norm, "normalize_group_by_group", normalize_groups_at_once)
+    torch.manual_seed(0)
+    whole = Classifier("resnet18", CLASSES)
+    whole.set_replicas(replicas)
+    parts = copy.deepcopy(whole)
+    parts.crops_at_once, parts.crop_multiple = crops_at_once, crop_multiple
+    tiles = torch.randn(5, 4, 3, 32, 32)
+    with torch.no_grad():
+        (expected_logits, expected), (logits, features) = whole(tiles), parts(tiles)
+    assert logits.shape == (5, 4, CLASSES)
+    if at_once:  # running statistics move in closed form, once per part: the same up to rounding
+        torch.testing.assert_close(features, expected)
+        assert_same_statistics(parts, whole)
+        return
+    assert torch.equal(features, expected)
+    torch.testing.assert_close(logits, expected_logits)  # the instances' closed form too
+    for name, value in whole.backbone.state_dict().items():
+        assert torch.equal(parts.backbone.state_dict()[name], value), name
+    assert_same_statistics(parts, whole)
+
+
+def test_copies_carry_no_gradient():
+    torch.manual_seed(0)
+    padded = Classifier("resnet18", CLASSES)
+    plain = copy.deepcopy(padded)
+    padded.crop_multiple = 8
+    tiles = torch.randn(3, 4, 3, 32, 32)
+    for network in (padded, plain):
+        network(tiles, features_only=True)[1].square().mean().backward()
+    for (name, ours), theirs in zip(padded.named_parameters(), plain.parameters(), strict=True):
+        if theirs.grad is not None:
+            torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def teacher_passes(trainer: Trainer, images: torch.Tensor, labels: torch.Tensor) -> list[int]:
+    """Run an iteration; return how many tiles each pass of the teacher's backbone has."""
+    passes = []
+    hook = trainer.teacher.backbone.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0])))
+    trainer.iterate(images, labels)
+    hook.remove()
+    return passes
+
+
+def test_the_teacher_sees_as_many_crops_at_a_time_as_there_are_images():
+    """So memory depends on the number of labels only through the maps; `--teacher_crops` says how many."""
+    torch.manual_seed(0)
+    network = Classifier("resnet18", 6)
+    images, labels = torch.randn(2, 3, 64, 64), torch.ones(2, 6)
+    states = []
+    for words, expected in (({}, [8] * 6), ({"teacher_crops": 5}, [20, 20, 8]), ({"teacher_crops": 0}, [48])):
+        torch.manual_seed(0)
+        trainer = trainer_of("cMax", copy.deepcopy(network), batch_size=2, image_size=64, **words)
+        assert teacher_passes(trainer, images, labels) == expected
+        states.append([*trainer.student.state_dict().values(), *trainer.teacher.state_dict().values()])
+    for state in states[1:]:
+        assert all(torch.equal(value, first) for value, first in zip(state, states[0], strict=True))
+
+
+def test_micro_batches_have_fewer_images():
+    trainer = trainer_of("cMax", Classifier("resnet18", 2), batch_size=4, image_size=64, accumulate=2)
+    images, labels = torch.randn(4, 3, 64, 64), torch.ones(4, 2)
+    assert teacher_passes(trainer, images, labels) == [8, 8, 8, 8]
+
+
+def test_a_strategy_without_a_teacher_refuses_its_argument():
+    with pytest.raises(UserError, match="--teacher_crops: strategy Max has no teacher; --accumulate 2 or more saves"):
+        config_of(strategy_of("max"), teacher_crops=2)
+
+
+def test_an_iteration_asks_the_device_once(monkeypatch):
+    """Whether loss and gradients are finite; the crops' numbers are read from the labels, on the CPU."""
+    torch.manual_seed(0)
+    asked = []
+
+    def noting(name):
+        method = getattr(torch.Tensor, name)
+
+        def note(tensor, *arguments):
+            asked.append((name, tensor.numel()))
+            return method(tensor, *arguments)
+
+        return note
+
+    trainer = gentle_trainer("cTopk_w", Classifier("resnet18", CLASSES))
+    for name in ("item", "cpu", "tolist", "numpy", "__bool__", "__float__", "__int__"):
+        monkeypatch.setattr(torch.Tensor, name, noting(name))
+    trainer.iterate(*batch(0))
+    assert asked == [("tolist", 1), ("__bool__", 1)]
+
+
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 @pytest.mark.parametrize("strategy", SCRIPTS)
 def test_two_gpus_train_as_two_replicas_on_one(strategy):

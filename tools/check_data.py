@@ -15,9 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from tools.data import devkit
@@ -134,6 +132,8 @@ def validate_all(
     end_loader_processes_at_exit()
     # Without batches, a loader applies `collate_fn` to each sample, in its worker processes.
     options = {"batch_size": None, "num_workers": config.num_workers, "worker_init_fn": ignore_signals}
+    from torch.utils.data import DataLoader  # here, so that --help need not wait for PyTorch
+
     loader = DataLoader(ids, collate_fn=functools.partial(validate, *files, class_names), **options)
     try:
         return list(tqdm(loader, desc="checking", unit="image"))
@@ -206,6 +206,8 @@ def check_data(config: Config) -> int:
 
 def main() -> None:
     config = parse(Config, __doc__)
+    import torch
+
     torch.set_num_threads(1)  # after parsing: a Python program that only asks for --help keeps its threads
     sys.exit(check_data(config))
 

@@ -19,10 +19,9 @@ import urllib.request
 import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from types import ModuleType
 from typing import NamedTuple
 
-from torchvision.datasets.utils import USER_AGENT, calculate_md5, check_integrity
-from torchvision.datasets.voc import DATASET_YEAR_DICT
 from tqdm import tqdm
 
 from tools.data.devkit import UNPRINTABLE
@@ -58,6 +57,13 @@ class Config(Arguments):
             raise UserError(f"--md5: {len(self.md5)} sums, but --year {self.year} has {archives} archives")
 
 
+def datasets() -> ModuleType:
+    """Return torchvision's data sets; importing them takes seconds, and --help does not wait for it."""
+    import torchvision.datasets
+
+    return torchvision.datasets
+
+
 class Archive(NamedTuple):
     filename: str
     url: str
@@ -66,7 +72,7 @@ class Archive(NamedTuple):
 
 def archives_of(year: str, mirror: str | None = None, md5: list[str] | None = None) -> list[Archive]:
     """Return the archives of a year. `mirror` is a folder of files with the official names, or the only archive."""
-    entries = [DATASET_YEAR_DICT[key] for key in YEARS[year]]
+    entries = [datasets().voc.DATASET_YEAR_DICT[key] for key in YEARS[year]]
     sums = [each.lower() for each in md5 or []] or [entry["md5"] for entry in entries]
     archives = [Archive(entry["filename"], entry["url"], each) for entry, each in zip(entries, sums, strict=True)]
     if mirror and mirror.endswith(".tar") and len(archives) == 1:
@@ -79,7 +85,7 @@ def archives_of(year: str, mirror: str | None = None, md5: list[str] | None = No
 def fetch(archive: Archive, folder: Path) -> Path:
     """Download an archive into `folder`; resume a partial download, skip a complete one."""
     path, part = folder / archive.filename, folder / f"{archive.filename}.part"
-    if check_integrity(path, archive.md5):
+    if datasets().utils.check_integrity(path, archive.md5):
         print(f"{path} already exists")
         return path
     failures = 0
@@ -95,7 +101,7 @@ def fetch(archive: Archive, folder: Path) -> Path:
                 where = f"after {after:,} bytes " if after else ""
                 raise UserError(f"cannot download {archive.url} {where}({_cause(error)}): {ALTERNATIVES}") from error
         time.sleep(min(2**failures, 30) / 2)
-    found = calculate_md5(part)
+    found = datasets().utils.calculate_md5(part)
     if found != archive.md5:
         part.unlink()
         problem = f"is damaged or another file (MD5 {found}, not {archive.md5}) and was removed"
@@ -111,7 +117,7 @@ def _size(path: Path) -> int:
 def _transfer(url: str, part: Path) -> None:
     """Append to `part` what it lacks of the file at `url`; raise an error if the connection ends too early."""
     start = _size(part)
-    request = urllib.request.Request(url, headers={"User-Agent": USER_AGENT})
+    request = urllib.request.Request(url, headers={"User-Agent": datasets().utils.USER_AGENT})
     if start:
         request.add_header("Range", f"bytes={start}-")
     try:
@@ -150,7 +156,7 @@ def check_local(file: Path, archives: list[Archive]) -> Path:
     """Return the file, which has to be one of the archives."""
     if not file.is_file():
         raise UserError(f"no file {file}: give an archive of the year as --tar")
-    found = calculate_md5(file)
+    found = datasets().utils.calculate_md5(file)
     if found not in [archive.md5 for archive in archives]:
         wanted = ", ".join(f"{archive.filename} {archive.md5}" for archive in archives)
         raise UserError(f"{file} is damaged or another archive (MD5 {found}; wanted: {wanted}): download it again")
@@ -207,7 +213,7 @@ def member_problem(member: tarfile.TarInfo, written: set[PurePosixPath]) -> str 
 def download(args: Config) -> int:
     """Download and unpack what the arguments ask for; return the exit status. An error keeps completed work."""
     archives = archives_of(args.year, args.mirror, args.md5)
-    data_dir = args.out / DATASET_YEAR_DICT[args.year]["base_dir"]
+    data_dir = args.out / datasets().voc.DATASET_YEAR_DICT[args.year]["base_dir"]
     record = data_dir / RECORD
     done = read_json(record) if record.exists() else []
     done = done if isinstance(done, list) else []
@@ -219,7 +225,7 @@ def download(args: Config) -> int:
         else:
             paths = [fetch(archive, args.out) for archive in archives if archive.md5 not in done]
         for path in paths:
-            md5 = calculate_md5(path)
+            md5 = datasets().utils.calculate_md5(path)
             if md5 in done:
                 continue
             refused += unpack(path, args.out)

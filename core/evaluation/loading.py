@@ -20,6 +20,7 @@ from tools.runs.checkpoints import (
     read_state_dict,
 )
 from tools.system.errors import UserError, advice, first_few, printable, quoted, shorten
+from tools.system.memory import keep_freed_memory
 
 
 def make_network(
@@ -213,22 +214,28 @@ def keypoints_of(description: Description, given: str | None = None) -> tuple[Ke
     return KEYPOINTS.get(description.keypoints), options
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, keep_memory: bool = True) -> torch.device:
     """Return the device of this name; "auto" is a GPU if there is one.
+
+    Args:
+        keep_memory: on a CPU, let this process keep freed memory (see `tools.system.memory`).
 
     Raises:
         UserError: no such device here.
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name)
-        if device.type not in ("cpu", "cuda"):
-            raise ValueError("not a CPU or a GPU of CUDA")
-        torch.empty(0, device=device)
+        if name == "auto":
+            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        else:
+            device = torch.device(name)
+            if device.type not in ("cpu", "cuda"):
+                raise ValueError("not a CPU or a GPU of CUDA")
+            torch.empty(0, device=device)
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {name} is not available here ({reason}): use --device cpu") from error
+    if keep_memory and device.type == "cpu":
+        keep_freed_memory()
     return device
 
 

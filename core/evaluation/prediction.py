@@ -36,7 +36,7 @@ def to_device(images: torch.Tensor, device: torch.device, network: nn.Module) ->
     return images.contiguous(memory_format=network.memory_format)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def predict(
     network: "Classifier | TestTimeAugmentation",
     loader: DataLoader,

@@ -25,8 +25,10 @@ USAGE = "%(prog)s --data_dir DIR [argument ...]"
 OWN_STATE = ""  # --resume without a file
 # Arguments of the official code that it never read: old command lines keep running.
 IGNORED_ARGUMENTS = ("num_pieces", "h_co", "w_co", "loss_option", "level", "re_loss_option")
+TEACHER_CROPS_HELP = "crops that the teacher sees at a time, to save memory; -1: as many as images, 0: all"
 OF_TEACHERS = {  # arguments that only strategies with a teacher have, with their defaults
-    "alpha_ema": (0.99, Argument("weight of the teacher's past per update, in [0, 1)", "method", least=0, below=1))
+    "alpha_ema": (0.99, Argument("weight of the teacher's past per update, in [0, 1)", "method", least=0, below=1)),
+    "teacher_crops": (-1, Argument(TEACHER_CROPS_HELP, "optimization", least=-1, metavar="N", resumable=True)),
 }
 NOT_REPLAYED = ("config", "force", "resume")  # they concern a single start
 
@@ -149,7 +151,8 @@ def parse_config(strategy: Strategy, description: str | None, argv: list[str] | 
     argv = sys.argv[1:] if argv is None else argv
     for name in () if strategy.teacher else OF_TEACHERS:
         if any(word.split("=")[0] == f"--{name}" for word in argv):
-            raise UserError(f"unknown argument --{name}: strategy {strategy.name} has no teacher")
+            hint = "; --accumulate 2 or more saves memory" if name == "teacher_crops" else ""
+            raise UserError(f"unknown argument --{name}: strategy {strategy.name} has no teacher{hint}")
     # The words of --config come first, so that the typed ones win.
     values = vars(parser.parse_args([*_words_of_config(parser, strategy, argv), *argv]))
     ignored = [f"--{name}" for name in IGNORED_ARGUMENTS if values.pop(name, "absent") != "absent"]

@@ -25,6 +25,8 @@ from tools.data.transforms import IMAGENET, Normalization
 from tools.system.errors import UserError
 from tools.system.processes import Processes
 
+CROP_MULTIPLE = 8  # on a GPU, see `Classifier.crop_multiple`; benchmarks/iterations.py compares
+
 
 class Trainer:
     """Student, teacher and optimizer, and how one iteration moves them.
@@ -60,6 +62,11 @@ class Trainer:
         self.teacher_forward = CropDataParallel(self.teacher, gpus) if several and strategy.teacher else self.teacher
         self.device = next(network.parameters()).device
         self.gpus = gpus if several else [self.device.index or 0] if self.device.type == "cuda" else []
+        if self.teacher is not None:
+            images = config.batch_size // (config.accumulate * self.processes.size * max(len(self.gpus), 1))
+            given = self.arguments["teacher_crops"]
+            self.teacher.crops_at_once = images if given < 0 else given
+            self.teacher.crop_multiple = CROP_MULTIPLE if self.gpus else 1
         self.epoch_iterations = epoch_iterations
         self.max_iteration = config.max_epoch * epoch_iterations
         self.warmup_iterations = config.warmup_epoch * epoch_iterations

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import torch
 
 from tools.data.devkit import LABELED_LINE, annotation_files, image_files, read_lines
 from tools.data.images import Size, upright_size
@@ -198,14 +197,6 @@ def read_sizes(data_dir: Path, ids: list[str]) -> list[tuple[int, int]]:
     """Return (height, width) of every upright image in pixels, from its header."""
     with ThreadPoolExecutor() as pool:
         return [size[::-1] for size in pool.map(upright_size, map(image_files(data_dir).path, ids))]
-
-
-def multi_hot(objects: list[VOCObject], num_classes: int) -> torch.Tensor:
-    """Return `[V]` float32: 1 for every class among the objects, difficult ones included (official code)."""
-    labels = torch.zeros(num_classes)
-    for item in objects:
-        labels[item.class_index] = 1
-    return labels
 
 
 def labels_of_objects(objects: list[list[VOCObject]], num_classes: int) -> np.ndarray:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from tools.data.annotations import VOCObject, multi_hot, read_annotation
+from tools.data.annotations import VOCObject, read_annotation
 from tools.data.devkit import annotation_files, check_folder, image_files, read_split
 from tools.data.images import opened_image, read_image
 from tools.data.loader import worker_options
@@ -20,6 +20,14 @@ from tools.data.transforms import Normalization, fit, fitted_box, normalize
 from tools.system.errors import UserError, advice
 
 Transform = Callable[[Image.Image], Any]
+
+
+def multi_hot(objects: list[VOCObject], num_classes: int) -> torch.Tensor:
+    """Return `[V]` float32: 1 for every class among the objects, difficult ones included (official code)."""
+    labels = torch.zeros(num_classes)
+    for item in objects:
+        labels[item.class_index] = 1
+    return labels
 
 
 class VOCImages(Dataset):

@@ -1,0 +1,102 @@
+"""Iterations whose number of crops changes from batch to batch, and every wait for the device in them.
+
+Trains on noise, as benchmarks.step does; in each batch other images show the least to the most of --labels.
+
+padded      the crops of the teacher's pass are made up to a multiple of 8 with copies; cuDNN tunes every size it meets
+unpadded    not; cuDNN tunes for every number of crops
+heuristics  not; cuDNN chooses by rules, without tuning
+
+Seconds are those of all iterations: tuning happens in the first ones. On a GPU it then runs ten iterations of each
+strategy with CUDA's warning for every operation that waits for the device, and names the lines of the project that
+wait, except the one that asks whether loss and gradients are finite.
+"""
+
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from benchmarks import measure, step
+from tools.system.command_line import argument, parse
+from tools.system.errors import run_main
+from tools.system.files import ROOT
+
+WAYS = ("padded", "unpadded", "heuristics")
+WAITING = 10  # iterations that are watched for waits
+EXPECTED = "_all_finite"  # the function of the trainer that waits once per iteration
+
+
+@dataclass(frozen=True)
+class Config(step.Config):
+    iterations: int = argument(40, "batches of each way", above=0)
+
+
+def main() -> None:
+    """Measure, print and write the results as JSON."""
+    config = parse(Config, __doc__)
+    device = measure.prepare_device(config)
+    results = {}
+    for name in config.strategies:
+        ways = {way: measure.run_in_subprocess(varying, config, name, way) for way in WAYS}
+        waits = measure.run_in_subprocess(waits_of, config, name) if device.type == "cuda" else {}
+        results[name] = ways | {"waits": waits}
+        shown = [f"{way} {measure.cell(ways[way].get('seconds'), '.3f')} s" for way in WAYS]
+        print(f"{name:8s} {config.iterations} iterations: {', '.join(shown)}", flush=True)
+        for place, count in waits.items():
+            print(f"    waits {count} times in {WAITING} iterations: {place}")
+    measure.save(config, f"iterations_{device.type}_{config.precision}.json", device, results)
+
+
+def batches(config: Config) -> list[torch.Tensor]:
+    """Return the labels `[B, V]` of all batches."""
+    generator = torch.Generator().manual_seed(0)
+    size = (config.iterations, config.batch_size)
+    counts = torch.randint(min(config.labels), max(config.labels) + 1, size, generator=generator)
+    order = torch.rand(*size, config.classes, generator=generator).argsort(-1).argsort(-1)  # of each class
+    return list((order < counts[..., None]).float())
+
+
+def varying(config: Config, name: str, way: str) -> dict:
+    """Measure all iterations of one of `WAYS`, from the first."""
+    steps = step.Steps(config, name)
+    trainer = steps.trainer()
+    torch.backends.cudnn.benchmark = way != "heuristics"
+    if trainer.teacher is not None and way != "padded":
+        trainer.teacher.crop_multiple = 1
+    labels = batches(config)
+    seconds = measure.seconds(lambda: [trainer.iterate(steps.images, batch) for batch in labels], steps.device)
+    crops = sorted({len(steps.strategy.crops(batch).image) for batch in labels})
+    return {"seconds": seconds, "peak_memory": measure.peak_memory(steps.device), "crops": crops}
+
+
+def waits_of(config: Config, name: str) -> dict[str, int]:
+    """Return how often each place waits for the device in the iterations after the first, `EXPECTED` left out."""
+    steps = step.Steps(config, name)
+    trainer = steps.trainer()
+    trainer.iterate(steps.images, steps.labels)
+    torch.cuda.set_sync_debug_mode("warn")
+    return places_that_warn(lambda: [trainer.iterate(steps.images, steps.labels) for _ in range(WAITING)])
+
+
+def places_that_warn(action: Callable[[], object]) -> dict[str, int]:
+    """Return the innermost line of the project under each warning about a wait that `action` causes, and its count."""
+    places = Counter()
+
+    def note(message: Warning | str, *_: object) -> None:
+        stack = traceback.extract_stack()[:-1]
+        own = [each for each in stack if each.filename.startswith(str(ROOT)) and "site-packages" not in each.filename]
+        if "synchroniz" in str(message) and own[-1].name != EXPECTED:
+            places[f"{own[-1].filename.removeprefix(f'{ROOT}/')}:{own[-1].lineno} ({own[-1].line})"] += 1
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = note
+        action()
+    return dict(places)
+
+
+if __name__ == "__main__":
+    run_main(main)
