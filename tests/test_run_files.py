@@ -159,9 +159,8 @@ def test_a_state_of_an_earlier_version_is_refused(tmp_path):
 
 def earlier_run(folder: Path) -> dict[str, bytes]:
     """Write what a run leaves; return its files' contents by path."""
-    names = ["logs/x.txt", "data/x.json", "data/x.config.json", "states/x.pth", "states/x.earlier.pth"]
-    names += [f"models/{kind}x{suffix}" for kind in ("", "best_", "last_") for suffix in (".pth", ".json")]
-    names += ["tensorboards/x/events", "snapshots/x/epoch_001.png", "snapshots/x/epoch_002.png"]
+    names = ["logs/x.txt", "data/x.json", "states/x.pth", "states/x.earlier.pth", "models/best_x.pth"]
+    names += ["models/best_x.json", "snapshots/x/epoch_001.png", "snapshots/x/epoch_002.png"]
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -210,7 +209,7 @@ def test_an_earlier_run_is_archived_whole_or_not_at_all(tmp_path, monkeypatch, b
         if not died:
             break
         deaths += 1
-    assert deaths > 20 and archived > 15
+    assert deaths > 12 and archived > 8
 
 
 def test_an_interrupted_move_is_completed_and_said_by_the_next_claim(tmp_path):

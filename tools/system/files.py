@@ -27,7 +27,7 @@ CHECKSUM = "content_sha256"  # the key under which a JSON object carries a check
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "opencv-python-headless", "pillow")
 
 
-_swept: set[Path] = set()  # the folders in which this process has looked for leftovers
+_swept: set[str] = set()  # the folders in which this process has looked for leftovers
 
 
 @contextlib.contextmanager
@@ -58,8 +58,9 @@ def temporary_beside(path: Path) -> Path:
     """
     if path.name in ("", ".."):
         raise UserError(f"{path} is not a name of a file or folder: give one")
-    if path.parent not in _swept:
-        _swept.add(path.parent)
+    folder = os.path.realpath(path.parent)
+    if folder not in _swept:
+        _swept.add(folder)
         _remove_leftovers(path.parent)
     name = os.fsdecode(os.fsencode(path.name)[:150])  # the whole has to fit into 255 bytes
     return path.with_name(f".{name}.{HOST}-{os.getpid()}.tmp")
