@@ -135,10 +135,7 @@ def validate_all(
     from torch.utils.data import DataLoader  # here, so that --help need not wait for PyTorch
 
     loader = DataLoader(ids, collate_fn=functools.partial(validate, *files, class_names), **options)
-    try:
-        return list(tqdm(loader, desc="checking", unit="image"))
-    except RuntimeError as error:  # for example because the memory is full
-        raise UserError(f"a worker process died ({str(error).splitlines()[0]}); try --num_workers 0") from error
+    return list(tqdm(loader, desc="checking", unit="image"))
 
 
 def print_counts(class_names: list[str], results: list[ValidationResult]) -> None:

@@ -22,6 +22,7 @@ from tools.runs.states import States
 from tools.system.errors import UserError, first_few, quoted
 from tools.system.files import write_json
 from tools.system.interruption import Interrupted, Interruption
+from tools.system.shortages import shortage
 
 
 class Run:
@@ -168,6 +169,8 @@ class Run:
             self._restore_random(state["random"])
             losses = {name: list(values.to(self.trainer.device)) for name, values in state["losses"].items()}
         except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+            if shortage(error):
+                raise
             raise UserError(
                 f"--resume: {source} was saved by a different network or strategy: {str(error)[:300]}"
             ) from error

@@ -15,6 +15,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from tools.system.errors import UserError
 from tools.system.files import reason, require_regular_file
+from tools.system.shortages import shortage
 
 # Pillow knows many more. Some start other programs (EPS), and none of them belongs in a file named .jpg.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
@@ -77,6 +78,8 @@ def _damage_reported(problem: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # a damaged file can raise anything in Pillow's decoders
+        if shortage(error) and not isinstance(error, MemoryError):  # too many open files, for example
+            raise
         unidentified = isinstance(error, UnidentifiedImageError)
         cause = f"not one of {', '.join(_formats())}" if unidentified else reason(error)
         raise UserError(f"{problem} ({cause})") from error

@@ -42,7 +42,7 @@ def run_main(main: Callable[[], None]) -> None:
 
 @contextmanager
 def explain_shortages(then: str = "", **advice: str) -> Iterator[None]:
-    """Turn what the machine lacks into a `UserError`.
+    """Turn what the machine lacks, and a path that the system refuses, into a `UserError`.
 
     Args:
         then: appended to the line: how to continue afterward.
@@ -54,6 +54,8 @@ def explain_shortages(then: str = "", **advice: str) -> Iterator[None]:
         raise
     except Exception as error:
         text = shortage(error, **advice)
+        if text is None and isinstance(error, OSError) and error.filename is not None:
+            text = f"cannot use {error.filename} ({error.strerror}): check the path"
         if text is None:
             raise
         raise UserError(text + then) from error

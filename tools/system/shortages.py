@@ -32,8 +32,6 @@ def shortage(error: Exception, memory: str = ": lower --batch_size or --num_work
         return f"--deterministic: {text.split('.')[0]}: leave it out, or use --device cpu"
     if LOADER in text:
         return f"an error in a loader process: {text.strip().splitlines()[-1]}"
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"cannot use {error.filename} ({error.strerror}): check the path"
     return None
 
 
