@@ -2,6 +2,7 @@
 
 import copy
 import os
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,6 +41,7 @@ class RunLog:
     def open(self) -> None:
         """Open the TensorBoard file, if asked for."""
         if self._make_writer:
+            threading.excepthook = _report_but_tensorboard
             with writing(self._curves_path):
                 self._writer = self._make_writer(str(self._curves_path))
 
@@ -147,3 +149,9 @@ def _summary_writer() -> Any:
     except ImportError as error:
         raise UserError("--tensorboard needs TensorBoard: pip install tensorboard") from error
     return SummaryWriter
+
+
+def _report_but_tensorboard(error: threading.ExceptHookArgs) -> None:
+    """Print the error of a thread, unless it is TensorBoard's: the next call to its writer raises that again."""
+    if not type(error.thread).__module__.startswith("tensorboard"):
+        threading.__excepthook__(error)
