@@ -134,7 +134,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(tag, number, moment, 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("tag", SCRIPTS)
 def test_runs_interrupted_anywhere_end_like_uninterrupted_ones(tag, seed, toy, tmp_path, uninterrupted):
-    number = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)[seed % 3]
+    number = (signal.SIGKILL, signal.SIGHUP, signal.SIGTERM)[seed % 3]
     check_interrupted_run(tmp_path, toy, uninterrupted, tag, number, ("iteration", "writing")[seed % 2], 100 + seed)
 
 
@@ -331,6 +331,21 @@ def test_a_signal_is_noted_for_the_next_moment_between_two_iterations():
         assert interruption.requested
     assert interruption.error().status == 143 and str(interruption.error()) == "SIGTERM"
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_terminal_that_closes_is_a_signal_unless_it_is_ignored():
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        with Interruption() as interruption:
+            signal.raise_signal(signal.SIGHUP)
+            assert interruption.requested and interruption.error().status == 129
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+        with Interruption() as interruption:
+            signal.raise_signal(signal.SIGHUP)
+            assert not interruption.requested
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_claim_excludes_other_processes(tmp_path):
