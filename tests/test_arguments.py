@@ -38,7 +38,7 @@ def test_help_is_grouped_and_every_entry_shows_its_default(capsys, monkeypatch):
     assert len(entries) > 35
     for entry in entries:
         assert re.search(r"\((default: .+|required)\)", " ".join(entry.split())), entry
-    sizes = [entry for entry in entries if re.match(r"--\w*(size|radius)\b", entry)]
+    sizes = [entry for entry in entries if re.match(r"--(\w*_)?(size|radius)\b", entry)]
     assert len(sizes) == 5 and all("pixels" in size or "images" in size for size in sizes)
 
 
