@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from tests.helpers.command_line import ROOT
 from tools.data import loader as loading
-from tools.data.datasets import image_loader
+from tools.data.datasets import ImageFiles, image_loader
 from tools.data.loader import stack, worker_options
 from tools.system.errors import UserError, explain_shortages
 
@@ -129,12 +129,12 @@ def small_shared_memory(size: str, code: str, *words: object) -> subprocess.Comp
 IMAGES = """
 import sys
 from pathlib import Path
-from tools.data.datasets import image_loader
+from tools.data.datasets import ImageFiles, image_loader
 from tools.system.errors import run_main
 
 def main():
     paths = sorted(Path(sys.argv[1]).iterdir())
-    seen = [item.path for batch in image_loader(paths, 512, 4, 2) for item in batch if not item.problem]
+    seen = [item.path for batch in image_loader(ImageFiles(paths, 512), 4, 2) for item in batch if not item.problem]
     assert seen == [str(path) for path in paths]
     print(len(seen), "images")
 
@@ -160,7 +160,7 @@ def test_a_killed_loader_is_one_line_in_any_program(devkit):
     paths = sorted((devkit / "JPEGImages").iterdir()) * 200
     np.random.default_rng(0).shuffle(paths)
     with pytest.raises(UserError, match="a loader process was killed") as error, explain_shortages():
-        batches = iter(image_loader(paths, 64, 1, 1))
+        batches = iter(image_loader(ImageFiles(paths, 64), 1, 1))
         next(batches)
         (worker,) = [process.pid for process in multiprocessing.active_children()]
         threading.Timer(0.05, os.kill, (worker, signal.SIGKILL)).start()
