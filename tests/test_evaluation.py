@@ -315,6 +315,15 @@ def test_files_are_written_before_anything_is_printed(evaluated, toy, tmp_path, 
     assert found == {".npz", ".txt", ".csv", ".json"} and Path("s.tar.gz").is_file()
 
 
+@pytest.mark.parametrize("out", [".", "/", "", "..", "n" * 240, "file/x"])
+def test_a_name_that_cannot_be_written_is_refused_before_anything_is_scored(tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("evaluate_classification.score", None)
+    with pytest.raises(UserError, match="is not the name of a file|cannot write"):
+        evaluate(monkeypatch, "--tag", "x", "--data_dir", ".", "--out", out)
+
+
 def test_an_archive_that_cannot_be_written_does_not_cost_the_metrics(evaluated, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
