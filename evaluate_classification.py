@@ -260,8 +260,10 @@ def follow_protocols(config: Config, scored: Scores, base: Path) -> list[str]:
     """Measure as other code bases do and write the table; return what to print."""
     arrays = (logits_of(scored), scored.probabilities, scored.labels)
     text, table, result = protocol_tables(config.protocol, *arrays, scored.class_names)
-    base = base.with_name(f"{base.name}_protocols")
-    result |= {"images": len(scored.ids), "scored_with": scored.settings, **provenance()}
+    base, made = base.with_name(f"{base.name}_protocols"), made_with(config, scored) | {"protocol": config.protocol}
+    if not config.out:
+        base = result_path(base, made, lambda at: recorded_in_json(at.with_name(f"{at.name}.json"), "made_with"))
+    result |= {"images": len(scored.ids), "scored_with": scored.settings, "made_with": made, **provenance()}
     return [text, *(f"written: {path}" for path in write_results(base, text, {"": table}, result))]
 
 

@@ -131,8 +131,6 @@ def replace_file(path: Path, write: Callable[[Path], None], keep: Path | None = 
 
 def check_writable(path: Path, suffix: str = "") -> None:
     """Fail now, instead of after hours, if a file of this name with this suffix cannot be written."""
-    if path.name in ("", ".."):
-        raise UserError(f"{str(path)!r} is not the name of a file")
     with temporary_file(path) as temporary:
         temporary.touch()
         path.with_name(path.name + suffix).exists()  # a name that is too long is an error
