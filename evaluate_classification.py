@@ -36,7 +36,7 @@ from tools.runs.checkpoints import Description
 from tools.runs.folder import Folder, checkpoint_path
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, advice, printable, quoted, run_main
-from tools.system.files import provenance, recorded_in_json, result_path, sha256
+from tools.system.files import check_writable, provenance, recorded_in_json, result_path, sha256
 
 # What makes it another evaluation; another device or batch size does not, nor does a newer checkpoint of this name.
 SCORED_WITH = ("checkpoint", "head", "data_dir", "split", "split_sha256", "image_size", "eval_resize", "scales", "flip")
@@ -260,8 +260,10 @@ def follow_protocols(config: Config, scored: Scores, base: Path) -> list[str]:
     """Measure as other code bases do and write the table; return what to print."""
     arrays = (logits_of(scored), scored.probabilities, scored.labels)
     text, table, result = protocol_tables(config.protocol, *arrays, scored.class_names)
-    base = base.with_name(f"{base.name}_protocols")
-    result |= {"images": len(scored.ids), "scored_with": scored.settings, **provenance()}
+    base, made = base.with_name(f"{base.name}_protocols"), made_with(config, scored) | {"protocol": config.protocol}
+    if not config.out:
+        base = result_path(base, made, lambda at: recorded_in_json(at.with_name(f"{at.name}.json"), "made_with"))
+    result |= {"images": len(scored.ids), "scored_with": scored.settings, "made_with": made, **provenance()}
     return [text, *(f"written: {path}" for path in write_results(base, text, {"": table}, result))]
 
 
@@ -317,6 +319,8 @@ def summary(config: Config, scored: Scores, metrics: Metrics, interval: Interval
 def main() -> None:
     """Write every file before anything is printed: a closed pipe costs words, never results."""
     config = parse(Config, __doc__)
+    if config.out:
+        check_writable(config.out, "_localization.csv")
     scored, localization = (read_again(config), None) if config.scores else score(config)
     base, lines, problem = result_base(config, scored), [], None
     if not config.scores or config.data_dir:  # labels that were read now make the scores complete

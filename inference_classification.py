@@ -38,7 +38,7 @@ from tools.pictures.figure import check_picture_path, recorded_in_picture, write
 from tools.runs.folder import Folder, checkpoint_path
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, advice, first_few, printable, quoted, run_main
-from tools.system.files import reason, result_path
+from tools.system.files import check_writable, reason, result_path
 
 MAX_NAME = 200  # bytes: a file system takes 255, and the temporary file beside a picture has a longer name
 
@@ -155,6 +155,8 @@ def predict_images(model: LoadedModel, config: Config) -> int:
     if others:
         print(f"note: {len(others):,} other files there were skipped ({first_few([quoted(str(p)) for p in others])})")
     about = settings_of(model, config)
+    if config.out:
+        check_writable(config.out)
     out = config.out or result_path(Folder().predictions(model.checkpoint), about, recorded_predictions)
     folder = None if config.pictures is None else Path(config.pictures or Folder().pictures(out.stem))
     used, skipped, undrawn = set(), 0, 0

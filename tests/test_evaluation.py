@@ -300,6 +300,16 @@ def test_results_of_other_settings_are_kept(evaluated, toy, tmp_path, monkeypatc
     assert "writing best_x_Main_val_5" in capsys.readouterr().err
 
 
+def test_tables_of_other_protocols_are_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    scores_file(tmp_path / "s.npz")
+    for protocol in ("oass", "ssgrl", "oass"):
+        evaluate(monkeypatch, "--scores", "s.npz", "--protocol", protocol)
+    names = {path.name for path in Path("experiments/evaluation").glob("*.json")}
+    assert names == {"s_again_protocols.json", "s_again_protocols_2.json"}
+    assert capsys.readouterr().err.count("made with other settings") == 1
+
+
 def test_files_are_written_before_anything_is_printed(evaluated, toy, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(evaluated / "experiments/models", "experiments/models")
@@ -313,6 +323,15 @@ def test_files_are_written_before_anything_is_printed(evaluated, toy, tmp_path, 
         evaluate(monkeypatch, *words, "--submission", "s.tar.gz")
     found = {path.suffix for path in Path("experiments/evaluation").iterdir()}
     assert found == {".npz", ".txt", ".csv", ".json"} and Path("s.tar.gz").is_file()
+
+
+@pytest.mark.parametrize("out", [".", "/", "", "..", "n" * 240, "file/x"])
+def test_a_name_that_cannot_be_written_is_refused_before_anything_is_scored(tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("evaluate_classification.score", None)
+    with pytest.raises(UserError, match="must end in the name of a file|cannot write"):
+        evaluate(monkeypatch, "--tag", "x", "--data_dir", ".", "--out", out)
 
 
 def test_an_archive_that_cannot_be_written_does_not_cost_the_metrics(evaluated, tmp_path, monkeypatch, capsys):

@@ -260,6 +260,13 @@ def test_an_image_with_a_long_name_has_its_picture(here, stem):
     assert Path(entry["picture"]).is_file()
 
 
+@pytest.mark.parametrize("out", [".", "/", "n" * 300 + ".csv"])
+def test_a_table_that_cannot_be_written_is_refused_at_once(here, out):
+    painted(here / "a.png", 64, 64)
+    with pytest.raises(UserError, match="must end in the name of a file|cannot write"):
+        infer("--images", "a.png", "--out", out)
+
+
 def test_a_picture_that_fails_costs_itself_and_not_the_table(here, monkeypatch, capsys):
     def draw(item, *_):
         raise MemoryError("no memory\x1b[2J") if "a.png" in item.path else UserError("gone")

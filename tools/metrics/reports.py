@@ -2,7 +2,6 @@
 
 import json
 import math
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ import numpy as np
 from tools.metrics.average_precision import DEFINITIONS
 from tools.metrics.bootstrap import Interval
 from tools.metrics.multilabel import MEANS, TOP, Metrics
-from tools.system.files import read_json, recorded_in_json, result_path, write_json, write_text, writing
+from tools.system.files import check_writable, read_json, recorded_in_json, result_path, write_json, write_text
 from tools.system.text_table import csv_text, fixed_width_table
 
 DECIMALS = 4  # of values in % in the CSV
@@ -128,9 +127,7 @@ class PredictionTable:
 
     def __enter__(self) -> "PredictionTable":
         # An unwritable folder fails now instead of after hours of inference.
-        with writing(self.paths[0]):
-            self.paths[0].parent.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=self.paths[0].parent).close()
+        check_writable(self.paths[0])
         return self
 
     def add(self, image: str, size: tuple[int, int], predictions: list[Prediction], **more: str) -> None:

@@ -5,7 +5,6 @@ matplotlib is imported in the functions that need it: it takes half a second, an
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
 import unicodedata
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tools.data.images import opened_image
-from tools.system.errors import UserError
+from tools.system.errors import UserError, first_few
 from tools.system.files import replace_file
 
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ FONTS = ["DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans
 FONTS += ["WenQuanYi Micro Hei", "PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Arial Unicode MS"]
 FONTS += ["Microsoft YaHei", "Yu Gothic", "Malgun Gothic"]
 _families = FONTS[:1]  # in use, and more of them when a text needs one
+_family_of: dict[str, str | None] = {}  # by letter, as far as they were looked for; None: no font has it
 
 
 @contextmanager
@@ -75,29 +75,33 @@ def printable(text: str) -> str:
     import matplotlib
 
     text = "".join(letter if letter.isprintable() else "?" for letter in unicodedata.normalize("NFC", text))
-    for letter in text:
-        if (family := _family_with(letter)) not in (None, *_families):
+    if unknown := set(text) - _family_of.keys():
+        _look_for(unknown)
+    for family in (_family_of[letter] for letter in text):
+        if family not in (None, *_families):
             _families.append(family)
     matplotlib.rcParams["font.family"] = _families  # of the texts to come, within `style`
     return text
 
 
-@functools.cache
-def _family_with(letter: str) -> str | None:
-    """Return a font family that has a character: the first of `FONTS` or else any that is installed."""
+def _look_for(letters: set[str]) -> None:
+    """Note the font family of each letter: the first of `FONTS` that has it, or any other that is installed."""
     from matplotlib.font_manager import fontManager
     from matplotlib.ft2font import FT2Font
 
-    def order(font: Any) -> int:
-        return FONTS.index(font.name) if font.name in FONTS else len(FONTS)
-
     fonts = [font for font in fontManager.ttflist if "Last Resort" not in font.name]  # it has boxes for everything
-    for font in sorted(fonts, key=order):
+    for font in sorted(fonts, key=lambda font: FONTS.index(font.name) if font.name in FONTS else len(FONTS)):
         with suppress(OSError, RuntimeError):  # a font may have been removed, or be damaged
-            if FT2Font(font.fname).get_char_index(ord(letter)):
-                return font.name
-    print(f"note: no font of this machine has {letter!r}, which is drawn as a box: install one", file=sys.stderr)
-    return None
+            face = FT2Font(font.fname)
+            found = {letter for letter in letters if face.get_char_index(ord(letter))}
+            _family_of.update(dict.fromkeys(found, font.name))
+            letters = letters - found
+        if not letters:
+            return
+    if None not in _family_of.values():
+        shown = first_few(sorted(letters))
+        print(f"note: no font of this machine has {shown}, drawn as boxes: install one", file=sys.stderr)
+    _family_of.update(dict.fromkeys(letters))
 
 
 def fit_text(text: Text, width: float) -> None:

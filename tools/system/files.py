@@ -130,6 +130,13 @@ def replace_file(path: Path, write: Callable[[Path], None], keep: Path | None = 
         sync_folder(path.parent)
 
 
+def check_writable(path: Path, suffix: str = "") -> None:
+    """Fail now, instead of after hours, if a file of this name with this suffix cannot be written."""
+    with temporary_file(path) as temporary:
+        temporary.touch()
+        path.with_name(path.name + suffix).exists()  # a name that is too long is an error
+
+
 def sync_folder(folder: Path) -> None:
     """Wait until the names in a folder are on the disk, where the file system can say so."""
     with contextlib.suppress(OSError):
