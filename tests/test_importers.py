@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from core.training.config import parse_config
+from tests.helpers.golden import strategy_of
 from tests.test_own_data import coco, error_of, picture, tool
 from tools.data.annotations import read_annotation
 from tools.data.datasets import VOCClassification
 from tools.data.devkit import read_class_names
 from tools.data.importing import image_id_of
+from tools.data.writing import print_next_commands
 from tools.system.files import HOST, _swept
 
 TWO = {"1": ["dog", "person"], "2": ["dog"], "3": []}
@@ -156,13 +159,20 @@ def test_the_printed_commands_run_as_they_are(folder):
     out = folder / "my data (1) 'x"
     result = import_table(folder, "image,labels\n1.jpg,dog\n2.jpg,cat\n", "--out", out)
     check, train = (line.strip() for line in result.stdout.splitlines() if line.startswith("  python3"))
-    assert "--alpha_schedule_re 0.05 --alpha_re 3.00 --alpha_p 0.5" in train
+    assert "--alpha_schedule_re 0.05 --alpha_re 3.00 --alpha_p 0.5 --eval_resize" in train
     words = subprocess.run(
         ["bash", "-c", f"printf '%s\\n' {train}"], capture_output=True, text=True
     ).stdout.splitlines()
     assert str(out) in words and str(out / "classes.json") in words
     checked = tool("check_data", *shlex.split(check)[3:])
     assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.parametrize("name", ["best_x", "-x", "x.config", "a b", "写真" * 40, "..x"])
+def test_the_printed_tag_is_valid(tmp_path, capsys, name):
+    print_next_commands(tmp_path / name, Path("c.json"), "Main/train", "Main/val")
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert parse_config(strategy_of("cTopk_w"), None, words[2:]).eval_resize
 
 
 def test_leftovers_of_a_killed_import_are_removed(folder):

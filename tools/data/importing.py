@@ -24,7 +24,6 @@ from tools.system.command_line import Arguments, argument
 from tools.system.errors import UserError, first_few, quoted
 from tools.system.text_table import fixed_width_table
 
-LARGE = 512  # pixels; the training scripts' default --image_size
 MAX_ID_BYTES = 200  # a file's name has at most 255, and results add to it
 SHOWN_CLASSES = 200
 MAX_COORDINATE = 1e9  # pixels
@@ -212,10 +211,6 @@ def import_samples(args: ImportArguments, found: Found) -> None:
     class_file = args.out / CLASS_FILE
     print(f"{args.out}: {len(found.samples):,} images ({how}), {len(found.class_names)} classes; classes: {class_file}")
     print_next_commands(args.out, class_file, "Main/train", "Main/val" if "val" in lists else "Main/train")
-    large = sum(max(sizes[sample.source]) > LARGE for sample in found.samples)
-    if large and not args.shrink:
-        seen = "validation sees the top-left --image_size pixels: --shrink 500 writes smaller copies"
-        print(f"note: {large:,} images are larger than {LARGE} pixels, and {seen}")
 
 
 def print_found(found: Found, lists: Lists) -> None:
