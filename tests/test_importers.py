@@ -2,7 +2,9 @@
 
 import json
 import os
+import random
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -120,9 +122,9 @@ def test_tables_that_are_refused(folder, table, message):
 
 
 def test_paths_of_windows_inside_the_folder_and_without_suffix(folder):
-    table = f"image,labels\nsub\\4.jpg,dog\n{folder / 'photos/1.jpg'},cat\n2,cat\n"
+    table = f"image,labels\nsub\\4.jpg,dog\n{folder / 'photos/1.jpg'},cat\n2,cat\n3.JPG,dog\n"
     assert import_table(folder, table).returncode == 0
-    assert labels_in(folder / "out") == {"sub_4": ["dog"], "1": ["cat"], "2": ["cat"]}
+    assert labels_in(folder / "out") == {"sub_4": ["dog"], "1": ["cat"], "2": ["cat"], "3": ["dog"]}
 
 
 def test_a_class_with_a_comma_is_written_as_a_list(folder):
@@ -459,3 +461,46 @@ def test_a_class_list_of_one_scalar_is_json_safe(tmp_path):
     folder = yolo(tmp_path, {"labels/1.txt": f"0 {BOX}"}, "names: ['=1+1', Straße]")
     assert tool("import_yolo", "--folder", folder, "--out", tmp_path / "out", "--val_share", 0).returncode == 0
     assert json.loads((tmp_path / "out/classes.json").read_text())["class_names"] == ["=1+1", "Straße"]
+
+
+# Damaged files ------------------------------------------------------------------------------------------------------
+
+PIECES = (*(bytes([byte]) for byte in b'"\0[]{},;/\n\xff'), b"1e999", b"NaN", b"-1", b"9" * 400, b"../", b"")
+
+
+def mutated(content: bytes, generator: random.Random) -> bytes:
+    """Return the content with one to four random replacements."""
+    for _ in range(generator.randint(1, 4)):
+        start = generator.randrange(len(content) + 1)
+        end = start + generator.choice((0, 1, 8, 200))
+        content = content[:start] + generator.choice(PIECES) + content[end:]
+    return content
+
+
+def damaged_source(kind: str, folder: Path) -> tuple[Path, list[object]]:
+    """Return a valid source of data, and the words of the command that reads it."""
+    if kind == "csv":
+        file = folder / "t.csv"
+        file.write_text("image,labels\n1.jpg,dog;person\n2.jpg,\"['dog', 'cat']\"\nsub/4.jpg,\n")
+        return file, ["import_csv", "--csv", file, "--images", folder / "photos", "--val_share", 0]
+    if kind == "coco":
+        file = coco(folder)
+        return file, ["import_coco", "--annotations", file, "--images", folder / "images", "--val_share", 0]
+    source = yolo(folder, {"labels/1.txt": f"1 {BOX}\n0 0 0 0.1 0 0.1 0.1\n"})
+    file = source / ("data.yaml" if kind == "yaml" else "labels/1.txt")
+    return file, ["import_yolo", "--folder", folder / "set", "--val_share", 0]
+
+
+@pytest.mark.parametrize("cases", [40, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["csv", "coco", "yaml", "yolo"])
+def test_damaged_files_end_in_a_data_set_or_one_line(folder, kind, cases):
+    file, words = damaged_source(kind, folder)
+    content, generator = file.read_bytes(), random.Random(kind)
+    before = {path for path in folder.rglob("*") if path != folder / "out"}
+    for _ in range(cases):
+        file.write_bytes(mutated(content, generator))
+        result = tool(*words, "--out", folder / "out")
+        assert result.returncode in (0, 2) and "Traceback" not in result.stderr
+        assert (result.returncode == 0) == (folder / "out/classes.json").exists()
+        shutil.rmtree(folder / "out", ignore_errors=True)
+        assert {path for path in folder.rglob("*")} == before

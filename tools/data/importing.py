@@ -83,17 +83,20 @@ def image_id_of(name: str) -> str:
 def find_image(images: Path, name: str) -> Path:
     """Return the image file with this path in the folder; raise a `ValueError` if there is none or it leads out.
 
-    Backslashes may separate folders. A name without suffix is that of the only image with this name.
+    Backslashes may separate folders. The suffix may be in another case, or be absent if only one image has this name.
     """
     path = name.replace("\\", "/")
     if os.path.isabs(path):
         path = os.path.relpath(path, images.absolute())
     if ".." in Path(path).parts:
         raise ValueError(f"{quoted(name)} is outside {images}: use paths relative to it")
-    suffixes = [""] if Path(path).suffix.lower() in SUFFIXES else ["", *SUFFIXES, *map(str.upper, SUFFIXES)]
+    stem, suffix = os.path.splitext(path)
+    if suffix.lower() not in SUFFIXES:
+        stem, suffix = path, ""
+    suffixes = (suffix.lower(), suffix.upper()) if suffix else (*SUFFIXES, *map(str.upper, SUFFIXES))
     # File systems differ in how they store umlauts: composed or decomposed.
-    forms = [unicodedata.normalize(form, path) for form in ("NFC", "NFD")] if path else []
-    files = [images / f"{form}{suffix}" for form in dict.fromkeys([path, *forms]) for suffix in suffixes if path]
+    stems = dict.fromkeys([stem, *(unicodedata.normalize(form, stem) for form in ("NFC", "NFD"))]) if path else []
+    files = [images / f"{form}{ending}" for form in stems for ending in dict.fromkeys([suffix, *suffixes])]
     found = [file for file in files if os.path.isfile(file)]
     if len({os.path.realpath(file) for file in found}) > 1 and found[0] != files[0]:
         raise ValueError(f"{quoted(name)} could be {first_few([file.name for file in found])}: give the suffix")
