@@ -87,8 +87,6 @@ def test_tables_in_every_form(folder, table, understood):
 @pytest.mark.parametrize(
     "table, message",
     [
-        ("image,labels\n1.jpg,Dog\n2.jpg,dog\n3.jpg,DOG\n", "'DOG' and 'Dog' and 'dog': write each class in one way"),
-        ("image,labels\n1.jpg,hot  dog\n2.jpg,hot dog\n", "write each class in one way"),
         ("image,labels\n1.jpg,dog\n2.jpg,nan\n", "row 3: 'nan' is not a label: leave the cell"),
         ("image,labels\n1.jpg,dog\n2.jpg,None\n", "row 3: 'None' is not a label"),
         ("image,labels\n1.jpg,['dog' 'person']\n", "is not a list of quoted names"),
@@ -131,6 +129,22 @@ def test_a_class_with_a_comma_is_written_as_a_list(folder):
     table = "image,labels\n1.jpg,\"['dog, brown', 'cat']\"\n2.jpg,cat\n"
     assert import_table(folder, table).returncode == 0
     assert labels_in(folder / "out") == {"1": ["cat", "dog, brown"], "2": ["cat"]}
+
+
+@pytest.mark.parametrize(
+    "labels, kept, note",
+    [
+        (("Dog", "dog", "DOG"), "dog", "read as 'dog': 'DOG', 'Dog'"),
+        (("Dog", "Dog;dog", "cat"), "Dog", "read as 'Dog': 'dog'"),
+        (("hot  dog", "hot dog", "hot dog"), "hot dog", "read as 'hot dog': 'hot  dog'"),
+    ],
+)
+def test_odd_spellings_are_one_class_and_said(folder, labels, kept, note):
+    rows = [f"{number}.jpg,{label}\n" for number, label in enumerate(labels, start=1)]
+    result = import_table(folder, "image,labels\n" + "".join(rows))
+    assert result.returncode == 0 and note in result.stdout, result.stderr
+    assert [name for name in read_class_names(folder / "out/classes.json") if name != "cat"] == [kept]
+    assert labels_in(folder / "out")["1"] == labels_in(folder / "out")["2"] == [kept]
 
 
 def test_one_hot_classes_keep_the_order_of_their_columns(folder):
@@ -378,7 +392,7 @@ def test_a_yolo_folder(tmp_path, names, names_file):
         "4 images, 3 with a label file",
         "1 boxes without width or height",
         "('labels/orphan.txt')",
-        "no          2 images",
+        "no        2 images",
     ):
         assert note in result.stdout
     objects = read_annotation(tmp_path / "out/Annotations/1.xml", ["no", "dog"])

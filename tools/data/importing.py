@@ -139,16 +139,16 @@ def skipped(files: Iterable[str], what: str = "that are not images, or were read
     return [f"skipped: {len(files):,} files {what} ({first_few(list(map(quoted, files)))})"] if files else []
 
 
-def find_similar_names(names: Iterable[str]) -> list[str]:
-    """Return one text for each group of class names that differ only in case or whitespace.
+def find_similar_names(names: Iterable[str]) -> list[list[str]]:
+    """Return each group of class names that differ only in case or whitespace.
 
     >>> find_similar_names(["dog", "cat", "Dog"])
-    ["'Dog' and 'dog'"]
+    [['Dog', 'dog']]
     """
     groups = defaultdict(list)
     for name in sorted(names):
-        groups[" ".join(name.casefold().split())].append(quoted(name))
-    return [" and ".join(group) for group in groups.values() if len(group) > 1]
+        groups[" ".join(name.casefold().split())].append(name)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def join_repeated(found: Found) -> Found:
@@ -228,7 +228,7 @@ def print_found(found: Found, lists: Lists) -> None:
     counts = ", ".join(f"{name} {len(ids):,}" for name, ids in lists.items())
     print(f"{len(found.samples):,} images, {unlabeled:,} images without labels; lists: {counts}")
     for names in find_similar_names(found.class_names):
-        print(f"note: {names} count as different classes")
+        print(f"note: {' and '.join(map(quoted, names))} count as different classes")
 
 
 def image_sizes(samples: list[Sample], source: Path) -> dict[Path, Size]:
