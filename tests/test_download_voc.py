@@ -1,8 +1,10 @@
 """The VOC download against a local file server: complete, interrupted, wrong, hostile, unreachable."""
 
+import contextlib
 import http.server
 import io
 import os
+import random
 import sys
 import tarfile
 import threading
@@ -215,6 +217,25 @@ def test_a_servers_words_are_shown_without_control_characters(download, server):
     with pytest.raises(UserError) as error:
         download("--mirror", f"{server.address}/nothing.tar")
     assert "404 No" in str(error.value) and "\x1b" not in str(error.value) and len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize("cases", [30, pytest.param(300, marks=pytest.mark.slow)])
+def test_damaged_archives_are_one_line_or_unpacked_inside(tmp_path, cases):
+    content, generator = archive(tmp_path / "source.tar", "VOCdevkit/VOC2012/x"), random.Random(0)
+    headers = [index for index in range(0, len(content), 512) if content[index : index + 9] == b"VOCdevkit"]
+    for case in range(cases):
+        damaged = bytearray(content)
+        start = generator.choice(headers)
+        for _ in range(3):
+            damaged[start + generator.randrange(512)] = generator.choice(b"/.0712345LSgx\xff\0")
+        damaged[start + 148 : start + 156] = b" " * 8
+        damaged[start + 148 : start + 156] = b"%06o\0 " % sum(damaged[start : start + 512])  # a valid checksum
+        (tmp_path / "damaged.tar").write_bytes(damaged[: generator.choice((len(damaged), 1500, 21000))])
+        with contextlib.suppress(UserError):
+            download_voc.unpack(tmp_path / "damaged.tar", tmp_path / f"out/{case}/inside")
+        assert not [path for path in tmp_path.glob("out/*/*") if path.name != "inside"]
+        assert not any(path.is_symlink() for path in tmp_path.rglob("*"))
+    assert {path.name for path in tmp_path.iterdir()} <= {"source.tar", "damaged.tar", "out"}
 
 
 def test_a_local_archive_needs_no_server(download, server, tmp_path):

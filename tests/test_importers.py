@@ -2,17 +2,22 @@
 
 import json
 import os
+import random
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from core.training.config import parse_config
+from tests.helpers.golden import strategy_of
 from tests.test_own_data import coco, error_of, picture, tool
 from tools.data.annotations import read_annotation
 from tools.data.datasets import VOCClassification
 from tools.data.devkit import read_class_names
 from tools.data.importing import image_id_of
+from tools.data.writing import print_next_commands
 from tools.system.files import HOST, _swept
 
 TWO = {"1": ["dog", "person"], "2": ["dog"], "3": []}
@@ -82,8 +87,6 @@ def test_tables_in_every_form(folder, table, understood):
 @pytest.mark.parametrize(
     "table, message",
     [
-        ("image,labels\n1.jpg,Dog\n2.jpg,dog\n3.jpg,DOG\n", "'DOG' and 'Dog' and 'dog': write each class in one way"),
-        ("image,labels\n1.jpg,hot  dog\n2.jpg,hot dog\n", "write each class in one way"),
         ("image,labels\n1.jpg,dog\n2.jpg,nan\n", "row 3: 'nan' is not a label: leave the cell"),
         ("image,labels\n1.jpg,dog\n2.jpg,None\n", "row 3: 'None' is not a label"),
         ("image,labels\n1.jpg,['dog' 'person']\n", "is not a list of quoted names"),
@@ -117,15 +120,31 @@ def test_tables_that_are_refused(folder, table, message):
 
 
 def test_paths_of_windows_inside_the_folder_and_without_suffix(folder):
-    table = f"image,labels\nsub\\4.jpg,dog\n{folder / 'photos/1.jpg'},cat\n2,cat\n"
+    table = f"image,labels\nsub\\4.jpg,dog\n{folder / 'photos/1.jpg'},cat\n2,cat\n3.JPG,dog\n"
     assert import_table(folder, table).returncode == 0
-    assert labels_in(folder / "out") == {"sub_4": ["dog"], "1": ["cat"], "2": ["cat"]}
+    assert labels_in(folder / "out") == {"sub_4": ["dog"], "1": ["cat"], "2": ["cat"], "3": ["dog"]}
 
 
 def test_a_class_with_a_comma_is_written_as_a_list(folder):
     table = "image,labels\n1.jpg,\"['dog, brown', 'cat']\"\n2.jpg,cat\n"
     assert import_table(folder, table).returncode == 0
     assert labels_in(folder / "out") == {"1": ["cat", "dog, brown"], "2": ["cat"]}
+
+
+@pytest.mark.parametrize(
+    "labels, kept, note",
+    [
+        (("Dog", "dog", "DOG"), "dog", "read as 'dog': 'DOG', 'Dog'"),
+        (("Dog", "Dog;dog", "cat"), "Dog", "read as 'Dog': 'dog'"),
+        (("hot  dog", "hot dog", "hot dog"), "hot dog", "read as 'hot dog': 'hot  dog'"),
+    ],
+)
+def test_odd_spellings_are_one_class_and_said(folder, labels, kept, note):
+    rows = [f"{number}.jpg,{label}\n" for number, label in enumerate(labels, start=1)]
+    result = import_table(folder, "image,labels\n" + "".join(rows))
+    assert result.returncode == 0 and note in result.stdout, result.stderr
+    assert [name for name in read_class_names(folder / "out/classes.json") if name != "cat"] == [kept]
+    assert labels_in(folder / "out")["1"] == labels_in(folder / "out")["2"] == [kept]
 
 
 def test_one_hot_classes_keep_the_order_of_their_columns(folder):
@@ -156,13 +175,20 @@ def test_the_printed_commands_run_as_they_are(folder):
     out = folder / "my data (1) 'x"
     result = import_table(folder, "image,labels\n1.jpg,dog\n2.jpg,cat\n", "--out", out)
     check, train = (line.strip() for line in result.stdout.splitlines() if line.startswith("  python3"))
-    assert "--alpha_schedule_re 0.05 --alpha_re 3.00 --alpha_p 0.5" in train
+    assert "--alpha_schedule_re 0.05 --alpha_re 3.00 --alpha_p 0.5 --eval_resize" in train
     words = subprocess.run(
         ["bash", "-c", f"printf '%s\\n' {train}"], capture_output=True, text=True
     ).stdout.splitlines()
     assert str(out) in words and str(out / "classes.json") in words
     checked = tool("check_data", *shlex.split(check)[3:])
     assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.parametrize("name", ["best_x", "-x", "x.config", "a b", "写真" * 40, "..x"])
+def test_the_printed_tag_is_valid(tmp_path, capsys, name):
+    print_next_commands(tmp_path / name, Path("c.json"), "Main/train", "Main/val")
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert parse_config(strategy_of("cTopk_w"), None, words[2:]).eval_resize
 
 
 def test_leftovers_of_a_killed_import_are_removed(folder):
@@ -366,7 +392,7 @@ def test_a_yolo_folder(tmp_path, names, names_file):
         "4 images, 3 with a label file",
         "1 boxes without width or height",
         "('labels/orphan.txt')",
-        "no          2 images",
+        "no        2 images",
     ):
         assert note in result.stdout
     objects = read_annotation(tmp_path / "out/Annotations/1.xml", ["no", "dog"])
@@ -449,3 +475,46 @@ def test_a_class_list_of_one_scalar_is_json_safe(tmp_path):
     folder = yolo(tmp_path, {"labels/1.txt": f"0 {BOX}"}, "names: ['=1+1', Straße]")
     assert tool("import_yolo", "--folder", folder, "--out", tmp_path / "out", "--val_share", 0).returncode == 0
     assert json.loads((tmp_path / "out/classes.json").read_text())["class_names"] == ["=1+1", "Straße"]
+
+
+# Damaged files ------------------------------------------------------------------------------------------------------
+
+PIECES = (*(bytes([byte]) for byte in b'"\0[]{},;/\n\xff'), b"1e999", b"NaN", b"-1", b"9" * 400, b"../", b"")
+
+
+def mutated(content: bytes, generator: random.Random) -> bytes:
+    """Return the content with one to four random replacements."""
+    for _ in range(generator.randint(1, 4)):
+        start = generator.randrange(len(content) + 1)
+        end = start + generator.choice((0, 1, 8, 200))
+        content = content[:start] + generator.choice(PIECES) + content[end:]
+    return content
+
+
+def damaged_source(kind: str, folder: Path) -> tuple[Path, list[object]]:
+    """Return a valid source of data, and the words of the command that reads it."""
+    if kind == "csv":
+        file = folder / "t.csv"
+        file.write_text("image,labels\n1.jpg,dog;person\n2.jpg,\"['dog', 'cat']\"\nsub/4.jpg,\n")
+        return file, ["import_csv", "--csv", file, "--images", folder / "photos", "--val_share", 0]
+    if kind == "coco":
+        file = coco(folder)
+        return file, ["import_coco", "--annotations", file, "--images", folder / "images", "--val_share", 0]
+    source = yolo(folder, {"labels/1.txt": f"1 {BOX}\n0 0 0 0.1 0 0.1 0.1\n"})
+    file = source / ("data.yaml" if kind == "yaml" else "labels/1.txt")
+    return file, ["import_yolo", "--folder", folder / "set", "--val_share", 0]
+
+
+@pytest.mark.parametrize("cases", [40, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["csv", "coco", "yaml", "yolo"])
+def test_damaged_files_end_in_a_data_set_or_one_line(folder, kind, cases):
+    file, words = damaged_source(kind, folder)
+    content, generator = file.read_bytes(), random.Random(kind)
+    before = {path for path in folder.rglob("*") if path != folder / "out"}
+    for _ in range(cases):
+        file.write_bytes(mutated(content, generator))
+        result = tool(*words, "--out", folder / "out")
+        assert result.returncode in (0, 2) and "Traceback" not in result.stderr
+        assert (result.returncode == 0) == (folder / "out/classes.json").exists()
+        shutil.rmtree(folder / "out", ignore_errors=True)
+        assert {path for path in folder.rglob("*")} == before

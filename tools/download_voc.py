@@ -8,7 +8,6 @@ is, but members of the archive were refused; 2: it is not.
 """
 
 import http.client
-import lzma
 import re
 import shutil
 import sys
@@ -16,7 +15,6 @@ import tarfile
 import time
 import urllib.error
 import urllib.request
-import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import ModuleType
@@ -185,7 +183,9 @@ def unpack(path: Path, folder: Path) -> list[str]:
                     with tar.extractfile(member) as source, (folder / inside).open("wb") as target:
                         shutil.copyfileobj(source, target, CHUNK)
                     written.add(inside)
-    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # a damaged archive can raise anything
         raise UserError(f"{path} is not a complete tar archive ({reason(error)}): download it again") from error
     return refused
 

@@ -13,13 +13,14 @@ import csv
 import io
 import re
 import unicodedata
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tools.data.annotations import Annotated
 from tools.data.devkit import class_name_problem
 from tools.data.importing import Found, ImportArguments, find_similar_names, import_samples, sample_of
-from tools.data.writing import raise_problems
+from tools.data.writing import Sample, raise_problems
 from tools.system.command_line import argument, parse
 from tools.system.errors import UserError, first_few, quoted, run_main
 from tools.system.files import reason, require_regular_file
@@ -77,11 +78,26 @@ def read_table(path: Path, images: Path) -> Found:
         raise UserError(f"{path} has no label in any row: it needs a column 'labels', or a column of 0 and 1 per class")
     if layout.classes is None and {name.lower() for name in used} <= PRESENT | ABSENT:
         raise UserError(f"{path}: its labels are only {', '.join(sorted(used))}: give the column the name of its class")
-    if similar := find_similar_names(used):
-        raise UserError(f"{path}: {first_few(similar, separator='; ')}: write each class in one way")
     names = list(layout.classes.values()) if layout.classes else sorted(used)
     notes = [f"{encoding}, columns separated by {SEPARATORS.get(separator, separator)}; {layout.text}"]
-    return Found(path, "table", samples, names, notes)
+    return _with_one_spelling(Found(path, "table", samples, names, notes))
+
+
+def _with_one_spelling(found: Found) -> Found:
+    """Return the source with one of the names that differ only in case or whitespace, the most frequent, and say so."""
+    counts = Counter(item.name for sample in found.samples for item in sample.objects)
+    spelling, notes = {name: name for name in found.class_names}, list(found.notes)
+    for group in find_similar_names(found.class_names):
+        kept = max(group, key=lambda name: (counts[name], name))
+        spelling |= dict.fromkeys(group, kept)
+        notes.append(f"read as {quoted(kept)}: {', '.join(quoted(name) for name in group if name != kept)}")
+
+    def respelled(sample: Sample) -> Sample:
+        objects = (replace(item, name=spelling[item.name]) for item in sample.objects)
+        return replace(sample, objects=tuple(dict.fromkeys(objects)))
+
+    names = list(dict.fromkeys(spelling[name] for name in found.class_names))
+    return replace(found, samples=list(map(respelled, found.samples)), class_names=names, notes=notes)
 
 
 def _decode(path: Path) -> tuple[str, str]:

@@ -8,6 +8,7 @@
 An image that lies in several class folders by links has all their labels.
 """
 
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -35,7 +36,8 @@ def read_folders(folder: Path) -> Found:
         if len(path.parts) < depth + 2:
             outside.append(str(path))
             continue
-        name, part = path.parts[depth], PARTS[path.parts[0].lower()] if has_parts else ""
+        name = unicodedata.normalize("NFC", path.parts[depth])
+        part = PARTS[path.parts[0].lower()] if has_parts else ""
         try:
             if problem := class_name_problem(name):
                 raise ValueError(problem)

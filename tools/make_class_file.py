@@ -19,7 +19,7 @@ from tools.data.devkit import annotation_files, check_folder, class_name_problem
 from tools.data.importing import find_similar_names
 from tools.data.writing import CLASS_FILE, print_next_commands, raise_problems, write_class_file
 from tools.system.command_line import Arguments, argument, parse
-from tools.system.errors import UserError, advice, first_few, run_main
+from tools.system.errors import UserError, advice, first_few, quoted, run_main
 from tools.system.text_table import fixed_width_table
 
 
@@ -68,7 +68,7 @@ def main() -> None:
     rows = [(name, f"{images[name]:,d}", "images", f"{objects[name]:,d}", "objects") for name in names]
     print(fixed_width_table(rows, widths=(0, 7, 6, 7, 7)))
     for group in find_similar_names(names):
-        print(f"note: {group} count as different classes")
+        print(f"note: {' and '.join(map(quoted, group))} count as different classes")
     print(f"written: {out} ({len(names)} classes)")
     print_next_commands(config.data_dir, out, "Main/train", "Main/val")
 

@@ -24,7 +24,6 @@ from tools.system.command_line import Arguments, argument
 from tools.system.errors import UserError, first_few, quoted
 from tools.system.text_table import fixed_width_table
 
-LARGE = 512  # pixels; the training scripts' default --image_size
 MAX_ID_BYTES = 200  # a file's name has at most 255, and results add to it
 SHOWN_CLASSES = 200
 MAX_COORDINATE = 1e9  # pixels
@@ -84,17 +83,20 @@ def image_id_of(name: str) -> str:
 def find_image(images: Path, name: str) -> Path:
     """Return the image file with this path in the folder; raise a `ValueError` if there is none or it leads out.
 
-    Backslashes may separate folders. A name without suffix is that of the only image with this name.
+    Backslashes may separate folders. The suffix may be in another case, or be absent if only one image has this name.
     """
     path = name.replace("\\", "/")
     if os.path.isabs(path):
         path = os.path.relpath(path, images.absolute())
     if ".." in Path(path).parts:
         raise ValueError(f"{quoted(name)} is outside {images}: use paths relative to it")
-    suffixes = [""] if Path(path).suffix.lower() in SUFFIXES else ["", *SUFFIXES, *map(str.upper, SUFFIXES)]
+    stem, suffix = os.path.splitext(path)
+    if suffix.lower() not in SUFFIXES:
+        stem, suffix = path, ""
+    suffixes = (suffix.lower(), suffix.upper()) if suffix else (*SUFFIXES, *map(str.upper, SUFFIXES))
     # File systems differ in how they store umlauts: composed or decomposed.
-    forms = [unicodedata.normalize(form, path) for form in ("NFC", "NFD")] if path else []
-    files = [images / f"{form}{suffix}" for form in dict.fromkeys([path, *forms]) for suffix in suffixes if path]
+    stems = dict.fromkeys([stem, *(unicodedata.normalize(form, stem) for form in ("NFC", "NFD"))]) if path else []
+    files = [images / f"{form}{ending}" for form in stems for ending in dict.fromkeys([suffix, *suffixes])]
     found = [file for file in files if os.path.isfile(file)]
     if len({os.path.realpath(file) for file in found}) > 1 and found[0] != files[0]:
         raise ValueError(f"{quoted(name)} could be {first_few([file.name for file in found])}: give the suffix")
@@ -137,16 +139,16 @@ def skipped(files: Iterable[str], what: str = "that are not images, or were read
     return [f"skipped: {len(files):,} files {what} ({first_few(list(map(quoted, files)))})"] if files else []
 
 
-def find_similar_names(names: Iterable[str]) -> list[str]:
-    """Return one text for each group of class names that differ only in case or whitespace.
+def find_similar_names(names: Iterable[str]) -> list[list[str]]:
+    """Return each group of class names that differ only in case or whitespace.
 
     >>> find_similar_names(["dog", "cat", "Dog"])
-    ["'Dog' and 'dog'"]
+    [['Dog', 'dog']]
     """
     groups = defaultdict(list)
     for name in sorted(names):
-        groups[" ".join(name.casefold().split())].append(quoted(name))
-    return [" and ".join(group) for group in groups.values() if len(group) > 1]
+        groups[" ".join(name.casefold().split())].append(name)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def join_repeated(found: Found) -> Found:
@@ -212,10 +214,6 @@ def import_samples(args: ImportArguments, found: Found) -> None:
     class_file = args.out / CLASS_FILE
     print(f"{args.out}: {len(found.samples):,} images ({how}), {len(found.class_names)} classes; classes: {class_file}")
     print_next_commands(args.out, class_file, "Main/train", "Main/val" if "val" in lists else "Main/train")
-    large = sum(max(sizes[sample.source]) > LARGE for sample in found.samples)
-    if large and not args.shrink:
-        seen = "validation sees the top-left --image_size pixels: --shrink 500 writes smaller copies"
-        print(f"note: {large:,} images are larger than {LARGE} pixels, and {seen}")
 
 
 def print_found(found: Found, lists: Lists) -> None:
@@ -230,7 +228,7 @@ def print_found(found: Found, lists: Lists) -> None:
     counts = ", ".join(f"{name} {len(ids):,}" for name, ids in lists.items())
     print(f"{len(found.samples):,} images, {unlabeled:,} images without labels; lists: {counts}")
     for names in find_similar_names(found.class_names):
-        print(f"note: {names} count as different classes")
+        print(f"note: {' and '.join(map(quoted, names))} count as different classes")
 
 
 def image_sizes(samples: list[Sample], source: Path) -> dict[Path, Size]:

@@ -148,11 +148,14 @@ def raise_problems(path: Path, problems: Sequence[str]) -> None:
 
 
 def print_next_commands(data_dir: Path, class_file: Path | None, train_split: str, val_split: str) -> None:
-    """Print the commands that check a data set and train on it, for a shell."""
+    """Print the commands, for a shell, that check a data set and train on it; without a class file it is VOC's."""
     data = ["--data_dir", str(data_dir)]
     classes = ["--class_file", str(class_file)] if class_file else []
-    tag = re.sub(r"[^\w.-]+", "_", data_dir.resolve().name)[:50] or "own"
+    # A valid tag: short, and unlike the names of a run's files.
+    tag = re.sub(r"[^\w-]+|^(best_|last_|-)+", "_", data_dir.resolve().name)[:30] or "own"
     splits = ["--train_split", train_split, "--val_split", val_split]
     check = ["-m", "tools.check_data", *data, "--split", train_split, *classes]
-    train = ["train_classification_with_puzzle_cTopk_w_ema.py", *data, *splits, *classes, *PAPER.split(), "--tag", tag]
+    train = ["train_classification_with_puzzle_cTopk_w_ema.py", *data, *splits, *classes, *PAPER.split()]
+    train += ["--eval_resize"] if class_file else []  # images of any size are validated whole
+    train += ["--tag", tag]
     print("next:", *(f"  python3 {shlex.join(words)}" for words in (check, train)), sep="\n")
