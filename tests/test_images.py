@@ -209,4 +209,4 @@ def test_links_are_followed_once_and_what_is_left_out_is_listed(tmp_path, monkey
     for name in ("photos", "phot*"):
         images, others = find_images([name])
         assert [str(path) for path in images] == ["photos/a.png", "photos/link/sub/b.JPG"]
-        assert [str(path) for path in others] == ["photos/broken.jpg", "photos/notes.txt"]
+        assert [str(path) for path in others] == ["photos/link/sub/back", "photos/broken.jpg", "photos/notes.txt"]
