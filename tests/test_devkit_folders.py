@@ -84,6 +84,13 @@ def test_files_of_macos_and_windows_do_not_count_and_others_are_listed(tmp_path)
     assert scaled.returncode == 0 and scaled.stdout.count("skipped") == 2, scaled.stderr
 
 
+def test_a_copied_list_of_macos_is_not_a_split(tmp_path):
+    kit = write_kit(tmp_path / "kit", {"a": labeled("cat")})
+    (kit / "ImageSets/Main/._train.txt").write_bytes(b"\0")
+    with pytest.raises(UserError, match=r"Main/train$"):
+        labels(kit, "Main/val")
+
+
 def test_two_files_of_one_id_are_an_error_where_the_id_is_used(tmp_path):
     kit = write_kit(tmp_path / "kit", {"a": labeled("cat"), "b": labeled("dog")})
     shutil.copy(kit / "JPEGImages/b.jpg", kit / "JPEGImages/b.PNG")

@@ -25,9 +25,11 @@ from core.networks import Classifier
 from core.training.config import parse_config
 from core.weights import load_weights
 from tests.helpers.golden import config_of, strategy_of
+from tools.check_data import ValidationResult, validate_image
 from tools.data.annotations import read_annotation
+from tools.data.datasets import ImageFiles
 from tools.data.devkit import image_path, read_split, split_path
-from tools.data.images import read_image
+from tools.data.images import read_image, upright_size
 from tools.runs.checkpoints import read_state_dict
 from tools.runs.folder import Folder
 from tools.runs.states import load_state
@@ -113,7 +115,7 @@ def test_annotations(times, tmp_path):
         path.write_bytes(content)
         for item in settled(read_annotation, path, CLASSES) or []:
             assert CLASSES[item.class_index] == item.name
-            assert all(abs(side) < float("inf") for side in item.box) and not item.is_empty
+            assert all(abs(side) < float("inf") for side in item.box or ()) and not item.is_empty
 
     try_all(40 * times, damaged(annotation_texts()) | annotation_texts() | st.sampled_from(ABSURD), check)
     try_all(10 * times, st.binary(max_size=300), check)
@@ -179,7 +181,10 @@ def enlarged(jpeg: bytes, side: int) -> bytes:
 
 JPEG = encoded("JPEG", "RGB")
 PICTURES = [JPEG, encoded("JPEG", "L"), encoded("JPEG", "CMYK"), encoded("JPEG", "RGB", progressive=True)]
-PICTURES += [encoded("JPEG", "RGB", exif=Image.Exif().tobytes()), encoded("PNG", "RGBA"), encoded("PNG", "P")]
+TURNED = Image.Exif()
+TURNED[274] = 6
+PICTURES += [encoded(kind, "RGB", exif=TURNED.tobytes()) for kind in ("JPEG", "PNG", "WEBP")]
+PICTURES += [encoded("PNG", mode) for mode in ("RGBA", "P", "LA", "1", "I")]
 PICTURES += [encoded("GIF", "P"), encoded("BMP", "RGB"), encoded("TIFF", "RGB"), encoded("WEBP", "RGB")]
 PICTURES += [
     encoded("PPM", "RGB"),
@@ -195,12 +200,16 @@ def test_images(times, tmp_path):
     def check(content: bytes) -> None:
         path = tmp_path / "im.jpg"
         path.write_bytes(content)
-        image = settled(read_image, path)
+        image, result = settled(read_image, path), ValidationResult()
         if image is not None:
             assert image.mode == "RGB" and 0 < image.width * image.height <= Image.MAX_IMAGE_PIXELS
             image.load()
+            assert upright_size(path) == image.size
+        settled(upright_size, path)
+        settled(validate_image, path, result)
+        assert (result.size is None) == (image is None) == bool(ImageFiles([path], 8)[0].problem)
 
-    try_all(30 * times, damaged(st.sampled_from(PICTURES)), check)
+    try_all(30 if times == 1 else 3000, damaged(st.sampled_from(PICTURES)), check)
 
 
 # Checkpoints and states ----------------------------------------------------------------------------------------------

@@ -59,6 +59,14 @@ def test_boxes_are_clipped_to_the_visible_image():
 def test_inclusive_corners_of_the_devkit_become_whole_pixels():
     assert whole_pixels(an_object(0, 1, 2, 3, 4)) == (1, 0, 4, 3)
     assert whole_pixels(an_object(0, 1.5, 2, 3.2, 4)) == (1, 0, 4, 4)
+    assert whole_pixels(an_object(0, 3.2, 4, 1.5, 2)) == (1, 0, 4, 4)  # some tools swap corners
+
+
+@pytest.mark.parametrize("box", [None, (1, 1, 1e300, 1e300), (-1e300, -1e300, 1e19, 1e9)])
+def test_a_box_of_any_size_is_clipped_to_the_image(box):
+    rows = torch.tensor([whole_pixels(VOCObject("a", 0, False, box))])
+    boxes, kept = clip_boxes(rows, torch.tensor([[10, 40]]))
+    assert boxes.tolist() == [[0, 0, 10, 40]] and kept.tolist() == [True]
 
 
 def test_energy_is_the_share_of_the_visible_map():

@@ -73,9 +73,8 @@ def _reported(kind: str, result: ValidationResult) -> Iterator[None]:
 def validate_image(path: Path, result: ValidationResult) -> None:
     """Decode the image, as training does; add its size, and what is unusual, to `result`."""
     with opened_image(path) as image:
-        image.load()
-        result.notes += _unusual(image, path)
         result.size = upright_rgb(image).size
+        result.notes += _unusual(image, path)
 
 
 def _unusual(image: Image.Image, path: Path) -> Iterator[str]:

@@ -71,8 +71,8 @@ def split_path(data_dir: str | Path, split: str) -> Path:
     path = folder / f"{split}.txt"
     if ".." not in Path(split).parts and not Path(split).is_absolute() and os.path.isfile(path):
         return path
-    ours = sorted(file.stem for file in DATA.glob("*.txt"))
-    devkit = sorted(f"Main/{file.stem}" for file in (Path(data_dir) / "ImageSets" / "Main").glob("*.txt"))
+    ours = sorted(file.stem for file in DATA.glob("[!.]*.txt"))
+    devkit = sorted(f"Main/{file.stem}" for file in (Path(data_dir) / "ImageSets" / "Main").glob("[!.]*.txt"))
     plain = [name for name in devkit if not re.search(r"_(train|val|trainval|test)$", name)]
     raise UserError(f"unknown split '{split}' (no file {path}): choose one of {', '.join(ours + plain)}")
 

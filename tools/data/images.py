@@ -6,6 +6,7 @@ import io
 import math
 import os
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,23 +53,26 @@ def _opened(path: Path) -> Image.Image:
     try:
         return Image.open(path, formats=_formats())
     except Exception:  # Pillow refuses a PNG whose comments are damaged
-        bare = path.stat().st_size <= MAX_BARE_BYTES and _bare_png(path.read_bytes())
+        bare = _bare_png(path)
         if not bare:
             raise
-        return Image.open(io.BytesIO(bare), formats=("PNG",))
+        return Image.open(bare, formats=("PNG",))
 
 
-def _bare_png(content: bytes) -> bytes:
-    """Return a PNG without the chunks that its pixels do not need; nothing if it is none."""
+def _bare_png(path: Path) -> io.BytesIO | None:
+    """Return a PNG with its pixels and EXIF data alone; None if it is not a PNG."""
+    content = path.read_bytes() if path.stat().st_size <= MAX_BARE_BYTES else b""
     if not content.startswith(PNG_SIGNATURE):
-        return b""
+        return None
     position, kept = len(PNG_SIGNATURE), [PNG_SIGNATURE]
     while position < len(content):  # a chunk: length, kind, data, checksum
         end = position + 12 + int.from_bytes(content[position : position + 4], "big")
-        if content[position + 4 : position + 8] in PNG_PIXELS:
+        kind, checksum = content[position + 4 : position + 8], int.from_bytes(content[end - 4 : end], "big")
+        is_whole = zlib.crc32(content[position + 4 : end - 4]) == checksum
+        if kind in PNG_PIXELS or (kind == b"eXIf" and is_whole):  # with the orientation
             kept.append(content[position:end])
         position = end
-    return b"".join(kept)
+    return io.BytesIO(b"".join(kept))
 
 
 @contextmanager
@@ -97,8 +101,13 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     Pillow's `convert` does it, as in the official code: gray is repeated, CMYK and palettes are converted, transparency
     is dropped. Of 16 bits, the upper 8 count. The EXIF orientation is applied. Of several images, the first counts.
     """
-    image.load()
-    image.info.pop("transparency", None)  # Pillow would warn that it is dropped
+    try:
+        image.load()
+    except Exception:  # perhaps because of a comment behind the pixels of a PNG
+        bare = image.filename and _bare_png(Path(image.filename))
+        if not bare:
+            raise
+        return upright_rgb(Image.open(bare, formats=("PNG",)))
     if image.mode.startswith("I"):  # `convert` would make every value above 255 white
         rgb = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     else:
