@@ -21,7 +21,7 @@ from tools.pictures.charts import interval_chart
 from tools.pictures.figure import write_picture
 from tools.runs.folder import Folder
 from tools.system.command_line import argument, parse
-from tools.system.errors import UserError, first_few, run_main
+from tools.system.errors import UserError, first_few, printable, run_main
 from tools.system.files import provenance
 from tools.system.text_table import fixed_width_table
 
@@ -39,7 +39,8 @@ class Config(ScoreArguments):
         """Return the files of each method by its name, in the order of the command line."""
         methods: dict[str, list[Path]] = {}
         for path in self.files:
-            methods.setdefault(SEED.sub("", path.stem) if self.seeds else path.stem, []).append(path)
+            name = printable(path.stem)
+            methods.setdefault(SEED.sub("", name) if self.seeds else name, []).append(path)
         if repeated := [name for name, times in Counter(map(Path.resolve, self.files)).items() if times > 1]:
             raise UserError(f"{first_few(list(map(str, repeated)))} is given twice")
         if len(methods) < 2:
