@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score
 
+from tests.helpers.coverage import TABLES, coverage, difference_coverage
 from tools.metrics.average_precision import (
     average_precisions,
     mean_average_precision,
@@ -266,6 +267,22 @@ def test_the_interval_over_few_runs_covers(runs, least):
         interval = paired_bootstrap(first, second, labels, samples=400, seed=study).interval
         covered.append(interval.low <= 0 <= interval.high)
     assert np.mean(covered) >= least
+
+
+@pytest.mark.parametrize("table", ["100 images, 5 classes", "400 images"])
+def test_intervals_cover_roughly(table):
+    found = coverage(TABLES[table], studies=60, samples=200)
+    assert found["unlimited"] >= 0.85 and found["average"] >= 0.88
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("table", TABLES)
+def test_intervals_cover(table):
+    """500 studies: a coverage of 95 % is measured within 2 points, and small tables err on the wide side."""
+    found = coverage(TABLES[table], studies=500)
+    assert 0.93 <= found["unlimited"] <= 0.975 and 0.93 <= found["average"] <= 0.985
+    pair = difference_coverage(TABLES[table], studies=500)
+    assert 0.93 <= pair["average"] <= 0.985 and pair["rejected"] <= 0.07
 
 
 def test_random_scores_reach_chance_on_as_many_images_as_the_test_split():

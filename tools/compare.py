@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from tools.data.devkit import read_class_names
+from tools.metrics.bootstrap import Interval
 from tools.metrics.readers import LabeledScores, ScoreArguments, read_labeled
 from tools.metrics.reports import free_base, write_results
 from tools.metrics.significance import POWER, Method, Pair, compare
@@ -21,7 +22,7 @@ from tools.pictures.charts import interval_chart
 from tools.pictures.figure import write_picture
 from tools.runs.folder import Folder
 from tools.system.command_line import argument, parse
-from tools.system.errors import UserError, first_few, run_main
+from tools.system.errors import UserError, first_few, printable, run_main
 from tools.system.files import provenance
 from tools.system.text_table import fixed_width_table
 
@@ -39,7 +40,8 @@ class Config(ScoreArguments):
         """Return the files of each method by its name, in the order of the command line."""
         methods: dict[str, list[Path]] = {}
         for path in self.files:
-            methods.setdefault(SEED.sub("", path.stem) if self.seeds else path.stem, []).append(path)
+            name = printable(path.stem)
+            methods.setdefault(SEED.sub("", name) if self.seeds else name, []).append(path)
         if repeated := [name for name, times in Counter(map(Path.resolve, self.files)).items() if times > 1]:
             raise UserError(f"{first_few(list(map(str, repeated)))} is given twice")
         if len(methods) < 2:
@@ -71,7 +73,8 @@ def aligned(scored: LabeledScores, first: LabeledScores, path: Path) -> np.ndarr
     if differing := sorted(rows.keys() ^ set(first.ids)):
         raise UserError(f"{path} has other images than the first file; they differ in {first_few(differing)}")
     scored = scored.select([rows[image] for image in first.ids])
-    different = [first.ids[row] for row in np.flatnonzero((scored.labels != first.labels).any(1))]
+    differ = (scored.labels != first.labels) | (scored.counted != first.counted)
+    different = [first.ids[row] for row in np.flatnonzero(differ.any(1))]
     if different:
         raise UserError(
             f"{path} labels {len(different):,} images differently than the first file: {first_few(different)}"
@@ -84,13 +87,13 @@ def text_of(names: list[str], runs: list[int], class_names: list[str], methods: 
     table = [("method", "runs", "mAP", "95 %", "rank", "95 %", "best in")]
     for name, count, one in sorted(zip(names, runs, methods, strict=True), key=lambda row: row[2].rank):
         ranks = f"{one.ranks[0]} … {one.ranks[1]}"
-        figures = (f"{100 * one.mean:.2f}", _interval(*one.interval), str(one.rank), ranks, f"{100 * one.best:.1f}")
+        figures = (f"{100 * one.mean:.2f}", _interval(one.interval), str(one.rank), ranks, f"{100 * one.best:.1f}")
         table.append((name, str(count), *figures))
     lines = [fixed_width_table(table, (15, 5, 7, 15, 5, 7, 8)), ""]
     table = [("difference", "mAP", "95 %", "p", "p (Holm)", f"needed for {POWER:.0%}")]
     for pair in pairs:
         found = pair.difference
-        figures = (f"{100 * found.difference:+.2f}", _interval(found.interval.low, found.interval.high))
+        figures = (f"{100 * found.difference:+.2f}", _interval(found.interval))
         p_values = (f"{found.p_value:.4f}", f"{pair.corrected:.4f}")
         table.append((f"{names[pair.second]} − {names[pair.first]}", *figures, *p_values, f"{100 * pair.smallest:.2f}"))
     lines += [fixed_width_table(table, (15, 7, 15, 7, 9, 10)), "", "classes with the largest differences (p by Holm):"]
@@ -103,8 +106,8 @@ def text_of(names: list[str], runs: list[int], class_names: list[str], methods: 
     return "\n".join(lines)
 
 
-def _interval(low: float, high: float) -> str:
-    return f"{100 * low:.2f} … {100 * high:.2f}"
+def _interval(interval: Interval) -> str:
+    return f"{100 * interval.low:.2f} … {100 * interval.high:.2f}"
 
 
 def main() -> None:
@@ -123,13 +126,11 @@ def main() -> None:
     base = config.out or free_base(Folder().root / "evaluation" / "comparison", made_with)
     paths = write_results(base, text, {}, {**result, **provenance()})
     paths.append(base.with_name(f"{base.name}.png"))
-    differences = [(pair.difference.difference, pair.difference.interval) for pair in pairs]
-    charts = {
-        "mAP, %": {name: (one.mean, *one.interval) for name, one in zip(names, methods, strict=True)},
-        "difference of mAP, points": {
-            title: (value, end.low, end.high) for title, (value, end) in zip(titles, differences, strict=True)
-        },
-    }
+    found = [(one.mean, one.interval) for one in methods]
+    found += [(pair.difference.difference, pair.difference.interval) for pair in pairs]
+    points = [(value, interval.low, interval.high) for value, interval in found]
+    charts = {"mAP, %": dict(zip(names, points, strict=False))}
+    charts["difference of mAP, points"] = dict(zip(titles, points[len(names) :], strict=True))
     write_picture(paths[-1], interval_chart("Methods on the same images, 95 % intervals", charts, 100))
     print("\n".join([text, *(f"written: {path}" for path in paths)]))
 

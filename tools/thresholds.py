@@ -24,7 +24,7 @@ from tools.pictures.charts import Line, line_charts
 from tools.pictures.figure import write_picture
 from tools.runs.folder import Folder
 from tools.system.command_line import argument, parse
-from tools.system.errors import UserError, run_main
+from tools.system.errors import UserError, printable, run_main
 from tools.system.files import provenance
 from tools.system.text_table import fixed_width_table
 
@@ -51,9 +51,10 @@ class Config(ScoreArguments):
 
     @property
     def measured_on(self) -> str:
+        name = printable((self.test or self.scores).name)
         if self.halves:
-            return f"the other half of {self.scores.name}"
-        return self.test.name if self.test else f"the images that they were chosen on ({self.scores.name})"
+            return f"the other half of {name}"
+        return name if self.test else f"the images that they were chosen on ({name})"
 
 
 def read_sets(config: Config) -> tuple[LabeledScores, LabeledScores]:

@@ -79,6 +79,21 @@ def coverage(table: Table, studies: int, samples: int = 400) -> dict[str, float]
     return shares | {"truth": truth, "mean": mean, "deviation": np.std(figures), "width": (high - low).mean()}
 
 
+def percentile_coverage(table: Table, studies: int, samples: int = 200) -> dict[str, float]:
+    """Return the same for the percentiles of mAP on images drawn with replacement, the interval of before."""
+    draw, random = population(table), np.random.default_rng(2)
+    truth, figures, ends = unlimited(draw), [], []
+    for _ in range(studies):
+        scores, labels = draw(table.images, random)
+        rows = random.integers(0, table.images, (samples, table.images))
+        drawn = [jackknife(scores[sample], labels[sample]).mean for sample in rows]
+        figures.append(jackknife(scores, labels).mean)
+        ends.append(np.percentile(drawn, (2.5, 97.5)))
+    low, high = np.array(ends).T
+    truths = {"unlimited": truth, "average": np.mean(figures)}
+    return {name: float(((low <= one) & (one <= high)).mean()) for name, one in truths.items()}
+
+
 def difference_coverage(table: Table, studies: int, samples: int = 400, gain: float = 0.0) -> dict[str, float]:
     """Return the same for the difference of two methods, and how often p ≤ 0.05 ("rejected")."""
     draw, random = population(table), np.random.default_rng(3)
@@ -95,9 +110,12 @@ def difference_coverage(table: Table, studies: int, samples: int = 400, gain: fl
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=500)
+    studies = parser.parse_args().studies
     for name, table in TABLES.items():
-        single = coverage(table, parser.parse_args().studies)
-        pairs = [difference_coverage(table, parser.parse_args().studies, gain=gain) for gain in (0, 0.3)]
-        print(f"{name:24s}", "  ".join(f"{key} {100 * value:.1f}" for key, value in single.items()), flush=True)
-        for pair in pairs:
-            print(" " * 24, "pair ", "  ".join(f"{key} {100 * value:.1f}" for key, value in pair.items()), flush=True)
+        rows = {"interval": coverage(table, studies)}
+        rows |= {f"pair, gain {gain}": difference_coverage(table, studies, gain=gain) for gain in (0, 0.3)}
+        if table.images <= 400:
+            rows["percentiles"] = percentile_coverage(table, studies // 5)
+        for kind, found in rows.items():
+            shown = "  ".join(f"{key} {100 * value:.1f}" for key, value in found.items())
+            print(f"{name:24s}{kind:16s}{shown}", flush=True)

@@ -132,9 +132,13 @@ def bootstrap_interval(
         samples, seed: how often N images are drawn with replacement; the same seed draws the same images.
     """
     found = jackknife(scores, labels, counted)
-    down, up = np.percentile(resampled(found.contributions[:, None], samples, seed), PERCENTILES)
-    low = _moved(max(found.mean - max(found.bias, 0), found.mean / 10), down)
-    return Interval(low, _moved(found.mean, up), samples, seed)
+    return interval_around(found.mean, found.bias, resampled(found.contributions[:, None], samples, seed)[:, 0], seed)
+
+
+def interval_around(mean: float, bias: float, moved: np.ndarray, seed: int) -> Interval:
+    """Return the interval of a mean with this bias that samples of the images have `moved` by `[samples]`."""
+    down, up = np.percentile(moved, PERCENTILES)
+    return Interval(_moved(max(mean - max(bias, 0), mean / 10), down), _moved(mean, up), len(moved), seed)
 
 
 def _moved(value: float, by: float) -> float:

@@ -6,7 +6,16 @@ from itertools import combinations
 import numpy as np
 from scipy.stats import norm
 
-from tools.metrics.bootstrap import PERCENTILES, Difference, Jackknife, difference, jackknife, resampled_runs
+from tools.metrics.bootstrap import (
+    PERCENTILES,
+    Difference,
+    Interval,
+    Jackknife,
+    difference,
+    interval_around,
+    jackknife,
+    resampled_runs,
+)
 
 POWER = 0.8
 
@@ -38,7 +47,7 @@ class Method:
     """A method's mean average precision, in 0…1, and its rank among the methods (1: best) over samples."""
 
     mean: float
-    interval: tuple[float, float]
+    interval: Interval
     rank: int
     ranks: tuple[int, int]  # 95 % of the samples lie in it
     best: float  # share of the samples in which it is the best
@@ -70,13 +79,12 @@ def compare(
     drawn = resampled_runs(runs, samples, seed)
     ranks = (-drawn).argsort(0, kind="stable").argsort(0) + 1
     summaries = []
-    for values, rank in zip(drawn, ranks, strict=True):
-        low, high = np.percentile(values[1:], PERCENTILES)
+    for values, rank, method in zip(drawn, ranks, runs, strict=True):
+        bias = float(np.mean([run.bias for run in method]))
+        interval = interval_around(float(values[0]), bias, values[1:] - values[0], seed)
         lowest, highest = np.percentile(rank[1:], PERCENTILES, method="nearest")
         best = float((rank[1:] == 1).mean())
-        summaries.append(
-            Method(float(values[0]), (float(low), float(high)), int(rank[0]), (int(lowest), int(highest)), best)
-        )
+        summaries.append(Method(float(values[0]), interval, int(rank[0]), (int(lowest), int(highest)), best))
     pairs = list(combinations(range(len(methods)), 2))
     found = [difference(drawn[first], drawn[second], seed) for first, second in pairs]
     corrected = holm(np.array([one.p_value for one in found]))
