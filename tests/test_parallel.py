@@ -130,7 +130,8 @@ def test_evaluation_is_shared_too(no_gpus):
 
 def gentle_trainer(strategy: str, network: Classifier) -> Trainer:
     # Maps are flat at the border, so that the last bit can choose the keypoint: steps too small to move a weight.
-    return trainer_of(strategy, network, max_epoch=4, image_size=64, lr=1e-9)
+    paper = {"alpha_p": 0.5, "alpha_re": 3.0, "alpha_schedule_re": 0.05}
+    return trainer_of(strategy, network, max_epoch=4, image_size=64, lr=1e-9, **paper)
 
 
 def batch(number: int) -> tuple[torch.Tensor, torch.Tensor]:
