@@ -41,7 +41,7 @@ from tools.system.files import check_writable, provenance, recorded_in_json, res
 # What makes it another evaluation; another device or batch size does not, nor does a newer checkpoint of this name.
 SCORED_WITH = ("checkpoint", "head", "data_dir", "split", "split_sha256", "image_size", "eval_resize", "scales", "flip")
 SCORED_WITH += ("amp",)
-MEASURED_WITH = ("difficult", "labels", "threshold", "thresholds", "bootstrap", "seed")
+MEASURED_WITH = ("difficult", "labels", "threshold", "bootstrap", "seed")
 LOCALIZED_WITH = ("localization", "strategy")
 SCALES_HELP = "views of each image, as 0.5,1.0,1.5 (default 1.0)"
 DIFFICULT_HELP = "what a class shown only as difficult objects is (default positive: official code; ignore: server)"
@@ -267,9 +267,14 @@ def follow_protocols(config: Config, scored: Scores, base: Path) -> list[str]:
     return [text, *(f"written: {path}" for path in write_results(base, text, {"": table}, result))]
 
 
+def measured_with(config: Config) -> dict[str, Any]:
+    own = {"thresholds": config.thresholds} if config.thresholds else {}
+    return {name: getattr(config, name) for name in MEASURED_WITH} | own
+
+
 def made_with(config: Config, scored: Scores) -> dict[str, Any]:
     """Return the settings that tell these results from others."""
-    measured = {name: getattr(config, name) for name in (*MEASURED_WITH, *LOCALIZED_WITH)}
+    measured = measured_with(config) | {name: getattr(config, name) for name in LOCALIZED_WITH}
     again = {"scores": str(config.scores.resolve()), "data_dir": str(config.data_dir)} if config.scores else {}
     return {name: scored.settings.get(name) for name in SCORED_WITH} | measured | again
 
@@ -309,7 +314,7 @@ def summary(config: Config, scored: Scores, metrics: Metrics, interval: Interval
         "means": metrics.means,
         "interval_95": interval and {"low": 100 * interval.low, "high": 100 * interval.high},
         "per_class": by_class(scored.class_names, metrics.per_class),
-        "measured_with": {name: getattr(config, name) for name in MEASURED_WITH},
+        "measured_with": measured_with(config),
         "scored_with": scored.settings,
         "made_with": made_with(config, scored),
         **provenance(),

@@ -141,7 +141,8 @@ def run(model: LoadedModel, config: Config) -> int:
 def predicted_classes(logits: torch.Tensor, config: Config, thresholds: torch.Tensor | None = None) -> torch.Tensor:
     """Return the indices of the classes that logits `[V]` predict, highest first: scores would be equal from 17 on."""
     order = logits.argsort(descending=True, stable=True)
-    reached = torch.sigmoid(logits) >= (config.threshold if thresholds is None else thresholds)
+    scores = torch.sigmoid(logits)
+    reached = scores >= config.threshold if thresholds is None else scores > thresholds
     return order[: config.topk] if config.topk else order[reached[order]]
 
 

@@ -55,7 +55,7 @@ class Difference:
 def jackknife(scores: np.ndarray, labels: np.ndarray, counted: np.ndarray | None = None) -> Jackknife:
     """Leave out every image in turn, in closed form: each class is sorted once.
 
-    A class whose only positive is left out leaves the mean, as it does when `mean_average_precision` is computed anew.
+    A class without its only positive leaves the mean, as it does when `mean_average_precision` is computed again.
 
     Args:
         scores, labels, counted: `[N, V]`, the last two boolean, see `tools.metrics.average_precision`.
