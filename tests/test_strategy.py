@@ -20,7 +20,7 @@ from tests.helpers.golden import config_of, strategy_of, trainer_of
 from tests.helpers.own_strategy import AREA_WEIGHT, STRATEGY
 from tools.runs.checkpoints import Description, save_checkpoint
 from tools.runs.folder import Folder
-from tools.runs.states import load_state
+from tools.runs.states import States
 from tools.system.errors import UserError
 
 OWN_SCRIPT = Path(own_strategy.__file__)
@@ -188,7 +188,7 @@ def test_a_state_of_an_earlier_version_is_refused_in_one_line(named, tmp_path):
     path.parent.mkdir()
     torch.save(state_of_an_earlier_version(trainer_of("max", network())), path)
     with pytest.raises(UserError, match=r"x\.pth was saved by an earlier version of this code: finish") as error:
-        load_state(folder, "x", path if named else None)
+        States(folder, "x").load(path if named else None)
     assert "\n" not in str(error.value)
 
 
