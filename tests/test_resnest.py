@@ -106,7 +106,7 @@ def test_every_stage_and_both_heads_are_the_official_ones(architecture):
 
 
 def test_one_image_in_a_layer_that_sees_one_pixel_is_refused_in_one_line():
-    trainer = trainer_of("Max", Classifier("timm/resnest14d", 2), image_size=64, batch_size=1)
+    trainer = trainer_of("max", Classifier("timm/resnest14d", 2), image_size=64, batch_size=1)
     with pytest.raises(UserError, match="one value per channel, which has no variance: give a larger --batch_size"):
         trainer.iterate(torch.randn(1, 3, 64, 64), torch.ones(1, 2))
 
