@@ -157,6 +157,20 @@ def test_a_state_of_an_earlier_version_is_refused(tmp_path):
         states.load()
 
 
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, "Too many open files")])
+def test_a_state_that_the_machine_cannot_read_now_is_not_taken_for_a_damaged_one(tmp_path, monkeypatch, error):
+    _, states = whole_states(tmp_path)
+
+    def fails(*_, **__):
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "load", fails)
+        with pytest.raises(UserError, match="cannot read .*x.pth: (out of memory|too many open files)"):
+            states.load()
+    assert states.load()[0]["epoch"] == 2
+
+
 def earlier_run(folder: Path) -> dict[str, bytes]:
     """Write what a run leaves; return its files' contents by path."""
     names = ["logs/x.txt", "data/x.json", "states/x.pth", "states/x.earlier.pth", "models/best_x.pth"]

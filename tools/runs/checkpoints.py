@@ -18,8 +18,9 @@ import torchvision
 
 from tools.data.devkit import class_names_problem
 from tools.data.transforms import IMAGENET, Normalization
-from tools.system.errors import UserError, first_few, quoted
+from tools.system.errors import Shortage, UserError, first_few, quoted
 from tools.system.files import read_json, reason, replace_file, require_regular_file, write_json
+from tools.system.shortages import shortage
 
 StateDict = dict[str, torch.Tensor]
 OFFICIAL_IMAGE_SIZE = 512  # of a checkpoint without a description
@@ -186,6 +187,8 @@ def read_tensors(path: Path) -> Any:
             f"trust the file, convert it once: {CONVERT} {shlex.quote(str(path))} OUT.pth"
         ) from error
     except Exception as error:  # a damaged file can break the reader anywhere
+        if lacking := shortage(error):
+            raise Shortage(f"cannot read {path}: {lacking}") from error
         raise UserError(f"{path} is truncated or not a PyTorch file: {reason(error)}") from error
 
 

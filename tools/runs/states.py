@@ -8,7 +8,7 @@ import torch
 
 from tools.runs.checkpoints import read_tensors, write_tensors
 from tools.runs.folder import Folder, as_history
-from tools.system.errors import UserError
+from tools.system.errors import Shortage, UserError
 from tools.system.files import temporary_file
 
 # What a state consists of.
@@ -66,8 +66,8 @@ class States:
         for candidate in [path] if path else [file for file in (self.newest, self.before) if file.exists()]:
             try:
                 state = _read(candidate)
-            except OldVersion:
-                raise  # the state before it is older still
+            except (OldVersion, Shortage):
+                raise  # the state before it is older still, or this one may be whole
             except UserError as error:
                 problems.append(str(error))
                 self._newest_is_damaged |= candidate == self.newest

@@ -22,6 +22,10 @@ class UserError(Exception):
         return printable(" ".join(text.split()))
 
 
+class Shortage(UserError):
+    """The machine lacks something: what was asked for may be right, and what was read may be whole."""
+
+
 def run_main(main: Callable[[], None]) -> None:
     """Run a program: a `UserError` ends it with one line on stderr and status 2, Ctrl-C with one line and 130.
 
