@@ -71,7 +71,13 @@ def view(layer: GroupedBatchNorm2d, x: Tensor) -> Tensor:
 @cache
 def compiled_normalization(backend: str = "inductor") -> Callable:
     """Return the computation of `normalize_groups_at_once`, compiled at its first call for every number of groups."""
-    return torch.compile(normalize_split, dynamic=True, backend=backend)
+    function = torch.compile(normalize_split, dynamic=True, backend=backend)
+
+    def compute(split: Tensor, weight: Tensor, bias: Tensor, *further: Any) -> Any:
+        # Views: of a parameter itself, torch.compile takes the length as fixed, and compiles for every other again.
+        return function(split, weight.view(-1), bias.view(-1), *further)
+
+    return compute
 
 
 def compiled(layer: GroupedBatchNorm2d, x: Tensor) -> Tensor:

@@ -18,12 +18,12 @@ from torch.utils.data import DataLoader
 from benchmarks import measure
 from core.evaluation.folding import folded
 from core.evaluation.loading import make_network
-from core.evaluation.prediction import autocast, predict, to_device
+from core.evaluation.prediction import autocast, predict
 from core.networks import ARCHITECTURES, Classifier
 from tests.helpers import oracle
 from tools.data.devkit import read_class_names
 from tools.data.loader import evaluation_loader
-from tools.data.transforms import evaluation_transform
+from tools.data.transforms import evaluation_transform, normalize
 from tools.metrics.average_precision import average_precisions
 from tools.system.command_line import argument, parse
 from tools.system.errors import run_main
@@ -86,7 +86,7 @@ def published(config: Config) -> dict:
     def evaluate() -> None:
         scores, labels = [], []
         for images, batch_labels, _ in loader:
-            logits, features = network(to_device(images, device, torch.contiguous_format))
+            logits, features = network(normalize(images.to(device)).contiguous())
             oracle.make_cam(features)
             scores += torch.sigmoid(logits).tolist()
             labels += batch_labels.tolist()

@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 import torch
+import torch._dynamo.testing
 from PIL import Image
 
 from benchmarks import batch_norm, iterations, measure, scaling, start, step
@@ -146,6 +147,16 @@ def test_compiled_batch_norm_traces_for_every_number_of_groups(precision, monkey
     compiled = batch_norm.compiled_normalization("aot_eager")
     monkeypatch.setattr(batch_norm, "compiled_normalization", lambda: compiled)
     assert_equals_the_library("compiled", precision, monkeypatch)
+
+
+def test_batch_norm_is_compiled_once_for_all_shapes(monkeypatch):
+    compilations = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    torch.compiler.reset()
+    compiled = batch_norm.compiled_normalization(compilations)
+    monkeypatch.setattr(batch_norm, "compiled_normalization", lambda: compiled)
+    for crops, shape in ((2, (8, 5, 6)), (3, (16, 4, 4)), (5, (24, 8, 8)), (7, (32, 3, 3)), (9, (40, 2, 7))):
+        batch_norm.Case(crops, shape, "float32", False, torch.device("cpu")).action("compiled")()
+    assert compilations.frame_count == 1
 
 
 @pytest.mark.slow
