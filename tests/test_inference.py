@@ -293,15 +293,11 @@ def test_the_best_classes_are_chosen_by_logits():
     assert inference_classification.predicted_classes(torch.tensor([18.0, 20.0, 19.0, -1.0]), config).tolist() == [1, 2]
 
 
-def test_each_class_may_have_its_own_threshold(here):
-    painted(here / "a.png", 128, 128, ("red", 30, 30, 12), ("blue", 100, 100, 12))
-    assert infer("--images", "a.png", "--out", "all.csv") == 0
-    found = [row["class"] for row in table("all.csv")]
-    assert len(found) == 2
-    classes = {name: {"threshold": 1.0 if name == found[0] else 0.5, "temperature": 1.0} for name in NAMES}
-    (here / "t.json").write_text(json.dumps({"classes": classes}))
-    assert infer("--images", "a.png", "--thresholds", "t.json", "--out", "own.csv") == 0
-    assert [row["class"] for row in table("own.csv")] == found[1:]
+def test_each_class_may_have_its_own_threshold():
+    config = parse(Config, None, ["--tag", "C", "--images", "a.png"])
+    logits, thresholds = torch.tensor([2.0, 0.0, 1.0]), torch.tensor([0.95, 0.4, 0.5])
+    assert inference_classification.predicted_classes(logits, config).tolist() == [0, 2, 1]
+    assert inference_classification.predicted_classes(logits, config, thresholds).tolist() == [2, 1]
 
 
 def test_a_table_that_breaks_off_leaves_nothing(tmp_path):
