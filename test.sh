@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Installs what the tests need, checks the style and runs the tests. Arguments go to pytest: bash test.sh -m slow
+# Installs what the tests need, checks the style and runs the tests in two processes, a file at a time. Arguments go to
+# pytest: bash test.sh -m slow
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 . tools/install.sh tests/requirements.txt
 ruff check .
-exec python -m pytest "$@"
+exec python -m pytest -n 2 --dist loadfile "$@"
