@@ -67,7 +67,7 @@ class Program:
 
     def __init__(self, folder: Path, *words: object, prepare: Callable[[], None] | None = None):
         self.words = tuple(map(str, words))
-        self._logs = [Path(tempfile.mkstemp(dir=folder.parent, prefix="screen.")[1]) for _ in range(2)]
+        self._logs = [_empty_file(folder.parent), _empty_file(folder.parent)]
         sys.stdout.flush()
         self.pid = os.fork()
         self._status: int | None = None
@@ -155,6 +155,12 @@ class Program:
         for path in self._logs:
             path.unlink()
         return Outcome(self.words, None if hangs else self._status, output, errors)
+
+
+def _empty_file(folder: Path) -> Path:
+    descriptor, path = tempfile.mkstemp(dir=folder, prefix="screen.")
+    os.close(descriptor)
+    return Path(path)
 
 
 def run(folder: Path, *words: object, prepare: Callable[[], None] | None = None, seconds: float = PROGRAM_SECONDS):
