@@ -1,8 +1,9 @@
 """Errors that the user can fix: one line on the screen, no traceback, exit status 2."""
 
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from tools.system.console import forgive_streams
 from tools.system.shortages import shortage
@@ -57,6 +58,9 @@ def explain_shortages(then: str = "", **advice: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
+        # The signal of a dead loader process would raise PyTorch's error once more, while this one is explained.
+        with suppress(ValueError):  # outside the main thread, which alone handles signals
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         text = shortage(error, **advice)
         if text is None and isinstance(error, OSError) and error.filename is not None:
             text = f"cannot use {error.filename} ({error.strerror}): check the path"

@@ -45,5 +45,5 @@ def _first_line(error: Exception) -> str:
 
 def _in_multiprocessing(error: Exception) -> bool:
     """Whether Python's or PyTorch's exchange between processes raised it, perhaps in a thread, whose report is text."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return "multiprocessing" in str(error) or any("multiprocessing" in frame.filename for frame in frames)
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any("multiprocessing" in text for text in (str(error), *files))
