@@ -65,7 +65,7 @@ def test_the_result_says_how_to_repeat_it(evaluated, toy):
         == hashlib.sha256((toy / "ImageSets/Main/val.txt").read_bytes()).hexdigest()
     )
     assert result["measured_with"] == {
-        "difficult": "ignore", "labels": "xml", "threshold": 0.5, "bootstrap": 50, "seed": 0
+        "difficult": "ignore", "labels": "xml", "threshold": 0.5, "thresholds": None, "bootstrap": 50, "seed": 0
     }  # fmt: skip
     assert result["interval_95"]["low"] < result["interval_95"]["high"]
     assert {"mAP", "mAP_VOC2010", "mAP_VOC2007", "CP", "CR", "CF1", "OP", "OR", "OF1", "CF1_top3"} <= set(
