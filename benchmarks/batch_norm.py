@@ -4,7 +4,7 @@ plain     the library's kernel on the whole batch: different numbers, and a lowe
 ours      `core.batch_norm.GroupedBatchNorm2d`, which chooses one of the next two by the device
 crops     the library's kernel crop by crop, written straight into the crop's part of the output (ours on a CPU)
 var_mean  mean and variance of a view `[crops, 4, C, h, w]`, then one multiplication and addition (ours on a GPU)
-compiled  var_mean under torch.compile, once for all shapes: Inductor joins its operations to few kernels
+compiled  var_mean under torch.compile, with dynamic shapes: Inductor joins its operations to few kernels
 view      the library's kernel once, on contiguous `[4, crops · C, h, w]`: a crop's channel is a channel of its own; its
           batch has to be ordered tile by tile, and its layout is not ours
 joined    the library's kernel crop by crop, results joined: one more copy, with gradient two
@@ -70,7 +70,7 @@ def view(layer: GroupedBatchNorm2d, x: Tensor) -> Tensor:
 
 @cache
 def compiled_normalization(backend: str = "inductor") -> Callable:
-    """Return the computation of `normalize_groups_at_once`, compiled at its first call for every number of groups."""
+    """Return the computation of `normalize_groups_at_once`, compiled at its first call with dynamic shapes."""
     function = torch.compile(normalize_split, dynamic=True, backend=backend)
 
     def compute(split: Tensor, weight: Tensor, bias: Tensor, *further: Any) -> Any:
