@@ -40,15 +40,25 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
+        for cause in _causes(error):
+            if "DataLoader" in str(cause):
+                raise cause  # noqa: B904 – not the disk: the signal of a dead loader process arrives anywhere
         # torch.save reports an error of the disk as a RuntimeError of its archive writer.
         of_disk = error.__context__ if isinstance(error.__context__, OSError) else error
         number = getattr(of_disk, "errno", None)
-        if number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM) or "DataLoader" in str(error):
-            raise  # not the disk; the signal of a dead loader process may arrive anywhere
+        if number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise
         way_out = (
             "choose a shorter name" if number == errno.ENAMETOOLONG else "free some space or choose another folder"
         )
         raise UserError(f"cannot write {path} ({reason(of_disk)}): {way_out}") from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, and those during whose handling it arose."""
+    while error is not None:
+        yield error
+        error = error.__context__
 
 
 def temporary_beside(path: Path) -> Path:
