@@ -151,7 +151,8 @@ class Program:
             time.sleep(0.01)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        output, errors = (path.read_text(errors="replace") for path in self._logs)
+        # PyTorch ends what a dying loader process says with a zero byte.
+        output, errors = (path.read_text(errors="replace").replace("\0", "") for path in self._logs)
         for path in self._logs:
             path.unlink()
         return Outcome(self.words, None if hangs else self._status, output, errors)

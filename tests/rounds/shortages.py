@@ -47,7 +47,7 @@ def loaders(world: World, count: int) -> Tally:
             ended = program.wait()
             fault = ended.fault((0, 2) if not hit else (0, 1, 2))
             if hit and ended.status == 2 and "kill" not in ended.line and "loader" not in ended.line:
-                fault = f"a line that is not true: {ended.line}"
+                fault = fault or f"a line that is not true: {ended.line}"
             tally.add(fault, (name, case, signal.Signals(number).name), f"{name} {ended.status}")
             world.remove(folder)
     return tally

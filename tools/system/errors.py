@@ -34,7 +34,8 @@ def run_main(main: Callable[[], None]) -> None:
     """
     forgive_streams()
     try:
-        with explain_shortages():
+        # Twice: the signal of a dead loader process may arrive while the inner context ends.
+        with explain_shortages(), explain_shortages():
             main()
     except UserError as error:
         sys.unraisablehook = lambda _: None  # of what an error left half made, libraries' destructors may complain
