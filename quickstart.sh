@@ -27,7 +27,8 @@ for strategy in $strategies; do
     echo "== $strategy: training"
     python "$script" --architecture resnet18 --weights none --data_dir "$toy" --train_split Main/train \
         --val_split Main/val --image_size 96 --min_image_size 80 --max_image_size 120 --num_workers 0 \
-        --batch_size 8 --lr 0.05 --momentum 0.9 --alpha_schedule_re 0.05 --alpha_re 1.00 --alpha_p 0.5 --max_epoch "${QUICKSTART_EPOCHS:-10}" --tag "$tag"
+        --batch_size 8 --lr 0.05 --momentum 0.9 --alpha_schedule_re 0.05 --alpha_re 3.00 --alpha_p 0.5 \
+        --max_epoch "${QUICKSTART_EPOCHS:-10}" --tag "$tag"
     echo "== $strategy: evaluation"
     python evaluate_classification.py --tag "$tag" --data_dir "$toy" --split Main/val --num_workers 0
     python inference_classification.py --tag "$tag" --data_dir "$toy" --split Main/val

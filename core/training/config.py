@@ -48,10 +48,10 @@ class Config(Arguments):
     eval_resize: bool = _data(False, "validate whole images, fitted to image_size, not their top-left square")
     min_image_size: int = _data(320, "minimum length of the longer side after random resizing, pixels", above=0)
     max_image_size: int = _data(640, "maximum length of the longer side after random resizing, pixels", above=0)
-    augment: str = _data("", f"{', '.join(AUGMENTATIONS)}, or both")
+    augment: str = _data("", f"{', '.join(AUGMENTATIONS)} (FixMatch's, with a black square), or both")
     num_workers: int = _data(4, "loader processes; no influence on results", least=0, resumable=True)
 
-    architecture: str = _network("resnet50", f"{', '.join(ARCHITECTURES)} or timm/NAME")
+    architecture: str = _network("resnet50", f"{', '.join(ARCHITECTURES)} or timm/NAME (resnest needs timm too)")
     weights: str = _network(
         "imagenet", "imagenet (downloaded once), none, or a checkpoint or backbone file", resumable=True
     )

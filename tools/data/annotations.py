@@ -265,6 +265,8 @@ def annotation(
         node = ElementTree.SubElement(root, "object")
         _add(node, name=item.name, pose="Unspecified")
         _add(node, truncated=int(item.truncated), difficult=int(item.difficult))
+        if item.box is None and min(size) < 3:
+            continue  # the official rule would take the box of so small an image for empty, and drop the label
         xmin, ymin, xmax, ymax = item.box or (1, 1, *size)
         _add(ElementTree.SubElement(node, "bndbox"), xmin=xmin, ymin=ymin, xmax=xmax, ymax=ymax)
     ElementTree.indent(root, "\t")

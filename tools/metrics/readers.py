@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from scipy.special import logit
+from scipy.special import expit, logit
 
 from tools.metrics.multilabel import DIFFICULT, binary_labels
 from tools.metrics.scores import Scores, read_scores
@@ -91,7 +91,9 @@ def read_labeled(path: Path, class_names: list[str] | None = None, difficult: st
     if scored.labels is None:
         raise UserError(f"{path} holds no labels: evaluate_classification.py --scores {path} --data_dir … adds them")
     labels, counted = binary_labels(scored.labels, difficult)
-    arrays = (logits_of(scored), scored.probabilities, labels & counted, counted)
+    # In float64, sigmoids of logits above 17 differ, so that a threshold can lie between them.
+    probabilities = expit(scored.scores.astype(np.float64)) if scored.are_logits else scored.probabilities
+    arrays = (logits_of(scored), probabilities, labels & counted, counted)
     return LabeledScores(scored.ids, scored.class_names, *arrays)
 
 

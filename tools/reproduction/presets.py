@@ -35,7 +35,7 @@ _VOC_SAMPLE |= {"max_epoch": 7, "lr": 0.03, **_LOSSES}
 
 _TOY: dict[str, Any] = {**_SMALL, "architecture": "resnet18", "weights": "none"}
 _TOY |= {"image_size": 64, "min_image_size": 48, "max_image_size": 80}
-_TOY |= {"max_epoch": 5, "lr": 0.05, **_LOSSES, "alpha_re": 1.0}
+_TOY |= {"max_epoch": 5, "lr": 0.05, **_LOSSES}
 
 PRESETS = {
     "paper": Preset(
