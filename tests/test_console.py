@@ -1,5 +1,6 @@
 """What cannot be shown costs words, never the program: closed pipes, full disks, other encodings, no stream at all."""
 
+import io
 import subprocess
 import sys
 
@@ -28,6 +29,7 @@ def main():
 
 run_main(main)
 """
+from tools.system.console import ForgivingStream
 
 
 def program(folder, redirected: str, *words: str, **variables: str) -> subprocess.CompletedProcess:
@@ -71,3 +73,18 @@ def test_printable_keeps_letters_and_escapes_what_a_terminal_would_obey():
         "a\\x1b]0;x\\x07\\r\\n\\t\\x9b2J\\u202e\\u2028\\udcff"
     )
     assert str(UserError("one\nline \x1b[31m")) == "one line \\x1b[31m"
+
+
+@pytest.mark.parametrize(
+    "written, seen",
+    [
+        ("written: e\x1b]0;pwned\x07_again.txt\n", "written: e\\x1b]0;pwned\\x07_again.txt\n"),
+        ("a\rb\n", "a\\rb\n"),
+        ("\r犬: 100%|█| 3/3\n", "\r犬: 100%|█| 3/3\n"),  # a progress bar
+        ("\n\x1b[A", "\n\x1b[A"),  # the cursor of one
+    ],
+)
+def test_text_of_files_does_not_steer_the_terminal(written, seen):
+    screen = io.StringIO()
+    ForgivingStream(screen).write(written)
+    assert screen.getvalue() == seen

@@ -2,8 +2,22 @@
 
 import contextlib
 import os
+import re
 import sys
 from typing import Any, TextIO
+
+MOVES = re.compile(r"(?:[\r\n]|\x1b\[A)*")  # of the cursor, which progress bars write
+
+
+def printable(text: str) -> str:
+    r"""Return text whose control characters, also invisible ones and bytes that are not UTF-8, are escaped.
+
+    >>> printable("Straße\x1b[2J"), printable("犬\udcff")
+    ('Straße\\x1b[2J', '犬\\udcff')
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 class ForgivingStream:
@@ -16,6 +30,10 @@ class ForgivingStream:
             self._stream.reconfigure(errors="backslashreplace")
 
     def write(self, text: str) -> int:
+        if not MOVES.fullmatch(text):
+            start = "\r" if text.startswith("\r") else ""  # a progress bar that is drawn again
+            # What came from a file, as a path or an id, may steer the terminal.
+            text = start + "".join(char if char in "\n\t" else printable(char) for char in text[len(start) :])
         try:
             return self._stream.write(text)
         except (OSError, ValueError):  # ValueError: the stream was closed

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from tools.system.console import forgive_streams
+from tools.system.console import forgive_streams, printable
 from tools.system.shortages import shortage
 
 MAX_QUOTED_CHARS = 60
@@ -68,15 +68,6 @@ def explain_shortages(then: str = "", **advice: str) -> Iterator[None]:
         if text is None:
             raise
         raise UserError(text + then) from error
-
-
-def printable(text: str) -> str:
-    r"""Return text whose control characters, also invisible ones and bytes that are not UTF-8, are escaped.
-
-    >>> printable("Straße\x1b[2J"), printable("犬\udcff")
-    ('Straße\\x1b[2J', '犬\\udcff')
-    """
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def shorten(text: str) -> str:
