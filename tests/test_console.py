@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tests.helpers.command_line import ROOT
+from tools.system.console import ForgivingStream
 from tools.system.errors import UserError, printable
 
 PROGRAM = """
@@ -29,7 +30,6 @@ def main():
 
 run_main(main)
 """
-from tools.system.console import ForgivingStream
 
 
 def program(folder, redirected: str, *words: str, **variables: str) -> subprocess.CompletedProcess:
