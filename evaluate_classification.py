@@ -195,11 +195,8 @@ def localization_of(config: Config, description: Description, seen: Seen) -> Loc
 def read_again(config: Config) -> Scores:
     """Read the scores of a file; with --data_dir, read their labels again."""
     names = read_class_names(config.class_file) if config.class_file else None
-    with advice("check --scores"):
+    with advice("check --scores and --class_file" if names else "check --scores"):
         scored = read_results(config.scores, names)
-    if names:
-        with advice("--class_file must name the classes of --scores, in any order"):
-            scored = scored.of_classes(names)
     check_archive(config, scored.class_names)
     if config.data_dir:
         scored.labels, _ = read_labels(config, split_of(config, scored), scored.ids, scored.class_names)

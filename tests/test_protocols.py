@@ -1,7 +1,9 @@
 """Protocols of public code bases against what their own code computed, and against their formulas written out."""
 
 import csv
+import io
 import json
+import tarfile
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from evaluate_classification import Config
 from tests.helpers.command_line import run
+from tools.metrics import submission
 from tools.metrics.multilabel import MEANS
 from tools.metrics.protocols import PROTOCOLS, measure
 from tools.metrics.readers import read_labeled, read_results
@@ -255,6 +258,27 @@ def test_the_files_of_the_server(tmp_path):
         read_results(tmp_path)
     (tmp_path / "comp2_cls_test_cat.txt").unlink()
     check(read_results(tmp_path), labels=None)
+    for missing in ("missing.tar.gz", "missing.txt", "comp2_cls_val_cow.txt"):
+        with pytest.raises(UserError, match=f"cannot read .*{missing}"):
+            read_results(tmp_path / missing)
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(UserError, match="notes.txt: expected .*, found none"):
+        read_results(tmp_path / "notes.txt")
+
+
+def test_a_class_file_orders_the_columns_and_must_name_the_same_classes(tmp_path):
+    labels = LABELS.copy()
+    write_scores(tmp_path / "s.npz", Scores(IDS, NAMES, np.float32(PROBABILITIES), labels, are_logits=False))
+    (tmp_path / "s.csv").write_text("image,cat,dog,label:cat,label:dog\na,0.9,0.25,1,-1\n")
+    (tmp_path / "comp2_cls_val_dog.txt").write_text("a 0.25\n")
+    (tmp_path / "comp2_cls_val_cat.txt").write_text("a 0.9\n")
+    for path in (tmp_path / "s.npz", tmp_path / "s.csv", tmp_path):
+        found = read_results(path, ["dog", "cat"])
+        assert found.class_names == ["dog", "cat"] and found.probabilities[0] == pytest.approx([0.25, 0.9])
+        with pytest.raises(UserError, match="class file, .* has other classes: it lacks x and has also cat"):
+            read_results(path, ["dog", "x"])
+    with pytest.raises(UserError, match="lacks x"):
+        read_labeled(tmp_path / "s.npz", ["dog", "x"])
 
 
 def test_the_archive_for_the_server_is_read_back(tmp_path):
@@ -264,6 +288,35 @@ def test_the_archive_for_the_server_is_read_back(tmp_path):
     found = read_results(tmp_path / "r.tar.gz")
     assert found.ids == ids and found.class_names == sorted(CLASSES)
     np.testing.assert_allclose(found.probabilities, scores, atol=1e-7)
+
+
+def archive_of(path: Path, member: tarfile.TarInfo, content: bytes = b"") -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize("target", ["nowhere", "comp2_cls_val_cat.txt"])
+def test_an_archive_of_links_is_refused(tmp_path, target):
+    link = tarfile.TarInfo("comp2_cls_val_cat.txt")
+    link.type, link.linkname = tarfile.SYMTYPE, target
+    with pytest.raises(UserError, match="'comp2_cls_val_cat.txt' is not a regular file"):
+        read_results(archive_of(tmp_path / "s.tgz", link))
+
+
+def test_a_damaged_or_huge_archive_is_refused(tmp_path, monkeypatch):
+    text = "".join(f"im{i} {i / 997}\n" for i in range(997)).encode()
+    path = archive_of(tmp_path / "s.tgz", tarfile.TarInfo("comp2_cls_val_cat.txt"), text)
+    whole = path.read_bytes()
+    for place in range(40, len(whole), 97):  # after the name in the header, which no checksum covers
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+        with pytest.raises(UserError, match="is not an archive of result files"):
+            read_results(path)
+    path.write_bytes(whole)
+    monkeypatch.setattr(submission, "MAX_BYTES", 1 << 10)
+    with pytest.raises(UserError, match="unpacks to over"):
+        read_results(path)
 
 
 @pytest.mark.parametrize(
@@ -284,6 +337,7 @@ def test_the_archive_for_the_server_is_read_back(tmp_path):
         ("s.json", '[{"file_name": "a"}]', "is not a list of objects"),
         ("s.json", '[{"file_name": "a", "scores": [1, "x"]}]', "not a number"),
         ("s.json", '[{"file_name": "a", "scores": [1, 1]}, {"file_name": "b", "scores": [1]}]', "entries 2 do not"),
+        ("s.json", '[{"file_name": "a", "scores": [1%s]}]' % ("0" * 400), "not a number"),
         ("s.json", '[{"file_name": "a", "scores": 5}]', "do not hold as many numbers"),
         ("comp1_cls_val_cat.txt", "a 0.5 1\n", "an image id and a score per line"),
     ],

@@ -77,7 +77,7 @@ def test_a_threshold_is_halfway_between_scores_and_ignores_uncounted_pairs():
 
 
 @pytest.mark.parametrize(
-    "text", ["f2", "f1=1", "precision", "precision=2", "recall=-1", "cost=inf", "cost=nan", "cost=x"]
+    "text", ["f2", "f1=1", "precision", "precision=2", "recall=-1", "cost=inf", "cost=1.7e308", "cost=nan", "cost=x"]
 )
 def test_a_goal_that_makes_no_sense_is_refused(text):
     with pytest.raises(ValueError):
@@ -237,7 +237,8 @@ def test_thresholds_are_matched_by_name(files, chosen):
 
 @pytest.mark.parametrize(
     "text", ["[]", '{"classes": {"a": {}}}', '{"classes": {"a": {"threshold": null, "temperature": 1}}}',
-             '{"classes": {"a": {"threshold": 0.5, "temperature": 0}}}', '{"classes": {"a": 3}}']
+             '{"classes": {"a": {"threshold": 0.5, "temperature": 0}}}', '{"classes": {"a": 3}}',
+             '{"classes": {"a": {"threshold": 1%s, "temperature": 1}}}' % ("0" * 400)]
 )  # fmt: skip
 def test_a_file_that_holds_no_thresholds_is_refused(tmp_path, text):
     (tmp_path / "t.json").write_text(text)

@@ -32,16 +32,27 @@ def read_results(path: Path, class_names: list[str] | None = None) -> Scores:
     Values outside 0…1 make a table one of logits; others are probabilities. Labels are 1, 0 (only difficult) and −1.
 
     Args:
-        class_names: of formats that do not name them (default: VOC's, if there are 20).
+        class_names: the columns of the result; a format that does not name them holds them in this order (default:
+            VOC's, if there are 20).
 
     Raises:
-        UserError: the file cannot be read, and where.
+        UserError: the file cannot be read, and where, or holds other classes.
     """
-    if path.is_dir() or path.name.endswith((".txt", ".tar.gz", ".tgz")):
-        return _read_server_files(path, class_names)
+    scored = _read(path, class_names)
+    try:
+        return scored.of_classes(class_names) if class_names else scored
+    except UserError as error:
+        raise UserError(f"compared with the class file, {path} has {error}") from error
+
+
+def _read(path: Path, class_names: list[str] | None) -> Scores:
+    if path.is_dir():
+        return _read_server_files(path)
+    require_regular_file(path)
+    if path.name.endswith((".txt", ".tar.gz", ".tgz")):
+        return _read_server_files(path)
     if path.suffix not in (".csv", ".json"):
         return read_scores(path)
-    require_regular_file(path)
     return (_read_table if path.suffix == ".csv" else _read_list)(path, class_names)
 
 
@@ -141,22 +152,21 @@ def _read_list(path: Path, class_names: list[str] | None) -> Scores:
     return _scores(path, ids, _names(path, class_names, scores.shape[1]), scores, labels)
 
 
-def _read_server_files(path: Path, class_names: list[str] | None) -> Scores:
+def _read_server_files(path: Path) -> Scores:
     if path.is_file() and path.suffix != ".txt":
         contents = read_submission(path)
     else:
         folder = path if path.is_dir() else path.parent
         contents = {file.name: _text_column(file) for file in sorted(folder.glob("comp*.txt"))}
     found = {name: match for name in contents if (match := SERVER_FILE.fullmatch(Path(name).name))}
-    if path.name in found:  # of several sets in a folder, that of the file that was named
-        found = {name: match for name, match in found.items() if match[1] == found[path.name][1]}
+    if path.is_file() and path.suffix == ".txt":  # of several sets in a folder, that of the file that was named
+        named = SERVER_FILE.fullmatch(path.name)
+        found = {name: match for name, match in found.items() if named and match[1] == named[1]}
     sets = sorted({match[1] for match in found.values()})
     if len(sets) != 1:
         raise UserError(f"{path}: expected comp?_cls_SPLIT_CLASS.txt of one split, found {first_few(sets) or 'none'}")
     columns = {match[2]: dict(zip(*contents[name], strict=True)) for name, match in found.items()}
-    names = class_names or sorted(columns)
-    if differing := sorted(columns.keys() ^ set(names)):
-        raise UserError(f"{path}: its files and the class file differ in {first_few(differing)}")
+    names = sorted(columns)
     ids = list(columns[names[0]])
     if differing := [name for name in names if columns[name].keys() != set(ids)]:
         raise UserError(f"{path}: the files of {first_few(differing)} list other images than that of {names[0]}")
@@ -183,7 +193,7 @@ def _numbers(path: Path, rows: Iterable[list]) -> np.ndarray:
     """Return rows of numbers as float64 `[N, columns]`."""
     try:
         values = [np.array(row, np.float64) for row in rows]
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:  # overflow: an integer of hundreds of digits
         raise UserError(f"{path} holds something that is not a number ({reason(error)})") from error
     wrong = [str(number) for number, value in enumerate(values, 1) if value.shape != (values[0].size,)]
     if wrong or not values or not values[0].size:

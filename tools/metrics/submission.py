@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tools.system.errors import UserError, first_few
-from tools.system.files import reason, replace_file
+from tools.system.errors import UserError, first_few, quoted
+from tools.system.files import reason, replace_file, require_regular_file
 
 COMPETITIONS = ("comp1", "comp2")  # trained on VOC's data alone; on any data except VOC's test images
+MAX_BYTES = 1 << 28  # of an unpacked archive; VOC's test images need 5 MB
 TEST_IMAGES = 10_991  # in VOC 2012's Main/test
 CLASSES = frozenset(
     ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow")
@@ -63,13 +64,22 @@ def write_submission(
 
 def read_submission(path: Path) -> dict[str, tuple[list[str], list[float]]]:
     """Return the image ids and scores of each file in an archive; a UserError says that it is not one."""
+    require_regular_file(path)
     contents = {}
     try:
-        with tarfile.open(path, "r:gz") as archive:
+        with gzip.open(path) as packed:
+            unpacked = packed.read(MAX_BYTES + 1)
+        if len(unpacked) > MAX_BYTES:
+            raise ValueError(f"it unpacks to over {MAX_BYTES >> 20} MiB")
+        with tarfile.open(fileobj=io.BytesIO(unpacked), mode="r:") as archive:
             for member in archive:
+                if member.isdir():
+                    continue
+                if not member.isreg():  # a link may lead to itself or nowhere
+                    raise ValueError(f"{quoted(member.name)} is not a regular file")
                 lines = [line.rsplit(" ", 1) for line in archive.extractfile(member).read().decode().splitlines()]
                 contents[member.name] = ([image_id for image_id, _ in lines], [float(score) for _, score in lines])
-    except (OSError, EOFError, tarfile.TarError, ValueError, AttributeError) as error:
+    except Exception as error:  # a damaged archive can break its reader anywhere
         raise UserError(f"{path} is not an archive of result files ({reason(error)})") from error
     return contents
 

@@ -10,6 +10,7 @@ from scipy.stats import binomtest
 
 from tools.metrics.bootstrap import image_counts
 from tools.metrics.multilabel import MEANS
+from tools.system.command_line import MOST_FLOAT
 from tools.system.errors import UserError, first_few
 from tools.system.files import read_json
 
@@ -61,7 +62,7 @@ class Goal:
             number = float(value) if value else 0.0
         except ValueError:
             number = np.nan
-        most = np.finfo(float).max if name == "cost" else 1
+        most = MOST_FLOAT if name == "cost" else 1
         if name not in GOALS or bool(value) == (name == "f1") or not 0 <= number <= most:
             raise ValueError("give f1, precision=0…1, recall=0…1 or cost=COST")
         return cls(name, number)
@@ -175,7 +176,7 @@ def read_thresholds(path: Path, class_names: list[str]) -> ClassThresholds:
         raise UserError(f"{path} has no threshold for {first_few(missing)}")
     try:
         values = [[float(classes[name][key]) for name in class_names] for key in ("threshold", "temperature")]
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: a class needs a number for 'threshold' and for 'temperature'") from error
     thresholds, temperatures = np.array(values)
     if not (np.isfinite(values).all() and (temperatures > 0).all()):
