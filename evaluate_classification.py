@@ -28,15 +28,15 @@ from tools.metrics.bootstrap import Interval, bootstrap_interval
 from tools.metrics.multilabel import DIFFICULT, Metrics, all_metrics, binary_labels
 from tools.metrics.protocols import PROTOCOLS, protocol_tables
 from tools.metrics.readers import logits_of, read_results
-from tools.metrics.reports import by_class, metrics_csv, text_report, write_results
+from tools.metrics.reports import by_class, free_base, metrics_csv, text_report, write_results
 from tools.metrics.scores import Scores, read_scores, write_scores
 from tools.metrics.submission import COMPETITIONS, TEST_IMAGES, check_submission, write_submission
-from tools.metrics.thresholds import read_thresholds
+from tools.metrics.thresholds import read_thresholds, recorded_thresholds
 from tools.runs.checkpoints import Description
-from tools.runs.folder import Folder, checkpoint_path
+from tools.runs.folder import BESIDE, IN_PROTOCOLS, LOCALIZATION, Folder, checkpoint_path
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, advice, printable, quoted, run_main
-from tools.system.files import check_writable, provenance, recorded_in_json, result_path, sha256
+from tools.system.files import check_writable, provenance, recorded_in_json, require_regular_file, result_path, sha256
 
 # What makes it another evaluation; another device or batch size does not, nor does a newer checkpoint of this name.
 SCORED_WITH = ("checkpoint", "head", "data_dir", "split", "split_sha256", "image_size", "eval_resize", "scales", "flip")
@@ -105,6 +105,11 @@ class Config(Arguments):
                 raise UserError(f"--protocol {quoted(name)}: choose from {', '.join(PROTOCOLS)}, or all")
         if self.strategy and not self.localization:
             raise UserError("--strategy is only used by --localization: add that, or leave --strategy out")
+        if self.thresholds:
+            with advice("check --thresholds"):
+                require_regular_file(Path(self.thresholds))
+        if self.out and self.out.name.endswith(BESIDE):
+            raise UserError(f"--out {self.out}: tables beside a result end in {' or '.join(BESIDE)}: rename it")
         if self.image_size is not None:
             check_image_size(self.image_size)
 
@@ -247,7 +252,7 @@ def measure(config: Config, scored: Scores, localization: Localization | None, b
     result = summary(config, scored, metrics, interval)
     if localization:
         text += "\n\n" + localization.text()
-        tables["_localization"] = localization.csv(class_names)
+        tables[LOCALIZATION] = localization.csv(class_names)
         result["localization"] = localization.summary(class_names)
     written = write_results(base, f"{text}\n\n{result['command']}", tables, result)
     return [text, *(f"written: {path}" for path in written)]
@@ -257,23 +262,25 @@ def follow_protocols(config: Config, scored: Scores, base: Path) -> list[str]:
     """Measure as other code bases do and write the table; return what to print."""
     arrays = (logits_of(scored), scored.probabilities, scored.labels)
     text, table, result = protocol_tables(config.protocol, *arrays, scored.class_names)
-    base, made = base.with_name(f"{base.name}_protocols"), made_with(config, scored) | {"protocol": config.protocol}
-    if not config.out:
-        base = result_path(base, made, lambda at: recorded_in_json(at.with_name(f"{at.name}.json"), "made_with"))
+    base, made = base.with_name(base.name + IN_PROTOCOLS), made_with(config, scored) | {"protocol": config.protocol}
+    base = free_base(base, made, base if config.out else None)
     result |= {"images": len(scored.ids), "scored_with": scored.settings, "made_with": made, **provenance()}
     return [text, *(f"written: {path}" for path in write_results(base, text, {"": table}, result))]
 
 
 def measured_with(config: Config) -> dict[str, Any]:
-    own = {"thresholds": config.thresholds} if config.thresholds else {}
-    return {name: getattr(config, name) for name in MEASURED_WITH} | own
+    return {name: getattr(config, name) for name in MEASURED_WITH} | recorded_thresholds(config.thresholds)
 
 
 def made_with(config: Config, scored: Scores) -> dict[str, Any]:
     """Return the settings that tell these results from others."""
     measured = measured_with(config) | {name: getattr(config, name) for name in LOCALIZED_WITH}
     again = {"scores": str(config.scores.resolve()), "data_dir": str(config.data_dir)} if config.scores else {}
-    return {name: scored.settings.get(name) for name in SCORED_WITH} | measured | again
+    return {**scored_with(scored), **measured, **again}
+
+
+def scored_with(scored: Scores) -> dict[str, Any]:
+    return {name: scored.settings.get(name) for name in SCORED_WITH} | {"class_names": scored.class_names}
 
 
 def result_base(config: Config, scored: Scores) -> Path:
@@ -288,8 +295,7 @@ def result_base(config: Config, scored: Scores) -> Path:
             # Nothing is lost where only the localization is added.
             return found if found.get("localization") else found | {name: wanted[name] for name in LOCALIZED_WITH}
         # Scores alone are those of an unlabeled split or of an interrupted evaluation.
-        settings = read_scores(scores).settings if scores.exists() else None
-        return settings and wanted | {name: settings.get(name) for name in SCORED_WITH}
+        return wanted | scored_with(read_scores(scores)) if scores.exists() else None
 
     if config.scores:
         return result_path(Folder().results_again(config.scores), wanted, recorded)
@@ -322,7 +328,7 @@ def main() -> None:
     """Write every file before anything is printed: a closed pipe costs words, never results."""
     config = parse(Config, __doc__)
     if config.out:
-        check_writable(config.out, "_localization.csv")
+        check_writable(config.out, f"{LOCALIZATION}.csv")
     scored, localization = (read_again(config), None) if config.scores else score(config)
     base, lines, problem = result_base(config, scored), [], None
     if not config.scores or config.data_dir:  # labels that were read now make the scores complete

@@ -32,8 +32,8 @@ from tools.data.datasets import ImageFiles, Letterboxed, VOCClassification, imag
 from tools.data.devkit import read_class_names
 from tools.data.images import find_images
 from tools.data.transforms import Normalization, evaluation_transform, normalize
-from tools.metrics.reports import Prediction, PredictionTable, recorded_predictions
-from tools.metrics.thresholds import read_thresholds
+from tools.metrics.reports import Prediction, PredictionTable, prediction_paths, recorded_predictions
+from tools.metrics.thresholds import read_thresholds, recorded_thresholds
 from tools.pictures.figure import check_picture_path, recorded_in_picture, write_picture
 from tools.runs.folder import Folder, checkpoint_path
 from tools.system.command_line import Arguments, argument, parse
@@ -65,7 +65,7 @@ class Config(Arguments):
         None, f"whose keypoints: {', '.join(STRATEGIES)}, or FILE.py that declares STRATEGY (default: as trained)"
     )
     pictures: str | None = _output(
-        None, "draw each image too (default: experiments/pictures/NAME)", bare="", metavar="FOLDER"
+        None, "draw each image too (default: experiments/pictures/NAME, or beside --out)", bare="", metavar="FOLDER"
     )
     compare: bool = _drawing(False, "draw the four strategies side by side instead")
     tiles: bool = _drawing(False, "draw tiles and merged maps instead")
@@ -159,7 +159,9 @@ def predict_images(model: LoadedModel, config: Config) -> int:
     if config.out:
         check_writable(config.out)
     out = config.out or result_path(Folder().predictions(model.checkpoint), about, recorded_predictions)
-    folder = None if config.pictures is None else Path(config.pictures or Folder().pictures(out.stem))
+    own = prediction_paths(out)[0].with_suffix("")
+    own = Path(config.pictures or (own if config.out else Folder().pictures(own.name)))
+    folder = None if config.pictures is None else own
     used, skipped, undrawn = set(), 0, 0
     with PredictionTable(out, about) as table, tqdm(total=len(paths), unit="image", desc="inference") as bar:
         images = ImageFiles(paths, model.image_size, model.normalization)
@@ -193,7 +195,7 @@ def settings_of(model: LoadedModel, config: Config) -> dict[str, Any]:
     about = {"checkpoint": str(model.checkpoint), "strategy": strategy, "image_size": model.image_size}
     about |= {"amp": config.amp} if config.amp != "off" else {}
     about |= {"topk": config.topk} if config.topk else {"threshold": config.threshold}
-    about |= {"thresholds": config.thresholds} if config.thresholds else {}
+    about |= {"class_names": model.class_names, **recorded_thresholds(config.thresholds)}
     source = [f"{Path(config.data_dir).resolve()}, {config.split}"] if config.data_dir else []
     return about | {"source": source + [str(Path(name).resolve()) for name in config.images or ()]}
 

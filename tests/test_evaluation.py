@@ -26,6 +26,7 @@ from tools.metrics.average_precision import average_precisions
 from tools.metrics.scores import Scores, read_scores, write_scores
 from tools.metrics.submission import CLASSES, find_problem, read_submission, write_submission
 from tools.runs.checkpoints import Description, save_checkpoint
+from tools.runs.folder import Folder
 from tools.system.errors import UserError
 
 SCRIPT = "evaluate_classification.py"
@@ -65,7 +66,7 @@ def test_the_result_says_how_to_repeat_it(evaluated, toy):
         == hashlib.sha256((toy / "ImageSets/Main/val.txt").read_bytes()).hexdigest()
     )
     assert result["measured_with"] == {
-        "difficult": "ignore", "labels": "xml", "threshold": 0.5, "thresholds": None, "bootstrap": 50, "seed": 0
+        "difficult": "ignore", "labels": "xml", "threshold": 0.5, "bootstrap": 50, "seed": 0
     }  # fmt: skip
     assert result["interval_95"]["low"] < result["interval_95"]["high"]
     assert {"mAP", "mAP_VOC2010", "mAP_VOC2007", "CP", "CR", "CF1", "OP", "OR", "OF1", "CF1_top3"} <= set(
@@ -298,6 +299,35 @@ def test_results_of_other_settings_are_kept(evaluated, toy, tmp_path, monkeypatc
     shutil.copytree(toy, "other")
     evaluate(monkeypatch, *common, "--data_dir", "other")
     assert "writing best_x_Main_val_5" in capsys.readouterr().err
+
+
+def test_other_class_names_and_other_thresholds_of_the_same_path_are_other_settings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.csv").write_text("a,0.9,0.1,1,-1\nb,0.2,0.7,-1,1\n")
+    found = Path("experiments/evaluation")
+    for number, names in enumerate((["cat", "dog"], ["x", "y"]), 1):
+        (tmp_path / "c.json").write_text(json.dumps({"class_names": names}))
+        evaluate(monkeypatch, "--scores", "s.csv", "--class_file", "c.json", "--bootstrap", 0)
+        assert len(list(found.glob("*.json"))) == number
+    for number, threshold in enumerate((0.5, 0.6), 3):
+        classes = dict.fromkeys(names, {"threshold": threshold, "temperature": 1})
+        (tmp_path / "t.json").write_text(json.dumps({"classes": classes}))
+        words = ("--class_file", "c.json", "--bootstrap", 0, "--thresholds", "t.json")
+        evaluate(monkeypatch, "--scores", "s.csv", *words)
+        assert len(list(found.glob("*.json"))) == number
+
+
+def test_no_result_has_the_name_of_a_table_beside_another(tmp_path, monkeypatch):
+    for ending in ("_localization", "_protocols"):
+        one, other = (Folder().results(Path("best_a.pth"), f"Main/val{end}") for end in ("", ending))
+        assert other.name != one.name + ending
+        with pytest.raises(UserError, match="rename it"):
+            evaluate(monkeypatch, "--scores", "s.npz", "--out", f"x{ending}")
+
+
+def test_missing_thresholds_are_refused_before_anything_is_scored(monkeypatch):
+    with pytest.raises(UserError, match="cannot read none.json .*; check --thresholds"):
+        evaluate(monkeypatch, "--scores", "s.npz", "--thresholds", "none.json")
 
 
 def test_tables_of_other_protocols_are_kept(tmp_path, monkeypatch, capsys):

@@ -241,6 +241,23 @@ def test_predictions_of_other_images_or_settings_are_kept(here, capsys):
     assert {row["image"] for row in table()} == {"one/a.png", "one/c.png"}  # the same settings: replaced
 
 
+def test_a_table_named_by_out_has_its_pictures_beside_it(here):
+    for name in ("x", "y"):
+        painted(here / f"{name}/a.png", 64, 64, ("red", 30, 30, 12))
+        assert infer("--images", name, "--pictures", "--out", f"{name}/t.csv") == 0
+        assert (here / name / "t/a.png").is_file()
+    assert not Path("experiments").exists()
+
+
+def test_only_csv_and_json_are_suffixes_of_a_table(here):
+    painted(here / "a.png", 64, 64)
+    for out in ("run.1", "run.2", "run.2.json", "run.3.csv"):
+        assert infer("--images", "a.png", "--out", out) == 0
+    assert {path.name for path in here.glob("run*")} == {
+        f"run.{number}.{suffix}" for number in (1, 2, 3) for suffix in ("csv", "json")
+    }
+
+
 def test_a_comparison_of_other_images_is_kept(here, capsys):
     for name in ("a", "b"):
         painted(here / f"{name}.png", 64, 64, ("red", 30, 30, 12))

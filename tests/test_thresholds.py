@@ -1,6 +1,8 @@
 """Thresholds, intervals and calibration against definitions written out, and the program that chooses them."""
 
 import json
+import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
+import tools.compare
+import tools.thresholds
 from tests.helpers.command_line import refused, run
 from tools.metrics.calibration import (
     class_calibration_error,
@@ -207,7 +211,8 @@ def chosen(files):
 
 def test_thresholds_are_chosen_on_one_file_and_measured_on_the_other(files, chosen):
     content = json.loads((files / "t.json").read_text())
-    assert content["made_with"]["measured_on"] == "test.npz" and list(content["classes"]) == ["cat", "dog", "cow"]
+    assert content["made_with"]["measured_on"] == str(files / "test.npz")
+    assert list(content["classes"]) == ["cat", "dog", "cow"]
     means = content["means"]
     assert means["chosen"]["CF1"][0] > means["default"]["CF1"][0]
     assert means["chosen"]["CF1"][1] < means["chosen"]["CF1"][0] < means["chosen"]["CF1"][2]
@@ -253,6 +258,36 @@ def test_halves_of_one_file_and_other_goals(files):
     assert "precision=0.9" in result.stdout and "the other half of val.npz" in result.stdout
     temperatures = [row["temperature"] for row in json.loads((files / "h.json").read_text())["classes"].values()]
     assert len(set(temperatures)) == 3
+
+
+def thresholds(monkeypatch, *words):
+    """Run the program in this process."""
+    monkeypatch.setattr(sys, "argv", ["thresholds", *map(str, words)])
+    tools.thresholds.main()
+
+
+def test_results_of_other_settings_are_kept(files, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.json").write_text(json.dumps({"class_names": ["cow", "cat", "dog"]}))
+    words = ["--scores", files / "val.npz", "--temperature", "none", "--bootstrap"]
+    for more in ([10], [9], [10], [10, "--class_file", "c.json"]):
+        thresholds(monkeypatch, *words, *more)
+    names = {path.name for path in (tmp_path / "experiments/evaluation").glob("*.json")}
+    assert names == {f"val_thresholds{number}.json" for number in ("", "_2", "_3")}
+
+
+@pytest.mark.parametrize("out", [".", "/", "file/x"])
+def test_a_name_that_cannot_be_written_is_refused_before_anything_is_computed(files, tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(tools.thresholds, "choose_thresholds", None)
+    monkeypatch.setattr(tools.compare, "compare", None)
+    with pytest.raises(UserError, match="must end in the name of a file|cannot write"):
+        thresholds(monkeypatch, "--scores", files / "val.npz", "--out", out)
+    shutil.copy(files / "val.npz", "other.npz")
+    monkeypatch.setattr(sys, "argv", ["compare", str(files / "val.npz"), "other.npz", "--out", out])
+    with pytest.raises(UserError, match="must end in the name of a file|cannot write"):
+        tools.compare.main()
 
 
 def test_mistakes_are_refused(files):

@@ -114,16 +114,17 @@ def main() -> None:
     config = parse(Config, __doc__)
     grouped = config.methods()
     logits, first = read(config, grouped)
+    made_with = {name: getattr(config, name) for name in ("difficult", "bootstrap", "seed")}
+    made_with["files"] = {name: [str(path.resolve()) for path in paths] for name, paths in grouped.items()}
+    made_with["class_names"] = first.class_names
+    base = free_base(Folder().root / "evaluation" / "comparison", made_with, config.out)
     names, runs = list(grouped), [len(paths) for paths in grouped.values()]
     methods, pairs = compare(logits, first.labels, first.counted, config.bootstrap, config.seed)
     text = text_of(names, runs, first.class_names, methods, pairs)
-    made_with = {name: getattr(config, name) for name in ("difficult", "bootstrap", "seed")}
-    made_with["files"] = {name: list(map(str, paths)) for name, paths in grouped.items()}
     titles = [f"{names[pair.second]} − {names[pair.first]}" for pair in pairs]
     result = {"made_with": made_with, "images": len(first.ids), "class_names": first.class_names}
     result["methods"] = {name: asdict(one) for name, one in zip(names, methods, strict=True)}
     result["pairs"] = {title: asdict(pair) for title, pair in zip(titles, pairs, strict=True)}
-    base = config.out or free_base(Folder().root / "evaluation" / "comparison", made_with)
     paths = write_results(base, text, {}, {**result, **provenance()})
     paths.append(base.with_name(f"{base.name}.png"))
     found = [(one.mean, one.interval) for one in methods]

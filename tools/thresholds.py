@@ -131,6 +131,10 @@ def table_of(rows: dict[str, dict]) -> str:
 def main() -> None:
     config = parse(Config, __doc__)
     chosen, test = read_sets(config)
+    made_with = {"scores": str(config.scores.resolve()), "goal": str(config.goal), "class_names": chosen.class_names}
+    made_with["measured_on"] = str(config.test and config.test.resolve())
+    made_with |= {name: getattr(config, name) for name in ("halves", "difficult", "temperature", "bootstrap", "seed")}
+    base = free_base(Folder().root / "evaluation" / f"{config.scores.stem}_thresholds", made_with, config.out)
     thresholds = choose_thresholds(chosen.probabilities, chosen.labels, chosen.counted, config.goal)
     temperatures = one = np.ones(len(chosen.class_names))
     if config.temperature != "none":
@@ -148,9 +152,6 @@ def main() -> None:
     for v, name in enumerate(chosen.class_names):
         rows[name] = {"threshold": thresholds[v], "temperature": temperatures[v], **measured["chosen"][v]}
         rows[name] |= {"f1_default": measured["default"][v]["f1"], "positives": int(chosen.labels[:, v].sum())}
-    made_with = {"scores": str(config.scores), "goal": str(config.goal), "measured_on": str(config.test)}
-    made_with |= {name: getattr(config, name) for name in ("halves", "difficult", "temperature", "seed")}
-    base = config.out or free_base(Folder().root / "evaluation" / f"{config.scores.stem}_thresholds", made_with)
     text, result = text_of(config, rows, means, calibrated), {"made_with": made_with, "classes": rows, "means": means}
     paths = write_results(base, text, {"": table_of(rows)}, {**result, "calibration": calibrated, **provenance()})
     paths.append(base.with_name(f"{base.name}.png"))

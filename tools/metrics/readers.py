@@ -89,7 +89,9 @@ class ScoreArguments(Arguments):
     difficult: str = argument("positive", "what a class shown only as difficult objects is", choices=DIFFICULT)
     class_file: Path | None = argument(None, "class_names of a table that does not name its classes")
     seed: int = argument(0, "of everything that is drawn", least=0)
-    out: Path | None = argument(None, "result files without suffix (default: in experiments/evaluation)")
+    out: Path | None = argument(
+        None, "result files without suffix (default in experiments/evaluation)", names_file=True
+    )
 
 
 def read_labeled(path: Path, class_names: list[str] | None = None, difficult: str = "positive") -> LabeledScores:

@@ -78,9 +78,17 @@ def json_value(value: Any) -> Any:
     return json.loads(text, parse_constant=lambda constant: None)
 
 
-def free_base(base: Path, made_with: dict[str, Any]) -> Path:
-    """Return where result files go, without suffix: not over those whose JSON file says other settings."""
-    return result_path(base, made_with, lambda path: recorded_in_json(path.with_name(f"{path.name}.json"), "made_with"))
+def free_base(base: Path, made_with: dict[str, Any], out: Path | None = None) -> Path:
+    """Return where result files go, without suffix: to `out`, or not over those whose JSON file says other settings.
+
+    Raises:
+        UserError: nothing can be written there; called before results are computed, it costs none.
+    """
+    base = out or result_path(
+        base, made_with, lambda path: recorded_in_json(path.with_name(f"{path.name}.json"), "made_with")
+    )
+    check_writable(base, ".json")
+    return base
 
 
 def write_results(base: Path, text: str, tables: dict[str, str], result: dict[str, Any]) -> list[Path]:
@@ -101,9 +109,15 @@ class Prediction(NamedTuple):
     keypoint: tuple[int, int] | None  # (row, column) in pixels of the original image; None without keypoints
 
 
+def prediction_paths(path: Path) -> tuple[Path, Path]:
+    """Return a table's CSV and JSON file; of its name only .csv or .json is a suffix, not the 1 of `run.1`."""
+    name = path.stem if path.suffix in (".csv", ".json") else path.name
+    return path.with_name(f"{name}.csv"), path.with_name(f"{name}.json")
+
+
 def recorded_predictions(path: Path) -> dict[str, Any] | None:
     """Return what the table of predictions at `path` says it was made with, or None if there is none."""
-    described = path.with_suffix(".json")
+    described = prediction_paths(path)[1]
     if not path.exists() and not described.exists():
         return None
     content = read_json(described)
@@ -116,11 +130,11 @@ class PredictionTable:
     A context manager: both files are written when it ends without an error, so that readers never see a partial table.
     An image without a predicted class has one row with only its name.
 
-    `path` is the CSV file's; the JSON file has the same name with .json, and says `about` before the images.
+    `path` is the name of either, or that without suffix; the JSON file says `about` before the images.
     """
 
     def __init__(self, path: Path, about: dict[str, Any]):
-        self.paths = (path.with_suffix(".csv"), path.with_suffix(".json"))
+        self.paths = prediction_paths(path)
         self._about = about
         self._rows: list[tuple] = [COLUMNS]
         self._images: list[str] = []

@@ -12,7 +12,7 @@ from tools.metrics.bootstrap import image_counts
 from tools.metrics.multilabel import MEANS
 from tools.system.command_line import MOST_FLOAT
 from tools.system.errors import UserError, first_few
-from tools.system.files import read_json
+from tools.system.files import read_json, sha256
 
 DEFAULT = 0.5  # for a class without a positive, about which the images say nothing
 PERCENTILES = (2.5, 97.5)
@@ -153,6 +153,11 @@ def _means(true: np.ndarray, found: np.ndarray, positives: np.ndarray) -> np.nda
     OR = true.sum(1) / np.maximum(positives.sum(1), 1)
     f1s = [2 * p * r / np.maximum(p + r, 1e-12) for p, r in ((CP, CR), (OP, OR))]
     return np.stack([CP, CR, f1s[0], OP, OR, f1s[1]], 1)
+
+
+def recorded_thresholds(path: str | None) -> dict[str, str]:
+    """Return what tells results with this file of thresholds from those with others."""
+    return {"thresholds": path, "thresholds_sha256": sha256(Path(path))} if path else {}
 
 
 class ClassThresholds(NamedTuple):

@@ -16,6 +16,8 @@ from tools.system.errors import UserError
 from tools.system.files import read_json, reason, remove, sync_folder, writing
 
 History = dict[str, list[dict[str, Any]]]
+# Endings of the tables beside a result; no result's own name ends so, or one would replace the other.
+BESIDE = LOCALIZATION, IN_PROTOCOLS = ("_localization", "_protocols")
 EARLIER_NAMES = {"lr": "learning_rate", "mAP": "map"}  # of values in histories of before
 
 
@@ -64,7 +66,8 @@ class Folder:
 
     def results(self, checkpoint: Path, split: str) -> Path:
         """Return where the evaluation of a checkpoint on a split goes, without suffix."""
-        return self.root / "evaluation" / f"{checkpoint.stem}_{split.replace('/', '_')}"
+        name = f"{checkpoint.stem}_{split.replace('/', '_')}"
+        return self.root / "evaluation" / (f"{name}_split" if name.endswith(BESIDE) else name)
 
     def results_again(self, scores: Path) -> Path:
         """Return where a second measurement of a scores file goes, without suffix; it does not replace the first."""
