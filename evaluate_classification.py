@@ -292,6 +292,7 @@ def result_base(config: Config, scored: Scores) -> Path:
     def recorded(base: Path) -> dict[str, Any] | None:
         results, scores = (base.with_name(base.name + suffix) for suffix in (".json", ".npz"))
         if (found := recorded_in_json(results, "made_with")) is not None:
+            found = {"class_names": scored.class_names} | found  # which results of before do not record
             # Nothing is lost where only the localization is added.
             return found if found.get("localization") else found | {name: wanted[name] for name in LOCALIZED_WITH}
         # Scores alone are those of an unlabeled split or of an interrupted evaluation.
