@@ -18,6 +18,7 @@ from tests.helpers.command_line import SCRIPTS, SMALL, command, environment, ref
 from tests.helpers.golden import config_of, strategy_of
 from tools.runs.folder import Folder, RunFiles
 from tools.system.errors import UserError, explain_shortages
+from tools.system.files import HOST, write_json
 from tools.system.interruption import Interruption
 
 EPOCHS = 3
@@ -385,14 +386,14 @@ def test_weights_that_overflow_in_validation_end_in_one_line(toy, tmp_path):
     assert "validation after iteration 4" in line and "not finite" in line and "--lr" in line
 
 
-def test_a_run_removes_only_its_own_partial_files(tmp_path):
+def test_a_run_removes_nothing_that_a_living_run_writes(tmp_path):
     models = tmp_path / "models"
     models.mkdir()
-    names = (".best_Max.pth.x-7.tmp", ".best_cMax.pth.x-7.tmp", ".Max2.json.x-7.tmp", ".Max.json.x-7.tmp")
-    for name in names:
-        (models / name).write_text("half")
-    RunFiles(Folder(tmp_path), "Max").claim()
-    assert sorted(path.name for path in models.iterdir()) == [".Max2.json.x-7.tmp", ".best_cMax.pth.x-7.tmp"]
+    for tag in ("x", "x.pth.1", "best_x"):
+        (models / f".{tag}.pth.{HOST}-1.tmp").write_text("half")  # process 1 lives
+    RunFiles(Folder(tmp_path), "x").claim()
+    write_json(models / "x.json", {})
+    assert len(list(models.glob(".*.tmp"))) == 3
 
 
 def test_a_state_from_elsewhere_does_not_overwrite_an_earlier_run_of_the_tag(toy, tmp_path, uninterrupted):

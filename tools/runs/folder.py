@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import glob
 import math
 import os
 import re
@@ -98,7 +97,7 @@ class RunFiles:
         self.archived_to: Path | None = None  # where this process has moved an earlier run's files
 
     def claim(self) -> None:
-        """Claim the run's files for this process until it ends, and remove what a killed run was writing."""
+        """Claim the run's files for this process until it ends, and complete the moves of a killed run."""
         with writing(self._lock):
             self._lock.parent.mkdir(parents=True, exist_ok=True)
             held = open(self._lock, "a+", encoding="utf-8")  # noqa: SIM115 – closing it would release the lock
@@ -108,7 +107,6 @@ class RunFiles:
             held.write(f"process {os.getpid()} on {socket.gethostname()}")
             held.flush()
         self._held = held
-        self._remove_partial_files()
         self._complete_archives()
 
     def _lock_exclusively(self, held: TextIO) -> None:
@@ -130,11 +128,6 @@ class RunFiles:
             # hold it.
             self._held.close()
             self._held = None
-
-    def _remove_partial_files(self) -> None:
-        for path in self._files():
-            for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-                remove(temporary)
 
     def _files(self) -> list[Path]:
         folder, tag = self.folder, self.tag
