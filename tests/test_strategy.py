@@ -258,12 +258,14 @@ def test_every_script_declares_a_strategy_whose_keypoints_are_known(name):
         ("nothing.py", "no file nothing.py"),
         ("empty.py", "does not declare STRATEGY"),
         ("broken.py", "cannot import .*broken.py: ZeroDivisionError"),
+        ("ends.py", "cannot import .*ends.py: SystemExit"),
     ],
 )
 def test_a_mistake_in_naming_a_strategy_is_one_line(given, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("empty.py").write_text("")
     Path("broken.py").write_text("1 / 0\n")
+    Path("ends.py").write_text("raise SystemExit(0)\n")
     with pytest.raises(UserError, match=said) as error:
         keypoints_of(Description(strategy="own", keypoints="own"), given)
     assert "\n" not in str(error.value)

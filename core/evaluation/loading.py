@@ -174,7 +174,7 @@ def read_strategy(path: Path) -> Strategy:
         raise UserError(f"no file {path}: give a script that declares a STRATEGY")
     try:
         strategy = runpy.run_path(str(path)).get("STRATEGY")
-    except Exception as error:  # whatever the script does wrong
+    except (Exception, SystemExit) as error:  # whatever the script does wrong
         raise UserError(f"cannot import {path}: {type(error).__name__}: {error}") from error
     if not isinstance(strategy, Strategy):
         raise UserError(f"{path} does not declare STRATEGY = Strategy(…): see docs/change-the-method.md")
