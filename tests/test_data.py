@@ -71,6 +71,9 @@ def test_difficult_objects_count_but_empty_boxes_do_not(tmp_path):
         ),
         ("<annotation>" + "<a>" * 20_000 + "</a>" * 20_000 + "</annotation>", "over 20 elements inside each other"),
         ('<!DOCTYPE a [<!ENTITY b "c">]><annotation/>', "a document type of its own"),
+        ("<annotation><Object><name>cat</name></Object></annotation>", "'Object' in place of 'object'"),
+        ("<annotation><object><NAME>cat</NAME></object></annotation>", "'NAME' in place of 'name'"),
+        ('<annotation><object xmlns="u"><name>cat</name></object></annotation>', "'{u}[a-z]+' in place of"),
         ("<annotation>" + " " * (1 << 20) + "</annotation>", "over 1 MiB"),
     ],
 )

@@ -11,7 +11,7 @@ import numpy as np
 
 from tools.data.devkit import LABELED_LINE, annotation_files, image_files, read_lines
 from tools.data.images import Size, upright_size
-from tools.system.errors import UserError, first_few, quoted
+from tools.system.errors import UserError, first_few, printable, quoted
 from tools.system.files import reason, require_regular_file
 
 MAX_ANNOTATION_BYTES = 1 << 20  # the devkit's largest has 20 thousand
@@ -21,6 +21,8 @@ PRESENT, DIFFICULT_ONLY, ABSENT = 1, 0, -1  # the devkit's labels
 # What people write in <difficult>, besides numbers.
 YES, NO = ("true", "yes", "y", "t"), ("", "false", "no", "n", "f", "none", "null", "unspecified")
 
+# The tags that are read; one that differs from them by case or a namespace alone would be overlooked.
+TAGS = ("object", "name", "difficult", "bndbox", "xmin", "ymin", "xmax", "ymax", "size", "width", "height")
 BOX_SIDES = ("xmin", "ymin", "xmax", "ymax")
 Box = tuple[float, float, float, float]  # xmin, ymin, xmax, ymax in pixels: the devkit's 1-based inclusive corners
 
@@ -176,6 +178,10 @@ def read_xml(path: Path) -> ElementTree.Element:
         raise UserError(f"{path} is not a devkit annotation (its root is {quoted(root.tag)}, not 'annotation')")
     if _is_deep(root):  # reading and writing it would recurse
         raise UserError(f"{path} is not a devkit annotation (over {MAX_DEPTH} elements inside each other)")
+    for tag in {element.tag for element in root.iter()}.difference(TAGS):
+        plain = tag.rpartition("}")[2].casefold()
+        if plain in TAGS:
+            raise UserError(f"{path} has an element {quoted(tag)} in place of '{plain}': rename it")
     return root
 
 
@@ -257,7 +263,7 @@ def annotation(
         segmented: 1 if the folder has a mask of the image.
     """
     root = ElementTree.Element("annotation")
-    _add(root, folder=folder, filename=f"{image_id}.jpg")
+    _add(root, folder=printable(folder), filename=f"{image_id}.jpg")
     _add(ElementTree.SubElement(root, "source"), database=database)
     _add(ElementTree.SubElement(root, "size"), width=size[0], height=size[1], depth=3)
     _add(root, segmented=segmented)
