@@ -23,7 +23,7 @@ from core.weights import PER_CLASS, load_weights
 from tests.helpers.command_line import ROOT
 from tests.helpers.golden import trainer_of
 from tools.data.annotations import read_label_lists
-from tools.data.devkit import class_columns, read_class_names
+from tools.data.devkit import class_columns, class_names_problem, read_class_names
 from tools.data.transforms import IMAGENET, Normalization, denormalize, normalize
 from tools.data.writing import write_class_file
 from tools.metrics.scores import Scores
@@ -204,6 +204,11 @@ def test_json_is_read_only_from_files(saved, tmp_path):
         file.truncate(MAX_JSON_BYTES + 1)  # a file with a hole, which takes no space
     with pytest.raises(UserError, match="larger than 1024 MiB"):
         read_json(tmp_path / "large.json")
+
+
+@pytest.mark.parametrize("character", "\x00\x1f\x9f\ufeff\ufffe\uffff\ud800")
+def test_a_class_name_is_text_that_xml_holds(character):
+    assert "'c" in class_names_problem(["dog", f"c{character}"])
 
 
 def test_a_class_name_does_not_lead_out_of_the_folder(tmp_path):

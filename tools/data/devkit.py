@@ -13,8 +13,8 @@ from tools.system.files import ROOT, read_json, reason, require_regular_file
 
 DATA = ROOT / "data"
 MAX_LIST_BYTES = 1 << 26  # about five million ids
-# Control characters, line separators, bytes outside UTF-8, stray BOMs.
-UNPRINTABLE = r"\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff"
+# Control characters, line separators, bytes outside UTF-8, stray BOMs, and what XML cannot hold.
+UNPRINTABLE = r"\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff"
 WINDOWS_FILES = ("Thumbs.db", "desktop.ini")
 LABELED_LINE = re.compile(r"(.*\S)\s+(-1|0|1)")  # of the devkit's lists of one class
 
