@@ -51,8 +51,8 @@ def killed_at(number: int, action: Callable[[], object], before: bool) -> bool:
 
 def state_of(number: int) -> dict:
     return {
-        "strategy": "Max", "trainer": {"weight": torch.full((1000,), float(number))}, "random": [], "epoch": number,
-        "samples": 0, "losses": {}, "best": 1.0, "log": {"history": {"train": [], "validation": []}, "text_bytes": 0},
+        "strategy": "Max", "trainer": {"weight": torch.full((1000,), float(number))}, "epoch": number,
+        "random": [{"cpu": torch.get_rng_state(), "cuda": []}], "samples": 0, "losses": {}, "best": 1.0, "log": {"history": {"train": [], "validation": []}, "text_bytes": 0},
         "arguments": {}, "class_names": ["cat"], "data": {},
     }  # fmt: skip
 
@@ -137,10 +137,17 @@ def test_a_full_disk_leaves_the_only_whole_state(tmp_path, monkeypatch, operatio
         {"epoch": -1},
         {"epoch": 10**40},
         {"samples": True},
+        {"best": 10**400},
+        {"random": []},
+        {"random": [{}]},
+        {"random": [{"cpu": torch.get_rng_state()}]},
+        {"random": [{"cpu": None, "cuda": []}]},
+        {"random": [{"cpu": torch.get_rng_state(), "cuda": [1]}]},
         {"class_names": "cat"},
         {"log": {"history": {"train": [], "validation": []}, "text_bytes": -5}},
         {"log": {"history": {"train": [], "validation": [torch.zeros(1)]}, "text_bytes": 0}},
         {"log": {"history": {"train": {}, "validation": []}, "text_bytes": 0}},
+        {"log": {"history": {"train": [{"iteration": 10**400, "epoch": 1}], "validation": []}, "text_bytes": 0}},
     ],
 )
 def test_a_state_with_odd_values_is_refused(tmp_path, change):

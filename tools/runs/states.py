@@ -101,6 +101,10 @@ def _is_state(content: Any) -> bool:
     log, losses = content["log"], content["losses"]
     if as_history(log.get("history")) is None or not all(map(_are_losses, losses.values())):
         return False
+    if not content["random"] or not all(map(_are_generators, content["random"])):
+        return False
+    if type(content["best"]) is int and abs(content["best"]) > 100:  # %; a float may be anything, also NaN
+        return False
     counts = (content["epoch"], content["samples"], log.get("text_bytes"))
     if not all(type(count) is int and 0 <= count < 1 << 62 for count in counts):
         return False
@@ -110,6 +114,13 @@ def _is_state(content: Any) -> bool:
 def _are_losses(values: Any) -> bool:
     """Whether these are a loss's values since the last log line: one or more numbers."""
     return isinstance(values, torch.Tensor) and values.dim() == 1 and len(values) > 0 and values.is_floating_point()
+
+
+def _are_generators(states: Any) -> bool:
+    """Whether these are the states of a process's random generators."""
+    if not isinstance(states, dict) or not isinstance(states.get("cuda"), list):
+        return False
+    return all(isinstance(state, torch.Tensor) for state in [states.get("cpu"), *states["cuda"]])
 
 
 def _are_plain(values: list[Any]) -> bool:
