@@ -402,6 +402,9 @@ def test_histories_of_earlier_versions_are_drawn_beside_new_ones(experiments, mo
         {"train": [1], "validation": []},
         {"train": [], "validation": [{"iteration": "x", "epoch": 1}]},
         {"train": [{"epoch": 1}], "validation": []},
+        {"train": [], "validation": [{"iteration": 10**400, "epoch": 1}]},
+        {"train": [], "validation": [{"iteration": 1, "epoch": 1, "average_precision": [1]}]},
+        {"train": [], "validation": [{"iteration": 1, "epoch": 1, "without_positive": None}]},
     ],
 )
 def test_what_is_not_a_history_is_refused(experiments, monkeypatch, content):
@@ -419,6 +422,11 @@ def test_values_that_are_not_numbers_are_gaps(experiments, monkeypatch):
     (experiments / "gaps.json").write_text(json.dumps(rows))
     typed(monkeypatch, plot_history.main, "gaps")
     typed(monkeypatch, plot_classes.main, "gaps", "--out", "bars.svg")
+    assert "gaps, epoch 1" in Path("bars.svg").read_text(encoding="utf-8")
+    rows["validation"][0] |= {"map": "x", "average_precision": {"dog": "x", "cat": None}}
+    rows["validation"][1] = {"iteration": 8, "epoch": 2}
+    (experiments / "gaps.json").write_text(json.dumps(rows))
+    typed(monkeypatch, plot_classes.main, "gaps", "one", "--out", "bars.svg")
     assert "gaps, epoch 1" in Path("bars.svg").read_text(encoding="utf-8")
 
 

@@ -3,11 +3,11 @@
 python3 -m tools.plot_classes TAG [TAG …]
 """
 
-import math
+import itertools
 
 from tools.pictures.charts import bar_chart
 from tools.plot_history import Config
-from tools.runs.folder import Folder, best_validation, read_histories
+from tools.runs.folder import Folder, best_validation, numbers, read_histories
 from tools.system.command_line import parse
 from tools.system.errors import run_main
 
@@ -16,10 +16,12 @@ def main() -> None:
     config = parse(Config, __doc__)
     histories = read_histories(Folder(config.experiments), config.tags)
     best = [best_validation(history, tag) for tag, history in zip(config.tags, histories, strict=True)]
-    names = list(dict.fromkeys(name for row in best for name in [*row["average_precision"], *row["without_positive"]]))
-    values = [[row["average_precision"].get(name, math.nan) for row in best] for name in names]
+    precisions = [row.get("average_precision", {}) for row in best]
+    classes = [[*found, *row.get("without_positive", [])] for found, row in zip(precisions, best, strict=True)]
+    names = list(dict.fromkeys(itertools.chain(*classes)))
+    values = [numbers(found.get(name) for found in precisions) for name in names]
     labels = [f"{tag}, epoch {row['epoch']}" for tag, row in zip(config.tags, best, strict=True)]
-    means = [row["map"] for row in best]
+    means = numbers(row.get("map") for row in best)
     figure = bar_chart("Average precision on validation, %", labels, [*names, "mean (mAP)"], [*values, means])
     config.write("classes", figure)
 

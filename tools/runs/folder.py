@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -230,13 +231,26 @@ def as_history(content: Any) -> History | None:
 
 
 def _is_row(row: Any) -> bool:
-    return isinstance(row, dict) and all(type(row.get(name)) in (int, float) for name in ("iteration", "epoch"))
+    if not isinstance(row, dict) or not isinstance(row.get("average_precision", {}), dict):
+        return False
+    names = row.get("without_positive", [])
+    counts = [row.get(name) for name in ("iteration", "epoch")]
+    return isinstance(names, list) and all(isinstance(name, str) for name in names) and all(map(is_number, counts))
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a number that float holds, not NaN."""
+    return type(value) in (int, float) and abs(value) < 1e300
 
 
 def values_of(history: History, kind: str, name: str) -> list[float]:
     """Return a value of every row; NaN where a row lacks it."""
-    values = [row.get(name) for row in history[kind]]
-    return [float(value) if isinstance(value, (int, float)) and abs(value) < 1e300 else math.nan for value in values]
+    return numbers([row.get(name) for row in history[kind]])
+
+
+def numbers(values: Iterable[Any]) -> list[float]:
+    """Return values as floats; NaN for one that is not a number."""
+    return [float(value) if is_number(value) else math.nan for value in values]
 
 
 def best_validation(history: History, tag: str) -> dict[str, Any]:
