@@ -25,7 +25,7 @@ from tools.metrics.scores import read_scores
 from tools.pictures.charts import MOST_LINES
 from tools.reproduction.presets import PRESETS
 from tools.reproduction.series import Experiment
-from tools.reproduction.study import CompletedRuns, TableSection
+from tools.reproduction.study import CompletedRuns, TableSection, _read_result
 from tools.reproduction.tables import Number, Table
 from tools.scale_devkit import require_scaled_from, scale_devkit
 from tools.system.errors import UserError
@@ -306,6 +306,31 @@ def test_the_state_of_an_experiment_follows_from_its_files(tmp_path):
         file.write_text('{"lr": "0.10"}')
         states.append(experiment.state())
     assert states == ["begun", "trained", "finished"]
+
+
+@pytest.mark.parametrize(
+    "name, content, said",
+    [
+        ("data/x.1.config.json", "[]", "does not hold a JSON object"),
+        ("data/x.1.config.json", '{"lr": 1%s}' % ("0" * 400), "belongs to a run with other settings"),
+        ("usage/x.1.json", "[1]", "does not hold a JSON object"),
+        ("usage/x.1.json", '{"training_seconds": "x"}', "not a number"),
+        ("usage/x.1.json", '{"training_seconds": 1%s}' % ("0" * 400), "not a number"),
+        ("evaluation/best_x.1_Main_val.json", "3", "does not hold a JSON object"),
+        ("evaluation/best_x.1_Main_val.json", "{}", "lacks the localization"),
+        ("evaluation/best_x.1_Main_val.json", '{"localization": []}', "not what an evaluation writes"),
+        ("evaluation/best_x.1_Main_val.json", '{"localization": {"over_pairs": {}}, "means": {}}', "not what an eval"),
+    ],
+)
+def test_a_file_of_odd_content_is_named(tmp_path, name, content, said):
+    experiment = an_experiment(tmp_path)
+    file = tmp_path / "experiments" / name
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    with pytest.raises(UserError, match=f"{file.name} .*{said}"):
+        experiment.state()
+        experiment.usage()
+        _read_result(experiment.evaluated(".json"))
 
 
 PEAKS = """

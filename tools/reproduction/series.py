@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tools.runs.folder import Folder
+from tools.runs.folder import Folder, is_number
 from tools.system.command_line import to_argv
 from tools.system.errors import UserError
-from tools.system.files import ROOT, read_json, write_json
+from tools.system.files import ROOT, read_object, write_json
 
 RSS_UNIT = 2**30 if sys.platform == "darwin" else 2**20  # ru_maxrss per GiB: bytes on macOS, KiB on Linux
 
@@ -60,7 +60,7 @@ class Experiment:
         config = self.files.config(self.tag)
         if not config.exists():
             return "new"
-        saved = read_json(config)
+        saved = read_object(config)
         differing = {name: value for name, value in self.arguments.items() if not _same(saved.get(name), value)}
         if differing:
             listed = "; ".join(f"{name}: saved {saved.get(name)}, now {value}" for name, value in differing.items())
@@ -83,11 +83,14 @@ class Experiment:
         process.
         """
         path = self.files.usage(self.tag)
-        return read_json(path) if path.exists() else {}
+        usage = read_object(path) if path.exists() else {}
+        if not all(map(is_number, usage.values())):
+            raise UserError(f"{path} holds something that is not a number: delete it")
+        return usage
 
     def _call(self, command: list[str], part: str) -> None:
         print(f"$ {self.in_shell(command)}", flush=True)
-        started, interruption = time.monotonic(), None
+        usage, started, interruption = self.usage(), time.monotonic(), None
         process = subprocess.Popen([sys.executable, *command[1:]], cwd=self.folder, env=environment())
         while process.returncode is None:
             try:
@@ -98,7 +101,7 @@ class Experiment:
                 # Ctrl-C, which has reached the run too (it counts both signals as one), or the SystemExit of SIGTERM.
                 interruption = error
                 os.kill(process.pid, signal.SIGTERM)  # the run saves its state and ends
-        usage, seconds, gib = self.usage(), time.monotonic() - started, resources.ru_maxrss / RSS_UNIT
+        seconds, gib = time.monotonic() - started, resources.ru_maxrss / RSS_UNIT
         usage[f"{part}_seconds"] = round(usage.get(f"{part}_seconds", 0) + seconds, 1)
         usage[f"{part}_gib"] = round(max(usage.get(f"{part}_gib", 0), gib), 2)
         write_json(self.files.usage(self.tag), usage)
@@ -118,5 +121,5 @@ def _same(saved: Any, given: Any) -> bool:
     """Return whether two values of an argument mean the same, as 0 and "0.0" do."""
     try:
         return float(saved) == float(given)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return str(saved) == str(given)

@@ -15,9 +15,9 @@ from tools.pictures.charts import MOST_LINES, Line, bar_chart, line_charts
 from tools.pictures.figure import write_picture
 from tools.reproduction.series import Experiment
 from tools.reproduction.tables import Number, Table
-from tools.runs.folder import History, best_validation, epochs_of, read_histories, values_of
+from tools.runs.folder import History, best_validation, epochs_of, numbers, read_histories, values_of
 from tools.system.errors import UserError
-from tools.system.files import provenance, read_json, write_text
+from tools.system.files import provenance, read_object, write_text
 from tools.system.text_table import markdown_cell
 
 if TYPE_CHECKING:
@@ -66,16 +66,15 @@ class CompletedRuns:
 
     def mean(self, metric: str) -> Number:
         """Return "mAP" or "mAP_VOC2010", in %."""
-        return Number.of([result["means"][metric] for result in self.results])
+        return Number.of(numbers(result["means"][metric] for result in self.results))
 
     def precision(self, class_name: str) -> Number:
         """Return a class's average precision, in %; NaN without a positive."""
-        return Number.of([result["average_precision"].get(class_name, math.nan) for result in self.results])
+        return Number.of(numbers(result["average_precision"].get(class_name) for result in self.results))
 
     def localization(self, column: str) -> Number:
         """Return a column of the localization over (image, class) pairs, in %."""
-        values = [result["localization"]["over_pairs"][column] for result in self.results]
-        return Number.of([math.nan if value is None else value for value in values])
+        return Number.of(numbers(result["localization"]["over_pairs"].get(column) for result in self.results))
 
     def used(self, name: str, unit: float) -> Number:
         """Return a value of the usage, divided by `unit`, mean over the runs."""
@@ -88,12 +87,22 @@ class CompletedRuns:
 
 
 def _read_result(path: Path) -> dict[str, Any]:
-    result = read_json(path)
+    result = read_object(path)
     if "localisation" in result:  # the key's spelling in earlier results
         result["localization"] = result.pop("localisation")
     if "localization" not in result:
         raise UserError(f"{path} lacks the localization: delete it, and the run is evaluated again")
+    if not _is_result(result):
+        raise UserError(f"{path} is not what an evaluation writes: delete it, and the run is evaluated again")
     return result
+
+
+def _is_result(result: dict[str, Any]) -> bool:
+    parts = [result.get(name) for name in ("means", "average_precision", "localization")]
+    if not all(isinstance(part, dict) for part in parts):
+        return False
+    means, _, localization = parts
+    return isinstance(localization.get("over_pairs"), dict) and {"mAP", "mAP_VOC2010"} <= means.keys()
 
 
 @dataclass(frozen=True)
@@ -119,8 +128,8 @@ class TableSection:
         compared = {row.name: pair for row, *pair in zip(others, found, corrected, strict=True)}
         rows = []
         for row in self.rows:
-            last = Number.of([history["validation"][-1]["map"] for history in row.histories])
             epochs = [best_validation(history, row.name)["epoch"] for history in row.histories]
+            last = Number.of([values_of(history, "validation", "map")[-1] for history in row.histories])
             best = Number(sum(epochs) / len(epochs), decimals=0 if len(epochs) == 1 else 1)
             difference = _compared(*compared[row.name]) if row.name in compared else ["–"] * 4
             rows.append([row.name, row.mean("mAP"), row.mean("mAP_VOC2010"), last, best, *difference])
@@ -134,11 +143,11 @@ class TableSection:
 
     def _localization(self) -> Table:
         first = self.rows[0]
-        near = f"within {first.results[0]['localization']['tolerance']}"
+        near = f"within {first.results[0]['localization'].get('tolerance')}"
         rows = []
         for row in self.rows:
             columns = (row.keypoints, f"{row.keypoints} {near}", ARG_MAX, "energy", "empty")
-            strength = Number.of([result["localization"]["strength"] for result in row.results])
+            strength = Number.of(numbers(result["localization"].get("strength") for result in row.results))
             rows.append([row.name, *map(row.localization, columns), strength])
         centre = [first.localization("centre"), first.localization(f"centre {near}")]
         uniform = [first.localization("uniform"), first.localization(f"uniform {near}")]
@@ -167,7 +176,7 @@ class TableSection:
 
     def bars(self) -> tuple[list[str], list[list[float]]]:
         """Return the bars' labels and, per row, the mAP of each run; only their mean if there are too few colors."""
-        values = [[result["means"]["mAP"] for result in row.results] for row in self.rows]
+        values = [numbers(result["means"]["mAP"] for result in row.results) for row in self.rows]
         runs = len(values[0])
         if runs > MOST_LINES:
             return [f"mean of {runs} runs"], [[sum(row) / runs] for row in values]

@@ -201,6 +201,14 @@ def read_json(path: Path) -> Any:
     return content
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object; errors as `read_json`."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} does not hold a JSON object of names and values: delete or restore it")
+    return content
+
+
 def _checksum(content: dict[str, Any]) -> str:
     """Return the SHA-256 of a JSON object, whatever the order of its keys and the whitespace between them."""
     plain = json.loads(json.dumps(content), parse_constant=lambda _: None)  # lists for tuples, null for NaN
