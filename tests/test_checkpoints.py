@@ -121,6 +121,20 @@ def test_an_altered_description_or_class_file_is_noticed_and_an_edited_one_is_no
         read(path)
 
 
+def test_a_description_of_other_weights_is_noticed(network, saved):
+    other = {name: value + 1 for name, value in network.state_dict().items()}
+    torch.save(network.state_dict(), saved)  # the same weights, with the file's name in the archive
+    trained_network(saved)
+    write_tensors(saved, other)  # a kill before the description is written, or a copy
+    for read in (trained_network, read_description, lambda path: make_network("resnet18", str(path), 3)):
+        with pytest.raises(UserError, match=r"x\.json describes other weights than those in .*x\.pth: .*--resume"):
+            read(saved)
+    edit(saved.with_suffix(".json"), weights_sha256=None)
+    trained_network(saved)
+    saved.with_suffix(".json").unlink()
+    trained_network(saved, "resnet18", NAMES)
+
+
 def test_weights_that_are_not_finite_are_refused_wherever_they_are_read(network, saved):
     state_dict = {name: value.clone() for name, value in network.state_dict().items()}
     state_dict["backbone.layer1.0.bn1.running_var"][3] = float("nan")

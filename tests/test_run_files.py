@@ -53,7 +53,8 @@ def state_of(number: int) -> dict:
     return {
         "strategy": "Max", "trainer": {"weight": torch.full((1000,), float(number))}, "epoch": number,
         "random": [{"cpu": torch.get_rng_state(), "cuda": []}], "samples": 0, "losses": {}, "best": 1.0,
-        "log": {"history": {"train": [], "validation": []}, "text_bytes": 0}, "arguments": {}, "class_names": ["cat"], "data": {},
+        "log": {"history": {"train": [], "validation": []}, "text_bytes": 0},
+        "arguments": {}, "class_names": ["cat"], "data": {},
     }  # fmt: skip
 
 

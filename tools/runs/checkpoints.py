@@ -1,5 +1,6 @@
 """Checkpoints: plain state dicts that `torch.load(weights_only=True)` reads, beside a JSON file that describes them."""
 
+import hashlib
 import logging
 import os
 import pickle
@@ -19,10 +20,11 @@ import torchvision
 from tools.data.devkit import class_names_problem
 from tools.data.transforms import IMAGENET, Normalization
 from tools.system.errors import Shortage, UserError, first_few, quoted
-from tools.system.files import read_json, reason, replace_file, require_regular_file, write_json
+from tools.system.files import CHECKSUM, read_json, reason, replace_file, require_regular_file, write_json
 from tools.system.shortages import shortage
 
 StateDict = dict[str, torch.Tensor]
+WEIGHTS_CHECKSUM = "weights_sha256"  # the key under which a description says of which weights it is
 OFFICIAL_IMAGE_SIZE = 512  # of a checkpoint without a description
 # Under which of its names a file may hold the state dict; the first that is there counts.
 STATE_DICTS = (
@@ -87,7 +89,20 @@ def save_checkpoint(path: Path, state_dict: StateDict, description: Description)
     """Write a state dict, and beside it, as `.json`, its description. Equal contents make equal files."""
     plain = {name: value.detach().cpu().contiguous() for name, value in state_dict.items()}
     write_tensors(path, plain)
-    write_json(path.with_suffix(".json"), asdict(description), checksum=True)
+    content = {**asdict(description), WEIGHTS_CHECKSUM: _weights_checksum(path)}
+    write_json(path.with_suffix(".json"), content, checksum=True)
+
+
+def _weights_checksum(path: Path) -> str | None:
+    """Return a SHA-256 of the checksums that an archive of PyTorch has of its tensors; None if it is no archive.
+
+    It does not read the tensors. It does not depend on the names of the file and the tensors.
+    """
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        sums = [member.CRC for member in archive.infolist() if "/data/" in member.filename]
+    return hashlib.sha256(repr(sums).encode()).hexdigest()
 
 
 def write_tensors(path: Path, content: Any, keep: Path | None = None) -> None:
@@ -107,7 +122,7 @@ def read_description(path: Path) -> Description:
     """Read the description beside the checkpoint `path`; an empty one if there is no such file.
 
     Raises:
-        UserError: it cannot be read, was altered, or a value in it is not what `Description` says.
+        UserError: it cannot be read, was altered, is of other weights, or a value in it is not what `Description` says.
     """
     beside = path.with_suffix(".json")
     if not os.path.exists(beside):
@@ -118,6 +133,11 @@ def read_description(path: Path) -> Description:
     for name, (kind, is_kind) in _KINDS.items():
         if name in content and not is_kind(content[name]):
             raise UserError(f"{beside}: {name} is not {kind}")
+    if content.get(WEIGHTS_CHECKSUM) not in (None, _weights_checksum(path)):
+        raise UserError(
+            f"{beside} describes other weights than those in {path}: if a run was killed between writing the two, "
+            f"continue it with --resume; if they belong together, remove {WEIGHTS_CHECKSUM} and {CHECKSUM} from it"
+        )
     if problem := class_names_problem(content.get("class_names", ["any"])):
         raise UserError(f"{beside}{problem}")
     if "script" in content and "strategy" not in content:
