@@ -129,6 +129,10 @@ def test_a_description_of_other_weights_is_noticed(network, saved):
     for read in (trained_network, read_description, lambda path: make_network("resnet18", str(path), 3)):
         with pytest.raises(UserError, match=r"x\.json describes other weights than those in .*x\.pth: .*--resume"):
             read(saved)
+    saved.write_bytes(saved.read_bytes()[:-40])
+    with pytest.raises(UserError, match="describes other weights"):
+        read_description(saved)
+    write_tensors(saved, other)
     edit(saved.with_suffix(".json"), weights_sha256=None)
     trained_network(saved)
     saved.with_suffix(".json").unlink()

@@ -94,14 +94,15 @@ def save_checkpoint(path: Path, state_dict: StateDict, description: Description)
 
 
 def _weights_checksum(path: Path) -> str | None:
-    """Return a SHA-256 of the checksums that an archive of PyTorch has of its tensors; None if it is no archive.
+    """Return a SHA-256 of the checksums that an archive of PyTorch has of its tensors; None if it is no whole archive.
 
     It does not read the tensors. It does not depend on the names of the file and the tensors.
     """
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            sums = [member.CRC for member in archive.infolist() if "/data/" in member.filename]
+    except Exception:  # a damaged file can break the reader anywhere
         return None
-    with zipfile.ZipFile(path) as archive:
-        sums = [member.CRC for member in archive.infolist() if "/data/" in member.filename]
     return hashlib.sha256(repr(sums).encode()).hexdigest()
 
 
