@@ -289,7 +289,8 @@ def test_checkpoints(share, tmp_path):
     try_all(600 * share, st.tuples(files, st.just(DESCRIPTION) | descriptions | st.integers() | st.lists(keys)), check)
 
 
-STATE = {"strategy": "cMax", "trainer": {}, "random": [], "epoch": 1, "samples": 0, "losses": {}, "best": 1.5}
+STATE = {"strategy": "cMax", "trainer": {}, "epoch": 1, "samples": 0, "losses": {}, "best": 1.5}
+STATE |= {"random": [{"cpu": torch.get_rng_state(), "cuda": []}]}
 STATE |= {"log": {"history": {"train": [], "validation": []}, "text_bytes": 0}, "arguments": {"lr": 0.1}}
 STATE |= {"class_names": CLASSES, "data": {"training images": "0"}}
 
