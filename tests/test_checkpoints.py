@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from core.evaluation.loading import keypoints_of, make_network, trained_network
 from core.evaluation.prediction import predict
 from core.networks import Classifier
 from core.strategy import MAX_TOPK, Argument, Strategy
+from core.training.run import Run
 from core.weights import PER_CLASS, load_weights
 from tests.helpers.command_line import ROOT
 from tests.helpers.golden import trainer_of
@@ -35,6 +37,7 @@ from tools.runs.checkpoints import (
     save_checkpoint,
     write_tensors,
 )
+from tools.runs.folder import Folder
 from tools.system.errors import UserError
 from tools.system.files import CHECKSUM, MAX_JSON_BYTES, read_json, write_json
 
@@ -137,6 +140,15 @@ def test_a_description_of_other_weights_is_noticed(network, saved):
     trained_network(saved)
     saved.with_suffix(".json").unlink()
     trained_network(saved, "resnet18", NAMES)
+
+
+def test_a_resumed_run_writes_a_last_model_again_whose_description_is_another_s(tmp_path):
+    run = SimpleNamespace(folder=Folder(tmp_path), config=SimpleNamespace(tag="x"), trainer=SimpleNamespace(iteration=5))
+    last = run.folder.model("x", "last_")
+    save_checkpoint(last, {"a": torch.zeros(2)}, Description(iteration=5))
+    assert Run._has_last_model(run)
+    write_tensors(last, {"a": torch.ones(2)})
+    assert not Run._has_last_model(run)
 
 
 def test_weights_that_are_not_finite_are_refused_wherever_they_are_read(network, saved):
