@@ -143,9 +143,10 @@ def test_a_description_of_other_weights_is_noticed(network, saved):
 
 
 def test_a_resumed_run_writes_a_last_model_again_whose_description_is_another_s(tmp_path):
-    run = SimpleNamespace(folder=Folder(tmp_path), config=SimpleNamespace(tag="x"), trainer=SimpleNamespace(iteration=5))
+    folder, config = Folder(tmp_path), SimpleNamespace(tag="x")
+    run = SimpleNamespace(folder=folder, config=config, trainer=SimpleNamespace(iteration=5))
     last = run.folder.model("x", "last_")
-    save_checkpoint(last, {"a": torch.zeros(2)}, Description(iteration=5))
+    save_checkpoint(last, {"a": torch.zeros(2)}, Description("resnet18", NAMES, iteration=5))
     assert Run._has_last_model(run)
     write_tensors(last, {"a": torch.ones(2)})
     assert not Run._has_last_model(run)

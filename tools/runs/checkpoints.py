@@ -94,7 +94,7 @@ def save_checkpoint(path: Path, state_dict: StateDict, description: Description)
 
 
 def _weights_checksum(path: Path) -> str | None:
-    """Return a SHA-256 of the checksums that an archive of PyTorch has of its tensors; None if it is no whole archive.
+    """Return a SHA-256 of the checksums that an archive of PyTorch has of its tensors; None for a file without them.
 
     It does not read the tensors. It does not depend on the names of the file and the tensors.
     """
