@@ -1,6 +1,7 @@
 """Options and fixtures: golden numbers, real data, and small data sets."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,17 @@ OBJECT = (
     "<object><name>{}</name><difficult>{}</difficult><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>30</xmax>"
     "<ymax>20.5</ymax></bndbox></object>"
 )
-torch.set_num_threads(2)
+THREADS = 2
+torch.set_num_threads(THREADS)
+if sys.argv[0] == "-c":  # a process of pytest-xdist: a run without --tag takes its name from the program's
+    sys.argv[0] = "pytest"
+
+
+@pytest.fixture(autouse=True)
+def same_number_of_threads():
+    """Undo what a program sets for itself: with another number of threads, rounding moves keypoints in later tests."""
+    yield
+    torch.set_num_threads(THREADS)
 
 
 def pytest_addoption(parser):

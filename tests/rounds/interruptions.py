@@ -102,13 +102,12 @@ def _count_operations(world: World, prepared: Path, words: tuple) -> int:
 
 
 def _torn(folder: Path) -> str | None:
-    """Return what is wrong with the earlier run that a new one with its tag has put aside."""
-    earlier = folder / "experiments/earlier"
-    found = sorted(path for path in earlier.iterdir()) if earlier.exists() else []
-    whole = [path for path in found if (path / "models/best_cMax.pth").exists() and (path / "logs/cMax.txt").exists()]
-    if len(found) > 1 and len(whole) < len(found):
-        return f"the earlier run is torn into {', '.join(path.name for path in found)}"
-    return None
+    """Return what is wrong with the earlier run that a new one with its tag has put aside, before anything else."""
+    first = folder / "experiments/earlier/cMax.1"
+    parts = [first / "models/best_cMax.pth", first / "models/last_cMax.pth", first / "logs/cMax.txt"]
+    parts += [first / "states/cMax.pth", first / "data/cMax.json"]
+    missing = [str(path) for path in parts if not path.exists()]
+    return f"the earlier run lacks {', '.join(missing)}" if missing else None
 
 
 def damage(world: World, count: int) -> Tally:

@@ -6,7 +6,6 @@ the devkit does for classes that an image shows only as difficult objects; None 
 """
 
 import numpy as np
-from sklearn.metrics import average_precision_score
 
 
 def average_precisions(scores: np.ndarray, labels: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray:
@@ -24,6 +23,8 @@ def average_precisions(scores: np.ndarray, labels: np.ndarray, counted: np.ndarr
     >>> average_precisions(np.array([[0.9], [0.8], [0.8], [0.1]]), np.array([[1], [0], [1], [0]]))
     array([0.83333333])
     """
+    from sklearn.metrics import average_precision_score  # here, so that --help need not wait for it
+
     labels, counted = _checked(scores, labels, counted)
     return np.array(
         [
