@@ -88,3 +88,12 @@ def test_text_of_files_does_not_steer_the_terminal(written, seen):
     screen = io.StringIO()
     ForgivingStream(screen).write(written)
     assert screen.getvalue() == seen
+
+
+def test_a_line_that_is_begun_is_ended_once():
+    screen = io.StringIO()
+    stream = ForgivingStream(screen)
+    for text in ("\rbar", "", "\n", "\r   \r"):
+        stream.write(text)
+        stream.end_line()
+    assert screen.getvalue() == "\rbar\n\n\r   \r"

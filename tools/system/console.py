@@ -7,6 +7,7 @@ import sys
 from typing import Any, TextIO
 
 MOVES = re.compile(r"(?:[\r\n]|\x1b\[A)*")  # of the cursor, which progress bars write
+BAR = re.compile(r"(\r?)(.*?)(\r?)", re.DOTALL)
 
 
 def printable(text: str) -> str:
@@ -28,12 +29,20 @@ class ForgivingStream:
         self._stream = stream or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 – open as long as the program
         if hasattr(self._stream, "reconfigure"):
             self._stream.reconfigure(errors="backslashreplace")
+        self._line_is_open = False
+
+    def end_line(self) -> None:
+        """Start a new line if one is begun, as by a progress bar whose end an error has prevented."""
+        if self._line_is_open:
+            self.write("\n")
 
     def write(self, text: str) -> int:
+        if text:
+            self._line_is_open = not text.endswith(("\n", "\r", "\x1b[A"))
         if not MOVES.fullmatch(text):
-            start = "\r" if text.startswith("\r") else ""  # a progress bar that is drawn again
-            # What came from a file, as a path or an id, may steer the terminal.
-            text = start + "".join(char if char in "\n\t" else printable(char) for char in text[len(start) :])
+            # A progress bar begins and ends with \r. Elsewhere, what came from a file, as a path, may steer the terminal.
+            start, middle, end = BAR.fullmatch(text).groups()
+            text = start + "".join(char if char in "\n\t" else printable(char) for char in middle) + end
         try:
             return self._stream.write(text)
         except (OSError, ValueError):  # ValueError: the stream was closed

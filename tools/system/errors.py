@@ -39,6 +39,7 @@ def run_main(main: Callable[[], None]) -> None:
             main()
     except UserError as error:
         sys.unraisablehook = lambda _: None  # of what an error left half made, libraries' destructors may complain
+        sys.stderr.end_line()
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
     except KeyboardInterrupt:
