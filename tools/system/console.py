@@ -40,7 +40,7 @@ class ForgivingStream:
         if text:
             self._line_is_open = not text.endswith(("\n", "\r", "\x1b[A"))
         if not MOVES.fullmatch(text):
-            # A progress bar begins and ends with \r. Elsewhere, what came from a file, as a path, may steer the terminal.
+            # A progress bar begins and ends with \r; elsewhere, what came from a file may steer the terminal.
             start, middle, end = BAR.fullmatch(text).groups()
             text = start + "".join(char if char in "\n\t" else printable(char) for char in middle) + end
         try:
