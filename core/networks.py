@@ -52,6 +52,8 @@ class Classifier(nn.Module):
             same, and memory is saved only without gradient.
         crop_multiple: make up the crops of a pass to a multiple of this with copies, which leave all numbers as they
             are: on a GPU, cuDNN tunes its convolutions for every number of crops that it has not seen.
+        normalization: (mean, standard deviation), three numbers each, with which the caller normalizes images; None:
+            ImageNet's. The network itself does not use it.
 
     Raises:
         ValueError: unknown architecture or head (the choices are named).
@@ -75,7 +77,6 @@ class Classifier(nn.Module):
         self.instances = ClassSpecificInstances(channels, num_classes)
         self.image_groups = ONE_GROUP
         self.tile_groups = ONE_GROUP
-        # How the caller normalizes images: `tools.data.transforms.Normalization`; None: with ImageNet's statistics.
         self.normalization = None
         self.crops_at_once, self.crop_multiple = 0, 1
         nn.init.kaiming_normal_(self.classifier.weight)
