@@ -9,7 +9,6 @@ from tools.system.console import forgive_streams, printable
 from tools.system.shortages import shortage
 
 MAX_QUOTED_CHARS = 60
-_IN_TRACEBACK = "UserError: "
 
 
 class UserError(Exception):
@@ -17,9 +16,7 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         # A loader process passes its error on inside the text of a traceback; the last line is the error itself.
-        text = super().__str__().strip()
-        if _IN_TRACEBACK in text:
-            text = text.rsplit(_IN_TRACEBACK, 1)[1]
+        text = super().__str__().rsplit("UserError: ", 1)[-1]
         return printable(" ".join(text.split()))
 
 

@@ -26,7 +26,6 @@ MAX_JSON_BYTES = 1 << 30  # COCO's largest file has half of that
 CHECKSUM = "content_sha256"  # the key under which a JSON object carries a checksum of its other content
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "opencv-python-headless", "pillow")
 
-
 _swept: set[str] = set()  # the folders in which this process has looked for leftovers
 
 
@@ -48,17 +47,13 @@ def writing(path: Path) -> Iterator[None]:
         number = getattr(of_disk, "errno", None)
         if number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             raise
-        way_out = (
-            "choose a shorter name" if number == errno.ENAMETOOLONG else "free some space or choose another folder"
-        )
-        raise UserError(f"cannot write {path} ({reason(of_disk)}): {way_out}") from error
+        fix = "choose a shorter name" if number == errno.ENAMETOOLONG else "free some space or choose another folder"
+        raise UserError(f"cannot write {path} ({reason(of_disk)}): {fix}") from error
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error, and those during whose handling it arose."""
-    while error is not None:
-        yield error
-        error = error.__context__
+def _causes(error: BaseException | None) -> list[BaseException]:
+    """Return an error, and those during whose handling it arose."""
+    return [error, *_causes(error.__context__)] if error else []
 
 
 def temporary_beside(path: Path) -> Path:
@@ -69,18 +64,14 @@ def temporary_beside(path: Path) -> Path:
     if path.name in ("", ".."):
         raise UserError(f"{path} is not a name of a file or folder: give one")
     folder = os.path.realpath(path.parent)
-    if folder not in _swept:
-        _swept.add(folder)
-        _remove_leftovers(path.parent)
+    leftovers = [] if folder in _swept else path.parent.glob(".*.tmp")
+    _swept.add(folder)
+    for leftover in leftovers:
+        owner = re.fullmatch(rf"\..*\.{HOST}-(\d+)\.tmp", leftover.name, re.DOTALL)
+        if owner and not _is_running(int(owner[1])):
+            remove(leftover)
     name = os.fsdecode(os.fsencode(path.name)[:150])  # the whole has to fit into 255 bytes
     return path.with_name(f".{name}.{HOST}-{os.getpid()}.tmp")
-
-
-def _remove_leftovers(folder: Path) -> None:
-    for path in folder.glob(".*.tmp"):
-        owner = re.fullmatch(r"\..*\.(\w+)-(\d+)\.tmp", path.name, re.DOTALL)
-        if owner and owner[1] == HOST and not _is_running(int(owner[2])):
-            remove(path)
 
 
 def _is_running(process: int) -> bool:
@@ -163,18 +154,20 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any, checksum: bool = False) -> None:
-    """Write `value` as indented JSON, in one step, what is not finite as null; errors as `replace_file`.
+    """Write `value` as indented JSON, in one step; errors as `replace_file`.
 
     Args:
         checksum: add, to an object, a checksum that `read_json` verifies.
     """
+    value = _as_json(value)
     if checksum:
-        value = {**value, CHECKSUM: _checksum(value)}
-    try:
-        text = json.dumps(value, indent=1, allow_nan=False)
-    except ValueError:  # JSON has neither NaN nor infinity
-        text = json.dumps(json.loads(json.dumps(value), parse_constant=lambda _: None), indent=1)
-    write_text(path, text + "\n")
+        value[CHECKSUM] = _checksum(value)
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def _as_json(value: Any) -> Any:
+    """Return what reading JSON of `value` returns: lists for tuples, null for NaN and infinity, which JSON lacks."""
+    return json.loads(json.dumps(value), parse_constant=lambda _: None)
 
 
 def read_json(path: Path) -> Any:
@@ -211,8 +204,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def _checksum(content: dict[str, Any]) -> str:
     """Return the SHA-256 of a JSON object, whatever the order of its keys and the whitespace between them."""
-    plain = json.loads(json.dumps(content), parse_constant=lambda _: None)  # lists for tuples, null for NaN
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(_as_json(content), sort_keys=True).encode()).hexdigest()
 
 
 def reason(error: Exception) -> str:
@@ -230,7 +222,7 @@ def result_path(path: Path, made_with: dict[str, Any], recorded: Callable[[Path]
         made_with: the settings of the new result, plain values.
         recorded: returns the settings of the result at a path, or None if there is none; a `UserError`: unknown ones.
     """
-    made_with, free, number = json.loads(json.dumps(made_with)), path, 1
+    made_with, free, number = _as_json(made_with), path, 1
     while (found := _settings_at(free, recorded)) is not None and found != made_with:
         number += 1
         free = path.with_name(f"{path.name.removesuffix(path.suffix)}_{number}{path.suffix}")
@@ -243,8 +235,7 @@ def recorded_in_json(path: Path, key: str) -> dict[str, Any] | None:
     """Return what a JSON file says under `key`, {} if it says nothing, or None if there is no file."""
     if not path.exists():
         return None
-    content = read_json(path)
-    found = content.get(key) if isinstance(content, dict) else None
+    found = read_object(path).get(key)
     return found if isinstance(found, dict) else {}
 
 
@@ -281,22 +272,13 @@ def commit(root: Path = ROOT) -> str | None:
     """Return the checkout's commit, with "+changes" if tracked files differ; None outside a checkout or without git."""
     if not (root / ".git").exists():
         return None
+    command = ["git", "-C", root, "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"]
     try:
-        head = _git(root, "rev-parse", "HEAD")
-        return head + ("+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def _git(root: Path, *words: str) -> str:
-    command = ["git", "-C", str(root), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
-
-
 def sha256(path: Path) -> str:
     """Return the hash of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -11,12 +11,8 @@ from torch.distributed.rendezvous import rendezvous
 
 from tools.system.errors import UserError, quoted
 
-# How long a process waits for the others, for example while the first one writes.
-TIMEOUT = timedelta(minutes=30)
-
-
-# How gloo and NCCL report that another process is gone.
-LOST = ("peer", "pair closure", "remote process", "Broken pipe")
+TIMEOUT = timedelta(minutes=30)  # of waiting for the other processes, for example while the first one writes
+LOST = ("peer", "pair closure", "remote process", "Broken pipe")  # how gloo and NCCL report that one is gone
 
 
 def _variable(name: str, default: int, least: int = 0) -> int:
@@ -51,10 +47,8 @@ class Processes:
         if self.size > 1:
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             try:
-                self._store, _, _ = next(rendezvous("env://", timeout=TIMEOUT))
-                dist.init_process_group(
-                    backend, timeout=TIMEOUT, store=self._store, rank=self.rank, world_size=self.size
-                )
+                self._store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+                dist.init_process_group(backend, timeout=TIMEOUT, store=self._store, rank=rank, world_size=size)
             except (ValueError, RuntimeError) as error:
                 raise UserError(f"the processes could not connect ({str(error).splitlines()[0]})") from error
         return self
