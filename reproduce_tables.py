@@ -72,10 +72,9 @@ class Row:
     @property
     def passes(self) -> float:
         """Cost of an iteration, in forward and backward passes of the images; a forward pass is a third of one."""
-        if not self.strategy.shown_keypoints():
-            return 1
         crops = 1 if self.strategy.crops == Crops.one_per_image else CROPS_PER_IMAGE
-        return 1 + (crops / 3 if self.strategy.teacher else crops)
+        tiles = crops / 3 if self.strategy.teacher else crops
+        return 1 + tiles if self.strategy.shown_keypoints() else 1
 
 
 @dataclass(frozen=True)
@@ -181,13 +180,7 @@ def own_rows(files: tuple[str, ...]) -> list[Row]:
 
 
 class Study:
-    """The runs and tables that a command line asks for.
-
-    Attributes:
-        rows: of all comparisons, by tag, each once; own_rows: those of `--rows`.
-        settings: the scripts' arguments that all rows share.
-        runs: by tag of the row and seed.
-    """
+    """The runs and tables that a command line asks for."""
 
     def __init__(self, argv: list[str]):
         end = argv.index("--") if "--" in argv else len(argv)
@@ -201,7 +194,7 @@ class Study:
         if self.own_rows:
             strategies, *others = self.comparisons
             self.comparisons = [replace(strategies, rows=[*strategies.rows, *self.own_rows]), *others]
-        self.rows = {row.tag: row for comparison in self.comparisons for row in comparison.rows}
+        self.rows = {row.tag: row for comparison in self.comparisons for row in comparison.rows}  # each once
         self.settings = self._settings(passed_through(argv[end + 1 :]))
         self.runs = {(tag, seed): self._run(row, seed) for seed in self.seeds for tag, row in self.rows.items()}
 
@@ -261,9 +254,8 @@ class Study:
         The validation of an image, after each epoch and at the end, counts as a third of a pass.
         """
         shared = self.check_settings()
-        if self.preset.toy_images:
-            training, validation = round(0.75 * self.preset.toy_images), round(0.25 * self.preset.toy_images)
-        else:
+        training, validation = round(0.75 * self.preset.toy_images), round(0.25 * self.preset.toy_images)
+        if not self.preset.toy_images:
             splits = (shared.train_split, shared.val_split)
             training, validation = (len(read_split(self.config.data_dir, split)) for split in splits)
         classes = len(read_class_names(shared.class_file))
@@ -280,12 +272,12 @@ class Study:
 
     def list_runs(self) -> None:
         """Print the state, the expected time and the commands of every run."""
-        seconds = self.estimates()
+        seconds, left = self.estimates(), 0.0
         for (tag, _), run in self.runs.items():
+            left += seconds[tag] if run.state() != "finished" else 0
             print(f"{run.tag:45s} {run.state():9s} about {duration(seconds[tag])}")
             for command in (run.training_command(), run.evaluation_command()):
                 print(f"    {run.in_shell(command)}")
-        left = sum(seconds[tag] for (tag, _), run in self.runs.items() if run.state() != "finished")
         print(f"{len(self.runs)} runs, about {duration(left)} left, in {self.out}")
 
     def complete_runs(self) -> None:
@@ -296,13 +288,13 @@ class Study:
 
     def write_tables(self) -> None:
         """Write the tables and charts of the finished runs."""
-        sections = []
-        for one in self.comparisons:
-            rows = []
-            for row in one.rows:
-                runs = [self.runs[row.tag, seed] for seed in self.seeds]
-                rows.append(CompletedRuns.read(row.name, row.keypoints, runs))
-            sections.append(TableSection(one.name, one.caption, rows, one.baseline.name))
+
+        def read(row: Row) -> CompletedRuns:
+            return CompletedRuns.read(row.name, row.keypoints, [self.runs[row.tag, seed] for seed in self.seeds])
+
+        sections = [
+            TableSection(one.name, one.caption, [*map(read, one.rows)], one.baseline.name) for one in self.comparisons
+        ]
         title = f"Preset {self.config.preset}: {self.preset.about}"
         for path in write_study(self.out / "tables", title, sections):
             print(f"written: {path}")
