@@ -154,10 +154,13 @@ def make_parser(config: type[Arguments], description: str | None, usage: str = "
 def _options(field: dataclasses.Field, about: Argument, hint: Any) -> dict[str, Any]:
     """Return the keywords of `add_argument`."""
     options: dict[str, Any] = {"help": about.help, "metavar": about.metavar, "choices": about.choices}
-    if field.default is not dataclasses.MISSING:
+    if field.default is dataclasses.MISSING:
+        options["help"] += " (required)"
+        options |= {} if about.positional else {"required": True}  # argparse always requires positional ones
+    else:
+        shown = "none" if field.default in (None, "") else str(field.default).replace("%", "%%")
+        options["help"] += "" if "default" in about.help else f" (default: {shown})"
         options["default"] = field.default
-    elif not about.positional:  # argparse requires positional arguments anyway
-        options["required"] = True
     if isinstance(hint, types.UnionType):  # such as `list[int] | None`
         hint = next(kind for kind in typing.get_args(hint) if kind is not types.NoneType)
     several = typing.get_origin(hint) in (list, tuple)
@@ -200,8 +203,8 @@ def to_argv(arguments: dict[str, Any]) -> list[str]:
 class Parser(argparse.ArgumentParser):
     """argparse's parser, except that nothing is abbreviated and a mistake is a `UserError` (one line, status 2)."""
 
-    def __init__(self, *args: Any, **options: Any):
-        super().__init__(*args, **{"allow_abbrev": False, "formatter_class": HelpWithDefaults, **options})
+    def __init__(self, **options: Any):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
         parsed, unknown = self.parse_known_args(sys.argv[1:] if args is None else args, namespace)
@@ -241,16 +244,3 @@ def nearest(word: str, known: Iterable[str]) -> str:
     meant = dashes + next((ours for ours, theirs in SYNONYMS.items() if name in theirs), name)
     found = [meant] if meant in known else difflib.get_close_matches(dashes + name, known, n=1)
     return f"did you mean {found[0]}?" if found else "--help lists all arguments"
-
-
-class HelpWithDefaults(argparse.RawDescriptionHelpFormatter):
-    """Keep the description's lines, and show each argument's default or that it is required."""
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        text = action.help or ""
-        if "default" in text or action.dest == "help":
-            return text
-        if action.required:
-            return f"{text} (required)"
-        shown = "none" if action.default in (None, "") else action.default
-        return f"{text} (default: {str(shown).replace('%', '%%')})"

@@ -46,11 +46,9 @@ def run_main(main: Callable[[], None]) -> None:
 
 @contextmanager
 def explain_shortages(then: str = "", **advice: str) -> Iterator[None]:
-    """Turn what the machine lacks, and a path that the system refuses, into a `UserError`.
+    """Turn what the machine lacks (`shortage` takes `advice`), and a path that the system refuses, into a `UserError`.
 
-    Args:
-        then: appended to the line: how to continue afterward.
-        advice: see `shortage`.
+    `then` is appended to the line: how to continue afterward.
     """
     try:
         yield
@@ -90,10 +88,7 @@ def first_few(items: Sequence[str], count: int = 3, separator: str = ", ") -> st
 
 @contextmanager
 def advice(text: str) -> Iterator[None]:
-    """Append to the message of a `UserError` which argument is concerned and what to do.
-
-    For programs: the library says what is wrong, and does not know where the value comes from.
-    """
+    """Append to a `UserError` of a library, which does not know where a value comes from, which argument to check."""
     try:
         yield
     except UserError as error:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -31,11 +32,7 @@ _swept: set[str] = set()  # the folders in which this process has looked for lef
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an error of the disk into one line that names `path`.
-
-    Raises:
-        UserError: the folder or the disk cannot hold the file.
-    """
+    """Turn an error of the disk, which cannot hold the file or folder `path`, into a `UserError`."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -96,10 +93,9 @@ def remove(path: Path) -> None:
 
 @contextlib.contextmanager
 def temporary_file(path: Path) -> Iterator[Path]:
-    """Yield a hidden name beside `path` to write to, which is removed at the end; the folder is made if it is missing.
+    """Yield a hidden name beside `path` to write to, which is removed at the end; errors as `writing`.
 
-    Raises:
-        UserError: the folder or the disk cannot hold the file.
+    The folder is made if it is missing.
     """
     temporary = temporary_beside(path)
     try:
@@ -113,13 +109,7 @@ def temporary_file(path: Path) -> Iterator[Path]:
 def replace_file(path: Path, write: Callable[[Path], None], keep: Path | None = None) -> None:
     """Let `write` fill a temporary file beside `path`, then move it to `path` in one step, when it is on the disk.
 
-    Args:
-        path: the file to make or replace; its folder is made if it is missing.
-        write: takes the temporary file's path.
-        keep: where an earlier file at `path` goes; None: it is replaced.
-
-    Raises:
-        UserError: the folder or the disk cannot hold it. An earlier file at `path` is then untouched.
+    An earlier file at `path` goes to `keep`; None: it is replaced. Errors as `writing`: that file is then untouched.
     """
     with temporary_file(path) as temporary:
         write(temporary)
@@ -154,11 +144,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any, checksum: bool = False) -> None:
-    """Write `value` as indented JSON, in one step; errors as `replace_file`.
-
-    Args:
-        checksum: add, to an object, a checksum that `read_json` verifies.
-    """
+    """Write `value` as indented JSON, an object with a checksum if asked for, in one step; errors as `replace_file`."""
     value = _as_json(value)
     if checksum:
         value[CHECKSUM] = _checksum(value)
@@ -173,8 +159,7 @@ def _as_json(value: Any) -> Any:
 def read_json(path: Path) -> Any:
     """Read a JSON file, whoever wrote it. A checksum in it is verified, and is not part of what is returned.
 
-    Raises:
-        UserError: it cannot be read, does not hold JSON, or was altered after its checksum was made.
+    Raises a `UserError` if it cannot be read, does not hold JSON, or was altered after its checksum was made.
     """
     if require_regular_file(path).st_size > MAX_JSON_BYTES:
         raise UserError(f"cannot read {path} as JSON: it is larger than {MAX_JSON_BYTES >> 20} MiB")
@@ -222,11 +207,18 @@ def result_path(path: Path, made_with: dict[str, Any], recorded: Callable[[Path]
         made_with: the settings of the new result, plain values.
         recorded: returns the settings of the result at a path, or None if there is none; a `UserError`: unknown ones.
     """
-    made_with, free, number = _as_json(made_with), path, 1
-    while (found := _settings_at(free, recorded)) is not None and found != made_with:
-        number += 1
+    made_with, free = _as_json(made_with), path
+    for number in itertools.count(2):
+        try:
+            found = recorded(free)
+        except UserError:
+            found = {}
+        except OSError:  # such as a name that is too long, which writing reports
+            found = None
+        if found is None or found == made_with:
+            break
         free = path.with_name(f"{path.name.removesuffix(path.suffix)}_{number}{path.suffix}")
-    if number > 1:
+    if free != path:
         print(f"note: {path} was made with other settings and is kept: writing {free.name}", file=sys.stderr)
     return free
 
@@ -237,15 +229,6 @@ def recorded_in_json(path: Path, key: str) -> dict[str, Any] | None:
         return None
     found = read_object(path).get(key)
     return found if isinstance(found, dict) else {}
-
-
-def _settings_at(path: Path, recorded: Callable[[Path], dict[str, Any] | None]) -> dict[str, Any] | None:
-    try:
-        return recorded(path)
-    except UserError:
-        return {}
-    except OSError:  # such as a name that is too long, which writing reports
-        return None
 
 
 def require_regular_file(path: Path) -> os.stat_result:

@@ -1,5 +1,6 @@
 """The processes of one run: those that torchrun started, or only this one."""
 
+import contextlib
 import os
 import sys
 from datetime import timedelta
@@ -24,14 +25,10 @@ def _variable(name: str, default: int, least: int = 0) -> int:
 
 
 class Processes:
-    """This process among those that torchrun started; without torchrun, the only one.
-
-    Attributes:
-        rank: this process's number, from 0; size: how many there are; local_rank: its number on its machine.
-    """
+    """This process among those that torchrun started; without torchrun, the only one."""
 
     def __init__(self):
-        self.rank, self.local_rank = _variable("RANK", 0), _variable("LOCAL_RANK", 0)
+        self.rank, self.local_rank = _variable("RANK", 0), _variable("LOCAL_RANK", 0)  # local: on its machine
         self.size = _variable("WORLD_SIZE", 1, least=1)
         if self.rank >= self.size:
             raise UserError(f"RANK is {self.rank} of WORLD_SIZE {self.size}: start with torchrun, or unset RANK")
@@ -91,16 +88,12 @@ class Processes:
         if error is None or isinstance(error, SystemExit):
             dist.destroy_process_group()
         elif isinstance(error, UserError):
-            if not self._speaks_first():
+            met_before = 0
+            with contextlib.suppress(RuntimeError):  # torchrun keeps the count: it outlives its processes
+                met_before = self._store.add("errors", 1) - 1 if self._store else 0
+            if met_before:
                 sys.exit(2)
             if not self.is_first:
                 print(file=sys.stderr)  # ends the line of the first process's progress bar
         elif isinstance(error, RuntimeError) and any(word in str(error) for word in LOST):
             raise SystemExit("another process of this run ended; its own message says why") from error
-
-    def _speaks_first(self) -> bool:
-        """Whether no other process met an error before. torchrun keeps the count: it outlives its processes."""
-        try:
-            return self._store is None or self._store.add("errors", 1) == 1
-        except RuntimeError:
-            return True
