@@ -1,6 +1,5 @@
 """A training run and its files: the resumable state, models, and what is logged on the way."""
 
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -26,11 +25,7 @@ from tools.system.shortages import shortage
 
 
 class Run:
-    """The progress of a training run, and its files. Only the first of several processes writes.
-
-    Attributes:
-        epoch: current epoch, 0-based; position: completed iterations in it.
-    """
+    """The progress of a training run, and its files. Only the first of several processes writes."""
 
     def __init__(
         self, config: Config, trainer: Trainer, data_sets: dict[str, VOCClassification], interruption: Interruption
@@ -39,7 +34,7 @@ class Run:
         self.config = config
         self.trainer = trainer
         self.class_names = data_sets["training"].class_names
-        self.epoch = self.position = 0
+        self.epoch = self.position = 0  # current epoch, 0-based; completed iterations in it
         self._losses: dict[str, list[torch.Tensor]] = {"loss": []}  # of the iterations since the last log line
         self._best = -1.0
         self._interruption = interruption
@@ -61,13 +56,10 @@ class Run:
             self._files.release()
 
     def start(self, summary: Sequence[str], notes: Sequence[str]) -> None:
-        """Start from scratch, or continue from what `--resume` names; log the lines of `summary`.
+        """Start from scratch, or continue from what `--resume` names; log `summary`, and `notes` on the first weights.
 
         The order matters: every check, also whether the disk has room, comes before an earlier run is archived, and
         the first state is written at once, so that an unwritable folder fails before training starts.
-
-        Args:
-            notes: sentences for the log on the first weights, which a continued run does not have.
         """
         state, source = self._load_state()
         differing = self._restore(state, source) if state else []
@@ -164,14 +156,10 @@ class Run:
         # Of other images, the best mAP so far says nothing about the epochs to come.
         if state["arguments"].get("select_split") == self.config.select_split:
             self._best = state["best"]
-        return list(differing.values())
+        return differing
 
-    def _compare(self, state: dict[str, Any]) -> dict[str, str]:
-        """Return the settings that differ from the saved ones, by name, as text.
-
-        Raises:
-            UserError: some change the result, and `--force` is not given.
-        """
+    def _compare(self, state: dict[str, Any]) -> list[str]:
+        """Return the settings that differ from the saved ones, as text; only `--force` lets them change the result."""
         saved = state["arguments"]
         differing = {
             name: f"{name}: saved {saved[name]}, now {value}"
@@ -189,7 +177,7 @@ class Run:
                 f"--resume: these settings differ from the saved run and would change the result: "
                 f"{'; '.join(blocking)}; restore them, or pass --force to continue"
             )
-        return {**differing, **others}
+        return [*differing.values(), *others.values()]
 
     # On the way ------------------------------------------------------------------------------------------------------
 
@@ -218,11 +206,7 @@ class Run:
         return dict(zip(names, (processes.sum(means) / processes.size).tolist(), strict=True))
 
     def not_finite(self, step: Step, lr: float, ids: list[str]) -> None:
-        """Report a batch whose loss or gradient is not finite: stop, or skip it (`--on_nan skip`).
-
-        Raises:
-            UserError: to stop; the states on the disk are from before.
-        """
+        """Report a batch whose loss or gradient is not finite: raise a `UserError`, or skip it (`--on_nan skip`)."""
         processes, losses = self.trainer.processes, step.losses()
         values = processes.sum(torch.stack([loss.float() for loss in losses.values()])) / processes.size
         parts = ", ".join(f"{name}={value:.3g}" for name, value in zip(losses, values.tolist(), strict=True))
@@ -288,7 +272,7 @@ class Run:
             strategy=strategy.name,
             keypoints=keypoints and keypoints.name,
             iteration=self.trainer.iteration,
-            mAP=None if math.isnan(mean) else mean,
+            mAP=mean,
             **(self.trainer.student.normalization or IMAGENET)._asdict(),
             arguments=asdict(self.config),
         )

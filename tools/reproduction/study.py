@@ -106,12 +106,11 @@ def _read_result(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class TableSection:
-    """The tables and charts of one comparison of rows with the row whose name is `baseline`; `name`: of its files."""
+    """The tables and charts of one comparison of rows with the first of them; `name`: of its files."""
 
     name: str
     caption: str
     rows: list[CompletedRuns]
-    baseline: str
 
     def tables(self) -> dict[str, Table]:
         """Return the tables by suffix of their file names."""
@@ -119,22 +118,21 @@ class TableSection:
         return {**tables, "_localization": self._localization(), "_cost": self._cost()}
 
     def _means(self) -> Table:
-        base = next(row for row in self.rows if row.name == self.baseline)
+        base, *others = self.rows
         labels, counted = binary_labels(base.labels)
-        others = [row for row in self.rows if row is not base]
         found = [paired_bootstrap(base.scores, row.scores, labels, counted) for row in others]
         corrected = holm(np.array([one.p_value for one in found]))
-        differences = {base.name: ["–"] * 4}
-        for row, pair, p_value in zip(others, found, corrected, strict=True):
+        differences = [["–"] * 4]
+        for pair, p_value in zip(found, corrected, strict=True):
             points = (pair.difference, pair.interval.low, pair.interval.high)
             difference, low, high = (Number(100 * value, signed=True) for value in points)
             p_values = [Number(value, decimals=3) for value in (pair.p_value, p_value)]
-            differences[row.name] = [difference, f"{low} … {high}", *p_values]
+            differences.append([difference, f"{low} … {high}", *p_values])
         rows = []
-        for row in self.rows:
+        for row, difference in zip(self.rows, differences, strict=True):
             means = [row.mean("means", name) for name in ("mAP", "mAP_VOC2010")]
-            rows.append([row.name, *means, *row.epochs(), *differences[row.name]])
-        columns = ["", "mAP", "VOC 2010", "last epoch", "best epoch", "optimism", f"mAP − {self.baseline}", "95 %", "p"]
+            rows.append([row.name, *means, *row.epochs(), *difference])
+        columns = ["", "mAP", "VOC 2010", "last epoch", "best epoch", "optimism", f"mAP − {base.name}", "95 %", "p"]
         return Table(f"{self.caption}: mean average precision, %", [*columns, "p (Holm)"], rows)
 
     def _per_class(self) -> Table:
