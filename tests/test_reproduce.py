@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from tools.scale_devkit import require_scaled_from, scale_devkit
 from tools.system.errors import UserError
 
 SCRIPT = "reproduce_tables.py"
-QUICK = ("--max_epoch", 2, "--image_size", 32, "--min_image_size", 32, "--max_image_size", 48)
+QUICK = ("--select_split", 0.2, "--max_epoch", 2, "--image_size", 32, "--min_image_size", 32, "--max_image_size", 48)
 
 
 # The plan ------------------------------------------------------------------------------------------------------------
@@ -235,6 +236,12 @@ def test_the_tables_say_what_the_evaluations_found(series):
         assert float(means[name]["mAP"]) == pytest.approx(result["mAP"], abs=1e-4)
         for class_name, value in result["average_precision"].items():
             assert float(per_class[class_name][name]) == pytest.approx(value, abs=1e-4)
+        history = json.loads((folder / f"experiments/data/{runs[name]}.json").read_text())["validation"]
+        chosen = max(history, key=lambda row: row["select_map"])
+        optimism = max(row["map"] for row in history) - chosen["map"]
+        assert float(means[name]["optimism"]) == pytest.approx(optimism, abs=1e-4)
+        assert float(means[name]["best epoch"]) == chosen["epoch"]
+        assert result["mAP"] == pytest.approx(chosen["map"], abs=1e-3)
     difference = results["cTopk, no radius"]["mAP"] - results["cTopk, radius 128"]["mAP"]
     assert float(means["cTopk, no radius"]["mAP − cTopk, radius 128"]) == pytest.approx(difference, abs=1e-3)
     localization = {row[""]: row for row in csv.DictReader((folder / "tables/radius_localization.csv").open())}
@@ -414,6 +421,20 @@ def test_more_runs_than_colors_are_one_bar_that_says_so():
     section = TableSection("a", "A", [completed_runs(name, 10) for name in ("plain", "cMax")])
     assert section.bars() == (["mean of 10 runs"], [[50.0], [50.0]])
     assert list(section.charts()) == ["bars", "curves"]
+
+
+def test_the_optimism_is_that_of_runs_with_a_selection():
+    row = completed_runs("row", 2)
+    assert [str(number) for number in row.epochs()] == ["50.00 ± 0.00", "1.0", "–"]
+
+    def history(maps: list[float], selected: list[float]) -> dict:
+        pairs = enumerate(zip(maps, selected, strict=True), 1)
+        rows = [{"iteration": epoch, "epoch": epoch, "map": one, "select_map": two} for epoch, (one, two) in pairs]
+        return {"train": [], "validation": rows}
+
+    histories = [history([40.0, 52.0, 50.0], [30.0, 31.0, 35.0]), history([float("nan"), 44.0, 41.0], [1.0, 9.0, 8.0])]
+    last, best, optimism = replace(row, histories=histories).epochs()
+    assert (str(last), str(best), str(optimism)) == ("45.50 ± 6.36", "2.5", "1.00 ± 1.41")
 
 
 def test_a_table_in_three_formats():

@@ -79,11 +79,10 @@ class Trainer:
         return alpha_re_at(self.iteration, self.max_iteration, self.config.alpha_re, self.config.alpha_schedule_re)
 
     def iterate(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[Step, bool]:
-        """Compute losses and gradients, and move optimizer and teacher.
+        """Compute losses and gradients of this process's part of a batch, and move optimizer and teacher.
 
         Args:
-            images: see `core.evaluation.prediction.to_device`; labels: multi-hot `[B, V]`: this process's part of the
-                batch, on the CPU, as the loader returns it.
+            images: see `core.evaluation.prediction.to_device`; labels: multi-hot `[B, V]`. Both are on the CPU.
 
         Returns:
             the losses, whose mean over the processes is that of the whole batch; and whether loss and gradients (with
@@ -134,12 +133,11 @@ class Trainer:
             step = self.strategy.training_step(
                 self.student_forward, self.teacher_forward, images, labels, crops, options
             )
-        loss = step.loss
         if crop_weight != 1:
             over_images = sum(step.over_images().values())
-            loss = over_images + crop_weight * (step.loss - over_images)
-        self.scaler.scale(loss / self.config.accumulate).backward()
-        return replace(step, loss=loss)
+            step = replace(step, loss=over_images + crop_weight * (step.loss - over_images))
+        self.scaler.scale(step.loss / self.config.accumulate).backward()
+        return step
 
     def _all_finite(self, loss: torch.Tensor) -> bool:
         """Whether loss and gradients are finite everywhere: without fp16 the only synchronization per iteration."""
@@ -172,8 +170,7 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any], iteration: int) -> None:
         """Continue from a `state_dict`, at `iteration` of the schedule that the arguments make.
 
-        Raises:
-            RuntimeError, ValueError, KeyError: it was saved by a different network or strategy.
+        A state of a different network or strategy raises a RuntimeError, ValueError, LookupError or AttributeError.
         """
         self.student.load_state_dict(state["student"])
         self.student.normalization = Normalization(*map(tuple, state["normalization"].tolist()))

@@ -13,28 +13,17 @@ from tools.system.files import write_json, writing
 
 
 class RunLog:
-    """Write a run's text log, its JSON history and, if asked for, TensorBoard curves.
+    """Write a run's text log, its JSON history and, if asked for, TensorBoard curves; if silent, nothing.
 
     Names are the official code's wherever it writes the same thing; ours follow them. There, too, the curves count
     iterations from 0, and the log from 1.
-
-    Args:
-        folder, tag: where they lie.
-        tensorboard: also write TensorBoard events.
-        silent: write and show nothing (all processes of a run except the first).
-
-    Attributes:
-        history: `{"train": [...], "validation": [...]}`, one dict per log line.
     """
 
     def __init__(self, folder: Folder, tag: str, tensorboard: bool = False, silent: bool = False):
-        self.history: History = {"train": [], "validation": []}
+        self.history: History = {"train": [], "validation": []}  # a row per log line
         self.silent = silent
-        self._text_path, self._history_path, self._curves_path = (
-            folder.log(tag),
-            folder.history(tag),
-            folder.curves(tag),
-        )
+        paths = folder.log(tag), folder.history(tag), folder.curves(tag)
+        self._text_path, self._history_path, self._curves_path = paths
         self._make_writer = _summary_writer() if tensorboard and not silent else None
         self._writer: Any = None
 
@@ -80,11 +69,9 @@ class RunLog:
         count: int,
         seconds: float,
     ) -> None:
-        """Log the mean losses since the last line, by name.
+        """Log the mean losses since the last line, by name, of `count` images, which took `seconds`.
 
-        Args:
-            rates: learning rate, and weight of the reconstruction loss.
-            count, seconds: of the images since the last line, and of the time that they took.
+        `rates`: learning rate, and weight of the reconstruction loss.
         """
         learning_rate, alpha_re = rates
         speed = count / max(seconds, 1e-9)
@@ -100,13 +87,12 @@ class RunLog:
     def validation(
         self, iteration: int, epoch: int, values: dict[str, float], per_class: dict[str, float | None], seconds: float
     ) -> None:
-        """Log an epoch's validation.
+        """Log an epoch's validation, which took `seconds`.
 
         Args:
             values: of the validation images "map", their mAP, %, and "eval_class_loss", their mean `class_loss`; then
                 "select_map", the mAP of the images of `--select_split`, if there are any.
             per_class: average precision of each class, %; None for a class without a positive.
-            seconds: how long the validation took.
         """
         known = {name: round(value, 4) for name, value in per_class.items() if value is not None}
         without_positive = [name for name in per_class if name not in known]
