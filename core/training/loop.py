@@ -29,7 +29,7 @@ from tools.data.transforms import evaluation_transform, training_transform
 from tools.metrics.average_precision import average_precisions, mean_over_classes
 from tools.pictures.figure import rgb_array, write_picture
 from tools.system.errors import UserError, advice, explain_shortages, run_main
-from tools.system.interruption import Interrupted, Interruption
+from tools.system.interruption import Interruption
 from tools.system.processes import Processes
 
 
@@ -85,16 +85,13 @@ def _train(strategy: Strategy, config: Config, devices: Devices, data: Data, int
 
 
 def _epochs(run: Run, data: Data) -> None:
-    """Train epoch by epoch from the run's position; an interruption keeps it as of the last iteration."""
-    try:
-        while run.epoch < run.config.max_epoch:
-            train_epoch(run, data)
-            values = validate(run, data)
-            _draw_snapshot(run, data, values["map"])
-            run.finish_epoch(values)
-        run.finish()
-    except Interrupted as interrupted:
-        run.interrupt(interrupted)
+    """Train epoch by epoch from the run's position."""
+    while run.epoch < run.config.max_epoch:
+        train_epoch(run, data)
+        values = validate(run, data)
+        _draw_snapshot(run, data, values["map"])
+        run.finish_epoch(values)
+    run.finish()
 
 
 def train_epoch(run: Run, data: Data) -> None:

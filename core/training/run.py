@@ -1,6 +1,5 @@
 """A training run and its files: the resumable state, models, and what is logged on the way."""
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -51,7 +50,12 @@ class Run:
             self._files.claim()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """After a signal, keep the state as of the last iteration."""
+        if isinstance(error, Interrupted):
+            self._save_state()
+            self.log.line(f"[i] {error}: state saved at iteration {self.trainer.iteration:,}; continue with --resume")
+            self.log.close()
         if self._writes:
             self._files.release()
 
@@ -250,14 +254,6 @@ class Run:
             return last.exists() and read_description(last).iteration == self.trainer.iteration
         except UserError:
             return False
-
-    def interrupt(self, interrupted: Interrupted) -> None:
-        """Save the state and exit with the signal's status."""
-        self._save_state()
-        saved = f"state saved at iteration {self.trainer.iteration:,}"
-        self.log.line(f"[i] {interrupted}: {saved}; continue with --resume")
-        self.log.close()
-        sys.exit(interrupted.status)
 
     def _save_model(self, kind: str, mean: float) -> None:
         if not self._writes:

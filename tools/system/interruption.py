@@ -11,12 +11,12 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE_SECONDS = 3  # a second signal within them counts as the first: a launcher may pass the same one on
 
 
-class Interrupted(Exception):
-    """A signal asks the run to end, with `status`: 128 + its number (Ctrl-C 130, SIGTERM 143, SIGHUP 129)."""
+class Interrupted(SystemExit):
+    """A signal ends the program, with status 128 + its number (Ctrl-C 130, SIGTERM 143, SIGHUP 129)."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
-        self.status = 128 + number
+        self.code = 128 + number
 
 
 class Interruption:
