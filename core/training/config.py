@@ -103,9 +103,7 @@ class Config(Arguments):
         if self.min_image_size > self.max_image_size:
             raise UserError(f"--min_image_size {self.min_image_size} exceeds --max_image_size {self.max_image_size}")
         if self.batch_size % self.accumulate:
-            raise UserError(
-                f"--batch_size {self.batch_size} does not divide into --accumulate {self.accumulate} micro-batches"
-            )
+            raise UserError(f"--batch_size {self.batch_size} does not divide by --accumulate {self.accumulate}")
         if self.force and self.resume is None:
             raise UserError("--force belongs to --resume")
         if self.warmup_epoch >= self.max_epoch:
@@ -183,9 +181,7 @@ def _words_of_config(parser: Parser, strategy: Strategy, argv: list[str]) -> lis
     content = read_object(Path(path))
     trained = content.pop("strategy", None)
     if trained not in (None, strategy.name):
-        raise UserError(
-            f"--config {path} is of a run of strategy {trained}: use its script, not that of {strategy.name}"
-        )
+        raise UserError(f"--config {path} is of strategy {trained}: use its script, not that of {strategy.name}")
     if isinstance(content.get("arguments"), dict):
         content = content["arguments"]  # the description beside a checkpoint
     known, words = [flag.removeprefix("--") for flag in parser.flags()], []

@@ -51,10 +51,8 @@ def choose_devices(config: Config, processes: Processes) -> Devices:
     gpus: list[int] = []
     if processes.size > 1 and first.type == "cuda":  # of several processes on a machine, each has the GPU of its number
         if processes.local_rank >= count:
-            raise UserError(
-                f"process {processes.local_rank} of this machine finds {count} GPUs: start as many processes "
-                "(--nproc_per_node) as there are, or give --device cpu"
-            )
+            found = f"process {processes.local_rank} of this machine finds {count} GPUs"
+            raise UserError(f"{found}: start as many processes (--nproc_per_node), or give --device cpu")
         first = torch.device("cuda", processes.local_rank)
         torch.cuda.set_device(first)
     elif first.type == "cuda" and config.device in ("auto", "cuda"):
@@ -65,25 +63,19 @@ def choose_devices(config: Config, processes: Processes) -> Devices:
 
 
 def _check_sharing(config: Config, devices: Devices) -> None:
-    replicas, count = config.replicas, devices.count
-    if config.sync_bn and (devices.processes.size == 1 or replicas > 1):
+    replicas, count, processes = config.replicas, devices.count, devices.processes.size
+    if config.sync_bn and (processes == 1 or replicas > 1):
         raise UserError("--sync_bn needs several processes of torchrun, and excludes --replicas above 1")
     images = config.batch_size // config.accumulate
-    if config.batch_size % (devices.processes.size * config.accumulate):
-        raise UserError(
-            f"--batch_size {config.batch_size} is the whole batch and does not divide by {devices.processes.size} "
-            f"processes times --accumulate {config.accumulate}"
-        )
+    if config.batch_size % (processes * config.accumulate):
+        parts = f"{processes} processes times --accumulate {config.accumulate}"
+        raise UserError(f"--batch_size {config.batch_size} is the whole batch and does not divide by {parts}")
     if replicas > 1 and (replicas % count or images % replicas):
-        raise UserError(
-            f"--replicas {replicas} must be a multiple of the {count} devices and divide the {images} images of a "
-            "micro-batch"
-        )
+        of_images = f"divide the {images} images of a micro-batch"
+        raise UserError(f"--replicas {replicas} must be a multiple of the {count} devices and {of_images}")
     if replicas >= TILES and config.image_size < 64:
-        raise UserError(
-            f"--image_size {config.image_size} with --replicas {replicas}: a tile of one feature cell has no variance; "
-            "try --image_size 64"
-        )
+        given = f"--image_size {config.image_size} with --replicas {replicas}"
+        raise UserError(f"{given}: a tile of one feature cell has no variance; try --image_size 64")
 
 
 def lower_memory(config: Config) -> str:

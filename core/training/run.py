@@ -133,12 +133,9 @@ class Run:
 
     def _restore(self, state: dict[str, Any], source: str) -> list[str]:
         """Restore a state without touching a file; return the settings that differ, as text."""
-        trainer = self.trainer
-        if state["strategy"] != trainer.strategy.name:
-            raise UserError(
-                f"--resume: {source} is of strategy {state['strategy']}: use its script, not that of "
-                f"{trainer.strategy.name}"
-            )
+        trainer, saved, name = self.trainer, state["strategy"], self.trainer.strategy.name
+        if saved != name:
+            raise UserError(f"--resume: {source} is of strategy {saved}: use its script, not that of {name}")
         differing = self._compare(state)
         batches = state["samples"] // self.config.batch_size
         self.epoch, self.position = state["epoch"], min(batches, trainer.epoch_iterations)
@@ -153,9 +150,8 @@ class Run:
         except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             if shortage(error):
                 raise
-            raise UserError(
-                f"--resume: {source} was saved by a different network or strategy: {str(error)[:300]}"
-            ) from error
+            text = f"--resume: {source} was saved by a different network or strategy: {str(error)[:300]}"
+            raise UserError(text) from error
         self._losses = losses or self._losses
         # Of other images, the best mAP so far says nothing about the epochs to come.
         if state["arguments"].get("select_split") == self.config.select_split:

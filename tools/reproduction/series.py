@@ -70,10 +70,9 @@ class Experiment:
             self._call(self.evaluation_command(), "evaluation")
 
     def usage(self) -> dict[str, float]:
-        """Return `training_seconds`, `evaluation_seconds`, `training_gib` and `evaluation_gib`, as far as noted.
+        """Return `training_seconds`, `training_gib` (peak memory of the main process), …, as far as noted.
 
-        Seconds include the start of Python and all parts of an interrupted run; GiB: peak resident memory of the main
-        process.
+        Seconds include the start of Python and all parts of an interrupted run.
         """
         path = self.files.usage(self.tag)
         usage = read_object(path) if path.exists() else {}

@@ -109,9 +109,8 @@ class RunFiles:
                 raise UserError(f"cannot lock {self._lock} ({error.strerror}): choose another folder") from error
             held.seek(0)
             holder = held.read().strip() or "another process"
-            raise UserError(
-                f"a run with tag {self.tag} is already running ({holder}): wait, stop it, or choose another --tag"
-            ) from error
+            running = f"a run with tag {self.tag} is already running ({holder})"
+            raise UserError(f"{running}: wait, stop it, or choose another --tag") from error
         with writing(self._lock):
             held.truncate(0)
             held.write(f"process {os.getpid()} on {socket.gethostname()}")
@@ -158,10 +157,8 @@ class RunFiles:
             os.replace(moving, self.archived_to)
             sync_folder(moving.parent)
         except OSError as error:
-            raise UserError(
-                f"cannot move an earlier run of this tag to {moving} ({reason(error)}): free some space, or choose "
-                "another --tag"
-            ) from error
+            moved = f"cannot move an earlier run of this tag to {moving} ({reason(error)})"
+            raise UserError(f"{moved}: free some space, or choose another --tag") from error
 
 
 def _move(source: Path, target: Path) -> None:

@@ -43,13 +43,9 @@ class States:
             torch.save(state, temporary)
 
     def load(self, path: Path | None = None) -> tuple[dict[str, Any], str] | None:
-        """Return the last whole state, and which file it is from (with what was wrong with a newer one).
+        """Return the last whole state, or that of another file, and where it is from; None if there is no file.
 
-        Args:
-            path: another file than the run's own.
-
-        Returns:
-            None if there is no file. If there are files but none can be used, that is an error.
+        If there are files but none can be used, that is an error.
         """
         problems: list[str] = []
         for candidate in [path] if path else [file for file in (self.newest, self.before) if file.exists()]:
@@ -75,10 +71,7 @@ class States:
 def _read(path: Path) -> dict[str, Any]:
     state = read_tensors(path)
     if isinstance(state, dict) and "trainer" in state and "data" not in state:
-        raise OldVersion(
-            f"{path} was saved by an earlier version of this code: finish its run with that version, or start again "
-            "without --resume"
-        )
+        raise OldVersion(f"{path} was saved by an earlier version: finish its run with that, or start without --resume")
     if not _is_state(state):
         raise UserError(f"{path} is not the state of a run (models are for --weights)")
     return state
