@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from core.evaluation.loading import choose_device
-from core.networks import TILES, Classifier
+from core.networks import TILES
 from core.training.config import Config
 from tools.system.errors import UserError
 from tools.system.processes import Processes
@@ -30,10 +30,6 @@ class Devices:
         if len(self.gpus) > 1:
             return f"{len(self.gpus)} GPUs ({', '.join(map(torch.cuda.get_device_name, self.gpus))})"
         return f"{self.first} ({torch.cuda.get_device_name(self.first)})" if self.first.type == "cuda" else "cpu"
-
-    def configure(self, network: Classifier, sync_bn: bool) -> None:
-        """Tell the network whose batch statistics to compute."""
-        network.set_replicas(1 if sync_bn else self.replicas, self.count, self.processes.is_first, synchronize=sync_bn)
 
 
 def choose_devices(config: Config, processes: Processes) -> Devices:

@@ -76,7 +76,8 @@ def _train(strategy: Strategy, config: Config, devices: Devices, data: Data, int
         config.architecture, config.weights, len(names), config.channels_last, strategy.head, names, notes.append
     )
     network.to(devices.first)
-    devices.configure(network, config.sync_bn)
+    replicas = 1 if config.sync_bn else devices.replicas
+    network.set_replicas(replicas, devices.count, processes.is_first, synchronize=config.sync_bn)
     trainer = Trainer(network, strategy, config, len(data.loaders["training"]), processes, devices.gpus)
     torch.manual_seed(config.seed + processes.rank)  # from here on, dropout differs between processes
     with Run(config, trainer, data.sets, interruption) as run:

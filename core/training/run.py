@@ -65,9 +65,11 @@ class Run:
         The order matters: every check, also whether the disk has room, comes before an earlier run is archived, and
         the first state is written at once, so that an unwritable folder fails before training starts.
         """
-        state, source = self._load_state()
+        resume, tag, found = self.config.resume, self.config.tag, None
+        if resume is not None and self._writes:
+            found = self._states.load(Path(resume) if resume else None)
+        state, source = self.trainer.processes.broadcast(found) or (None, "")
         differing = self._restore(state, source) if state else []
-        resume, tag = self.config.resume, self.config.tag
         same_run = state is not None and (not resume or self._states.include(Path(resume)))
         self.log = RunLog(self.folder, tag, self.config.tensorboard, silent=not self._writes)
         if not same_run:
@@ -123,13 +125,6 @@ class Run:
         self._saved_at = time.monotonic()
         if self._writes:
             self._states.save(state)
-
-    def _load_state(self) -> tuple[dict[str, Any] | None, str]:
-        """Return the state that `--resume` names, and which file it is from; the first process reads for all."""
-        resume, found = self.config.resume, None
-        if resume is not None and self._writes:
-            found = self._states.load(Path(resume) if resume else None)
-        return self.trainer.processes.broadcast(found) or (None, "")
 
     def _restore(self, state: dict[str, Any], source: str) -> list[str]:
         """Restore a state without touching a file; return the settings that differ, as text."""

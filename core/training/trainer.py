@@ -104,7 +104,12 @@ class Trainer:
             parallel.average_gradients(self.student)
         finite = self._all_finite(step.loss)
         if finite:
-            self._update(before)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            if several:
+                parallel.sync_running_stats(self.student, before)
+            if self.teacher is not None:
+                update_teacher(self.teacher, self.student, self.iteration, self.arguments["alpha_ema"])
         elif before is not None:
             parallel.write_statistics(self.student, before)
         self.iteration += 1
@@ -147,14 +152,6 @@ class Trainer:
             gradients = [parameter.grad for parameter in self.student.parameters() if parameter.grad is not None]
             finite = finite & torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all()
         return not self.processes.any(not bool(finite))[0]
-
-    def _update(self, before: parallel.RunningStatistics | None) -> None:
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.processes.size > 1:
-            parallel.sync_running_stats(self.student, before)
-        if self.teacher is not None:
-            update_teacher(self.teacher, self.student, self.iteration, self.arguments["alpha_ema"])
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything needed to continue except RNG states: plain values and tensors."""

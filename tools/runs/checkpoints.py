@@ -129,10 +129,6 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and value.isprintable() and len(value) <= 200
 
 
-def _is_image_size(value: Any) -> bool:
-    return type(value) is int and 32 <= value <= 8192 and value % 32 == 0
-
-
 def _are_channels(value: Any, least: float) -> bool:
     numbers = isinstance(value, list) and all(isinstance(one, int | float) for one in value)
     return numbers and len(value) == 3 and all(least <= one <= 1 for one in value)
@@ -142,7 +138,7 @@ def _are_channels(value: Any, least: float) -> bool:
 _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "architecture": ("a name", _is_name),
     "class_names": ("a list of names", lambda value: isinstance(value, list)),
-    "image_size": ("a number of pixels divisible by 32, at most 8192", _is_image_size),
+    "image_size": ("a multiple of 32 up to 8192", lambda value: type(value) is int and value in range(32, 8193, 32)),
     "head": ("a name", _is_name),
     "strategy": ("a name", lambda value: value is None or _is_name(value)),
     "keypoints": ("a name", lambda value: value is None or _is_name(value)),

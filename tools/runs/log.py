@@ -24,8 +24,14 @@ class RunLog:
         self.silent = silent
         paths = folder.log(tag), folder.history(tag), folder.curves(tag)
         self._text_path, self._history_path, self._curves_path = paths
-        self._make_writer = _summary_writer() if tensorboard and not silent else None
+        self._make_writer: Any = None
         self._writer: Any = None
+        if tensorboard and not silent:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise UserError("--tensorboard needs TensorBoard: pip install tensorboard") from error
+            self._make_writer = SummaryWriter
 
     def open(self) -> None:
         """Open the TensorBoard file, if asked for."""
@@ -134,14 +140,6 @@ class RunLog:
             with writing(self._curves_path):  # what it could not write earlier is an error now
                 for tag, value in curves.items():
                     self._writer.add_scalar(tag, value, iteration - 1)
-
-
-def _summary_writer() -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UserError("--tensorboard needs TensorBoard: pip install tensorboard") from error
-    return SummaryWriter
 
 
 def _report_but_tensorboard(error: threading.ExceptHookArgs) -> None:
