@@ -136,13 +136,10 @@ def _are_channels(value: Any, least: float) -> bool:
 
 # What a value of a description is, in words, and whether a value is that.
 _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "architecture": ("a name", _is_name),
+    **dict.fromkeys(("architecture", "head", "script"), ("a name", _is_name)),
+    **dict.fromkeys(("strategy", "keypoints"), ("a name", lambda value: value is None or _is_name(value))),
     "class_names": ("a list of names", lambda value: isinstance(value, list)),
     "image_size": ("a multiple of 32 up to 8192", lambda value: type(value) is int and value in range(32, 8193, 32)),
-    "head": ("a name", _is_name),
-    "strategy": ("a name", lambda value: value is None or _is_name(value)),
-    "keypoints": ("a name", lambda value: value is None or _is_name(value)),
-    "script": ("a name", _is_name),
     "iteration": ("a whole number", lambda value: value is None or type(value) is int),
     "mAP": ("a number", lambda value: value is None or isinstance(value, int | float)),
     "mean": ("three numbers in 0…1", lambda value: _are_channels(value, 0)),

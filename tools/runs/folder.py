@@ -56,12 +56,9 @@ class Folder:
     def usage(self, tag: str) -> Path:
         return self.root / "usage" / f"{tag}.json"
 
-    def earlier(self, tag: str, number: int) -> Path:
-        return self.root / "earlier" / f"{tag}.{number}"
-
-    def moving(self, tag: str, number: int) -> Path:
-        """Return what `earlier` is called until everything has been moved into it."""
-        return self.root / "earlier" / f".{tag}.{number}"
+    def earlier(self, tag: str, number: int, hidden: str = "") -> Path:
+        """Return where files of an earlier run go; hidden: "." until everything has been moved there."""
+        return self.root / "earlier" / f"{hidden}{tag}.{number}"
 
     def results(self, checkpoint: Path, split: str) -> Path:
         """Return where the evaluation of a checkpoint on a split goes, without suffix."""
@@ -118,7 +115,7 @@ class RunFiles:
         self._held = held
         # A run that was killed while it moved had begun to write nothing: what is in place is the run's before.
         name = re.compile(rf"\.{re.escape(self.tag)}\.\d+")
-        for moving in self.folder.moving(self.tag, 0).parent.glob(".*"):
+        for moving in self.folder.earlier(self.tag, 0).parent.glob(".*"):
             if name.fullmatch(moving.name):
                 self._move_into(moving)
 
@@ -143,7 +140,7 @@ class RunFiles:
         So a new run starts clean. A move that was interrupted is completed by the next claim.
         """
         number = next(n for n in itertools.count(1) if not self.folder.earlier(self.tag, n).exists())
-        moving = self.folder.moving(self.tag, number)
+        moving = self.folder.earlier(self.tag, number, hidden=".")
         with writing(moving):
             moving.mkdir(parents=True)
             sync_folder(moving.parent)

@@ -39,21 +39,11 @@ MOST = {
     **{"image_size": 2**13, "min_image_size": 2**15, "max_image_size": 2**15, "shrink": 2**15},
 }
 # What other code bases call an argument: these names cannot be guessed from the spelling.
-SYNONYMS = {
-    "architecture": ("arch", "backbone", "model"),
-    "class_file": ("classes",),
-    "data_dir": ("data", "data_root", "dataset", "root"),
-    "device": ("cpu", "gpu", "gpus"),
-    "image_size": ("img_size", "input_size"),
-    "lr": ("learning_rate",),
-    "max_epoch": ("epoch", "epochs", "num_epochs"),
-    "num_workers": ("workers",),
-    "out": ("output", "output_dir"),
-    "tag": ("name",),
-    "warmup_epoch": ("warmup",),
-    "wd": ("decay", "weight_decay"),
-    "weights": ("checkpoint", "pretrained"),
-}
+SYNONYMS = {"architecture": ("arch", "backbone", "model"), "class_file": ("classes",), "tag": ("name",)}
+SYNONYMS |= {"data_dir": ("data", "data_root", "dataset", "root"), "device": ("cpu", "gpu", "gpus")}
+SYNONYMS |= {"image_size": ("img_size", "input_size"), "lr": ("learning_rate",), "out": ("output", "output_dir")}
+SYNONYMS |= {"max_epoch": ("epoch", "epochs", "num_epochs"), "num_workers": ("workers",), "warmup_epoch": ("warmup",)}
+SYNONYMS |= {"wd": ("decay", "weight_decay"), "weights": ("checkpoint", "pretrained")}
 
 
 @dataclass(frozen=True)
