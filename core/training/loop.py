@@ -86,7 +86,6 @@ def _train(strategy: Strategy, config: Config, devices: Devices, data: Data, int
 
 
 def _epochs(run: Run, data: Data) -> None:
-    """Train epoch by epoch from the run's position."""
     while run.epoch < run.config.max_epoch:
         train_epoch(run, data)
         values = validate(run, data)

@@ -70,12 +70,10 @@ class Trainer:
 
     @property
     def lr(self) -> float:
-        """The learning rate of the backbone's weights at this iteration."""
         return learning_rate_at(self.iteration, self.config.lr, self.max_iteration, self.warmup_iterations)
 
     @property
     def alpha_re(self) -> float:
-        """The weight of the reconstruction loss at this iteration."""
         return alpha_re_at(self.iteration, self.max_iteration, self.config.alpha_re, self.config.alpha_schedule_re)
 
     def iterate(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[Step, bool]:

@@ -64,7 +64,6 @@ class CompletedRuns:
         return numbers(reduce(lambda part, key: part.get(key), keys, result) for result in self.results)
 
     def mean(self, *keys: str) -> Number:
-        """Return the mean of `values`."""
         return Number.of(self.values(*keys))
 
     def used(self, name: str, unit: float) -> Number:

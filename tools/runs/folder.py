@@ -181,7 +181,6 @@ def checkpoint_path(tag: str | None, weights: str | Path | None) -> Path:
 
 
 def read_histories(folder: Folder, tags: list[str]) -> list[History]:
-    """Read the histories of several runs."""
     histories = []
     for path in map(folder.history, tags):
         if not path.is_file():

@@ -33,7 +33,6 @@ class States:
         self._newest_is_damaged = False
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write a state."""
         write_tensors(self.newest, state, keep=None if self._newest_is_damaged else self.before)
         self._newest_is_damaged = False
 

@@ -121,7 +121,6 @@ def parse(config: type[Config], description: str | None, argv: Sequence[str] | N
 
 
 def make_parser(config: type[Arguments], description: str | None, usage: str = "") -> "Parser":
-    """Return the parser of a dataclass's arguments."""
     parser = Parser(description=(description or "").strip(), usage=usage or None)
     hints = typing.get_type_hints(config)
     groups: dict[Any, Any] = {"": parser}
@@ -142,7 +141,6 @@ def make_parser(config: type[Arguments], description: str | None, usage: str = "
 
 
 def _options(field: dataclasses.Field, about: Argument, hint: Any) -> dict[str, Any]:
-    """Return the keywords of `add_argument`."""
     options: dict[str, Any] = {"help": about.help, "metavar": about.metavar, "choices": about.choices}
     if field.default is dataclasses.MISSING:
         options["help"] += " (required)"

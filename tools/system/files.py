@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.system.errors import UserError
+from tools.system.shortages import shortage
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout
 HOST = re.sub(r"\W", "_", socket.gethostname())[:40]
@@ -37,19 +38,16 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:
         for cause in _causes(error):
-            if "DataLoader" in str(cause):
+            if shortage(cause):
                 raise cause  # noqa: B904 – not the disk: the signal of a dead loader process arrives anywhere
         # torch.save reports an error of the disk as a RuntimeError of its archive writer.
         of_disk = error.__context__ if isinstance(error.__context__, OSError) else error
-        number = getattr(of_disk, "errno", None)
-        if number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-            raise
-        fix = "choose a shorter name" if number == errno.ENAMETOOLONG else "free some space or choose another folder"
+        too_long = getattr(of_disk, "errno", None) == errno.ENAMETOOLONG
+        fix = "choose a shorter name" if too_long else "free some space or choose another folder"
         raise UserError(f"cannot write {path} ({reason(of_disk)}): {fix}") from error
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:
-    """Return an error, and those during whose handling it arose."""
     return [error, *_causes(error.__context__)] if error else []
 
 

@@ -67,7 +67,6 @@ class Processes:
         return values
 
     def broadcast(self, value: Any) -> Any:
-        """Return the first process's value in every process."""
         if self.size == 1:
             return value
         values = [value]
@@ -75,7 +74,6 @@ class Processes:
         return values[0]
 
     def sum(self, value: torch.Tensor) -> torch.Tensor:
-        """Return the sum of a tensor over the processes."""
         if self.size > 1:
             value = value.clone()
             dist.all_reduce(value)
