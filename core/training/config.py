@@ -129,11 +129,7 @@ class Config(Arguments):
 
 
 def parse_config(strategy: Strategy, description: str | None, argv: list[str] | None = None) -> Config:
-    """Read and check the arguments of a strategy's script; `argv` None takes the process's.
-
-    Raises:
-        UserError: an argument that no run could use.
-    """
+    """Read the arguments of a strategy's script and refuse what no run could use; `argv` None takes the process's."""
     config = config_class(strategy)
     parser = make_parser(config, description, USAGE)
     for name in IGNORED_ARGUMENTS:
@@ -168,11 +164,7 @@ def accepted(strategy: Strategy, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _words_of_config(parser: Parser, strategy: Strategy, argv: list[str]) -> list[str]:
-    """Return the words that a run's `--config` file means.
-
-    Raises:
-        UserError: no such file, names in it that are not arguments, or the run of another strategy.
-    """
+    """Return the words that `--config` means: the file of a run of the same strategy, with names of its arguments."""
     first = Parser(add_help=False)
     first.add_argument("--config")
     path = first.parse_known_args(argv)[0].config

@@ -33,11 +33,7 @@ class Devices:
 
 
 def choose_devices(config: Config, processes: Processes) -> Devices:
-    """Return the devices that the arguments ask for, `replicas` resolved.
-
-    Raises:
-        UserError: no such device here, or a batch that they cannot share as asked.
-    """
+    """Return the devices that the arguments ask for, if they are here and can share a batch so, `replicas` resolved."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
     torch.backends.cudnn.benchmark = not config.deterministic
     if config.deterministic:

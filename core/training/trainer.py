@@ -26,10 +26,7 @@ class Trainer:
 
     Args:
         network: the student, on its device.
-        epoch_iterations: iterations per epoch.
-        processes: those that share each batch.
-        gpus: indices of the GPUs that share this process's part of a batch, the network's own first; None: its device
-            alone.
+        gpus: indices of those that share this process's part of a batch, the network's own first; None: it alone.
     """
 
     def __init__(

@@ -67,13 +67,7 @@ class RunLog:
                 file.write(text + "\n")
 
     def training(
-        self,
-        iteration: int,
-        epoch: int,
-        rates: tuple[float, float],
-        losses: dict[str, float],
-        count: int,
-        seconds: float,
+        self, iteration: int, epoch: int, rates: tuple, losses: dict[str, float], count: int, seconds: float
     ) -> None:
         """Log the mean losses since the last line, by name, of `count` images, which took `seconds`.
 
