@@ -10,8 +10,6 @@ import functools
 import os
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +27,7 @@ from tools.system.interruption import end_loader_processes_at_exit, ignore_signa
 SUFFIXES_OF = {"JPEG": (".jpg", ".jpeg"), "MPO": (".jpg", ".jpeg")}  # of other formats, the suffix is the name
 LIST, IMAGE, ANNOTATION, BOX = "lines of the list", "images", "annotations", "boxes"
 FIX_LIST = "write the list without the ids that have problems; in ImageSets/Main/ or data/ it can be used as a split"
+Files = tuple[devkit.Files, devkit.Files]  # images and annotations
 
 
 @dataclass(frozen=True)
@@ -45,27 +44,19 @@ class ValidationResult:
     """The result of one image and its annotation."""
 
     size: Size | None = None  # of the image; None if it cannot be decoded
-    problems: list[tuple[str, str]] = field(default_factory=list)  # (IMAGE, ANNOTATION or BOX; what is wrong)
+    # By kind, what is wrong.
+    problems: dict[str, list[str]] = field(default_factory=lambda: {IMAGE: [], ANNOTATION: [], BOX: []})
     notes: list[str] = field(default_factory=list)  # what is unusual
     objects: list[VOCObject] = field(default_factory=list)  # the valid ones, without empty boxes
 
-    @contextmanager
-    def problem_of(self, kind: str) -> Iterator[None]:
-        """Add a `UserError` of the `with` block to the problems instead of raising it."""
-        try:
-            yield
-        except UserError as error:
-            self.problems.append((kind, str(error)))
 
-
-def validate(
-    images: devkit.Files, annotations: devkit.Files, class_names: list[str], image_id: str
-) -> ValidationResult:
+def validate(files: Files, class_names: list[str], image_id: str) -> ValidationResult:
     """Check one image and its annotation."""
+    images, annotations = files
     result = ValidationResult()
-    with result.problem_of(IMAGE):
+    with devkit.noted(result.problems[IMAGE]):
         validate_image(images.path(image_id), result)
-    with result.problem_of(ANNOTATION):
+    with devkit.noted(result.problems[ANNOTATION]):
         validate_objects(annotations.path(image_id), class_names, result)
     return result
 
@@ -92,13 +83,13 @@ def validate_image(path: Path, result: ValidationResult) -> None:
 def validate_objects(path: Path, class_names: list[str], result: ValidationResult) -> None:
     """Add to `result` the objects of an annotation and what is wrong or unusual."""
     objects, problems = validate_annotation(path, class_names)
-    result.problems += [(ANNOTATION, f"{path}: {problem}") for problem in problems]
+    result.problems[ANNOTATION] += [f"{path}: {problem}" for problem in problems]
     for item in objects:
         if item.box and result.size and is_far_outside(item.box, result.size):
             width, height = result.size
             corners = ", ".join(f"{side:g}" for side in item.box)
             problem = f"is far outside the image of {width} × {height} pixels ({corners})"
-            result.problems.append((BOX, f"{path}: the box of the object {quoted(item.name)} {problem}"))
+            result.problems[BOX].append(f"{path}: the box of the object {quoted(item.name)} {problem}")
         result.notes += item.notes
     result.objects = [item for item in objects if not item.is_empty]
     if len(result.objects) < len(objects):
@@ -118,29 +109,36 @@ def is_far_outside(box: Box, size: Size) -> bool:
     return any(first > side or last < 0 or first < -side or last > 2 * side for first, last, side in sides)
 
 
-def validate_all(config: Config, files: tuple, class_names: list[str], ids: list[str]) -> list[ValidationResult]:
+def validate_all(config: Config, files: Files, class_names: list[str], ids: list[str]) -> dict[str, ValidationResult]:
     """Return the result of every id, in their order, with a progress bar."""
     end_loader_processes_at_exit()
     # Without batches, a loader applies `collate_fn` to each sample, in its worker processes.
     options = {"batch_size": None, "num_workers": config.num_workers, "worker_init_fn": ignore_signals}
     from torch.utils.data import DataLoader  # here, so that --help need not wait for PyTorch
 
-    loader = DataLoader(ids, collate_fn=functools.partial(validate, *files, class_names), **options)
-    return list(tqdm(loader, desc="checking", unit="image"))
+    loader = DataLoader(ids, collate_fn=functools.partial(validate, files, class_names), **options)
+    return dict(zip(ids, tqdm(loader, desc="checking", unit="image"), strict=True))
 
 
-def print_results(class_names: list[str], ids: list[str], results: list[ValidationResult]) -> None:
-    """Print the images and objects of every class, how many of these are difficult, and one line per kind of note."""
-    objects = [item for result in results for item in result.objects]
-    images = Counter(name for result in results for name in {item.name for item in result.objects})
+def print_results(
+    files: Files, class_names: list[str], results: dict[str, ValidationResult], problems: dict[str, list[str]]
+) -> None:
+    """Print the counts of every class, one line per kind of note, and all problems by their kinds."""
+    objects = [item for result in results.values() for item in result.objects]
+    images = Counter(name for result in results.values() for name in {item.name for item in result.objects})
     difficult = Counter(item.name for item in objects if item.difficult)
     print_classes(class_names, images=images, objects=Counter(item.name for item in objects), difficult=difficult)
     groups = defaultdict(list)
-    for image_id, result in zip(ids, results, strict=True):
+    for image_id, result in results.items():
         for note in dict.fromkeys(result.notes):
             groups[note].append(image_id)
     for note, named in sorted(groups.items()):
-        print(f"note: {len(named):,} of {len(ids):,} images: {note} ({first_few(named)})")
+        print(f"note: {len(named):,} of {len(results):,} images: {note} ({first_few(named)})")
+    for folder in files:
+        folder.print_skipped()
+    for kind, texts in problems.items():
+        if texts:
+            print(f"problems with {kind}: {len(texts):,}", *texts, sep="\n  ")
 
 
 def check_data(config: Config) -> int:
@@ -158,25 +156,22 @@ def check_data(config: Config) -> int:
         raise UserError(f"{path} contains no image id: choose another --split")
     results = validate_all(config, files, class_names, ids)
 
-    problems = [(LIST, f"{path}, {problem}") for problem in list_problems]
-    problems += [problem for result in results for problem in result.problems]
-    intact = [image_id for image_id, result in zip(ids, results, strict=True) if not result.problems]
+    problems = {LIST: [f"{path}, {problem}" for problem in list_problems]}
+    for kind in (IMAGE, ANNOTATION, BOX):
+        problems[kind] = [problem for result in results.values() for problem in result.problems[kind]]
+    count = sum(map(len, problems.values()))
+    intact = [image_id for image_id, result in results.items() if not any(result.problems.values())]
     if config.fix_list and intact:
         write_text(config.fix_list, "".join(f"{image_id}\n" for image_id in intact))
-    print_results(class_names, ids, results)
-    for folder in files:
-        folder.print_skipped()
-    for kind in (LIST, IMAGE, ANNOTATION, BOX):
-        if texts := [text for of_kind, text in problems if of_kind == kind]:
-            print(f"problems with {kind}: {len(texts):,}", *texts, sep="\n  ")
-    print(f"{len(ids):,} images, {len(intact):,} of them intact; {len(problems):,} problems in all")
+    print_results(files, class_names, results, problems)
+    print(f"{len(ids):,} images, {len(intact):,} of them intact; {count:,} problems in all")
     if config.fix_list and not intact:
         raise UserError(f"every image of the split has a problem: --fix_list {config.fix_list} is not written")
     if config.fix_list:
         print(f"written: {config.fix_list} ({len(intact):,} ids)")
-    elif problems:
+    elif count:
         print("restore damaged files from the devkit, or write a list without them with --fix_list")
-    return 1 if problems else 0
+    return 1 if count else 0
 
 
 def main() -> None:

@@ -10,14 +10,13 @@ not imported. With a file for val, --val_share and --seed have no effect.
 
 import math
 import re
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tools.data.annotations import Annotated
-from tools.data.devkit import class_name_problem, raise_problems
+from tools.data.devkit import class_name_problem, noted, raise_problems
 from tools.data.importing import Found, ImportArguments, devkit_box, import_samples, read_all, sample_of
 from tools.data.writing import Sample
 from tools.system.command_line import argument, parse
@@ -61,7 +60,7 @@ def read_instances(path: Path, images: Path, part: str = "") -> Found:
             raise ValueError("it has no file_name")
         return sample_of(origin, images, entry["file_name"], objects[id_of(entry)], part)
 
-    samples = read_all(path, [(f"image {shorten(id_of(entry))}", entry) for entry in content["images"]], read)
+    samples = read_all(path, [(name_of("image", entry), entry) for entry in content["images"]], read)
     if not samples or not names:
         raise UserError(f"{path} has no {'image' if names else 'category'}")
     without_box = sum(item.box is None for sample in samples for item in sample.objects)
@@ -69,14 +68,9 @@ def read_instances(path: Path, images: Path, part: str = "") -> Found:
     return Found(path, "COCO file", samples, list(names.values()), [note])
 
 
-@contextmanager
-def _noted(problems: list[str], kind: str, entry: Entry) -> Iterator[None]:
-    """Add a `ValueError` of the `with` block, about an entry, to the problems instead of raising it."""
-    try:
-        yield
-    except ValueError as error:
-        name = next((entry[key] for key in ("id", "name", "file_name") if key in entry), None)
-        problems.append(f"{kind} {shorten(str(name))}: {error}")
+def name_of(kind: str, entry: Entry) -> str:
+    """Return how messages name an entry."""
+    return f"{kind} {shorten(str(next((entry[key] for key in ('id', 'name', 'file_name') if key in entry), None)))}"
 
 
 def id_of(entry: Entry, key: str = "id", known: Collection[str] | None = None) -> str:
@@ -102,7 +96,7 @@ def read_categories(entries: list[Entry], problems: list[str]) -> dict[str, str]
     """Return the categories' names by id: numbers in order, then all other ids as text."""
     names: dict[str, str] = {}
     for entry in entries:
-        with _noted(problems, "category", entry):
+        with noted(problems, name_of("category", entry)):
             category, name = id_of(entry), entry.get("name")
             problem = class_name_problem(name) if isinstance(name, str) else "it has no name"
             if category in names or name in names.values():
@@ -120,12 +114,12 @@ def read_objects(
     """Return each image's objects by the image's id."""
     objects: dict[str, list[Annotated]] = {}
     for entry in content["images"]:
-        with _noted(problems, "image", entry):
+        with noted(problems, name_of("image", entry)):
             if id_of(entry) in objects:
                 raise ValueError("its id occurs twice")
             objects[id_of(entry)] = []
     for entry in content["annotations"]:
-        with _noted(problems, "annotation", entry):
+        with noted(problems, name_of("annotation", entry)):
             image, category = id_of(entry, "image_id", objects), id_of(entry, "category_id", names)
             box = None if entry.get("bbox") in (None, []) else devkit_box(entry["bbox"])
             objects[image].append(Annotated(names[category], box, difficult=entry.get("iscrowd") in (1, "1", "true")))

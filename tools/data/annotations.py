@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from tools.data.devkit import LABELED_LINE, annotation_files, image_files, read_bytes, read_lines
+from tools.data.devkit import LABELED_LINE, annotation_files, image_files, noted, read_bytes, read_lines
 from tools.data.images import Size, upright_size
 from tools.system.errors import UserError, first_few, printable, quoted
 from tools.system.files import reason
@@ -99,10 +99,8 @@ def validate_annotation(path: Path, class_names: list[str] | None) -> tuple[list
     indices = {name: index for index, name in enumerate(dict.fromkeys(names) if class_names is None else class_names)}
     objects, problems = [], []
     for name, element in zip(names, elements, strict=True):
-        try:
+        with noted(problems):
             objects.append(_read_object(name, element, indices, size))
-        except ValueError as error:
-            problems.append(str(error))
     return objects, problems
 
 

@@ -4,7 +4,9 @@ import io
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,8 @@ def class_names_problem(names: Any, where: str = "under 'class_names'") -> str |
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         return f" has no list of names {where}"
     problem = next(filter(None, map(class_name_problem, names)), None)
-    return f": {problem}" if problem else " contains a name twice" if len(set(names)) < len(names) else None
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    return f": {problem}" if problem else f" contains the name {quoted(twice[0])} twice" if twice else None
 
 
 def class_columns(wanted: Sequence[str], present: Sequence[str]) -> list[int]:
@@ -92,6 +95,15 @@ def raise_problems(path: Path, problems: Sequence[str]) -> None:
     """Raise a `UserError` that names the first problems of the file or folder `path`, if there are any."""
     if problems:
         raise UserError(f"{path}, {first_few(problems, separator='; ')}")
+
+
+@contextmanager
+def noted(problems: list[str], origin: str = "") -> Iterator[None]:
+    """Add a `ValueError` or `UserError` of the `with` block to the problems, with its origin, instead of raising it."""
+    try:
+        yield
+    except (ValueError, UserError) as error:
+        problems.append(f"{origin}: {error}" if origin else str(error))
 
 
 def validate_split(path: Path, images: Collection[str]) -> tuple[list[str], list[str]]:
