@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.data.annotations import Annotated
-from tools.data.devkit import class_name_problem, noted, raise_problems
+from tools.data.devkit import noted, raise_problems
 from tools.data.importing import Found, ImportArguments, devkit_box, import_samples, read_all, sample_of
 from tools.data.writing import Sample
 from tools.system.command_line import argument, parse
@@ -98,11 +98,10 @@ def read_categories(entries: list[Entry], problems: list[str]) -> dict[str, str]
     for entry in entries:
         with noted(problems, name_of("category", entry)):
             category, name = id_of(entry), entry.get("name")
-            problem = class_name_problem(name) if isinstance(name, str) else "it has no name"
+            if not isinstance(name, str):
+                raise ValueError("it has no name")
             if category in names or name in names.values():
-                problem = "its id or name occurs twice"
-            if problem:
-                raise ValueError(problem)
+                raise ValueError("its id or name occurs twice")
             names[category] = name
     numbers = sorted((name for name in names if re.fullmatch(r"-?\d{1,20}", name)), key=int)
     return {category: names[category] for category in [*numbers, *sorted(names.keys() - numbers)]}

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tools.data.annotations import Annotated, Box
-from tools.data.devkit import UNPRINTABLE, class_name_problem, composed, raise_problems
+from tools.data.devkit import UNPRINTABLE, class_name_problem, class_names_problem, composed, raise_problems
 from tools.data.images import SUFFIXES, images_below, upright_size
 from tools.data.splits import Lists, split_lists
 from tools.data.writing import CLASS_FILE, Sample, print_next_commands, write_data_set
@@ -247,6 +247,8 @@ def import_samples(args: ImportArguments, found: Found) -> None:
     """Print what was understood, write the data set, and print how to continue."""
     found = join_repeated(found)
     samples, names = found.samples, found.class_names
+    if problem := class_names_problem(names):
+        raise UserError(f"{found.source}{problem}")
     lists = make_lists(args, samples, names)
     print(f"{found.source}:", *found.notes, sep="\n  ")
     images = Counter(name for sample in samples for name in {item.name for item in sample.objects})
