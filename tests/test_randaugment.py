@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from tests.helpers.command_line import ROOT
+from tools.data import transforms
 from tools.data.randaugment import OPERATIONS, RandAugment, black_square
 from tools.data.transforms import augmentations, training_transform
 from tools.system.errors import UserError
@@ -116,6 +118,15 @@ def test_an_unknown_augmentation_is_an_error(text):
         augmentations(text)
 
 
-def test_colors_change_after_the_flip_and_before_the_crop():
-    names = [type(step).__name__ for step in training_transform(32, 32, 64, "randaugment,colorjitter").transforms]
-    assert names == ["Lambda", "RandomLongerSide", "RandomHorizontalFlip", "OnPILImage", "OnPILImage", "Crop"]
+def test_colors_change_after_the_flip_and_before_the_crop(monkeypatch):
+    steps = []
+
+    def noted(name: str, step: Callable) -> Callable:
+        return lambda *given, **named: steps.append(name) or step(*given, **named)
+
+    for name in ("resize_longer_side", "flip", "crop"):
+        monkeypatch.setattr(transforms, name, noted(name, getattr(transforms, name)))
+    for kind in (v2.ColorJitter, RandAugment):
+        monkeypatch.setattr(kind, "forward", noted(kind.__name__, kind.forward))
+    training_transform(32, 32, 64, "randaugment,colorjitter")(Image.new("RGB", (40, 30)))
+    assert steps == ["resize_longer_side", "flip", "ColorJitter", "RandAugment", "crop"]

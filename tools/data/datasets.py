@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,10 +15,8 @@ from tools.data.annotations import ABSENT, VOCObject, labels_of_objects, read_an
 from tools.data.devkit import annotation_files, check_folder, image_files, read_split
 from tools.data.images import opened_image, read_image
 from tools.data.loader import worker_options
-from tools.data.transforms import Normalization, fit, fitted_box, normalize
+from tools.data.transforms import Normalization, Transform, fit, fitted_box, normalize
 from tools.system.errors import UserError, advice
-
-Transform = Callable[[Image.Image], Any]
 
 
 class VOCImages(Dataset):
