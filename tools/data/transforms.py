@@ -10,11 +10,10 @@ from typing import NamedTuple
 
 import torch
 from PIL import Image
-from torch import nn
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
-from tools.data.randaugment import RandAugment
+from tools.data.randaugment import randaugment
 from tools.system.errors import UserError, quoted
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -31,7 +30,7 @@ class Normalization(NamedTuple):
 
 IMAGENET = Normalization()
 # In the order in which they are applied.
-AUGMENTATIONS = {"colorjitter": lambda: v2.ColorJitter(0.3, 0.3, 0.3, 0.1), "randaugment": RandAugment}
+AUGMENTATIONS = {"colorjitter": v2.ColorJitter(0.3, 0.3, 0.3, 0.1), "randaugment": randaugment}
 flip = v2.RandomHorizontalFlip()
 
 
@@ -49,7 +48,7 @@ def training_transform(image_size: int, min_image_size: int, max_image_size: int
     return functools.partial(augmented, image_size=image_size, sides=sides, colors=augmentations(augment))
 
 
-def augmented(image: Image.Image, image_size: int, sides: tuple[int, int], colors: list[nn.Module]) -> torch.Tensor:
+def augmented(image: Image.Image, image_size: int, sides: tuple[int, int], colors: list[Callable]) -> torch.Tensor:
     """Return a random view of an image, see `training_transform`."""
     pixels = flip(resize_longer_side(to_pixels(image), *sides))
     if colors:  # they are faster on PIL images
@@ -60,12 +59,12 @@ def augmented(image: Image.Image, image_size: int, sides: tuple[int, int], color
     return crop(pixels, image_size, at_random=True)
 
 
-def augmentations(text: str) -> list[nn.Module]:
+def augmentations(text: str) -> list[Callable]:
     """Return those of `AUGMENTATIONS` that a text names, in their order there, whatever is between the names."""
     unknown = re.findall(r"[^\W_]+", re.sub("|".join(AUGMENTATIONS), " ", text))
     if unknown:
         raise UserError(f"unknown augmentation {quoted(unknown[0])}: choose from {', '.join(AUGMENTATIONS)}")
-    return [make() for name, make in AUGMENTATIONS.items() if name in text]
+    return [change for name, change in AUGMENTATIONS.items() if name in text]
 
 
 def evaluation_transform(image_size: int, resize: bool = False) -> Transform:
