@@ -46,9 +46,8 @@ def is_empty(box: Box, size: Size | None) -> bool:
     Each corner is clamped to the image, of `size` as its annotation says, and cut to an integer; then the box has no
     width or no height. Swapped corners count. Without a size (None) only negative coordinates are clamped.
     """
-    width, height = size or (math.inf, math.inf)
-    xmin, ymin, xmax, ymax = map(_clamped, box, (width, height, width, height))
-    return xmin == xmax or ymin == ymax
+    sides = zip(box[:2], box[2:], size or (math.inf, math.inf), strict=True)
+    return any(_clamped(start, side) == _clamped(end, side) for start, end, side in sides)
 
 
 def _clamped(coordinate: float, side: float) -> int:
@@ -63,11 +62,11 @@ def scaled_box(box: Box, factor: float, before: Size | None, after: Size | None)
     copy, see `is_empty`.
     """
     is_whole = all(isinstance(side, int) for side in box)
-    xmin, ymin, xmax, ymax = (max(1, round(side * factor)) if is_whole else round(side * factor, 2) for side in box)
+    scaled = tuple(max(1, round(side * factor)) if is_whole else round(side * factor, 2) for side in box)
     if is_empty(box, before):
-        return (xmin, ymin, xmax, ymax) if is_empty((xmin, ymin, xmax, ymax), after) else (xmin, ymin, xmin, ymax)
-    width, height = after or (math.inf, math.inf)
-    (xmin, xmax), (ymin, ymax) = _distinct(xmin, xmax, width), _distinct(ymin, ymax, height)
+        return scaled if is_empty(scaled, after) else (*scaled[:2], scaled[0], scaled[3])
+    sides = zip(scaled[:2], scaled[2:], after or (math.inf, math.inf), strict=True)
+    (xmin, xmax), (ymin, ymax) = (_distinct(start, end, side) for start, end, side in sides)
     return xmin, ymin, xmax, ymax
 
 
