@@ -209,6 +209,8 @@ def split_cell(cell: str) -> list[str]:
 
 def main() -> None:
     args = parse(Config, __doc__)
+    if not args.csv.is_file():
+        raise UserError(f"no file {args.csv}: give the table as --csv")
     if not args.images.is_dir():
         raise UserError(f"no folder {args.images}: give the folder of the images as --images")
     import_samples(args, read_table(args.csv, args.images))
