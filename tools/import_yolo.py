@@ -60,7 +60,7 @@ def read_yolo(folder: Path, names_file: Path | None) -> Found:
         *folders, name = (part for part in PurePath(image).parts if part != "images")
         part = PARTS.get(folders[0].lower(), "") if folders else ""
         sample = sample_of(image, folder, image, (), part, "/".join([*folders, name]))
-        objects = read_labels(folder / file, class_names, sample.size) if file in present else []
+        objects = read_labels(folder, file, class_names, sample.size) if file in present else []
         return replace(sample, objects=tuple(objects))
 
     samples = read_all(folder, label_files.items(), read)
@@ -105,15 +105,15 @@ def read_names(path: Path) -> list[str]:
     return names
 
 
-def read_labels(path: Path, class_names: list[str], size: Size) -> list[Annotated]:
+def read_labels(folder: Path, file: str, class_names: list[str], size: Size) -> list[Annotated]:
     """Return the objects of a label file in an image of this size; the `ValueError` of an invalid line names it."""
     objects = []
-    for number, line in enumerate(_read(path).splitlines(), start=1):
+    for number, line in enumerate(_read(folder / file).splitlines(), start=1):
         try:
             if line.strip():
                 objects.append(_read_object(line, class_names, size))
         except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from error
+            raise ValueError(f"{file}, line {number}: {error}") from error
     return objects
 
 
