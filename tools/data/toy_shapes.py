@@ -77,7 +77,7 @@ def class_colors(index: int) -> dict[str, np.ndarray]:
 
 def _cover(part: dict[str, Any], side: int) -> np.ndarray:
     """Return the share of each pixel that the part covers: `[side, side]` in 0…1. An ellipse has 36 corners."""
-    angles = np.linspace(0, 2 * np.pi, 36, endpoint=False)
+    angles = np.linspace(0, 2 * np.pi, 37)[: 37 if part["kind"] == "ring" else 36]  # a ring ends at its start
     circle = np.stack([np.cos(angles), np.sin(angles)], 1)
     points = part["points"] if "points" in part else np.array(part["center"]) + np.array(part["radii"]) * circle
     points = (np.array(points, np.float64) - 50) * _FILL + 50
@@ -85,7 +85,7 @@ def _cover(part: dict[str, Any], side: int) -> np.ndarray:
     cover = np.zeros((side, side), np.uint8)
     if part["kind"] in ("line", "ring"):
         thickness = max(1, round(part["width"] * side / 100))
-        cv2.polylines(cover, [points], part["kind"] == "ring", 255, thickness, cv2.LINE_AA, _SHIFT)
+        cv2.polylines(cover, [points], False, 255, thickness, cv2.LINE_AA, _SHIFT)
     else:
         cv2.fillPoly(cover, [points], 255, cv2.LINE_AA, _SHIFT)
     return cover / np.float32(255)
