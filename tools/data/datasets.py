@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,22 +11,12 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from tools.data.annotations import VOCObject, read_annotation
+from tools.data.annotations import ABSENT, VOCObject, labels_of_objects, read_annotation
 from tools.data.devkit import annotation_files, check_folder, image_files, read_split
 from tools.data.images import opened_image, read_image
 from tools.data.loader import worker_options
-from tools.data.transforms import Normalization, fit, fitted_box, normalize
+from tools.data.transforms import Normalization, Transform, fit, fitted_box, normalize
 from tools.system.errors import UserError, advice
-
-Transform = Callable[[Image.Image], Any]
-
-
-def multi_hot(objects: list[VOCObject], num_classes: int) -> torch.Tensor:
-    """Return `[V]` float32: 1 for every class among the objects, difficult ones included (official code)."""
-    labels = torch.zeros(num_classes)
-    for item in objects:
-        labels[item.class_index] = 1
-    return labels
 
 
 class VOCImages(Dataset):
@@ -67,8 +56,9 @@ class VOCImages(Dataset):
 class VOCClassification(VOCImages):
     """Images of a devkit folder with multi-hot labels `[N, V]`, float32, from their XML.
 
-    The constructor checks that every image and annotation exists, and reads every annotation and the header of every
-    image, so that a damaged file does not stop a run hours later. `tools.check_data` decodes the images too.
+    A class is 1 for any object that counts, difficult ones included (official code). The constructor checks that every
+    image and annotation exists, and reads every annotation and the header of every image, so that a damaged file does
+    not stop a run hours later. `tools.check_data` decodes the images too.
     """
 
     folders = ("JPEGImages", "Annotations")
@@ -78,12 +68,12 @@ class VOCClassification(VOCImages):
         self.class_names = class_names
         self.annotations = annotation_files(self.data_dir).paths(self.ids, split)
         with ThreadPoolExecutor() as pool:
-            self.labels = torch.stack(list(pool.map(self._read_labels, range(len(self.ids)))))
+            labels = list(pool.map(self._read_labels, range(len(self.ids))))
+        self.labels = torch.from_numpy(np.concatenate(labels) != ABSENT).float()
 
-    def _read_labels(self, index: int) -> torch.Tensor:
-        labels = multi_hot(self.objects(index), len(self.class_names))
+    def _read_labels(self, index: int) -> np.ndarray:
         with opened_image(self.paths[index]):  # checks the header
-            return labels
+            return labels_of_objects([self.objects(index)], len(self.class_names))
 
     def objects(self, index: int) -> list[VOCObject]:
         """Return the annotated objects of an image, as `read_annotation`."""
@@ -143,20 +133,14 @@ class ImageFiles(Dataset):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Letterboxed:
-        path = self.paths[index]
+        path = str(self.paths[index])
         try:
-            return letterbox(str(path), read_image(path), self.image_size, self.normalization)
+            image = read_image(self.paths[index])
         except UserError as error:
-            return Letterboxed(str(path), str(error), torch.zeros(0), (0, 0, 0, 0), (0, 0))
-
-
-def letterbox(
-    path: str, image: Image.Image, image_size: int, normalization: Normalization | None = None
-) -> Letterboxed:
-    """Return an upright image on its canvas, see `ImageFiles`."""
-    size = image.height, image.width
-    canvas = normalize(fit(image, image_size), normalization)
-    return Letterboxed(path, "", canvas, fitted_box(size, image_size), size)
+            return Letterboxed(path, str(error), torch.zeros(0), (0, 0, 0, 0), (0, 0))
+        size = image.height, image.width
+        canvas = normalize(fit(image, self.image_size), self.normalization)
+        return Letterboxed(path, "", canvas, fitted_box(size, self.image_size), size)
 
 
 def image_loader(images: ImageFiles, batch_size: int, num_workers: int) -> DataLoader:
