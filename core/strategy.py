@@ -10,7 +10,6 @@ import torch
 from core.keypoints import TOPK, TOPK_RADIUS, centre_keypoints, cmax_keypoints, ctopk_keypoints, ctopk_w_keypoints
 
 MAX_TOPK = 1000  # more local maxima than fit into a map of usual size
-LOSSES = ("loss", "class_loss", "p_class_loss", "re_loss")  # the official code's, in its order
 
 
 class Crops(NamedTuple):
@@ -28,7 +27,7 @@ class Crops(NamedTuple):
     def one_per_class(cls, labels: torch.Tensor) -> "Crops":
         """Return the crops of multi-hot labels `[B, V]`.
 
-        Call it while the labels are on the CPU, where the loader leaves them: on a GPU, `nonzero` synchronizes.
+        The labels are on the CPU, where the loader leaves them: on a GPU, `nonzero` would synchronize.
         """
         return cls(*labels.nonzero(as_tuple=True))
 
@@ -103,8 +102,8 @@ class Step:
 
     def over_crops(self) -> dict[str, torch.Tensor]:
         """Return the named losses that are means over crops."""
-        official = {"p_class_loss": self.p_class_loss, "re_loss": self.re_loss}
-        return {name: loss for name, loss in official.items() if loss is not None} | dict(self.crop_losses)
+        losses = {"p_class_loss": self.p_class_loss, "re_loss": self.re_loss, **self.crop_losses}
+        return {name: loss for name, loss in losses.items() if loss is not None}
 
 
 class Argument(NamedTuple):
@@ -163,28 +162,25 @@ class Keypoints(NamedTuple):
         """Return a keypoint for each present class of one image, the same for all of them if `per_image`.
 
         Args:
-            cams: class activation maps of the image `[V, n, n]`.
-            present: indices of the classes `[C]`.
+            cams: class activation maps of the image `[V, n, n]`; present: indices of the classes `[C]`.
             image_size: S, pixels.
 
         Returns:
             `[C, 2]` int64, (row, column) in pixels.
         """
-        if not self.per_image:
-            return self.find(cams[present], image_size, options)
-        return self.find(cams[present].amax(0, keepdim=True), image_size, options).expand(len(present), -1)
+        maps = cams[present].amax(0, keepdim=True) if self.per_image else cams[present]
+        return self.find(maps, image_size, options).expand(len(present), -1)
 
 
 STRATEGIES = ("Max", "cMax", "cTopk", "cTopk-w")
-KEYPOINTS = {
-    "Max": Keypoints("Max", lambda cams, size, options: cmax_keypoints(cams, size), per_image=True),
-    "cMax": Keypoints("cMax", lambda cams, size, options: cmax_keypoints(cams, size)),
-    "cTopk": Keypoints(
-        "cTopk", lambda cams, size, options: ctopk_keypoints(cams, size, options.topk, options.topk_radius)
-    ),
-    "cTopk-w": Keypoints("cTopk-w", lambda cams, size, options: ctopk_w_keypoints(cams, size, options.topk)),
-    "centre": Keypoints("centre", lambda cams, size, options: centre_keypoints(len(cams), size, cams.device)),
-}
+_KNOWN = (
+    Keypoints("Max", lambda cams, size, _: cmax_keypoints(cams, size), per_image=True),
+    Keypoints("cMax", lambda cams, size, _: cmax_keypoints(cams, size)),
+    Keypoints("cTopk", lambda cams, size, options: ctopk_keypoints(cams, size, options.topk, options.topk_radius)),
+    Keypoints("cTopk-w", lambda cams, size, options: ctopk_w_keypoints(cams, size, options.topk)),
+    Keypoints("centre", lambda cams, size, _: centre_keypoints(len(cams), size, cams.device)),
+)
+KEYPOINTS = {keypoints.name: keypoints for keypoints in _KNOWN}
 
 
 @dataclass(frozen=True)
@@ -235,8 +231,9 @@ class Strategy:
         Raises:
             ValueError: a value that its argument does not take.
         """
-        for name, argument in {**ARGUMENTS, **self.arguments}.items():
-            argument.check(name, arguments.get(name, argument.default))
-        own = {name: arguments.get(name, argument.default) for name, argument in self.arguments.items()}
-        given = {name: arguments[name] for name in ARGUMENTS if name in arguments}
-        return Options(alpha_re=alpha_re, own=own, **given)
+        declared = {**ARGUMENTS, **self.arguments}
+        values = {name: arguments.get(name, argument.default) for name, argument in declared.items()}
+        for name, argument in declared.items():
+            argument.check(name, values[name])
+        own = {name: values[name] for name in self.arguments}
+        return Options(alpha_re=alpha_re, own=own, **{name: values[name] for name in ARGUMENTS})
