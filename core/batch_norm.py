@@ -20,21 +20,13 @@ from torch import nn
 
 
 class Groups(NamedTuple):
-    """How a batch is made up, and what its statistics do.
+    """How a batch is made up, and what its statistics do."""
 
-    Attributes:
-        crops: number of crops in the batch, one after another; 1 for ordinary images.
-        replicas: number of equal parts each crop (or the batch of images) is split into for its batch statistics.
-        update_running: whether the running statistics move.
-        synchronize: average the batch statistics over the processes of `torch.distributed`.
-        padding: how many of the crops, the last ones, are copies that the running statistics do not see.
-    """
-
-    crops: int = 1
-    replicas: int = 1
-    update_running: bool = True
-    synchronize: bool = False
-    padding: int = 0
+    crops: int = 1  # number of crops in the batch, one after another; 1 for ordinary images
+    replicas: int = 1  # number of equal parts each crop (or the batch of images) is split into for its batch statistics
+    update_running: bool = True  # whether the running statistics move
+    synchronize: bool = False  # average the batch statistics over the processes of `torch.distributed`
+    padding: int = 0  # how many of the crops, the last ones, are copies that the running statistics do not see
 
     @property
     def total(self) -> int:

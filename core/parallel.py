@@ -18,15 +18,10 @@ from core.networks import Classifier
 
 
 class RunningStatistics(NamedTuple):
-    """All running statistics of a network.
+    """All running statistics of a network."""
 
-    Attributes:
-        values: `[N]`, every layer's running mean and variance, concatenated.
-        steps: `[N]`, for each of them, how many updates its layer has seen.
-    """
-
-    values: torch.Tensor
-    steps: torch.Tensor
+    values: torch.Tensor  # `[N]`, every layer's running mean and variance, concatenated
+    steps: torch.Tensor  # `[N]`, for each of them, how many updates its layer has seen
 
 
 def _layers_and_buffers(network: nn.Module) -> list[tuple[nn.Module, torch.Tensor]]:

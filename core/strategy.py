@@ -13,15 +13,10 @@ MAX_TOPK = 1000  # more local maxima than fit into a map of usual size
 
 
 class Crops(NamedTuple):
-    """The crops of a batch: one per present class of every image, image by image, classes in order.
+    """The crops of a batch: one per present class of every image, image by image, classes in order."""
 
-    Attributes:
-        image: index of the image `[crops]` int64.
-        label: index of the class `[crops]` int64.
-    """
-
-    image: torch.Tensor
-    label: torch.Tensor
+    image: torch.Tensor  # index of each crop's image, `[crops]` int64
+    label: torch.Tensor  # index of its class, `[crops]` int64
 
     @classmethod
     def one_per_class(cls, labels: torch.Tensor) -> "Crops":
@@ -44,23 +39,14 @@ class Crops(NamedTuple):
 
 @dataclass(frozen=True)
 class Options:
-    """What a step and a keypoint function are told.
+    """What a step and a keypoint function are told. The strategy's own arguments are attributes, `options.NAME`."""
 
-    Attributes:
-        alpha_p: weight of the puzzle classification loss; 0: off.
-        alpha_re: weight of the reconstruction loss at this iteration (on its ramp); 0: off.
-        re_loss: "L1_Loss" or "L2_Loss".
-        topk: number of local maxima (cTopk, cTopk-w).
-        topk_radius: pixels at S = 512, 0 for none (cTopk).
-        own: values of the strategy's own arguments; each is also read as an attribute, `options.NAME`.
-    """
-
-    alpha_p: float = 0.0
-    alpha_re: float = 0.0
-    re_loss: str = "L1_Loss"
-    topk: int = TOPK
-    topk_radius: float = TOPK_RADIUS
-    own: Mapping[str, Any] = field(default_factory=dict)
+    alpha_p: float = 0.0  # weight of the puzzle classification loss; 0: off
+    alpha_re: float = 0.0  # weight of the reconstruction loss at this iteration (on its ramp); 0: off
+    re_loss: str = "L1_Loss"  # or "L2_Loss"
+    topk: int = TOPK  # number of local maxima (cTopk, cTopk-w)
+    topk_radius: float = TOPK_RADIUS  # pixels at S = 512, 0 for none (cTopk)
+    own: Mapping[str, Any] = field(default_factory=dict)  # values of the strategy's own arguments
 
     def __getattr__(self, name: str) -> Any:
         if name != "own" and name in self.own:  # `own` itself is missing while the dataclass is being copied
@@ -74,21 +60,14 @@ class Step:
 
     A batch may be split into micro-batches (`--accumulate`) or over processes, whose numbers of crops differ. So the
     loop has to know what is a mean over crops: everything in `loss` except `class_loss` and the `image_losses`.
-
-    Attributes:
-        loss: what is minimized: class_loss + sum of image_losses + means over crops, in any combination.
-        class_loss: mean over images, with weight 1 in `loss`; None: it is all of `loss`.
-        p_class_loss, re_loss: means over crops, before their weights.
-        keypoints: `[crops, 2]`, (row, column) in pixels.
-        image_losses: further named losses that are means over images, as they enter `loss` (weights included).
-        crop_losses: further named losses that are means over crops; for the log.
     """
 
-    loss: torch.Tensor
-    class_loss: torch.Tensor | None = None
-    p_class_loss: torch.Tensor | None = None
+    loss: torch.Tensor  # what is minimized: class_loss + sum of image_losses + means over crops, in any combination
+    class_loss: torch.Tensor | None = None  # mean over images, with weight 1 in `loss`; None: it is all of `loss`
+    p_class_loss: torch.Tensor | None = None  # mean over crops, before its weight; `re_loss` too
     re_loss: torch.Tensor | None = None
-    keypoints: torch.Tensor | None = None
+    keypoints: torch.Tensor | None = None  # `[crops, 2]`, (row, column) in pixels
+    # Further losses by name: means over images as they enter `loss` (weights included), and, for the log, over crops.
     image_losses: Mapping[str, torch.Tensor] = field(default_factory=dict)
     crop_losses: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
@@ -107,22 +86,15 @@ class Step:
 
 
 class Argument(NamedTuple):
-    """An argument of a strategy's own, for the command line.
+    """An argument of a strategy's own, for the command line."""
 
-    Attributes:
-        default: its type is the argument's: int, float, str or bool.
-        help: one line, with the unit.
-        above, least, below, most: bounds of a number.
-        choices: the accepted values.
-    """
-
-    default: Any
-    help: str
-    above: float | None = None
+    default: Any  # its type is the argument's: int, float, str or bool
+    help: str  # one line, with the unit
+    above: float | None = None  # bounds of a number
     least: float | None = None
     below: float | None = None
     most: float | None = None
-    choices: tuple | None = None
+    choices: tuple | None = None  # the accepted values
 
     def check(self, name: str, value: Any) -> None:
         """Raise a ValueError if a value, of a file that anyone may have written, is not one that the argument takes."""
@@ -147,16 +119,13 @@ ARGUMENTS = {
 class Keypoints(NamedTuple):
     """How a strategy finds keypoints, for whatever shows them: localization, pictures, tables.
 
-    Attributes:
-        name: what the keypoints are called.
-        find: (maps `[crops, n, n]`, image size S in pixels, `Options`) to `[crops, 2]` int64, (row, column) in pixels.
-        per_image: one keypoint per image, on the maximum over the maps of its present classes; otherwise one per
-            present class, on the map of that class.
+    `find` takes maps `[crops, n, n]`, the image size in pixels and `Options`, and returns (row, column) in pixels,
+    `[crops, 2]` int64.
     """
 
-    name: str
+    name: str  # what the keypoints are called
     find: Callable[[torch.Tensor, int, Options], torch.Tensor]
-    per_image: bool = False
+    per_image: bool = False  # one per image, on the maximum over its classes' maps; otherwise one per class, on its map
 
     def of_image(self, cams: torch.Tensor, present: torch.Tensor, image_size: int, options: Options) -> torch.Tensor:
         """Return a keypoint for each present class of one image, the same for all of them if `per_image`.
