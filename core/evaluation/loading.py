@@ -153,11 +153,7 @@ def _rows_by_name(
 
 
 def read_strategy(path: Path) -> Strategy:
-    """Import a script and return the `STRATEGY` that it declares.
-
-    Raises:
-        UserError: no such file, it cannot be imported, or it declares no strategy.
-    """
+    """Import a script and return the `STRATEGY` that it declares; a `UserError` if there is none."""
     if not path.is_file():
         raise UserError(f"no file {path}: give a script that declares a STRATEGY")
     try:
@@ -172,11 +168,8 @@ def read_strategy(path: Path) -> Strategy:
 def keypoints_of(description: Description, given: str | None = None) -> tuple[Keypoints | None, Options]:
     """Return how a checkpoint's keypoints are found (None: its strategy has none), and the options it was trained with.
 
-    Args:
-        given: `--strategy`: one of `STRATEGIES`, or the file of a strategy of one's own; None: the checkpoint's own.
-
-    Raises:
-        UserError: the strategy is unknown here.
+    `given` is `--strategy`: one of `STRATEGIES`, or the file of a strategy of one's own; None: the checkpoint's own,
+    which may be unknown here: a `UserError`.
     """
     is_file, names = bool(given) and given.endswith(".py"), ", ".join(STRATEGIES)
     if given and not is_file and given not in STRATEGIES:
@@ -196,13 +189,9 @@ def keypoints_of(description: Description, given: str | None = None) -> tuple[Ke
 
 
 def choose_device(name: str, keep_memory: bool = True) -> torch.device:
-    """Return the device of this name; "auto" is a GPU if there is one.
+    """Return the device of this name ("auto": a GPU if there is one), or raise a `UserError` if it is not here.
 
-    Args:
-        keep_memory: on a CPU, let this process keep freed memory (see `tools.system.memory`).
-
-    Raises:
-        UserError: no such device here.
+    `keep_memory`: on a CPU, let this process keep freed memory (see `tools.system.memory`).
     """
     try:
         if name == "auto":
@@ -221,11 +210,7 @@ def choose_device(name: str, keep_memory: bool = True) -> torch.device:
 
 
 def check_image_size(image_size: int) -> None:
-    """Refuse an image size whose tiles do not fit the feature cells.
-
-    Raises:
-        UserError: it is not divisible by 32; names the nearest size that is.
-    """
+    """Refuse, with a `UserError` that names the nearest other, an image size whose tiles do not fit the feature cells."""
     if image_size % 32 or image_size < 32:
         near = max(32, round(image_size / 32) * 32)
         raise UserError(f"--image_size {image_size} is not divisible by 32 (half-size tiles at stride 16): try {near}")
