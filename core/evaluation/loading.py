@@ -210,7 +210,7 @@ def choose_device(name: str, keep_memory: bool = True) -> torch.device:
 
 
 def check_image_size(image_size: int) -> None:
-    """Refuse, with a `UserError` that names the nearest other, an image size whose tiles do not fit the feature cells."""
+    """Refuse an image size whose tiles do not fit the feature cells; the `UserError` names the nearest that do."""
     if image_size % 32 or image_size < 32:
         near = max(32, round(image_size / 32) * 32)
         raise UserError(f"--image_size {image_size} is not divisible by 32 (half-size tiles at stride 16): try {near}")
