@@ -32,14 +32,6 @@ class Classifier(nn.Module):
         head: what computes the logits: "instances", the method's class-specific instances, or "gap", global average
             pooling of the CAM branch (baselines; the instances are then unused).
 
-    Attributes:
-        crops_at_once: how many crops of tiles to pass at most at a time, to save memory; 0: all. The numbers are the
-            same, and memory is saved only without gradient.
-        crop_multiple: make up the crops of a pass to a multiple of this with copies, which leave all numbers as they
-            are: on a GPU, cuDNN tunes its convolutions for every number of crops that it has not seen.
-        normalization: (mean, standard deviation), three numbers each, with which the caller normalizes images; None:
-            ImageNet's. The network itself does not use it.
-
     Raises:
         ValueError: unknown architecture or head (the choices are named).
         ImportError: "timm/NAME" or "resnest…" without timm.
@@ -61,8 +53,11 @@ class Classifier(nn.Module):
         self.classifier = nn.Conv2d(channels, num_classes, kernel_size=1, bias=False)
         self.instances = ClassSpecificInstances(channels, num_classes)
         self.image_groups = self.tile_groups = ONE_GROUP
-        self.normalization = None
-        self.crops_at_once, self.crop_multiple = 0, 1
+        self.crops_at_once = 0  # crops of tiles per pass at most; 0: all. It saves memory only without gradient
+        # Copies make up the crops of a pass to a multiple of this, and change no number: on a GPU, cuDNN tunes its
+        # convolutions for every number of crops that it has not seen.
+        self.crop_multiple = 1
+        self.normalization = None  # for the caller: mean and standard deviation of its images' RGB; None: ImageNet's
         nn.init.kaiming_normal_(self.classifier.weight)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)

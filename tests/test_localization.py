@@ -13,7 +13,6 @@ from core.evaluation.localization import (
     Localization,
     box_masks,
     share_inside,
-    strongest_class_at,
     visible_box,
 )
 from core.strategy import Keypoints, Options
@@ -81,11 +80,23 @@ def test_energy_is_the_share_of_the_visible_map():
 
 
 def test_the_keypoint_of_max_belongs_to_the_class_that_is_strongest_there():
-    maps = torch.zeros(3, 4, 4)
-    maps[0, 1, 1], maps[1, 1, 1], maps[2, 1, 1] = 0.5, 0.9, 0.2
-    image, label = torch.tensor([0, 0, 1]), torch.tensor([0, 2, 1])
-    points = torch.tensor([[1, 1], [1, 1]])
-    assert strongest_class_at(maps, image, label, points, 3).tolist() == [2, 1]
+    """Of equally strong ones to the first; the map of an absent class does not matter."""
+
+    def at_one_place(maps: torch.Tensor, image_size: int, options: Options) -> torch.Tensor:
+        return torch.full((len(maps), 2), 24)  # the centre of cell (1, 1)
+
+    features = torch.zeros(3, 3, 4, 4)
+    features[:, :, 0, 0] = 1  # the maximum that every map is scaled by
+    features[0, :, 1, 1] = torch.tensor([0.5, 0.99, 0.9])
+    features[1, :, 1, 1] = torch.tensor([0.9, 0.2, 0.9])
+    features[2, :, 1, 1] = torch.tensor([0.7, 0.7, 0.0])
+    present = [(0, 2), (1,), (0, 1)]
+    for image, labels in enumerate(present):
+        objects = [[an_object(label, 1, 1, 64, 64) for label in labels]]
+        localization = Localization(objects, [(64, 64)], 3, 64, [Keypoints("one", at_one_place, per_image=True)])
+        localization.observe(features[image : image + 1], torch.tensor([0]))
+        counted = np.flatnonzero(np.isfinite(localization.per_class()["one"]))
+        assert counted.tolist() == [(2, 1, 0)[image]]
 
 
 def features_with_peaks(*peaks: tuple[int, int, int, int]) -> torch.Tensor:

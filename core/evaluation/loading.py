@@ -194,12 +194,10 @@ def choose_device(name: str, keep_memory: bool = True) -> torch.device:
     `keep_memory`: on a CPU, let this process keep freed memory (see `tools.system.memory`).
     """
     try:
-        if name == "auto":
-            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        else:
-            device = torch.device(name)
-            if device.type not in ("cpu", "cuda"):
-                raise ValueError("not a CPU or a GPU of CUDA")
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        if device.type not in ("cpu", "cuda"):
+            raise ValueError("not a CPU or a GPU of CUDA")
+        if name != "auto":
             torch.empty(0, device=device)
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).splitlines()[0]

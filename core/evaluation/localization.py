@@ -81,16 +81,6 @@ def values_at(maps: Tensor, points: Tensor) -> Tensor:
     return maps[torch.arange(len(points), device=points.device), points[:, 0], points[:, 1]]
 
 
-def strongest_class_at(maps: Tensor, image: Tensor, label: Tensor, points: Tensor, num_classes: int) -> Tensor:
-    """Return the present class `[B]` whose map is strongest at the image's point `[B, 2]`: Max's keypoint is from it.
-
-    Maps are `[K, S, S]`, with the image and class `[K]` of each. The first of equally strong classes counts.
-    """
-    values = maps.new_full((len(points), num_classes), -torch.inf)
-    values[image, label] = values_at(maps, points[image])
-    return values.argmax(1)
-
-
 class Pairs(NamedTuple):
     """The (image, present class) pairs of a batch, image by image, classes in order, and their visible boxes."""
 
@@ -182,9 +172,10 @@ class Localization:
             return item.find(cams[pairs.image, pairs.label], self.image_size, self.options), pairs.shown
         present = torch.zeros_like(cams[:, :, :1, :1])
         present[pairs.image, pairs.label] = 1
-        of_image = item.find((cams * present).amax(1), self.image_size, self.options)
-        strongest = strongest_class_at(maps, pairs.image, pairs.label, of_image, self.num_classes)
-        return of_image[pairs.image], pairs.shown & (strongest[pairs.image] == pairs.label)
+        points = item.find((cams * present).amax(1), self.image_size, self.options)[pairs.image]
+        strengths = cams.new_full(cams.shape[:2], -torch.inf)  # of the present classes' maps there
+        strengths[pairs.image, pairs.label] = values_at(maps, points)
+        return points, pairs.shown & (strengths.argmax(1)[pairs.image] == pairs.label)  # the first of equal ones
 
     def _pairs(self, indices: list[int], device: torch.device) -> Pairs:
         found = [(at, *of_class) for at, index in enumerate(indices) for of_class in self.boxes[index].items()]
