@@ -1,50 +1,30 @@
-"""Object-awareness of a network on annotated images: keypoints and class activation maps against boxes.
+"""Object-awareness of a network on annotated images: keypoints and maps against boxes, and maps against masks.
 
 Shapes: K (image, present class) pairs, T boxes (top, left, bottom, right), S pixels of the canvas's side, V classes.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from core.cam import make_cam
-from core.keypoints import resize_cams
+from core.evaluation.maps import CENTRE, Maps, best_overlaps, box_accuracy
+from core.evaluation.masks import Seeds
+from core.evaluation.pairs import Pairs, PresentClasses
+from core.networks import Classifier
 from core.strategy import KEYPOINTS, STRATEGIES, Keypoints, Options
-from tools.data.annotations import VOCObject
-from tools.data.transforms import fitted_box
 from tools.metrics.average_precision import mean_over_classes
 from tools.metrics.reports import by_class, class_csv
 from tools.system.text_table import fixed_width_table
 
 TOLERANCE = 15  # pixels, the pointing game's (Zhang et al., Top-down neural attention by excitation backprop, 2016)
 NEAR = f"within {TOLERANCE}"
-CENTRE, UNIFORM, ENERGY, EMPTY = "centre", "uniform", "energy", "empty"
+UNIFORM, ENERGY, EMPTY = "uniform", "energy", "empty"
 THE_FOUR = tuple(KEYPOINTS[name] for name in STRATEGIES)
-ROUNDING = 1e-6  # pixels
-
-Box = tuple[int, int, int, int]  # top, left, bottom, right in pixels from 0, the last two exclusive
-
-
-def visible_box(item: VOCObject, size: tuple[int, int], place: Box, image_size: int) -> Box | None:
-    """Return an object's box on the canvas, with partly covered pixels; None if it is out of sight.
-
-    Args:
-        size: (height, width) of the image.
-        place: where the whole image is on the canvas, of which `image_size` pixels are seen.
-    """
-    xmin, ymin, xmax, ymax = item.box or (1, 1, size[1], size[0])  # the devkit's 1-based, inclusive corners
-    sides = []
-    for axis, corners in enumerate(((ymin, ymax), (xmin, xmax))):
-        scale, (first, last) = (place[axis + 2] - place[axis]) / size[axis], sorted(corners)  # some tools swap corners
-        start = math.floor((math.floor(first) - 1) * scale + place[axis] + ROUNDING)
-        end = math.ceil(math.ceil(last) * scale + place[axis] - ROUNDING)
-        sides.append((max(start, place[axis]), min(end, place[axis + 2], image_size)))
-    (top, bottom), (left, right) = sides
-    return (top, left, bottom, right) if top < bottom and left < right else None
 
 
 def box_masks(boxes: Tensor, owner: Tensor, count: int, size: int, tolerance: int = 0) -> Tensor:
@@ -81,17 +61,6 @@ def values_at(maps: Tensor, points: Tensor) -> Tensor:
     return maps[torch.arange(len(points), device=points.device), points[:, 0], points[:, 1]]
 
 
-class Pairs(NamedTuple):
-    """The (image, present class) pairs of a batch, image by image, classes in order, and their visible boxes."""
-
-    image: Tensor  # [K], position in the batch
-    label: Tensor  # [K]
-    shown: Tensor  # boolean [K], whether a box of the pair is visible
-    region: Tensor  # [K, 4], of the canvas, where it shows the pair's image
-    boxes: Tensor  # [T, 4]
-    owner: Tensor  # [T], the pair of each box
-
-
 class Localization:
     """Measures, batch by batch, how often keypoints fall on objects; pass its `observe` to `predict`.
 
@@ -101,10 +70,12 @@ class Localization:
     it (its exact probability). Only the visible parts of images and boxes count; a class without a visible box is
     `skipped`. The keypoint of a map without a positive value ("empty") is the centre of the canvas.
 
+    All kinds of `Maps` are measured too, by MaxBoxAccV2 (see `box_accuracy`) and, if they are given, as `seeds`.
+
     Args:
-        objects, sizes: of every image the objects that count, and (height, width) in pixels.
-        image_size: S of the evaluated canvas, pixels; resize: see `evaluation_transform`.
+        present: the classes and boxes of the images.
         keypoints, options: what is measured, a column for each.
+        network: whose features are observed; None: without the maps that need its gradient.
 
     Raises:
         ValueError: two columns have the same name.
@@ -112,25 +83,14 @@ class Localization:
 
     def __init__(
         self,
-        objects: list[list[VOCObject]],
-        sizes: list[tuple[int, int]],
-        num_classes: int,
-        image_size: int,
+        present: PresentClasses,
         keypoints: Sequence[Keypoints] = THE_FOUR,
         options: Options | None = None,
-        resize: bool = False,
+        network: Classifier | None = None,
     ):
-        self.num_classes, self.image_size = num_classes, image_size
+        self.present, self.image_size, self.maps = present, present.image_size, Maps(present.image_size, network)
         self.keypoints, self.options = keypoints, options or Options()
-        places = [fitted_box(size, image_size) if resize else (0, 0, *size) for size in sizes]
-        self.regions = torch.tensor(places).clamp_max(image_size)
-        self.boxes: list[dict[int, list[Box]]] = []  # of every image, by class; empty for a class that is out of sight
-        for of_image, size, place in zip(objects, sizes, places, strict=True):
-            found = {label: [] for label in sorted({item.class_index for item in of_image})}
-            for item in of_image:
-                box = visible_box(item, size, place, image_size)
-                found[item.class_index] += [box] if box else []
-            self.boxes.append(found)
+        self.seeds: Seeds | None = None
         self.points = [*(item.name for item in keypoints), CENTRE, UNIFORM]
         self.columns = [*self.points, *(f"{name} {NEAR}" for name in self.points), ENERGY, EMPTY]
         for name in self.columns:
@@ -139,17 +99,21 @@ class Localization:
         self.skipped = 0
         # Of every pair: its class, values in 0…1 by column (NaN: it does not count), and its map's strongest feature.
         self._seen: list[np.ndarray] = []
+        self._overlaps: list[np.ndarray] = []  # of every pair, `[kinds, thresholds]`
 
     @torch.no_grad()
     def observe(self, features: Tensor, indices: Tensor) -> None:
         """Take in a batch: features of the CAM branch `[B, V, n, n]`, and indices of the images `[B]`."""
-        pairs = self._pairs(indices.tolist(), features.device)
+        pairs = self.present.pairs(indices.tolist(), features.device)
+        all_maps = self.maps.of_pairs(features, pairs)
+        if self.seeds:
+            self.seeds.add(all_maps, pairs, indices.tolist())
         if not len(pairs.image):
             return
+        self._overlaps += best_overlaps(all_maps, pairs)
         count, size = len(pairs.image), self.image_size
         cams = make_cam(features.float())
-        own = cams[pairs.image, pairs.label]
-        maps = resize_cams(own, size)
+        own, maps = cams[pairs.image, pairs.label], all_maps[0]
         visible = box_masks(pairs.region, torch.arange(count, device=features.device), count, size)
         points = {item.name: self._keypoints(item, cams, maps, pairs) for item in self.keypoints}
         points[CENTRE] = (pairs.region[:, :2] + pairs.region[:, 2:]) // 2, pairs.shown
@@ -177,15 +141,6 @@ class Localization:
         strengths[pairs.image, pairs.label] = values_at(maps, points)
         return points, pairs.shown & (strengths.argmax(1)[pairs.image] == pairs.label)  # the first of equal ones
 
-    def _pairs(self, indices: list[int], device: torch.device) -> Pairs:
-        found = [(at, *of_class) for at, index in enumerate(indices) for of_class in self.boxes[index].items()]
-        rows = torch.tensor([(at, label, len(own)) for at, label, own in found], dtype=torch.long).reshape(-1, 3)
-        boxes = [(*box, owner) for owner, (_, _, own) in enumerate(found) for box in own]
-        boxes = torch.tensor(boxes, dtype=torch.long).reshape(-1, 5)
-        image, label, shown = rows.unbind(1)
-        region = self.regions[indices][image]
-        return Pairs(*(each.to(device) for each in (image, label, shown > 0, region, boxes[:, :4], boxes[:, 4])))
-
     def _table(self) -> np.ndarray:
         return np.concatenate([np.zeros((0, len(self.columns) + 2)), *self._seen])
 
@@ -196,7 +151,7 @@ class Localization:
     def per_class(self) -> dict[str, np.ndarray]:
         """Return the number of pairs of each class, and the means in % by column, all `[V]`; NaN without a value."""
         table = self._table()
-        of_classes = [table[table[:, 0] == label] for label in range(self.num_classes)]
+        of_classes = [table[table[:, 0] == label] for label in range(self.present.num_classes)]
         means = dict(zip(self.columns, np.array([_percent(part) for part in of_classes]).T, strict=True))
         return {"pairs": np.array([len(part) for part in of_classes]), **means}
 
@@ -209,6 +164,14 @@ class Localization:
         strongest = self._table()[:, -1]
         return float(strongest.mean()) if len(strongest) else math.nan
 
+    def of_maps(self) -> dict[str, dict[str, Any]]:
+        """Return by kind of map its MaxBoxAccV2 over pairs, and its mIoU as seeds, in %."""
+        return {
+            kind: box_accuracy([of_pair[at] for of_pair in self._overlaps])
+            | (self.seeds.result(at) if self.seeds else {})
+            for at, kind in enumerate(self.maps.kinds)
+        }
+
     def summary(self, class_names: list[str]) -> dict[str, Any]:
         """Return everything as plain values by name, in %."""
         return {
@@ -220,6 +183,7 @@ class Localization:
             "strength": self.strength(),
             "over_pairs": self.over_pairs(),
             "mean_over_classes": self.over_classes(),
+            "maps": self.of_maps(),
             "per_class": by_class(class_names, self.per_class()),
         }
 
@@ -243,8 +207,19 @@ class Localization:
             f"empty maps: {pairs[EMPTY]:.2f} over pairs, {classes[EMPTY]:.2f} mean over classes; strongest feature "
             f"of a map: {self.strength():.3g} on average",
             f"{len(self._table()):,} pairs; {self.skipped:,} skipped: no visible box",
+            "",
+            self._text_of_maps(),
         ]
         return "\n".join(lines)
+
+    def _text_of_maps(self) -> str:
+        found = self.of_maps()
+        names = [name for name, value in found[CENTRE].items() if isinstance(value, float)]
+        rows = [("maps, %", *names)]
+        for kind, values in found.items():
+            rows.append((f"chance: {kind}" if kind == CENTRE else kind, *(f"{values[name]:.2f}" for name in names)))
+        table = fixed_width_table(rows, widths=[15, *(len(name) + 2 for name in names)])
+        return f"{table}\n{self.seeds.note()}" if self.seeds else table
 
 
 def _percent(table: np.ndarray) -> np.ndarray:
