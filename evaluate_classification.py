@@ -104,7 +104,9 @@ class Config(Arguments):
         if not self.scores and not self.data_dir:
             raise UserError("--data_dir is missing: give the devkit folder (VOC2012)")
         if self.scores and self.localizes:
-            raise UserError("--localization and --masks need the network: give --tag or --weights instead of --scores")
+            raise UserError(
+                "--localization needs the network, as --masks does: give --tag or --weights instead of --scores"
+            )
         for name in self.protocol or ():
             if name not in PROTOCOLS:
                 raise UserError(f"--protocol {quoted(name)}: choose from {', '.join(PROTOCOLS)}, or all")

@@ -8,13 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.evaluation.localization import (
-    THE_FOUR,
-    Localization,
-    box_masks,
-    share_inside,
-    visible_box,
-)
+from core.evaluation.localization import THE_FOUR, Localization, box_masks, share_inside
+from core.evaluation.pairs import PresentClasses, visible_box
 from core.strategy import Keypoints, Options
 from tools.data.annotations import VOCObject
 from tools.data.sight import sight_note
@@ -23,6 +18,10 @@ from tools.data.transforms import fitted_box
 
 def an_object(label: int, xmin: float, ymin: float, xmax: float, ymax: float) -> VOCObject:
     return VOCObject("abc"[label], label, False, (xmin, ymin, xmax, ymax))
+
+
+def measured(objects: list, sizes: list, classes: int, image_size: int, *keypoints, resize: bool = False):
+    return Localization(PresentClasses(objects, sizes, classes, image_size, resize), *keypoints)
 
 
 @settings(max_examples=30, deadline=None)
@@ -93,7 +92,7 @@ def test_the_keypoint_of_max_belongs_to_the_class_that_is_strongest_there():
     present = [(0, 2), (1,), (0, 1)]
     for image, labels in enumerate(present):
         objects = [[an_object(label, 1, 1, 64, 64) for label in labels]]
-        localization = Localization(objects, [(64, 64)], 3, 64, [Keypoints("one", at_one_place, per_image=True)])
+        localization = measured(objects, [(64, 64)], 3, 64, [Keypoints("one", at_one_place, per_image=True)])
         localization.observe(features[image : image + 1], torch.tensor([0]))
         counted = np.flatnonzero(np.isfinite(localization.per_class()["one"]))
         assert counted.tolist() == [(2, 1, 0)[image]]
@@ -117,7 +116,7 @@ def test_a_network_that_looks_at_its_objects_differs_from_one_that_does_not():
     bad = features_with_peaks((0, 0, 2, 2), (0, 1, 1, 1), (1, 2, 2, 1), (1, 0, 1, 2))
     found = {}
     for name, features in (("good", good), ("bad", bad)):
-        localization = Localization(objects, sizes, 3, 64)
+        localization = measured(objects, sizes, 3, 64)
         localization.observe(features[:1], torch.tensor([0]))  # batch by batch
         localization.observe(features[1:], torch.tensor([1]))
         assert localization.skipped == 1
@@ -140,12 +139,12 @@ def test_boxes_follow_an_image_that_is_fitted_to_the_canvas(size):
     """The box of the whole image is exactly what the image covers; that of its quarter is a quarter of it."""
     height, width = size
     whole, quarter = an_object(0, 1, 1, width, height), an_object(1, 1, 1, width / 2, height / 2)
-    localization = Localization([[whole, quarter]], [size], 2, 64, resize=True)
+    localization = measured([[whole, quarter]], [size], 2, 64, resize=True)
     localization.observe(torch.ones(1, 2, 4, 4), torch.tensor([0]))
     found = localization.per_class()["uniform"]
     assert found[0] == 100 and 25 <= found[1] <= 51  # partly covered pixels count, and a side may have one pixel
     assert localization.over_pairs()["centre"] >= 50 and localization.skipped == 0
-    pairs = localization._pairs([0], torch.device("cpu"))
+    pairs = localization.present.pairs([0], torch.device("cpu"))
     assert pairs.boxes[0].tolist() == list(fitted_box(size, 64))
 
 
@@ -156,7 +155,7 @@ def test_what_the_crop_does_not_show_is_counted():
     assert note.startswith("2 of 3 images are larger than --image_size 64") and "2 of 5 labeled boxes" in note
     assert "--eval_resize" in note and "\n" not in note and not sight_note(sizes, [], 100)
     # The same boxes have no visible pixel for the localization.
-    localization = Localization([[inside, below], [], [right]], sizes, 2, 64)
+    localization = measured([[inside, below], [], [right]], sizes, 2, 64)
     localization.observe(torch.ones(3, 2, 4, 4), torch.arange(3))
     assert localization.skipped == 1
 
@@ -165,7 +164,7 @@ def test_maps_that_have_vanished_are_counted():
     objects = [[an_object(0, 17, 17, 32, 32), an_object(1, 33, 33, 48, 48), an_object(2, 70, 70, 90, 90)]]
     features = torch.full((1, 3, 4, 4), -2.0)
     features[0, 1, 2, 2] = 6  # of the two classes that are shown, one has a map
-    localization = Localization(objects, [(100, 100)], 3, 64)
+    localization = measured(objects, [(100, 100)], 3, 64)
     localization.observe(features, torch.tensor([0]))
     assert localization.over_pairs()["empty"] == 50 and localization.per_class()["empty"].tolist()[:2] == [100, 0]
     assert localization.strength() == 2 and localization.summary(["a", "b", "c"])["strength"] == 2
@@ -179,7 +178,7 @@ def test_the_order_and_size_of_batches_change_nothing():
     features = torch.from_numpy(rng.normal(size=(6, 3, 4, 4)).astype(np.float32))
     results = []
     for batches in ([[0, 1, 2, 3, 4, 5]], [[5, 3], [1], [0, 2, 4]]):
-        localization = Localization(objects, sizes, 3, 64)
+        localization = measured(objects, sizes, 3, 64)
         for batch in batches:
             localization.observe(features[batch], torch.tensor(batch))
         results.append(localization.over_pairs())
@@ -195,7 +194,7 @@ def test_a_strategy_of_ones_own_has_a_column_named_by_it():
         return torch.full((len(maps), 2), options.topk)
 
     mine = [Keypoints("mine", upper_left), Keypoints("mine, one per image", upper_left, per_image=True)]
-    localization = Localization(objects, [(64, 64)], 3, 64, mine, Options(topk=20))
+    localization = measured(objects, [(64, 64)], 3, 64, mine, Options(topk=20))
     localization.observe(features, torch.tensor([0]))
     # (20, 20) is inside the box of class 0, and class 0 is the strongest there.
     found = localization.over_pairs()
@@ -205,4 +204,4 @@ def test_a_strategy_of_ones_own_has_a_column_named_by_it():
     assert "Max" not in found and "mine, one per image" in localization.csv(["a", "b", "c"])
     for name in ("centre", "energy", "cMax within 15"):
         with pytest.raises(ValueError, match=f"'{name}'"):
-            Localization(objects, [(64, 64)], 3, 64, [*THE_FOUR, Keypoints(name, upper_left)])
+            measured(objects, [(64, 64)], 3, 64, [*THE_FOUR, Keypoints(name, upper_left)])
