@@ -57,15 +57,12 @@ def trained_network(
     head: str | None = None,
     say: Callable[[str], None] = print,
 ) -> tuple[Classifier, Description]:
-    """Load a checkpoint of ours or of the official code, and the description in the .json file beside it.
+    """Return the network of a checkpoint, ours or the official code's, in evaluation mode, and its description.
 
     Args:
         architecture, class_names, head: replace what the description says; the first two suffice without one. Class
             names are matched by name, so they may have another order than the description's.
         say: called with a sentence if they have.
-
-    Returns:
-        the network in evaluation mode, and the description with these replacements.
 
     Raises:
         UserError: no such checkpoint, it does not fit, or its architecture or classes are unknown.
