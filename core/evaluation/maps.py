@@ -42,11 +42,10 @@ class Maps:
         """Return maps in 0…1 at the size of the canvas, `[kinds, K, S, S]`, from features `[B, V, n, n]`."""
         if not len(pairs.image):
             return features.new_zeros(len(self.kinds), 0, self.image_size, self.image_size)
-        of_cells = [
-            features[pairs.image, pairs.label],
-            *(self._from_gradients(features, pairs) if self.network else ()),
-        ]
-        maps = [resize_cams(make_cam(maps.float()), self.image_size) for maps in of_cells]
+        of_cells = [features[pairs.image, pairs.label].float()]
+        if self.network:
+            of_cells += self._from_gradients(features, pairs)
+        maps = [resize_cams(make_cam(of_kind), self.image_size) for of_kind in of_cells]
         start, end = pairs.region[:, :2, None], pairs.region[:, 2:, None]
         pixels = 2 * torch.arange(self.image_size, device=features.device) + 1
         rows, columns = torch.exp(-2 * ((pixels - start - end) / (end - start)).square()).unbind(1)

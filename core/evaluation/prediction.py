@@ -91,12 +91,14 @@ class TestTimeAugmentation(nn.Module):
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the average logits `[B, V]`, and the features of the scale nearest to 1, not mirrored."""
-        all_logits, features = [], {}
+        nearest, all_logits = min(self.scales, key=lambda scale: abs(scale - 1)), []
         for scale in self.scales:
             view = resize_images(images, scale)
-            logits, features[scale] = self.network(view)
+            logits, features = self.network(view)
             all_logits += [logits.float(), *([self.network(view.flip(-1))[0].float()] if self.flip else [])]
-        return torch.stack(all_logits).mean(0), features[min(self.scales, key=lambda scale: abs(scale - 1))]
+            if scale == nearest:
+                shown = features
+        return torch.stack(all_logits).mean(0), shown
 
 
 def resize_images(images: torch.Tensor, scale: float) -> torch.Tensor:
