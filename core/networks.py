@@ -54,7 +54,7 @@ class Classifier(nn.Module):
         self.instances = ClassSpecificInstances(channels, num_classes)
         self.image_groups = self.tile_groups = ONE_GROUP
         self.crops_at_once = 0  # crops of tiles per pass at most; 0: all. It saves memory only without gradient
-        # Copies make up the crops of a pass to a multiple of this, and change no number: on a GPU, cuDNN tunes its
+        # Copies, which change nothing, make up the crops of a pass to a multiple of this: on a GPU, cuDNN tunes its
         # convolutions for every number of crops that it has not seen.
         self.crop_multiple = 1
         self.normalization = None  # for the caller: mean and standard deviation of its images' RGB; None: ImageNet's
