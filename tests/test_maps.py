@@ -205,7 +205,7 @@ def test_a_fitted_image_is_measured_at_its_own_size(tmp_path):
     maps = torch.zeros(2, 1, 64, 64)
     maps[..., :32] = 1
     seeds.add(maps, seeds.present.pairs([0], CPU), [0])
-    assert seeds.result(0)["best mIoU"] == 100 and seeds.areas[0, 0, 2, :, 0].tolist() == [2000, 2000, 0]
+    assert seeds.result(0)["best mIoU"] == 100 and seeds.areas[0, 0, 2, :, 0].tolist() == [2000, 0, 2000]
 
 
 def test_masks_that_do_not_fit_are_one_line(tmp_path):

@@ -41,7 +41,7 @@ class Maps:
     def of_pairs(self, features: Tensor, pairs: Pairs) -> Tensor:
         """Return maps in 0…1 at the size of the canvas, `[kinds, K, S, S]`, from features `[B, V, n, n]`."""
         if not len(pairs.image):
-            return features.new_zeros(len(self.kinds), 0, self.image_size, self.image_size)
+            return torch.zeros(len(self.kinds), 0, self.image_size, self.image_size, device=features.device)
         of_cells = [features[pairs.image, pairs.label].float()]
         if self.network:
             of_cells += self._from_gradients(features, pairs)
