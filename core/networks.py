@@ -11,12 +11,12 @@ from core.cam import make_cam
 from core.instances import ClassSpecificInstances
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2")
+TIMM_PREFIX = "timm/"
 # The same networks, with the same names of parameters, in the optional timm.
-RESNESTS = {"resnest50": "resnest50d", "resnest101": "resnest101e"}
-RESNESTS |= {"resnest200": "resnest200e", "resnest269": "resnest269e"}
+RESNESTS = {"resnest50": "timm/resnest50d", "resnest101": "timm/resnest101e"}
+RESNESTS |= {"resnest200": "timm/resnest200e", "resnest269": "timm/resnest269e"}
 ARCHITECTURES = (*RESNETS, *RESNESTS)
 HEADS = ("instances", "gap")
-TIMM_PREFIX = "timm/"
 TILES = 4  # of a crop
 
 
@@ -167,7 +167,7 @@ def _resnest(architecture: str) -> nn.Module:
     """
     import timm
 
-    network = timm.create_model(RESNESTS[architecture], zero_init_last=False)
+    network = timm.create_model(RESNESTS[architecture].removeprefix(TIMM_PREFIX), zero_init_last=False)
     first, *others = network.layer4
     first.avd_last.stride = 1
     first.downsample[0] = nn.Identity()  # averages 2 × 2 pixels where the stride is 2

@@ -40,7 +40,7 @@ def make_network(
     if weights == "none":
         return network
     rows, path = None, None if weights == "imagenet" else Path(weights)
-    state_dict = read_state_dict(path) if path else imagenet_state_dict(timm_name(architecture))
+    state_dict = read_state_dict(path) if path else imagenet_state_dict(RESNESTS.get(architecture, architecture))
     count = head_classes(state_dict) if path else None
     if count is not None:
         description = read_description(path)
@@ -98,7 +98,7 @@ def _untrained(architecture: str, num_classes: int, channels_last: bool = True, 
         raise UserError(f"--architecture {architecture} needs timm: pip install timm") from error
     except ValueError as error:
         raise UserError(f"--architecture: {error}{_similar_in_timm(architecture)}") from error
-    network.normalization = normalization_of(timm_name(architecture))
+    network.normalization = normalization_of(RESNESTS.get(architecture, architecture))
     return network
 
 
@@ -110,18 +110,13 @@ def _filled(network: Classifier, state_dict: StateDict, rows: list[int | None] |
     return network
 
 
-def timm_name(architecture: str) -> str:
-    """Return the name under which the weights of an architecture are published: torchvision's, or `timm/NAME`."""
-    return TIMM_PREFIX + RESNESTS[architecture] if architecture in RESNESTS else architecture
-
-
 def _similar_in_timm(architecture: str) -> str:
     """Name models of timm that are spelled like an unknown one."""
-    if not architecture.startswith(TIMM_PREFIX):
+    name = architecture.removeprefix(TIMM_PREFIX)
+    if name == architecture:
         return ""
     import timm
 
-    name = architecture.removeprefix(TIMM_PREFIX)
     similar = [] if timm.is_model(name) else difflib.get_close_matches(name, timm.list_models())
     return f" (similar: {', '.join(similar)})" if similar else ""
 
