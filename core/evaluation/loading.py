@@ -39,15 +39,17 @@ def make_network(
     network = _untrained(architecture, num_classes, channels_last, head)
     if weights == "none":
         return network
-    rows, path = None, None if weights == "imagenet" else Path(weights)
-    state_dict = read_state_dict(path) if path else imagenet_state_dict(RESNESTS.get(architecture, architecture))
-    count = head_classes(state_dict) if path else None
-    if count is not None:
+    source, rows = f"--weights {weights} for {architecture}", None
+    if weights == "imagenet":
+        return _filled(network, imagenet_state_dict(RESNESTS.get(architecture, architecture)), rows, source)
+    path = Path(weights)
+    state_dict = read_state_dict(path)
+    if (count := head_classes(state_dict)) is not None:
         description = read_description(path)
         network.normalization = description.normalization
         if class_names is not None:
             rows = _rows_by_name(weights, count, description.class_names, class_names, say)
-    return _filled(network, state_dict, rows, f"--weights {weights} for {architecture}")
+    return _filled(network, state_dict, rows, source)
 
 
 def trained_network(
