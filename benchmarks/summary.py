@@ -1,4 +1,4 @@
-"""The measured steps as two Markdown tables, of time and of memory: ours in each precision, the published in float32."""
+"""Two Markdown tables of measured steps, time and memory: ours in each precision, the published code in float32."""
 
 from dataclasses import dataclass
 from pathlib import Path
