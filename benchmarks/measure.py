@@ -32,7 +32,7 @@ from tools.system.files import ROOT, provenance, recorded_in_json, result_path, 
 AMP = {"float32": "off", "bf16": "bf16", "fp16": "fp16"}  # a precision as `--amp` of the training scripts names it
 CPU = torch.device("cpu")
 QUANTITIES = {  # of a result, in the order of its line: divisor, format and unit
-    "seconds": (1, ".3f", "s"),
+    "seconds": (1, ".4f", "s"),
     "peak_memory": (1 << 20, ".0f", "MiB"),
     "images_per_second": (1, ".1f", "images/s"),
     "per_core": (1, ".1f", "images/s per core"),

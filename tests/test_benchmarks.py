@@ -85,7 +85,7 @@ def test_a_measurement_that_fails_says_why_and_the_next_one_runs(capsys):
     results = measure.measured({"root": (math.sqrt, -1), "settings": (dict, [("seconds", 0.5)])}, "of -1,")
     assert results["root"]["failed"].startswith("ValueError") and results["settings"] == {"seconds": 0.5}
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("of -1, root ") and "ValueError" in first and "0.500 s" in second
+    assert first.startswith("of -1, root ") and "ValueError" in first and "0.5000 s" in second
     assert measure.ratios(results, "seconds", "root/settings", "settings/settings") == {"settings/settings": 1}
 
 
