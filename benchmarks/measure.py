@@ -67,10 +67,12 @@ class DataArguments(TimingArguments):
     images: int = argument(256, "images per repetition; a shorter split is read several times", above=0)
 
 
-def toy_set(folder: str, images: int, image_size: int) -> str:
-    """Draw a toy set into a folder, and return its path."""
-    words = ("--out", f"{folder}/toy", "--images", str(images), "--image_size", str(image_size))
-    subprocess.run([sys.executable, "-m", "tools.make_toy_voc", *words], cwd=ROOT, check=True, capture_output=True)
+def toy_set(folder: str, image_size: int) -> str:
+    """Draw a toy set, whose images have this longer side, into a folder, and return its path."""
+    words = ("--out", f"{folder}/toy", "--images", "80", "--image_size", str(image_size))
+    subprocess.run(
+        [sys.executable, "-m", "tools.make_toy_voc", *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
+    )
     return f"{folder}/toy"
 
 
@@ -79,7 +81,7 @@ def image_data(config: DataArguments) -> Iterator[DataArguments]:
     """Yield the configuration with a data set: the given one, or a temporary toy set if `--data_dir` is missing."""
     with tempfile.TemporaryDirectory() as folder:
         if config.data_dir is None:
-            config = replace(config, data_dir=toy_set(folder, 80, 500), split="Main/train")  # 500: VOC's longer side
+            config = replace(config, data_dir=toy_set(folder, 500), split="Main/train")  # 500: as in VOC
         yield config
 
 

@@ -36,7 +36,7 @@ def main() -> None:
         endings = ("--help", "--mistyped")
         results[name] = {word: median(config, f"{name} {word}", [*PROGRAMS[name], word]) for word in endings}
     with tempfile.TemporaryDirectory() as folder:
-        arguments = {"data_dir": measure.toy_set(folder, 40, 64), "tag": "start", "print_ratio": 0.01, **SMALL}
+        arguments = {"data_dir": measure.toy_set(folder, 64), "tag": "start", "print_ratio": 0.01, **SMALL}
         command = [str(ROOT / TRAINING), *to_argv(arguments)]
         results["first iteration"] = median(config, "first iteration", command, Path(folder), until="] iteration=")
     measure.save(config, "start", results)

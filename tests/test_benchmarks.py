@@ -261,6 +261,15 @@ def test_programs_that_need_no_pytorch_answer_without_it():
         assert result.returncode == 0, f"tools/{name}.py imports {result.stderr}"
 
 
+def test_start_measures_programs_and_a_first_iteration(tmp_path):
+    result = run("start", "--programs", "tools.plot_classes", *ONCE, "--output", tmp_path / "result.json")
+    assert result.returncode == 0, result.stderr
+    results = json.loads((tmp_path / "result.json").read_text())["results"]
+    assert set(results) == {"import torch", "tools.plot_classes", "first iteration"}
+    assert set(results["tools.plot_classes"]) == {"--help", "--mistyped"}
+    assert 0 < results["tools.plot_classes"]["--help"] < results["import torch"] < results["first iteration"]
+
+
 def test_published_pipeline_equals_ours_except_for_rounding(toy):
     transform = published.TrainingTransform(64, 64, 64)
     image = Image.open(next((toy / "JPEGImages").glob("*.jpg"))).resize((64, 64))
