@@ -74,8 +74,6 @@ def toy_set(folder: str, image_size: int) -> str:
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if result.returncode:
         raise UserError(f"cannot draw toy images: {result.stderr.splitlines()[-1]}")
-        [sys.executable, "-m", "tools.make_toy_voc", *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
-    )
     return f"{folder}/toy"
 
 
