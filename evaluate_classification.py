@@ -27,7 +27,7 @@ from tools.data.transforms import evaluation_transform
 from tools.metrics.bootstrap import Interval, bootstrap_interval
 from tools.metrics.multilabel import DIFFICULT, Metrics, all_metrics, binary_labels
 from tools.metrics.protocols import PROTOCOLS, protocol_tables
-from tools.metrics.readers import logits_of, read_results
+from tools.metrics.readers import read_results
 from tools.metrics.reports import by_class, free_base, metrics_csv, text_report, write_results
 from tools.metrics.scores import Scores, read_scores, write_scores
 from tools.metrics.submission import COMPETITIONS, TEST_IMAGES, check_submission, write_submission
@@ -36,7 +36,7 @@ from tools.runs.checkpoints import Description
 from tools.runs.folder import BESIDE, IN_PROTOCOLS, LOCALIZATION, Folder, checkpoint_path
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, advice, printable, quoted, run_main
-from tools.system.files import check_writable, provenance, recorded_in_json, require_regular_file, result_path, sha256
+from tools.system.files import check_writable, recorded_in_json, require_regular_file, result_path, sha256
 
 # What makes it another evaluation; another device or batch size does not, nor does a newer checkpoint of this name.
 SCORED_WITH = ("checkpoint", "head", "data_dir", "split", "split_sha256", "image_size", "eval_resize", "scales", "flip")
@@ -234,16 +234,17 @@ def submit(config: Config, scored: Scores) -> list[str]:
 
 def measure(config: Config, scored: Scores, localization: Localization | None, base: Path) -> list[str]:
     """Compute all metrics and write their files; return what to print."""
-    class_names, ranked = scored.class_names, scored.scores
+    class_names = scored.class_names
     labels, counted = binary_labels(scored.labels, config.difficult)
-    if not (labels & counted).any():
+    if not labels.any():
         raise UserError(f"no image of split '{split_of(config, scored)}' shows a class: there is nothing to measure")
     threshold, decision = config.threshold, f"score above {config.threshold:g}"
     if config.thresholds:
         with advice("check --thresholds"):
             threshold, decision = read_thresholds(Path(config.thresholds), class_names).thresholds, "own thresholds"
-    metrics = all_metrics(ranked, labels, counted, threshold, scored.probabilities)
-    interval = bootstrap_interval(ranked, labels, counted, config.bootstrap, config.seed) if config.bootstrap else None
+    arrays = (scored.scores, labels, counted)
+    metrics = all_metrics(*arrays, threshold, scored.probabilities)
+    interval = bootstrap_interval(*arrays, config.bootstrap, config.seed) if config.bootstrap else None
     text = text_report(class_names, metrics, interval, decision)
     if "eval_resize" in scored.settings:
         shown = "whole images, fitted to" if scored.settings["eval_resize"] else "images' top-left"
@@ -254,18 +255,16 @@ def measure(config: Config, scored: Scores, localization: Localization | None, b
         text += "\n\n" + localization.text()
         tables[LOCALIZATION] = localization.csv(class_names)
         result["localization"] = localization.summary(class_names)
-    written = write_results(base, f"{text}\n\n{result['command']}", tables, result)
-    return [text, *(f"written: {path}" for path in written)]
+    return write_results(base, text, tables, result)
 
 
 def follow_protocols(config: Config, scored: Scores, base: Path) -> list[str]:
     """Measure as other code bases do and write the table; return what to print."""
-    arrays = (logits_of(scored), scored.probabilities, scored.labels)
-    text, table, result = protocol_tables(config.protocol, *arrays, scored.class_names)
+    text, table, result = protocol_tables(config.protocol, scored)
     base, made = base.with_name(base.name + IN_PROTOCOLS), made_with(config, scored) | {"protocol": config.protocol}
     base = free_base(base, made, base if config.out else None)
-    result |= {"images": len(scored.ids), "scored_with": scored.settings, "made_with": made, **provenance()}
-    return [text, *(f"written: {path}" for path in write_results(base, text, {"": table}, result))]
+    result |= {"images": len(scored.ids), "scored_with": scored.settings, "made_with": made}
+    return write_results(base, text, {"": table}, result)
 
 
 def measured_with(config: Config) -> dict[str, Any]:
@@ -321,7 +320,6 @@ def summary(config: Config, scored: Scores, metrics: Metrics, interval: Interval
         "measured_with": measured_with(config),
         "scored_with": scored.settings,
         "made_with": made_with(config, scored),
-        **provenance(),
     }
 
 

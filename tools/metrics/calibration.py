@@ -1,9 +1,10 @@
 """How far predicted probabilities are from frequencies, and the temperature that brings them closer."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize_scalar
+from scipy.special import expit
 
 BINS = 15
 TEMPERATURES = (0.05, 20.0)  # bounds of a fitted temperature
@@ -45,6 +46,18 @@ def class_calibration_error(probabilities: np.ndarray, labels: np.ndarray, count
     columns = zip(probabilities.T, labels.T, counted.T, strict=True)
     errors = [reliability(probability[use], label[use]).error for probability, label, use in columns]
     return float(np.nanmean(errors)) if not np.isnan(errors).all() else float("nan")
+
+
+def calibration(logits: np.ndarray, labels: np.ndarray, counted: np.ndarray) -> dict[str, Any]:
+    """Return the reliability of the counted pairs, and three figures of it by their names; arrays `[N, V]`."""
+    probabilities = expit(logits)
+    curve = reliability(probabilities[counted], labels[counted])
+    return {
+        "reliability": curve._asdict(),
+        "ECE": curve.error,
+        "ECE of classes": class_calibration_error(probabilities, labels, counted),
+        "negative log-likelihood": negative_log_likelihood(logits[counted], labels[counted]),
+    }
 
 
 def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> float:

@@ -23,8 +23,7 @@ def check_submission(path: Path, class_names: list[str]) -> None:
     """Raise a UserError for a path or classes that the server does not accept."""
     if not path.name.endswith((".tar.gz", ".tgz")):
         raise UserError(f"{path} does not end in .tar.gz, as the server requires")
-    differing = sorted(CLASSES.symmetric_difference(class_names))
-    if differing:
+    if differing := sorted(CLASSES.symmetric_difference(class_names)):
         raise UserError(f"an archive holds the 20 classes of VOC; these classes differ in {first_few(differing)}")
 
 
@@ -57,8 +56,7 @@ def write_submission(
             member.size = len(text)
             archive.addfile(member, io.BytesIO(text))
     replace_file(path, lambda temporary: temporary.write_bytes(buffer.getvalue()))
-    problem = find_problem(path, ids, scores, class_names, competition, image_set)
-    if problem:
+    if problem := find_problem(path, ids, scores, class_names, competition, image_set):
         raise UserError(f"{path} was not written correctly: {problem}")
 
 

@@ -8,14 +8,13 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import binomtest
 
-from tools.metrics.bootstrap import image_counts
-from tools.metrics.multilabel import MEANS
+from tools.metrics.bootstrap import PERCENTILES, image_counts
+from tools.metrics.multilabel import MEANS, precision_recall
 from tools.system.command_line import MOST_FLOAT
 from tools.system.errors import UserError, first_few
 from tools.system.files import read_json, sha256
 
 DEFAULT = 0.5  # for a class without a positive, about which the images say nothing
-PERCENTILES = (2.5, 97.5)
 
 
 class Cuts(NamedTuple):
@@ -110,12 +109,9 @@ def measure_classes(predicted: np.ndarray, labels: np.ndarray, counted: np.ndarr
     """
     predicted, labels = predicted & counted, labels & counted
     measured = []
-    for true, found, positives in zip(
-        *(array.sum(0) for array in (predicted & labels, predicted, labels)), strict=True
-    ):
-        union = _share(true, found + positives - true)
-        found_f1 = Measured(*(2 * share / (1 + share) for share in union))
-        measured.append({"precision": _share(true, found), "recall": _share(true, positives), "f1": found_f1})
+    for true, found, positives in zip(*(a.sum(0) for a in (predicted & labels, predicted, labels)), strict=True):
+        f1 = Measured(*(2 * share / (1 + share) for share in _share(true, found + positives - true)))
+        measured.append({"precision": _share(true, found), "recall": _share(true, positives), "f1": f1})
     return measured
 
 
@@ -131,28 +127,16 @@ def measure_means(
 ) -> dict[str, Measured]:
     """Return CP, CR, CF1, OP, OR and OF1 with percentile bootstrap intervals over images, from boolean `[N, V]`.
 
-    Means over classes are over those with a positive.
+    Means over classes are over those with a positive, in each sample.
     """
-    predicted, labels = predicted & counted, labels & counted
-    has_positive = labels.any(0)
-    arrays = [array[:, has_positive].astype(np.float32) for array in (predicted & labels, predicted, labels)]
-    drawn = [
-        _means(*(counts.astype(np.float32) @ array for array in arrays))
-        for counts in image_counts(len(labels), samples, seed)
-    ]
-    ends = np.percentile(np.concatenate(drawn), PERCENTILES, axis=0)
-    (whole,) = _means(*(array.sum(0, keepdims=True) for array in arrays))
-    return {name: Measured(*map(float, (whole[i], *ends[:, i]))) for i, name in enumerate(MEANS)}
-
-
-def _means(true: np.ndarray, found: np.ndarray, positives: np.ndarray) -> np.ndarray:
-    """Return the six means of each sample `[samples, 6]` from counts `[samples, V]`."""
-    CP = (true / np.maximum(found, 1)).mean(1)
-    CR = (true / np.maximum(positives, 1)).mean(1)
-    OP = true.sum(1) / np.maximum(found.sum(1), 1)
-    OR = true.sum(1) / np.maximum(positives.sum(1), 1)
-    f1s = [2 * p * r / np.maximum(p + r, 1e-12) for p, r in ((CP, CR), (OP, OR))]
-    return np.stack([CP, CR, f1s[0], OP, OR, f1s[1]], 1)
+    arrays = (predicted, labels, counted)
+    whole = precision_recall(*arrays)
+    drawn = [precision_recall(*arrays, drawn=counts) for counts in image_counts(len(labels), samples, seed)]
+    measured = {}
+    for name in MEANS:
+        values = np.concatenate([getattr(found, name) for found in drawn])
+        measured[name] = Measured(float(getattr(whole, name)), *map(float, np.nanpercentile(values, PERCENTILES)))
+    return measured
 
 
 def recorded_thresholds(path: str | None) -> dict[str, str]:

@@ -13,6 +13,8 @@ from tools.system.errors import UserError, shorten
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from tools.metrics.bootstrap import Interval
+
 # The palette of Okabe and Ito (without its yellow, too light for lines), and a gray.
 LINE_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#6E6E6E")
 MOST_LINES = len(LINE_COLORS)
@@ -106,18 +108,15 @@ def _page(title: str, labels: list[str], width: int, height: int) -> tuple[Figur
 
 
 @style()
-def interval_chart(title: str, charts: dict[str, dict[str, tuple[float, float, float]]], unit: float = 1) -> Figure:
-    """Draw values with their intervals, a chart above the other.
-
-    `charts` holds (value, low, high), each multiplied by `unit`, by the row's name, by the chart's title.
-    """
+def interval_chart(title: str, charts: dict[str, dict[str, tuple[float, Interval]]]) -> Figure:
+    """Draw values in 0…1 with their intervals in %, a chart above the other; `charts` holds both by row, by title."""
     sizes = [len(rows) for rows in charts.values()]
     figure = new_figure(1.5 * COLUMN, 60 + sum(80 + BAR * 1.6 * size for size in sizes), layout="constrained")
     figure.suptitle(printable(title), x=0.01, ha="left")
     grid = figure.add_gridspec(len(charts), 1, height_ratios=[size + 1 for size in sizes])
     for part, (name, rows) in zip(grid, charts.items(), strict=True):
         axes = figure.add_subplot(part)
-        values, low, high = unit * np.array(list(rows.values())).T
+        values, low, high = 100 * np.array([(value, one.low, one.high) for value, one in rows.values()]).T
         places = np.arange(len(rows))
         axes.errorbar(values, places, xerr=(values - low, high - values), fmt="o", color=LINE_COLORS[0], capsize=5)
         if low.min() < 0:
