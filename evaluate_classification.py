@@ -25,6 +25,7 @@ from tools.data.loader import evaluation_loader
 from tools.data.sight import sight_note
 from tools.data.transforms import evaluation_transform
 from tools.metrics.bootstrap import Interval, bootstrap_interval
+from tools.metrics.labels import label_report
 from tools.metrics.multilabel import DIFFICULT, Metrics, all_metrics, binary_labels
 from tools.metrics.protocols import PROTOCOLS, protocol_tables
 from tools.metrics.readers import read_results
@@ -33,7 +34,7 @@ from tools.metrics.scores import Scores, read_scores, write_scores
 from tools.metrics.submission import COMPETITIONS, TEST_IMAGES, check_submission, write_submission
 from tools.metrics.thresholds import read_thresholds, recorded_thresholds
 from tools.runs.checkpoints import Description
-from tools.runs.folder import BESIDE, IN_PROTOCOLS, LOCALIZATION, Folder, checkpoint_path
+from tools.runs.folder import BESIDE, CLASS_PAIRS, IN_PROTOCOLS, LABELS, LOCALIZATION, Folder, checkpoint_path
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, advice, printable, quoted, run_main
 from tools.system.files import check_writable, recorded_in_json, require_regular_file, result_path, sha256
@@ -49,6 +50,7 @@ OUT_HELP = "result files without suffix (default experiments/evaluation/…)"
 RESIZE_HELP = "fit whole images to image_size, as inference does, not their top-left square (default: as trained)"
 PROTOCOL_HELP = "measure as other code bases do: all, or names with commas between them; see docs/protocols.md"
 LOCALIZATION_HELP = "also measure whether keypoints and CAMs fall on the objects"
+LABELS_HELP = "also list suspicious labels, and classes that occur together or are confused; for held-out images"
 
 
 def scales(text: str) -> tuple[float, ...]:
@@ -89,6 +91,7 @@ class Config(Arguments):
     bootstrap: int = argument(1000, "samples for the interval of the mAP; 0: none", group="metrics", least=0)
     seed: int = argument(0, "of the bootstrap", group="metrics", least=0)
     localization: bool = argument(False, LOCALIZATION_HELP, group="metrics", aliases=("localisation",))
+    check_labels: bool = argument(False, LABELS_HELP, group="metrics")
     strategy: str | None = argument(None, "FILE.py of your own STRATEGY, for --localization", group="metrics")
 
     out: Path | None = argument(None, OUT_HELP, group="output", names_file=True)
@@ -109,7 +112,7 @@ class Config(Arguments):
             with advice("check --thresholds"):
                 require_regular_file(Path(self.thresholds))
         if self.out and self.out.name.endswith(BESIDE):
-            raise UserError(f"--out {self.out}: tables beside a result end in {' or '.join(BESIDE)}: rename it")
+            raise UserError(f"--out {self.out}: tables beside a result end in {', '.join(BESIDE)}: rename it")
         if self.image_size is not None:
             check_image_size(self.image_size)
 
@@ -249,13 +252,17 @@ def measure(config: Config, scored: Scores, localization: Localization | None, b
     if "eval_resize" in scored.settings:
         shown = "whole images, fitted to" if scored.settings["eval_resize"] else "images' top-left"
         text += f"\nevaluated on {shown} {printable(str(scored.settings.get('image_size')))} pixels"
-    tables = {"": metrics_csv(class_names, metrics)}
+    tables, figures = {"": metrics_csv(class_names, metrics)}, {}
+    if config.check_labels:
+        predicted = scored.probabilities > threshold
+        more, tables[LABELS], tables[CLASS_PAIRS], figures[LABELS] = label_report(scored, labels, counted, predicted)
+        text += f"\n\n{more}"
     result = summary(config, scored, metrics, interval)
     if localization:
         text += "\n\n" + localization.text()
         tables[LOCALIZATION] = localization.csv(class_names)
         result["localization"] = localization.summary(class_names)
-    return write_results(base, text, tables, result)
+    return write_results(base, text, tables, result, figures)
 
 
 def follow_protocols(config: Config, scored: Scores, base: Path) -> list[str]:

@@ -130,7 +130,7 @@ def main() -> None:
     differences = {title: (one.difference.difference, one.difference.interval) for title, one in of_pairs.items()}
     charts["difference of mAP, points"] = differences
     figure = interval_chart("Methods on the same images, 95 % intervals", charts)
-    print("\n".join(write_results(base, text, {}, result, figure)))
+    print("\n".join(write_results(base, text, {}, result, {"": figure})))
 
 
 if __name__ == "__main__":

@@ -6,17 +6,16 @@ Both are chosen on --scores and measured on --test, or with --halves on the othe
 `--thresholds` of evaluation and inference. See docs/protocols.md.
 """
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tools.metrics.calibration import calibration, fit_temperatures
+from tools.metrics.calibration import FIGURES, calibration, fit_temperatures
 from tools.metrics.multilabel import MEANS, binary_labels
 from tools.metrics.readers import ScoreArguments
-from tools.metrics.reports import class_csv, free_base, shown, write_results
+from tools.metrics.reports import by_class, class_csv, free_base, shown, write_results
 from tools.metrics.scores import Scores
 from tools.metrics.thresholds import DEFAULT, Goal, choose_thresholds, measure_classes, measure_means
 from tools.pictures.charts import Line, line_charts
@@ -29,20 +28,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GOAL_HELP = "what each threshold is best for: f1, precision=0.9 or recall=0.9 at least, or cost=5 of a miss"
-
-
-def goal(text: str) -> Goal:
-    """Read what thresholds are best for."""
-    try:
-        return Goal.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a goal: {error}") from error
+MADE_WITH = ("halves", "difficult", "temperature", "bootstrap", "seed")
 
 
 @dataclass(frozen=True)
 class Config(ScoreArguments):
     scores: Path = argument(help="scores and labels to choose on: .npz, .csv or .json")
-    goal: Goal = argument(Goal("f1"), GOAL_HELP, parse=goal, aliases=("for",))
+    goal: Goal = argument(Goal("f1"), GOAL_HELP, parse=Goal.parse, aliases=("for",))
     test: Path | None = argument(None, "scores and labels to measure on", at_most_one_of="test")
     halves: bool = argument(False, "choose on a random half of --scores, measure on the other", at_most_one_of="test")
     temperature: str = argument("one", "for all classes, for each, or none", choices=("one", "class", "none"))
@@ -68,28 +60,27 @@ def read_sets(config: Config) -> tuple[Scores, Scores]:
     return chosen, test
 
 
-def choose(config: Config, chosen: Scores, test: Scores) -> dict[str, Any]:
-    """Return thresholds and temperatures, and what they lead to on the other images: all that the JSON file holds."""
-    names = chosen.class_names
+def choose(config: Config, chosen: Scores, test: Scores) -> tuple[dict[str, np.ndarray], dict, dict]:
+    """Return thresholds, temperatures and what they lead to on the other images.
+
+    That is columns `[V]` or, with the ends of an interval, `[V, 3]`; the means; and calibration before and after.
+    """
     labels, test_labels = (binary_labels(one.labels, config.difficult) for one in (chosen, test))
     thresholds = choose_thresholds(chosen.probabilities, *labels, config.goal)
-    temperatures = ones = np.ones(len(names))
+    temperatures = ones = np.ones(len(chosen.class_names))
     if config.temperature != "none":
         temperatures = fit_temperatures(chosen.logits, *labels, per_class=config.temperature == "class")
     calibrated: dict[str, Any] = {"chosen on": {}, "measured on": {}}
     for when, temperature in {"before": ones, "after": temperatures}.items():
         calibrated["chosen on"][when] = calibration(chosen.logits / temperature, *labels)
         calibrated["measured on"][when] = calibration(test.logits / temperature, *test_labels)
-    measured, means = {}, {}
-    for key, threshold in {"chosen": thresholds, "default": DEFAULT}.items():
-        decisions = (test.probabilities > threshold, *test_labels)
-        measured[key] = measure_classes(*decisions)
-        means[key] = measure_means(*decisions, config.bootstrap, config.seed)
-    classes = {}
-    for v, name in enumerate(names):
-        classes[name] = {"threshold": thresholds[v], "temperature": temperatures[v], **measured["chosen"][v]}
-        classes[name] |= {"f1_default": measured["default"][v]["f1"], "positives": labels[0][:, v].sum()}
-    return {"classes": classes, "means": means, "calibration": calibrated}
+    decided = {"chosen": test.probabilities > thresholds, "default": test.probabilities > DEFAULT}
+    measured = {key: measure_classes(predicted, *test_labels) for key, predicted in decided.items()}
+    samples = (config.bootstrap, config.seed)
+    means = {key: measure_means(predicted, *test_labels, *samples) for key, predicted in decided.items()}
+    columns = {"threshold": thresholds, "temperature": temperatures, **measured["chosen"]}
+    columns |= {"f1_default": measured["default"]["f1"], "positives": labels[0].sum(0)}
+    return columns, means, calibrated
 
 
 def picture(calibrated: dict[str, dict[str, Any]]) -> "Figure":
@@ -104,49 +95,48 @@ def picture(calibrated: dict[str, dict[str, Any]]) -> "Figure":
     return line_charts("Share of positives, %", "predicted probability, %", charts)
 
 
-def text_of(config: Config, found: dict[str, Any]) -> str:
+def text_of(config: Config, names: list[str], columns: dict[str, np.ndarray], means: dict, calibrated: dict) -> str:
     """Return the tables to read."""
     table = [("class", "threshold", "precision", "95 %", "recall", "95 %", "F1", "95 %", f"F1 at {DEFAULT}")]
-    for name, row in found["classes"].items():
-        shares = [cell for key in ("precision", "recall", "f1") for cell in _cells(row[key])]
-        table.append((name, f"{row['threshold']:.4f}", *shares, _cells(row["f1_default"])[0]))
+    for v, name in enumerate(names):
+        shares = [cell for key in ("precision", "recall", "f1") for cell in _cells(columns[key][v])]
+        table.append((name, f"{columns['threshold'][v]:.4f}", *shares, _cells(columns["f1_default"][v])[0]))
     lines = [f"Thresholds for {config.goal}, in % measured on {config.measured_on}", ""]
     lines += [fixed_width_table(table, [15, *[9] * 8]), ""]
     table = [("mean", "chosen", "95 %", f"at {DEFAULT}", "95 %")]
-    means = found["means"]
     table += [(name, *_cells(means["chosen"][name]), *_cells(means["default"][name])) for name in MEANS]
     lines += [fixed_width_table(table, (5, 8, 15, 8, 15)), ""]
-    for name, when in found["calibration"].items():
-        for kind in [key for key in when["before"] if key != "reliability"]:
+    for name, when in calibrated.items():
+        for kind in FIGURES:
             lines.append(f"{name}: {kind} {when['before'][kind]:.4f}, with temperature {when['after'][kind]:.4f}")
     return "\n".join(lines)
 
 
-def _cells(measured: tuple[float, float, float]) -> tuple[str, str]:
-    value, low, high = (100 * number for number in measured)
+def _cells(measured: np.ndarray) -> tuple[str, str]:
+    value, low, high = 100 * measured
     return shown(value), "–" if np.isnan(value) else f"{low:.1f} … {high:.1f}"
 
 
-def table_of(classes: dict[str, dict]) -> str:
+def table_of(names: list[str], columns: dict[str, np.ndarray]) -> str:
     """Return the CSV table: shares and the ends of their intervals in %."""
-    columns = {key: np.array([row[key] for row in classes.values()]) for key in ("threshold", "temperature")}
+    cells = {key: columns[key] for key in ("threshold", "temperature")}
     for key in ("precision", "recall", "f1"):
-        shares = 100 * np.array([row[key] for row in classes.values()])
-        columns |= {key: shares[:, 0], f"{key}_low": shares[:, 1], f"{key}_high": shares[:, 2]}
-    return class_csv(list(classes), columns, {})
+        cells |= dict(zip((key, f"{key}_low", f"{key}_high"), 100 * columns[key].T, strict=True))
+    return class_csv(names, cells, {})
 
 
 def main() -> None:
     config = parse(Config, __doc__)
     chosen, test = read_sets(config)
-    made_with = {"scores": str(config.scores.resolve()), "goal": str(config.goal), "class_names": chosen.class_names}
+    names = chosen.class_names
+    made_with = {"scores": str(config.scores.resolve()), "goal": str(config.goal), "class_names": names}
     made_with["measured_on"] = str(config.test and config.test.resolve())
-    made_with |= {name: getattr(config, name) for name in ("halves", "difficult", "temperature", "bootstrap", "seed")}
+    made_with |= {name: getattr(config, name) for name in MADE_WITH}
     base = free_base(Folder().root / "evaluation" / f"{config.scores.stem}_thresholds", made_with, config.out)
-    found = choose(config, chosen, test)
-    text, tables = text_of(config, found), {"": table_of(found["classes"])}
-    result = {"made_with": made_with, **found}
-    print("\n".join(write_results(base, text, tables, result, picture(found["calibration"]))))
+    columns, means, calibrated = choose(config, chosen, test)
+    text, tables = text_of(config, names, columns, means, calibrated), {"": table_of(names, columns)}
+    result = {"made_with": made_with, "classes": by_class(names, columns), "means": means, "calibration": calibrated}
+    print("\n".join(write_results(base, text, tables, result, {"": picture(calibrated)})))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from scipy.special import expit
 
 BINS = 15
 TEMPERATURES = (0.05, 20.0)  # bounds of a fitted temperature
+FIGURES = ("ECE", "ECE of classes", "negative log-likelihood")
 
 
 class Reliability(NamedTuple):
@@ -49,15 +50,12 @@ def class_calibration_error(probabilities: np.ndarray, labels: np.ndarray, count
 
 
 def calibration(logits: np.ndarray, labels: np.ndarray, counted: np.ndarray) -> dict[str, Any]:
-    """Return the reliability of the counted pairs, and three figures of it by their names; arrays `[N, V]`."""
+    """Return the reliability of the counted pairs, and `FIGURES` of it; arrays `[N, V]`."""
     probabilities = expit(logits)
     curve = reliability(probabilities[counted], labels[counted])
-    return {
-        "reliability": curve._asdict(),
-        "ECE": curve.error,
-        "ECE of classes": class_calibration_error(probabilities, labels, counted),
-        "negative log-likelihood": negative_log_likelihood(logits[counted], labels[counted]),
-    }
+    errors = (curve.error, class_calibration_error(probabilities, labels, counted))
+    figures = (*errors, negative_log_likelihood(logits[counted], labels[counted]))
+    return {"reliability": curve._asdict(), **dict(zip(FIGURES, figures, strict=True))}
 
 
 def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> float:

@@ -15,6 +15,7 @@ from tools.metrics.submission import CLASSES, read_submission
 from tools.system.command_line import Arguments, argument
 from tools.system.errors import UserError, first_few
 from tools.system.files import read_json, reason, require_regular_file
+from tools.system.text_table import NUMBER
 
 LABEL = "label:"  # before the class's name in the header of a column of labels
 SERVER_FILE = re.compile(r"(comp\d+_cls_.+)_([^_]+)\.txt")
@@ -92,7 +93,7 @@ def _read_table(path: Path, class_names: list[str] | None) -> Scores:
         raise UserError(f"cannot read {path} as CSV: {reason(error)}") from error
     if not rows or len(rows[0]) < 2:
         raise UserError(f"{path} is not a table of an image's name and a score per class")
-    header = [] if _is_number(rows[0][1]) else [cell.strip() for cell in rows.pop(0)[1:]]
+    header = [] if NUMBER.fullmatch(rows[0][1].strip()) else [cell.strip() for cell in rows.pop(0)[1:]]
     ids, values = [row[0] for row in rows], _numbers(path, (row[1:] for row in rows))
     if not header:  # ADD-GCN's
         names = _names(path, class_names, values.shape[1] // 2)
@@ -149,13 +150,6 @@ def _text_column(path: Path) -> tuple[list[str], list[float]]:
         return [image for image, _ in rows], [float(score) for _, score in rows]
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: expected an image id and a score per line ({reason(error)})") from error
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return bool([float(text)])
-    except ValueError:
-        return False
 
 
 def _numbers(path: Path, rows: Iterable[list]) -> np.ndarray:

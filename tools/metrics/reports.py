@@ -92,9 +92,9 @@ def free_base(base: Path, made_with: dict[str, Any], out: Path | None = None) ->
 
 
 def write_results(
-    base: Path, text: str, tables: dict[str, str], result: dict[str, Any], figure: "Figure | None" = None
+    base: Path, text: str, tables: dict[str, str], result: dict[str, Any], figures: dict[str, "Figure"] | None = None
 ) -> list[str]:
-    """Write `base`.txt, `base`SUFFIX.csv for each suffix of `tables`, `base`.png and `base`.json; return what to print.
+    """Write `base`.txt and .json, `base`SUFFIX.csv and .png of `tables` and `figures` by SUFFIX; return what to print.
 
     The command is added to text and JSON. `result` may hold arrays; what is not finite becomes null.
     """
@@ -104,8 +104,8 @@ def write_results(
     for path, content in zip(paths[:-1], contents.values(), strict=True):
         write_text(path, content)
     write_json(paths[-1], json.loads(json.dumps({**result, **made}, default=lambda array: array.tolist())))
-    if figure:
-        paths.append(base.with_name(f"{base.name}.png"))
+    for suffix, figure in (figures or {}).items():
+        paths.append(base.with_name(f"{base.name}{suffix}.png"))
         write_picture(paths[-1], figure)
     return [text, *(f"written: {path}" for path in paths)]
 

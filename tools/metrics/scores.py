@@ -149,6 +149,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _array(content: bytes) -> np.ndarray:
+    """Return the array of a `.npy` file, whose shape may be one of 37 GB, or of endless empty texts."""
     file = io.BytesIO(content)
     shape, fortran_order, dtype = HEADERS[np.lib.format.read_magic(file)](file)
     values = np.frombuffer(content[file.tell() :], dtype) if math.prod(shape) else np.empty(0, dtype)
