@@ -13,6 +13,7 @@ from scipy.stats import binom, binomtest
 import tools.compare
 import tools.thresholds
 from tests.helpers.command_line import refused, run
+from tests.helpers.coverage import TABLES, means_coverage
 from tools.metrics.calibration import (
     class_calibration_error,
     fit_temperature,
@@ -139,6 +140,11 @@ def test_intervals_of_f1_cover():
         ((_, low, high),) = measure_classes(predicted, labels, np.ones((41, 1), bool))["f1"]
         covered.append(low <= 2 * J / (1 + J) <= high)
     assert 0.93 < binom.pmf(parts, 40, J)[np.array(covered)].sum() < 0.97
+
+
+@pytest.mark.parametrize("table", ["400 images", "100 images, 5 classes"])
+def test_intervals_of_means_cover_roughly(table):
+    assert min(means_coverage(TABLES[table], studies=60, samples=200).values()) >= 0.85
 
 
 # Calibration ---------------------------------------------------------------------------------------------------------

@@ -91,12 +91,7 @@ def mean_average_precision(scores: np.ndarray, labels: np.ndarray, counted: np.n
     return mean_over_classes(average_precisions(scores, labels, counted))
 
 
-def _of_classes(
-    definition: Callable[[np.ndarray, np.ndarray], float],
-    scores: np.ndarray,
-    labels: np.ndarray,
-    counted: np.ndarray | None,
-) -> np.ndarray:
+def _of_classes(definition: Callable, scores: np.ndarray, labels: np.ndarray, counted: np.ndarray | None) -> np.ndarray:
     """Return `definition` of the positives' ranks, one by one and with equal scores at their last rank, by class."""
     counted = np.ones(labels.shape, bool) if counted is None else counted
     if not scores.shape == labels.shape == counted.shape or scores.ndim != 2:
