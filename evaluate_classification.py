@@ -28,18 +28,19 @@ from tools.data.loader import evaluation_loader
 from tools.data.sight import sight_note
 from tools.data.transforms import evaluation_transform
 from tools.metrics.bootstrap import Interval, bootstrap_interval
+from tools.metrics.labels import label_report
 from tools.metrics.multilabel import DIFFICULT, Metrics, all_metrics, binary_labels
 from tools.metrics.protocols import PROTOCOLS, protocol_tables
-from tools.metrics.readers import logits_of, read_results
+from tools.metrics.readers import read_results
 from tools.metrics.reports import by_class, free_base, metrics_csv, text_report, write_results
 from tools.metrics.scores import Scores, read_scores, write_scores
 from tools.metrics.submission import COMPETITIONS, TEST_IMAGES, check_submission, write_submission
 from tools.metrics.thresholds import read_thresholds, recorded_thresholds
 from tools.runs.checkpoints import Description
-from tools.runs.folder import BESIDE, IN_PROTOCOLS, LOCALIZATION, Folder, checkpoint_path
+from tools.runs.folder import BESIDE, CLASS_PAIRS, IN_PROTOCOLS, LABELS, LOCALIZATION, Folder, checkpoint_path
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, advice, printable, quoted, run_main
-from tools.system.files import check_writable, provenance, recorded_in_json, require_regular_file, result_path, sha256
+from tools.system.files import check_writable, recorded_in_json, require_regular_file, result_path, sha256
 
 # What makes it another evaluation; another device or batch size does not, nor does a newer checkpoint of this name.
 SCORED_WITH = ("checkpoint", "head", "data_dir", "split", "split_sha256", "image_size", "eval_resize", "scales", "flip")
@@ -53,6 +54,7 @@ RESIZE_HELP = "fit whole images to image_size, as inference does, not their top-
 PROTOCOL_HELP = "measure as other code bases do: all, or names with commas between them; see docs/protocols.md"
 LOCALIZATION_HELP = "also measure whether keypoints and CAMs fall on the objects"
 MASKS_HELP = "--localization, and CAMs as segmentation seeds; SPLIT (default: the other half) chooses the threshold"
+LABELS_HELP = "also list suspicious labels, and classes that occur together or are confused; for held-out images"
 
 
 def scales(text: str) -> tuple[float, ...]:
@@ -94,6 +96,7 @@ class Config(Arguments):
     seed: int = argument(0, "of the bootstrap", group="metrics", least=0)
     localization: bool = argument(False, LOCALIZATION_HELP, group="metrics", aliases=("localisation",))
     masks: str | None = argument(None, MASKS_HELP, group="metrics", bare="", metavar="SPLIT")
+    check_labels: bool = argument(False, LABELS_HELP, group="metrics")
     strategy: str | None = argument(None, "FILE.py of your own STRATEGY, for --localization", group="metrics")
 
     out: Path | None = argument(None, OUT_HELP, group="output", names_file=True)
@@ -116,7 +119,7 @@ class Config(Arguments):
             with advice("check --thresholds"):
                 require_regular_file(Path(self.thresholds))
         if self.out and self.out.name.endswith(BESIDE):
-            raise UserError(f"--out {self.out}: tables beside a result end in {' or '.join(BESIDE)}: rename it")
+            raise UserError(f"--out {self.out}: tables beside a result end in {', '.join(BESIDE)}: rename it")
         if self.image_size is not None:
             check_image_size(self.image_size)
 
@@ -261,38 +264,41 @@ def submit(config: Config, scored: Scores) -> list[str]:
 
 def measure(config: Config, scored: Scores, localization: Localization | None, base: Path) -> list[str]:
     """Compute all metrics and write their files; return what to print."""
-    class_names, ranked = scored.class_names, scored.scores
+    class_names = scored.class_names
     labels, counted = binary_labels(scored.labels, config.difficult)
-    if not (labels & counted).any():
+    if not labels.any():
         raise UserError(f"no image of split '{split_of(config, scored)}' shows a class: there is nothing to measure")
     threshold, decision = config.threshold, f"score above {config.threshold:g}"
     if config.thresholds:
         with advice("check --thresholds"):
             threshold, decision = read_thresholds(Path(config.thresholds), class_names).thresholds, "own thresholds"
-    metrics = all_metrics(ranked, labels, counted, threshold, scored.probabilities)
-    interval = bootstrap_interval(ranked, labels, counted, config.bootstrap, config.seed) if config.bootstrap else None
+    arrays = (scored.scores, labels, counted)
+    metrics = all_metrics(*arrays, threshold, scored.probabilities)
+    interval = bootstrap_interval(*arrays, config.bootstrap, config.seed) if config.bootstrap else None
     text = text_report(class_names, metrics, interval, decision)
     if "eval_resize" in scored.settings:
         shown = "whole images, fitted to" if scored.settings["eval_resize"] else "images' top-left"
         text += f"\nevaluated on {shown} {printable(str(scored.settings.get('image_size')))} pixels"
-    tables = {"": metrics_csv(class_names, metrics)}
+    tables, figures = {"": metrics_csv(class_names, metrics)}, {}
+    if config.check_labels:
+        predicted = scored.probabilities > threshold
+        more, tables[LABELS], tables[CLASS_PAIRS], figures[LABELS] = label_report(scored, labels, counted, predicted)
+        text += f"\n\n{more}"
     result = summary(config, scored, metrics, interval)
     if localization:
         text += "\n\n" + localization.text()
         tables[LOCALIZATION] = localization.csv(class_names)
         result["localization"] = localization.summary(class_names)
-    written = write_results(base, f"{text}\n\n{result['command']}", tables, result)
-    return [text, *(f"written: {path}" for path in written)]
+    return write_results(base, text, tables, result, figures)
 
 
 def follow_protocols(config: Config, scored: Scores, base: Path) -> list[str]:
     """Measure as other code bases do and write the table; return what to print."""
-    arrays = (logits_of(scored), scored.probabilities, scored.labels)
-    text, table, result = protocol_tables(config.protocol, *arrays, scored.class_names)
+    text, table, result = protocol_tables(config.protocol, scored)
     base, made = base.with_name(base.name + IN_PROTOCOLS), made_with(config, scored) | {"protocol": config.protocol}
     base = free_base(base, made, base if config.out else None)
-    result |= {"images": len(scored.ids), "scored_with": scored.settings, "made_with": made, **provenance()}
-    return [text, *(f"written: {path}" for path in write_results(base, text, {"": table}, result))]
+    result |= {"images": len(scored.ids), "scored_with": scored.settings, "made_with": made}
+    return write_results(base, text, {"": table}, result)
 
 
 def measured_with(config: Config) -> dict[str, Any]:
@@ -348,7 +354,6 @@ def summary(config: Config, scored: Scores, metrics: Metrics, interval: Interval
         "measured_with": measured_with(config),
         "scored_with": scored.settings,
         "made_with": made_with(config, scored),
-        **provenance(),
     }
 
 

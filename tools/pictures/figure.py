@@ -49,6 +49,8 @@ def style() -> Iterator[None]:
         "axes.titlesize": FONT_SIZE,
         "text.parse_math": False,  # a class or a file may be called "$a$"
         "text.usetex": False,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
         "svg.fonttype": "none",  # text stays text
         "pdf.fonttype": 42,
     }

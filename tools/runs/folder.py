@@ -18,7 +18,7 @@ from tools.system.files import read_json, reason, remove, sync_folder, writing
 
 History = dict[str, list[dict[str, Any]]]
 # Endings of the tables beside a result; no result's own name ends so, or one would replace the other.
-BESIDE = LOCALIZATION, IN_PROTOCOLS = ("_localization", "_protocols")
+BESIDE = LOCALIZATION, IN_PROTOCOLS, LABELS, CLASS_PAIRS = ("_localization", "_protocols", "_labels", "_class_pairs")
 EARLIER_NAMES = {"lr": "learning_rate", "mAP": "map"}  # of values in histories of before
 
 
