@@ -14,7 +14,7 @@ import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before PyTorch: threads do not survive a fork
 
-from tests.rounds import arguments, interruptions, shortages  # noqa: E402
+from tests.rounds import arguments, contents, interruptions, shortages  # noqa: E402
 from tests.rounds.setting import World  # noqa: E402
 
 ROUNDS = {
@@ -26,6 +26,8 @@ ROUNDS = {
     "memory": (shortages.memory, 36),
     "shared_memory": (shortages.shared_memory, 12),
     "open_files": (shortages.open_files, 24),
+    "states": (contents.states, 600),
+    "checkpoints": (contents.checkpoints, 600),
     "arguments": (arguments.arguments, 6400),
 }
 

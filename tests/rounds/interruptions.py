@@ -59,10 +59,12 @@ def operations(world: World, count: int) -> Tally:
             killed = run(folder, *words, prepare=Operations(folder, number, die))
             if killed.status not in (-signal.SIGKILL, 0):
                 tally.add(f"status {killed.status}", (situation, number))
-            ended = run(folder, *world.words("cMax", "--resume"))
+            untouched = situation == "again" and not list((folder / "experiments/earlier").glob("*"))
+            # Until the earlier run is moved, it is what --resume would continue.
+            ended = run(folder, *world.words("cMax", *([] if untouched else ["--resume"])))
             fault = failed(ended) or world.differs(folder, "cMax")
             if situation == "again" and not fault:
-                fault = _torn(folder)
+                fault = _torn(folder, prepared)
             tally.add(fault, f"{situation}, operation {number} of {total}", situation)
             world.remove(folder)
     return tally
@@ -101,13 +103,12 @@ def _count_operations(world: World, prepared: Path, words: tuple) -> int:
     return counted.stat().st_size
 
 
-def _torn(folder: Path) -> str | None:
-    """Return what is wrong with the earlier run that a new one with its tag has put aside, before anything else."""
-    first = folder / "experiments/earlier/cMax.1"
-    parts = [first / "models/best_cMax.pth", first / "models/last_cMax.pth", first / "logs/cMax.txt"]
-    parts += [first / "states/cMax.pth", first / "data/cMax.json"]
-    missing = [str(path) for path in parts if not path.exists()]
-    return f"the earlier run lacks {', '.join(missing)}" if missing else None
+def _torn(folder: Path, before: Path) -> str | None:
+    """Return what is wrong with the earlier run that a new one with its tag has moved away."""
+    parts = ("models/best_cMax.pth", "models/last_cMax.pth", "states/cMax.pth", "data/cMax.json", "logs/cMax.txt")
+    paths = [(folder / "experiments/earlier/cMax.1" / part, before / "experiments" / part) for part in parts]
+    torn = [str(now) for now, then in paths if not now.exists() or now.read_bytes() != then.read_bytes()]
+    return f"of the earlier run, these are missing or others: {', '.join(torn)}" if torn else None
 
 
 def damage(world: World, count: int) -> Tally:

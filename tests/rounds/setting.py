@@ -20,6 +20,8 @@ SMALL = (
     *("--image_size", "32", "--min_image_size", "32", "--max_image_size", "48", "--lr", "0.01", "--max_epoch", "2"),
     *("--train_split", "Main/train", "--val_split", "Main/val", "--save_minutes", "1e-9", "--print_ratio", "0.5"),
 )
+# The smallest network that there is: a run takes half a second.
+TINY = {"--architecture": "timm/test_efficientnet", "--max_epoch": 1, "--save_minutes": 10}
 
 
 @dataclass
@@ -85,6 +87,12 @@ class World:
     def words(self, tag: str, *more: object) -> tuple:
         """Return the command line of a small run of a strategy."""
         return (SCRIPTS[tag], *SMALL, "--data_dir", self.toy, "--tag", tag, *more)
+
+    def tiny(self, program: tuple, tag: str) -> tuple:
+        """Return the command line of a run as short as possible."""
+        _, *words = self.words("cTopk_w")
+        pairs = dict(zip(words[::2], words[1::2], strict=True)) | TINY | {"--tag": tag}
+        return (*program, *(word for pair in pairs.items() for word in pair))
 
     def whole(self, tag: str) -> Path:
         """Return the folder of a strategy's run that nothing interrupted."""
