@@ -68,6 +68,14 @@ def change_image(folder: Path, split: str) -> None:
     image.write_bytes(image.read_bytes() + b"\0")
 
 
+def edit_image(folder: Path, split: str) -> None:
+    first = (folder / f"toy/ImageSets/Main/{split}.txt").read_text().split()[0]
+    image = folder / f"toy/JPEGImages/{first}.jpg"
+    content = bytearray(image.read_bytes())
+    content[-3] ^= 1  # before the two bytes that end a JPEG
+    image.write_bytes(content)
+
+
 def change_label(folder: Path, split: str) -> None:
     for image_id in (folder / f"toy/ImageSets/Main/{split}.txt").read_text().split():
         path = folder / f"toy/Annotations/{image_id}.xml"
@@ -81,6 +89,8 @@ CHANGES = {
     "class names: saved 'aeroplane'": change_classes,
     "other training image files": lambda folder: change_image(folder, "train"),
     "other validation image files": lambda folder: change_image(folder, "val"),
+    "other training image contents": lambda folder: edit_image(folder, "train"),
+    "other validation image contents": lambda folder: edit_image(folder, "val"),
     "other training list or labels": lambda folder: change_label(folder, "train"),
     "other validation list or labels": lambda folder: change_label(folder, "val"),
 }

@@ -203,7 +203,8 @@ class Run:
                 first_few([quoted(str(name)) for name in names]) for names in (state["class_names"], self.class_names)
             )
             differing["class_names"] = "class names: saved {}, now {}".format(*shown)
-        for name in [name for name, digest in self._data.items() if state["data"].get(name) != digest]:
+        # States of before do not know the contents of the images.
+        for name in [name for name, digest in self._data.items() if state["data"].get(name, digest) != digest]:
             differing[name] = f"other {name}"
         changing = [*self.config.names_that_change_the_result(), "class_names", *self._data]
         blocking = [text for name, text in differing.items() if name in changing]
