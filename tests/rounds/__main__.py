@@ -21,7 +21,7 @@ ROUNDS = {
     "kills": (interruptions.kills, 72),
     "operations": (interruptions.operations, 240),
     "damage": (interruptions.damage, 72),
-    "disks": (interruptions.disks, 32),
+    "disks": (interruptions.disks, 48),
     "loaders": (shortages.loaders, 100),
     "memory": (shortages.memory, 36),
     "shared_memory": (shortages.shared_memory, 12),

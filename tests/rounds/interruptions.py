@@ -1,6 +1,7 @@
 """Rounds against a run's files: kills, damaged states, full disks. A run ends with the bits it would have had."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -162,27 +163,48 @@ def _damage(world: World, path: Path, kind: str) -> None:
 
 
 def disks(world: World, count: int) -> Tally:
-    """Fill the disk under `experiments`, at different sizes, in training, evaluation and inference."""
+    """Fill the disk under `experiments`, at different sizes, in programs that write; then resume with enough space."""
     tally = Tally("full disks")
     if os.geteuid() != 0:
         tally.add(None, "skipped", "skipped: only root can mount a small disk")
         return tally
-    evaluate = ("evaluate_classification.py", "--weights", world.model(), "--data_dir", world.toy)
-    evaluate += ("--split", "Main/val", "--num_workers", 0, "--device", "cpu", "--bootstrap", 10)
-    infer = ("inference_classification.py", "--weights", world.model(), "--images", world.toy / "JPEGImages")
-    programs = [world.words("cMax"), world.words("cMax", "--tensorboard"), evaluate, (*infer, "--pictures")]
+    programs = _writing_programs(world)
     for case in range(count):
         words = programs[case % len(programs)]
-        folder = world.folder()
+        trains = words[0] in SCRIPTS.values()
+        folder, later = world.folder(), world.folder()
         experiments = folder / "experiments"
         experiments.mkdir()
-        megabytes = world.chance.choice([45, 90, 100, 135, 180, 220]) if words[0] in SCRIPTS.values() else 0
-        size = f"{megabytes}m" if megabytes else f"{world.chance.choice([4, 8, 12, 40])}k"
+        size = f"{world.chance.choice([45, 90, 100, 135, 180, 220])}m" if trains else f"{4 * 2 ** (case // 8 % 4)}k"
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", experiments], check=True)
         try:
             ended = run(folder, *words)
+            shutil.copytree(experiments, later / "experiments")
         finally:
             subprocess.run(["umount", "-l", experiments], check=True)
-        tally.add(ended.fault((0, 2)), (words[0], size), f"status {ended.status}")
+        left = [path.name for path in later.rglob("*.tmp")]
+        fault = ended.fault((0, 2)) or (f"left behind: {', '.join(left)}" if left else None)
+        if trains and not fault:
+            fault = failed(run(later, *words, "--resume")) or world.differs(later, "cMax")
+        tally.add(fault, (words[:2], size), f"status {ended.status}")
         world.remove(folder)
+        world.remove(later)
     return tally
+
+
+def _writing_programs(world: World) -> list[tuple]:
+    evaluate = ("evaluate_classification.py", "--weights", world.model(), "--data_dir", world.toy)
+    evaluate += ("--split", "Main/val", "--num_workers", 0, "--device", "cpu", "--bootstrap", 10)
+    infer = ("inference_classification.py", "--weights", world.model(), "--images", world.toy / "JPEGImages")
+    data, out = ("--data_dir", world.toy), Path("experiments")
+    check = ("-m", "tools.check_data", *data, "--split", "Main/train", "--num_workers", 0)
+    return [
+        world.words("cMax"),
+        evaluate,
+        world.words("cMax", "--tensorboard"),
+        (*infer, "--pictures"),
+        (*check, "--fix_list", out / "list.txt"),
+        ("-m", "tools.make_class_file", *data, "--out", out / "classes.json"),
+        ("-m", "tools.make_toy_voc", "--out", out / "toy", "--images", 80, "--image_size", 64),
+        ("-m", "tools.scale_devkit", *data, "--out", out / "small", "--longer_side", 32),
+    ]
