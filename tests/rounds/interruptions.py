@@ -183,7 +183,7 @@ def disks(world: World, count: int) -> Tally:
         finally:
             subprocess.run(["umount", "-l", experiments], check=True)
         left = [path.name for path in later.rglob("*.tmp")]
-        fault = ended.fault((0, 2)) or (f"left behind: {', '.join(left)}" if left else None)
+        fault = ended.fault() or (f"left behind: {', '.join(left)}" if left else None)
         if trains and not fault:
             fault = failed(run(later, *words, "--resume")) or world.differs(later, "cMax")
         tally.add(fault, (words[:2], size), f"status {ended.status}")
@@ -195,7 +195,8 @@ def disks(world: World, count: int) -> Tally:
 def _writing_programs(world: World) -> list[tuple]:
     evaluate = ("evaluate_classification.py", "--weights", world.model(), "--data_dir", world.toy)
     evaluate += ("--split", "Main/val", "--num_workers", 0, "--device", "cpu", "--bootstrap", 10)
-    infer = ("inference_classification.py", "--weights", world.model(), "--images", world.toy / "JPEGImages")
+    images = sorted((world.toy / "JPEGImages").iterdir())[:5]
+    infer = ("inference_classification.py", "--weights", world.model(), "--images", *images)
     data, out = ("--data_dir", world.toy), Path("experiments")
     check = ("-m", "tools.check_data", *data, "--split", "Main/train", "--num_workers", 0)
     return [
