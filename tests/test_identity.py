@@ -173,6 +173,10 @@ def test_a_run_killed_before_its_first_state_does_not_continue_the_one_before(ru
         lambda trainer: trainer.update(optimizer=[]),
         lambda trainer: trainer.update(student={}),
         lambda trainer: trainer.update(teacher=5),
+        lambda trainer: trainer.update(normalization=torch.zeros(2, 2)),
+        lambda trainer: trainer["optimizer"][0].update(
+            momentum_buffer=trainer["optimizer"][0]["momentum_buffer"].to_sparse()
+        ),
     ],
 )
 def test_a_state_with_odd_tensors_is_one_line(run_folder, change):

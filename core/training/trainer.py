@@ -183,7 +183,10 @@ class Trainer:
             RuntimeError, ValueError, KeyError: it was saved by a different network or strategy.
         """
         self.student.load_state_dict(state["student"])
-        self.student.normalization = Normalization(*map(tuple, state["normalization"].tolist()))
+        normalization = state["normalization"].double()
+        if normalization.shape != (2, 3):
+            raise ValueError(f"its normalization has the shape {tuple(normalization.shape)}")
+        self.student.normalization = Normalization(*map(tuple, normalization.tolist()))
         if self.teacher is not None:
             self.teacher.load_state_dict(state["teacher"])
         # Learning rates and weight decays are those of the arguments, which --force may have changed.
@@ -193,12 +196,14 @@ class Trainer:
         self.iteration = iteration
 
     def _check_momentum(self, saved: dict[int, dict[str, Any]]) -> None:
-        """Raise a `ValueError` for buffers of another shape, which the optimizer would accept."""
+        """Raise a `ValueError` for buffers of another shape or kind, which the optimizer would accept."""
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         for index, entry in saved.items():
             buffer = entry.get("momentum_buffer")
             if buffer is not None and buffer.shape != parameters[index].shape:
                 raise ValueError(f"the momentum of parameter {index} has the shape {tuple(buffer.shape)}")
+            if buffer is not None and (buffer.is_sparse or not buffer.is_floating_point()):
+                raise ValueError(f"the momentum of parameter {index} is {buffer.layout}, {buffer.dtype}")
 
 
 @torch.no_grad()
