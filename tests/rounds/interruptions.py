@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.helpers.command_line import SCRIPTS
 from tests.rounds.sandbox import Operations, Program, die, full_disk, run
-from tests.rounds.setting import Tally, World, failed
+from tests.rounds.setting import SMALLEST, Tally, World, failed
 
 TAGS = tuple(SCRIPTS)
 
@@ -52,7 +52,7 @@ def operations(world: World, count: int) -> Tally:
     tally = Tally("kills at file operations")
     for situation in ("new", "again", "damaged"):
         prepared = _situation(world, situation)
-        words = world.words("cMax", *(["--resume"] if situation == "damaged" else []))
+        words = world.words("cMax", *SMALLEST, *(["--resume"] if situation == "damaged" else []))
         total = _count_operations(world, prepared, words)
         chosen = sorted(world.chance.sample(range(total), min(total, max(1, count // 3))))
         for number in chosen:
@@ -62,8 +62,8 @@ def operations(world: World, count: int) -> Tally:
                 tally.add(f"status {killed.status}", (situation, number))
             untouched = situation == "again" and not list((folder / "experiments/earlier").glob("*"))
             # Until the earlier run is moved, it is what --resume would continue.
-            ended = run(folder, *world.words("cMax", *([] if untouched else ["--resume"])))
-            fault = failed(ended) or world.differs(folder, "cMax")
+            ended = run(folder, *world.words("cMax", *SMALLEST, *([] if untouched else ["--resume"])))
+            fault = failed(ended) or world.differs(folder, "cMax", *SMALLEST)
             if situation == "again" and not fault:
                 fault = _torn(folder, prepared)
             tally.add(fault, f"{situation}, operation {number} of {total}", situation)
@@ -77,18 +77,18 @@ def _situation(world: World, name: str) -> Path:
         return world.folder()
     if name == "again":
         folder = world.folder()
-        assert run(folder, *world.words("cMax", "--seed", 5, "--max_epoch", 1)).status == 0
+        assert run(folder, *world.words("cMax", *SMALLEST, "--seed", 5, "--max_epoch", 1)).status == 0
         return folder
-    folder = _stopped(world, "cMax")
+    folder = _stopped(world, "cMax", *SMALLEST)
     state = folder / "experiments/states/cMax.pth"
     os.truncate(state, state.stat().st_size // 2)
     return folder
 
 
-def _stopped(world: World, tag: str) -> Path:
+def _stopped(world: World, tag: str, *more: object) -> Path:
     """Return a folder with a run that was killed after it had saved two states."""
     folder = world.folder()
-    program = Program(folder, *world.words(tag))
+    program = Program(folder, *world.words(tag, *more))
     state = folder / f"experiments/states/{tag}.earlier.pth"
     while program.running() and not state.exists():
         time.sleep(0.005)

@@ -21,7 +21,8 @@ SMALL = (
     *("--train_split", "Main/train", "--val_split", "Main/val", "--save_minutes", "1e-9", "--print_ratio", "0.5"),
 )
 # The smallest network that there is: a run takes half a second.
-TINY = {"--architecture": "timm/test_efficientnet", "--max_epoch": 1, "--save_minutes": 10}
+SMALLEST = ("--architecture", "timm/test_efficientnet")
+TINY = dict([SMALLEST]) | {"--max_epoch": 1, "--save_minutes": 10}
 
 
 @dataclass
@@ -56,7 +57,7 @@ class World:
         self.chance = random.Random(seed)
         self.root = Path(tempfile.mkdtemp(prefix="rounds."))
         self.toy = self.root / "toy"
-        self._whole: dict[str, Path] = {}
+        self._whole: dict[tuple, Path] = {}
         self._number = 0
         words = ("--out", self.toy, "--images", 80, "--seed", 1, "--image_size", 64)
         made = run(self.folder(), "-m", "tools.make_toy_voc", *words)
@@ -94,22 +95,23 @@ class World:
         pairs = dict(zip(words[::2], words[1::2], strict=True)) | TINY | {"--tag": tag}
         return (*program, *(word for pair in pairs.items() for word in pair))
 
-    def whole(self, tag: str) -> Path:
+    def whole(self, tag: str, *more: object) -> Path:
         """Return the folder of a strategy's run that nothing interrupted."""
-        if tag not in self._whole:
+        key = (tag, *more)
+        if key not in self._whole:
             folder = self.folder()
-            ended = run(folder, *self.words(tag))
+            ended = run(folder, *self.words(tag, *more))
             assert ended.status == 0, ended.errors
-            self._whole[tag] = folder
-        return self._whole[tag]
+            self._whole[key] = folder
+        return self._whole[key]
 
     def model(self) -> Path:
         """Return the best checkpoint of an uninterrupted run."""
         return self.whole("cTopk_w") / "experiments/models/best_cTopk_w.pth"
 
-    def differs(self, folder: Path, tag: str) -> str | None:
+    def differs(self, folder: Path, tag: str, *more: object) -> str | None:
         """Return how a run's result differs from the uninterrupted one's, or None: weights bit for bit, history."""
-        whole = self.whole(tag)
+        whole = self.whole(tag, *more)
         models = [root / f"experiments/models/last_{tag}.pth" for root in (folder, whole)]
         if not models[0].exists():
             return "no final model"
