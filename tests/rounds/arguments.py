@@ -1,10 +1,12 @@
 """A round of mistyped, absurd and hostile arguments: every program runs, or says in one line why not."""
 
+import ctypes
 import json
 import os
 import re
 import resource
 import shutil
+import struct
 from pathlib import Path
 
 from tests.helpers.command_line import SCRIPTS
@@ -172,14 +174,23 @@ def _run_as_nobody(world: World, words: list, variables: dict[str, str]) -> Outc
         resource.setrlimit(resource.RLIMIT_NPROC, (256, 256))
         os.environ.update({"HOME": str(folder), "http_proxy": CLOSED, "https_proxy": CLOSED, **variables})
         if os.geteuid() == 0:
-            os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
+            _become_nobody()
 
     _give_to_nobody(folder.parent)
     ended = run(folder, *words, prepare=prepare, seconds=40)
     world.remove(folder)
     return ended
+
+
+def _become_nobody() -> None:
+    """Give up root's rights, except to read: Python's own files may be in a folder of root's."""
+    libc, keep_capabilities = ctypes.CDLL(None), 8
+    libc.prctl(keep_capabilities, 1, 0, 0, 0)
+    os.setgroups([])
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
+    version, read_and_search = 0x20080522, 1 << 2
+    libc.capset(struct.pack("Ii", version, 0), struct.pack("6I", read_and_search, read_and_search, 0, 0, 0, 0))
 
 
 def _give_to_nobody(folder: Path) -> None:
