@@ -52,6 +52,8 @@ def read_sets(config: Config) -> tuple[Scores, Scores]:
     """Return the scores to choose on and those to measure on, with the same classes in the same order."""
     chosen = config.read(config.scores)
     test = config.read(config.test, chosen) if config.test else chosen
+    if config.halves and len(chosen.ids) < 2:
+        raise UserError(f"{config.scores} holds one image: --halves needs two")
     if config.halves:
         order = np.random.default_rng(config.seed).permutation(len(chosen.ids))
         chosen, test = (chosen.select(np.sort(half)) for half in np.array_split(order, 2))
