@@ -26,6 +26,7 @@ from tools.reproduction.series import Experiment, environment
 from tools.reproduction.study import CompletedRuns, TableSection, write_study
 from tools.scale_devkit import require_scaled_from, scale_devkit
 from tools.system.command_line import Arguments, argument, parse, to_argv
+from tools.system.console import duration
 from tools.system.errors import UserError, run_main
 from tools.system.files import ROOT
 
@@ -299,16 +300,6 @@ def seconds_per_image(architecture: str, image_size: int, num_classes: int, devi
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - started)
     return min(times[1:]) / len(images)
-
-
-def duration(seconds: float) -> str:
-    """Return hours and minutes, rounded.
-
-    >>> duration(20), duration(3700), duration(500000)
-    ('1 min', '1 h 2 min', '138 h 53 min')
-    """
-    minutes = max(1, round(seconds / 60)) if seconds else 0
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 
 def main() -> None:

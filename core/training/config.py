@@ -44,6 +44,7 @@ class Config(Arguments):
     train_split: str = _data("train_aug", "list in data/, or of the devkit as Main/train")
     val_split: str = _data("val", "list in data/, or of the devkit as Main/val")
     select_split: str | None = _data(None, SELECT_HELP, metavar="SPLIT|SHARE")
+    limit: int = _data(0, "to try out: use only the first N images of each list; 0: all", least=0, metavar="N")
     class_file: str = _data(str(DATA / "VOC_2012.json"), "JSON file with class_names", resumable=True)
     image_size: int = _data(512, "side of the training image, pixels, divisible by 32", above=0)
     eval_resize: bool = _data(False, "validate whole images, fitted to image_size, not their top-left square")

@@ -16,6 +16,7 @@ from core.losses import class_loss
 from core.strategy import Strategy
 from core.training.config import Config, parse_config
 from core.training.devices import Devices, choose_devices, lower_memory
+from core.training.pace import peak_memory
 from core.training.run import Run
 from core.training.selection import cut_selection
 from core.training.snapshots import draw_snapshot
@@ -28,9 +29,12 @@ from tools.data.sight import sight_note
 from tools.data.transforms import evaluation_transform, training_transform
 from tools.metrics.average_precision import average_precisions, mean_over_classes
 from tools.pictures.figure import rgb_array, write_picture
+from tools.system.console import duration
 from tools.system.errors import UserError, advice, explain_shortages, run_main
 from tools.system.interruption import Interruption
 from tools.system.processes import Processes
+
+FEW_ITERATIONS = 10  # of an epoch: with fewer, the running statistics and the schedule are coarse
 
 
 class Data(NamedTuple):
@@ -102,8 +106,9 @@ def train_epoch(run: Run, data: Data) -> None:
     title, done = f"epoch {run.epoch + 1}/{config.max_epoch}", run.position * batch_size
     loader.sampler.set_epoch(run.epoch, done)
     started, first = time.perf_counter(), run.position  # of the images of the next log line
-    with tqdm(None, title, length * batch_size, unit="img", initial=done, disable=run.log.silent) as bar:
-        for images, labels, indices in loader:
+    # None: no bar where no terminal shows it.
+    with tqdm(None, title, length * batch_size, unit="img", initial=done, disable=run.log.silent or None) as bar:
+        for images, labels, indices in run.pace.batches(loader):
             run.stop_or_save()
             rates = trainer.lr, trainer.alpha_re
             step, finite = trainer.iterate(images, labels)
@@ -118,7 +123,8 @@ def train_epoch(run: Run, data: Data) -> None:
                 seconds, count = time.perf_counter() - started, (run.position - first) * batch_size
                 started, first = started + seconds, run.position
                 bar.set_postfix(loss=f"{losses['loss']:.4f}", lr=f"{rates[0]:.2g}")
-                run.log.training(trainer.iteration, run.epoch + 1, rates, losses, count, seconds)
+                last = run.position == length
+                run.log.training(trainer.iteration, run.epoch + 1, rates, losses, count, seconds, run.progress(), last)
 
 
 def validate(run: Run, data: Data) -> dict[str, float]:
@@ -139,7 +145,12 @@ def validate(run: Run, data: Data) -> dict[str, float]:
         ) from error
     shares = [None if np.isnan(value) else float(100 * value) for value in precisions]
     per_class = dict(zip(run.class_names, shares, strict=True))
-    run.log.validation(iteration, run.epoch + 1, values, per_class, time.perf_counter() - started)
+    seconds, pace = time.perf_counter() - started, run.pace
+    pace.validation, pace.validations = pace.validation + seconds, pace.validations + 1
+    run.log.validation(iteration, run.epoch + 1, values, per_class, seconds)
+    spent = f"{duration(pace.training)} of training ({duration(pace.waiting)} waiting for data)"
+    memory = peak_memory(run.trainer.gpus)
+    run.log.line(f"    so far {spent}, {duration(pace.validation)} of validation, peak memory {memory}")
     return values
 
 
@@ -154,7 +165,7 @@ def _predict(run: Run, loader: DataLoader) -> list[np.ndarray]:
                 run.stop_or_save(may_save=False)
             yield batch
 
-    how = {"amp": run.config.amp, "silent": run.log.silent, "total": len(loader)}
+    how = {"amp": run.config.amp, "silent": run.log.silent or None, "total": len(loader)}
     predicted = predict(trainer.student_forward, batches(), trainer.device, **how)
     return [interleave(trainer.processes.gather(rows)) for rows in predicted]
 
@@ -182,7 +193,8 @@ def make_data(config: Config, class_names: list[str], processes: Processes) -> D
     for name, option, transform in (("training", "train_split", augmented), ("validation", "val_split", plain)):
         check = "python3 -m tools.check_data lists every problem of a split"
         with advice(f"check --data_dir, --{option} and --class_file; {check}"):
-            sets[name] = VOCClassification(config.data_dir, getattr(config, option), class_names, transform)
+            split = getattr(config, option)
+            sets[name] = VOCClassification(config.data_dir, split, class_names, transform, config.limit)
     if config.select_split is not None:
         sets["training"], sets["selection"] = cut_selection(config, sets["training"], sets["validation"])
     with advice("choose another --batch_size"):
@@ -197,10 +209,17 @@ def _summary(config: Config, devices: Devices, data: Data) -> list[str]:
     """Return the log's first lines on the data and the devices, and on what validation does not see of its images."""
     processes, validation = devices.processes, data.sets["validation"]
     several = f", {processes.size} processes" if processes.size > 1 else ""
+    images, iterations = len(data.sets["training"]), len(data.loaders["training"])
     lines = [
-        f"[i] {len(data.sets['training']):,} training images, {len(validation):,} validation images, "
-        f"{len(data.loaders['training']):,} iterations per epoch, on {devices.describe()}{several}"
+        f"[i] {images:,} training images, {len(validation):,} validation images, "
+        f"{len(validation.class_names)} classes, {iterations:,} iterations per epoch, on {devices.describe()}{several}"
     ]
+    if dropped := images - iterations * config.batch_size:
+        lines.append(f"[i] an epoch leaves out {dropped:,} images, others each time: they fill no batch")
+    if iterations < FEW_ITERATIONS:
+        lines.append(f"[!] only {iterations} iterations per epoch: try a smaller --batch_size, or more images")
+    if config.limit:
+        lines.append(f"[!] --limit {config.limit}: only the first images of each list, to try things out")
     if "selection" in data.sets:
         lines.append(
             f"[i] the best epoch is chosen on {len(data.sets['selection']):,} other images, which are not trained on "

@@ -1,8 +1,9 @@
 """A training run and its files: the resumable state, models, and what is logged on the way."""
 
+import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from core.strategy import Step
 from core.training.config import NOT_REPLAYED, Config
+from core.training.pace import Pace
 from core.training.trainer import Trainer
 from tools.data.datasets import VOCClassification
 from tools.data.transforms import IMAGENET
@@ -17,10 +19,13 @@ from tools.runs.checkpoints import Description, read_description, save_checkpoin
 from tools.runs.folder import Folder, RunFiles, values_of
 from tools.runs.log import RunLog
 from tools.runs.states import States
+from tools.system.console import duration
 from tools.system.errors import UserError, first_few, quoted
 from tools.system.files import write_json
 from tools.system.interruption import Interrupted, Interruption
 from tools.system.shortages import shortage
+
+FIRST_ESTIMATE = 60  # seconds until the log says how long the run takes
 
 
 class Run:
@@ -44,6 +49,8 @@ class Run:
             self._data |= {f"{part} {name}": digest for name, digest in images.fingerprint().items()}
         self._writes = trainer.processes.is_first
         self._saved_at = time.monotonic()
+        self.pace = Pace()
+        self._estimated = False
 
     def __enter__(self) -> "Run":
         if self._writes:
@@ -96,8 +103,11 @@ class Run:
             position = f"iteration {self.trainer.iteration:,}, epoch {self.epoch + 1}"
             self.log.line(f"[i] resumed at {position}, from {source}{changed}")
             return
-        arguments = ", ".join(f"{name}={value}" for name, value in sorted(asdict(self.config).items()))
-        self.log.line(f"[i] strategy {self.trainer.strategy.name}: {arguments}")
+        arguments, config = asdict(self.config), fields(self.config)
+        changed = {field.name: arguments[field.name] for field in config if arguments[field.name] != field.default}
+        for title, shown in (("", arguments), (", settings other than the defaults", changed)):
+            listed = ", ".join(f"{name}={value}" for name, value in sorted(shown.items()))
+            self.log.line(f"[i] strategy {self.trainer.strategy.name}{title}: {listed or 'none'}")
         if self.config.resume is not None:
             self.log.line(f"[i] no saved state at {self.folder.state(self.config.tag)}: starting from scratch")
 
@@ -217,6 +227,19 @@ class Run:
             )
         self.log.line(f"[!] {what}, {batch}: skipped")
 
+    def progress(self) -> str:
+        """Return where the run is and what is left of it, to read; after its first minute, log how long it takes."""
+        trainer, epochs = self.trainer, self.config.max_epoch
+        left = self.pace.left(trainer.max_iteration - trainer.iteration, epochs - self.epoch)
+        if not self._estimated and time.perf_counter() - self.pace.started > FIRST_ESTIMATE:
+            self._estimated = True
+            until = time.strftime("%a %H:%M", time.localtime(time.time() + left))
+            counted = "" if self.pace.validations else ", besides validations"
+            self.log.line(f"[i] about {duration(left)} are left of this run{counted}, until {until}")
+        share = trainer.iteration / trainer.max_iteration
+        of = f"{share:.0%} of {trainer.max_iteration:,} iterations"
+        return f"epoch {self.epoch + 1}/{epochs}, {of}, {duration(left)} left"
+
     # Ends ------------------------------------------------------------------------------------------------------------
 
     def finish_epoch(self, values: dict[str, float]) -> None:
@@ -237,7 +260,18 @@ class Run:
         best = self.folder.model(self.config.tag, "best_")
         where = f"in {best}" if best.exists() else "saved under the tag this run was resumed from"
         of = "" if self.config.select_split is None else f" of --select_split {self.config.select_split}"
-        self.log.line(f"[i] best mAP{of}={self._best:.2f}, {where}")
+        limited = f" (--limit {self.config.limit})" if self.config.limit else ""
+        self.log.line(f"[i] best mAP{of}={self._best:.2f}{limited}, {where}")
+        tag, took = self.config.tag, duration(time.perf_counter() - self.pace.started)
+        files = self.folder.log(tag), self.folder.history(tag), self.folder.model(tag, "last_")
+        self.log.line(f"[i] finished after {took}; written: {', '.join(map(str, files))}")
+        images = ["--tag", tag, "--data_dir", self.config.data_dir, "--split", self.config.val_split]
+        for command in (
+            ["evaluate_classification.py", *images],
+            ["inference_classification.py", *images, "--compare", "--count", "6"],
+            ["-m", "tools.plot_history", tag],
+        ):
+            self.log.line(f"    {shlex.join(['python3', *command])}")
         self.log.close()
 
     def _has_last_model(self) -> bool:

@@ -25,7 +25,9 @@ def cut_selection(
         selection = _part(training, set(cut))
     else:
         with advice("check --select_split and --class_file"):
-            selection = VOCClassification(config.data_dir, config.select_split, training.class_names)
+            selection = VOCClassification(
+                config.data_dir, config.select_split, training.class_names, limit=config.limit
+            )
     selection.transform = validation.transform
     ids = set(selection.ids)
     if both := sorted(ids.intersection(validation.ids)):

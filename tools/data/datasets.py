@@ -25,16 +25,17 @@ BLOCK, BLOCKS = 4096, 4  # bytes, and how many of them a checksum of an image fi
 class VOCImages(Dataset):
     """Images of a devkit folder (VOC2012) without labels: all that scoring needs, and all that the test split has.
 
-    The constructor checks that every image of the split exists; `transform` is applied to each PIL image.
+    The constructor checks that every image of the split exists; `transform` is applied to each PIL image. With a
+    `limit` above 0 the data set ends after as many images.
     """
 
     folders = ("JPEGImages",)
 
-    def __init__(self, data_dir: str | Path, split: str, transform: Transform | None = None):
+    def __init__(self, data_dir: str | Path, split: str, transform: Transform | None = None, limit: int = 0):
         self.data_dir, self.transform = Path(data_dir), transform
         check_folder(self.data_dir, self.folders)
         images = image_files(self.data_dir)
-        self.ids = read_split(self.data_dir, split, images)  # in the list's order
+        self.ids = read_split(self.data_dir, split, images)[: limit or None]  # in the list's order
         self.paths = images.paths(self.ids, split)
         self.labels = torch.zeros(len(self.ids), 0)
 
@@ -66,8 +67,15 @@ class VOCClassification(VOCImages):
 
     folders = ("JPEGImages", "Annotations")
 
-    def __init__(self, data_dir: str | Path, split: str, class_names: list[str], transform: Transform | None = None):
-        super().__init__(data_dir, split, transform)
+    def __init__(
+        self,
+        data_dir: str | Path,
+        split: str,
+        class_names: list[str],
+        transform: Transform | None = None,
+        limit: int = 0,
+    ):
+        super().__init__(data_dir, split, transform, limit)
         self.class_names = class_names
         self.annotations = annotation_files(self.data_dir).paths(self.ids, split)
         with ThreadPoolExecutor() as pool:

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ from tqdm import tqdm
 from tools.runs.folder import Folder, History, as_history, values_of
 from tools.system.errors import UserError, printable
 from tools.system.files import write_json, writing
+
+LINE_SECONDS = 3  # between two lines on training at least, but that each epoch has one
+SHOWN_CLASSES = 3  # best and worst ones, after an epoch
 
 
 class RunLog:
@@ -26,6 +30,7 @@ class RunLog:
         self._text_path, self._history_path, self._curves_path = paths
         self._make_writer: Any = None
         self._writer: Any = None
+        self._trained_at = 0.0  # when the last line on training was written
         if tensorboard and not silent:
             try:
                 from torch.utils.tensorboard import SummaryWriter
@@ -67,19 +72,32 @@ class RunLog:
                 file.write(text + "\n")
 
     def training(
-        self, iteration: int, epoch: int, rates: tuple, losses: dict[str, float], count: int, seconds: float
+        self,
+        iteration: int,
+        epoch: int,
+        rates: tuple[float, float],
+        losses: dict[str, float],
+        count: int,
+        seconds: float,
+        progress: str,
+        must_show: bool,
     ) -> None:
-        """Log the mean losses since the last line, by name, of `count` images, which took `seconds`.
+        """Log the mean losses since the last row, by name, of `count` images, which took `seconds`.
 
-        `rates`: learning rate, and weight of the reconstruction loss.
+        Every row is in the history; a line is written if it `must_show`, or if the last one is a few seconds old.
+
+        Args:
+            rates: learning rate, and weight of the reconstruction loss; progress: of the run, to read.
         """
         learning_rate, alpha_re = rates
         speed = count / max(seconds, 1e-9)
         shown = ", ".join(f"{name}={value:.4f}" for name, value in losses.items())
-        self.line(
-            f"[i] iteration={iteration:,}, learning_rate={learning_rate:.5f}, {shown}, time={seconds:.0f}sec, "
-            f"alpha_re={alpha_re:.2f}, {speed:.1f} images/s"
-        )
+        if must_show or time.monotonic() - self._trained_at >= LINE_SECONDS:
+            self._trained_at = time.monotonic()
+            self.line(
+                f"[i] iteration={iteration:,}, learning_rate={learning_rate:.5f}, {shown}, time={seconds:.0f}sec, "
+                f"alpha_re={alpha_re:.2f}, {speed:.1f} images/s, {progress}, at {time.strftime('%H:%M:%S')}"
+            )
         row = {"learning_rate": learning_rate, **losses, "time": round(seconds, 2)}
         row |= {"epoch": epoch, "alpha_re": alpha_re, "images_per_second": round(speed, 2)}
         self._record("train", iteration, row, {f"Train/{name}": value for name, value in row.items()})
@@ -102,11 +120,18 @@ class RunLog:
             note = f", select_map={selected:.2f}%{note}"
         # fmax skips NaN, the mAP of a validation without any positive.
         best = float(np.fmax.reduce([mean, *values_of(self.history, "validation", "map")]))
+        chosen_by = "map" if selected is None else "select_map"
+        so_far = [*values_of(self.history, "validation", chosen_by), values[chosen_by]]
+        first_best = 1 + int(np.argmax(np.nan_to_num(so_far, nan=-1)))
+        best_epoch = f"best epoch {first_best}{' (new)' if first_best == len(so_far) else ''}"
         self.line(
             f"[i] iteration={iteration:,}, map={mean:.2f}%, best map={best:.2f}%, eval_class_loss={loss:.4f}, "
-            f"time={seconds:.0f}sec, epoch={epoch}{note}"
+            f"time={seconds:.0f}sec, epoch={epoch}{note}, {best_epoch}, at {time.strftime('%H:%M:%S')}"
         )
-        self.line("    " + ", ".join(f"{name} {value:.1f}" for name, value in known.items()))
+        ranked = [f"{name} {value:.1f}" for name, value in sorted(known.items(), key=lambda item: -item[1])]
+        best_ones = ranked[:SHOWN_CLASSES]
+        worst_ones = ranked[max(len(ranked) - SHOWN_CLASSES, len(best_ones)) :]
+        self.line(f"    best: {', '.join(best_ones) or 'none'}; worst: {', '.join(worst_ones) or 'none'}")
         row = {"map": mean, "best map": best, "eval_class_loss": loss, "time": round(seconds, 2), "epoch": epoch}
         curves = {"map": mean / 100, "best map": best / 100, "eval class loss": loss, "epoch": epoch}
         if selected is not None:

@@ -21,6 +21,20 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+def duration(seconds: float) -> str:
+    """Return a time to read.
+
+    >>> duration(4.4), duration(100), duration(3540), duration(3600 * 25.5)
+    ('4 s', '1 min 40 s', '59 min', '25 h 30 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    if seconds >= 600:
+        minutes, rest = round(seconds / 60), 0
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return " ".join(filter(None, (f"{minutes} min" if minutes else "", f"{rest} s" if rest or not minutes else "")))
+
+
 class ForgivingStream:
     """A text stream whose errors end nothing: a closed pipe or terminal, a full disk, characters it cannot encode."""
 
