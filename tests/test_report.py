@@ -34,7 +34,7 @@ class Page(HTMLParser):
         self._inside.append(tag)
 
     def handle_data(self, data):
-        if self._inside[-1] not in ("script", "style"):
+        if self._inside and self._inside[-1] not in ("script", "style"):
             self.texts.append(data.strip())
 
 
@@ -76,7 +76,7 @@ def test_a_page_needs_no_network(tmp_path):
 def test_what_comes_from_files_is_escaped(tmp_path):
     found = evaluation(names=[HOSTILE, "a\x1b[31m\u202eb", "犬", "d"])
     found = found._replace(ids=[HOSTILE + str(row) for row in range(len(found.ids))])
-    page = written(tmp_path / "page.html", found, path="\udcff\x00")
+    page = written(tmp_path / "page.html", found, folder="\udcff\x00")
     assert page.tags.count("script") == 1 and "b" not in page.tags
     assert HOSTILE in page.texts and "犬" in page.texts
     assert "\x1b" not in (tmp_path / "page.html").read_text(encoding="utf-8")
