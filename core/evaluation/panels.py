@@ -122,3 +122,24 @@ def draw_prediction(
     if predictions:
         panels.color_bar(grid[0, -1], heat)
     return figure
+
+
+def draw_example(pixels: np.ndarray, cam: torch.Tensor | None, boxes: list[tuple[float, ...]]) -> Figure:
+    """Draw what a network sees of an image, under a map if there is one, with thin boxes.
+
+    Args:
+        pixels: uint8 `[S, S, 4]`, see `tools.data.transforms.normalize`; only where the fourth is not 0 is shown.
+        cam: `[n, n]` in 0…1; boxes: (top, left, bottom, right) in pixels.
+    """
+    rows, columns = (np.flatnonzero(pixels[..., 3].any(axis)) for axis in (1, 0))
+    inside = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    picture = pixels[..., :3][inside]
+    scale = PANEL / max(picture.shape[:2])
+    figure, axes = panels.single_panel(round(scale * picture.shape[1]), round(scale * picture.shape[0]))
+    if cam is None:
+        panels.show_image(axes, picture)
+    else:
+        panels.show_overlay(axes, picture, resize_cams(cam[None].float(), len(pixels))[0].cpu().numpy()[inside])
+    top, left = rows[0], columns[0]
+    panels.draw_boxes(axes, [(box[0] - top, box[1] - left, box[2] - top, box[3] - left) for box in boxes])
+    return figure

@@ -22,6 +22,7 @@ MOST_ROWS = 12  # of bars in one column
 COLUMN = 640  # width of a chart, pixels
 BAR = 22  # height of a bar, pixels
 NAMES = 220  # width of the names beside bars at most, pixels
+MOST_CURVES, CURVE = 60, 230  # of `curve_grid`: charts, and the side of one, pixels
 
 
 class Line(NamedTuple):
@@ -140,4 +141,23 @@ def matrix_charts(title: str, names: list[str], charts: dict[str, np.ndarray]) -
         axes.set_xticks(places, shown, rotation=90)
         axes.set_yticks(places, shown)
         figure.colorbar(cells, ax=axes, shrink=0.6)
+    return figure
+
+
+@style()
+def curve_grid(charts: dict[str, Line], x_label: str, y_label: str) -> Figure:
+    """Draw small charts of values in %, at most `MOST_CURVES`, five in a row, by the chart's title."""
+    columns = min(5, max(len(charts), 1))
+    rows = math.ceil(len(charts) / columns) or 1
+    figure = new_figure(CURVE * columns, CURVE * rows + 60, layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axes in grid.flat[len(charts) :]:
+        axes.set_axis_off()
+    for axes, (name, line) in zip(grid.flat, charts.items(), strict=False):
+        axes.plot(line.x, line.y, color=LINE_COLORS[0], linewidth=1.5 * POINTS)
+        axes.set(xlim=(0, 100), ylim=(0, 102), xticks=(0, 50, 100), yticks=(0, 50, 100))
+        axes.spines[["top", "right"]].set_visible(False)
+        fit_text(axes.set_title(printable(name), loc="left", fontsize=11), CURVE - 20)
+    figure.supxlabel(x_label)
+    figure.supylabel(y_label)
     return figure
