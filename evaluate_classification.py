@@ -5,9 +5,10 @@ the archive that the PASCAL VOC test server accepts. Raw scores are kept, and --
 network. See docs/evaluation.md.
 """
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +19,8 @@ from core.evaluation.loading import check_image_size, choose_device, keypoints_o
 from core.evaluation.localization import THE_FOUR, Localization
 from core.evaluation.masks import Seeds
 from core.evaluation.pairs import PresentClasses
-from core.evaluation.prediction import PRECISIONS, TestTimeAugmentation, predict
+from core.evaluation.prediction import PRECISIONS, TestTimeAugmentation, autocast, predict, to_device
+from core.evaluation.report import draw_errors
 from core.networks import HEADS, Classifier
 from core.strategy import KEYPOINTS
 from tools.data.annotations import VOCObject, labels_of_objects, read_label_lists, read_objects, read_sizes
@@ -36,11 +38,12 @@ from tools.metrics.reports import by_class, free_base, metrics_csv, text_report,
 from tools.metrics.scores import Scores, read_scores, write_scores
 from tools.metrics.submission import COMPETITIONS, TEST_IMAGES, check_submission, write_submission
 from tools.metrics.thresholds import read_thresholds, recorded_thresholds
+from tools.pictures.report import Evaluation, Pair, Section, evaluation_page, page_path, worst_errors
 from tools.runs.checkpoints import Description
 from tools.runs.folder import BESIDE, CLASS_PAIRS, IN_PROTOCOLS, LABELS, LOCALIZATION, Folder, checkpoint_path
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, advice, printable, quoted, run_main
-from tools.system.files import check_writable, recorded_in_json, require_regular_file, result_path, sha256
+from tools.system.files import check_writable, provenance, recorded_in_json, require_regular_file, result_path, sha256
 
 # What makes it another evaluation; another device or batch size does not, nor does a newer checkpoint of this name.
 SCORED_WITH = ("checkpoint", "head", "data_dir", "split", "split_sha256", "image_size", "eval_resize", "scales", "flip")
@@ -54,6 +57,7 @@ RESIZE_HELP = "fit whole images to image_size, as inference does, not their top-
 PROTOCOL_HELP = "measure as other code bases do: all, or names with commas between them; see docs/protocols.md"
 LOCALIZATION_HELP = "also measure whether keypoints and CAMs fall on the objects"
 MASKS_HELP = "--localization, and CAMs as segmentation seeds; SPLIT (default: the other half) chooses the threshold"
+REPORT_HELP = "also write a page to send, FILE.html or a file in this folder: tables, curves, worst errors, provenance"
 LABELS_HELP = "also list suspicious labels, and classes that occur together or are confused; for held-out images"
 
 
@@ -100,6 +104,7 @@ class Config(Arguments):
     strategy: str | None = argument(None, "FILE.py of your own STRATEGY, for --localization", group="metrics")
 
     out: Path | None = argument(None, OUT_HELP, group="output", names_file=True)
+    report: Path | None = argument(None, REPORT_HELP, group="output", metavar="FILE|DIR")
     submission: Path | None = argument(None, "archive for the test server", group="output", metavar="FILE.tar.gz")
     competition: str = argument("comp2", "of the archive", group="output", choices=COMPETITIONS)
 
@@ -113,6 +118,8 @@ class Config(Arguments):
         for name in self.protocol or ():
             if name not in PROTOCOLS:
                 raise UserError(f"--protocol {quoted(name)}: choose from {', '.join(PROTOCOLS)}, or all")
+        if self.report and self.protocol:
+            raise UserError("--report shows the project's own metrics: leave --protocol out")
         if self.strategy and not self.localizes:
             raise UserError("--strategy is only used by --localization: add that, or leave --strategy out")
         if self.thresholds:
@@ -129,8 +136,16 @@ class Config(Arguments):
         return self.localization or self.masks is not None
 
 
-def score(config: Config) -> tuple[Scores, Localization | None]:
-    """Score the images of the split; return also what --localization measured on the way."""
+class Evaluated(NamedTuple):
+    """The scores of a split, and what was measured on the way."""
+
+    scores: Scores
+    localization: Localization | None = None
+    pictures: dict[Pair, str] = {}  # sources, for --report
+
+
+def score(config: Config) -> Evaluated:
+    """Score the images of the split."""
     path, split = checkpoint_path(config.tag, config.weights), config.split or "val"
     class_names = read_class_names(config.class_file) if config.class_file else None
     network, description = trained_network(path, config.architecture, class_names, config.head)
@@ -164,7 +179,23 @@ def score(config: Config) -> tuple[Scores, Localization | None]:
     scored = Scores(dataset.ids, description.class_names, logits, labels, settings)
     with advice("look at these images, or try --amp off"):
         scored.check(f"checkpoint {path}")
-    return scored, localization
+
+    @torch.inference_mode()
+    def features_of(pixels: torch.Tensor) -> torch.Tensor:
+        with autocast(device, config.amp):
+            return network(to_device(pixels, device, network), features_only=True)[1]
+
+    return Evaluated(scored, localization, pictures_of(config, scored, dataset, objects, resize, features_of))
+
+
+def pictures_of(
+    config: Config, scored: Scores, images: VOCImages, objects: list[list[VOCObject]], resize: bool, features_of: Any
+) -> dict[Pair, str]:
+    """Return pictures of the worst errors, if there is a report and there are labels."""
+    if config.report is None or scored.labels is None:
+        return {}
+    found = worst_errors(scored.scores, *binary_labels(scored.labels, config.difficult))
+    return draw_errors([pair for pairs in found.values() for pair in pairs], images, objects, resize, features_of)
 
 
 def read_labels(
@@ -227,17 +258,25 @@ def seeds_of(
     return seeds
 
 
-def read_again(config: Config) -> Scores:
+def read_again(config: Config) -> Evaluated:
     """Read the scores of a file; with --data_dir, read their labels again."""
     names = read_class_names(config.class_file) if config.class_file else None
     with advice("check --scores and --class_file" if names else "check --scores"):
         scored = read_results(config.scores, names)
     check_archive(config, scored.class_names)
+    objects: list[list[VOCObject]] = []
     if config.data_dir:
-        scored.labels, _ = read_labels(config, split_of(config, scored), scored.ids, scored.class_names)
+        scored.labels, objects = read_labels(config, split_of(config, scored), scored.ids, scored.class_names)
     if scored.labels is None and not config.submission:
         raise UserError(f"--scores {config.scores} holds no labels: give --data_dir to read them")
-    return scored
+    pictures = {}
+    if objects and config.report:
+        how = scored.settings.get("image_size"), scored.settings.get("eval_resize") is True
+        size = how[0] if isinstance(how[0], int) else max(map(max, read_sizes(config.data_dir, scored.ids)))
+        images = VOCImages(config.data_dir, split_of(config, scored), evaluation_transform(size, how[1]))
+        if images.ids == scored.ids:
+            pictures = pictures_of(config, scored, images, objects, how[1], None)
+    return Evaluated(scored, None, pictures)
 
 
 def split_of(config: Config, scored: Scores) -> str:
@@ -262,8 +301,9 @@ def submit(config: Config, scored: Scores) -> list[str]:
     return lines
 
 
-def measure(config: Config, scored: Scores, localization: Localization | None, base: Path) -> list[str]:
+def measure(config: Config, evaluated: Evaluated, base: Path) -> list[str]:
     """Compute all metrics and write their files; return what to print."""
+    scored, localization, pictures = evaluated
     class_names = scored.class_names
     labels, counted = binary_labels(scored.labels, config.difficult)
     if not labels.any():
@@ -289,7 +329,19 @@ def measure(config: Config, scored: Scores, localization: Localization | None, b
         text += "\n\n" + localization.text()
         tables[LOCALIZATION] = localization.csv(class_names)
         result["localization"] = localization.summary(class_names)
-    return write_results(base, text, tables, result, figures)
+    lines = write_results(base, text, tables, result, figures)
+    if config.report:
+        page = page_path(config.report, base.name)
+        about = {**provenance(), **scored.settings, **measured_with(config)}
+        more = []
+        if localization:
+            means = [result["localization"][name] for name in ("over_pairs", "mean_over_classes")]
+            rows = [[name, *(each.get(name, math.nan) for each in means)] for name in means[0]]
+            more.append(Section("Objects", "", {}, ["measured", "over pairs, %", "mean over classes, %"], rows))
+        found = Evaluation(scored, labels, counted, threshold, metrics, interval)
+        evaluation_page(page, f"{base.name}: mAP {metrics.means['mAP']:.2f}", found, pictures, about, more)
+        lines.append(f"written: {page}")
+    return lines
 
 
 def follow_protocols(config: Config, scored: Scores, base: Path) -> list[str]:
@@ -363,7 +415,10 @@ def main() -> None:
     config = replace(config, localization=config.localizes)
     if config.out:
         check_writable(config.out, f"{LOCALIZATION}.csv")
-    scored, localization = (read_again(config), None) if config.scores else score(config)
+    if config.report:
+        check_writable(page_path(config.report, "report"))
+    evaluated = read_again(config) if config.scores else score(config)
+    scored = evaluated.scores
     base, lines, problem = result_base(config, scored), [], None
     if not config.scores or config.data_dir:  # labels that were read now make the scores complete
         path = base.with_name(f"{base.name}.npz")
@@ -377,9 +432,7 @@ def main() -> None:
     if scored.labels is None:
         lines.append("no labels, no metrics: the images of this split have no annotations")
     else:
-        lines += (
-            follow_protocols(config, scored, base) if config.protocol else measure(config, scored, localization, base)
-        )
+        lines += follow_protocols(config, scored, base) if config.protocol else measure(config, evaluated, base)
     print("\n".join(lines))
     if problem:
         raise problem

@@ -1,5 +1,6 @@
 """The report of an evaluation: one page, self-contained, escaped, and sortable in a browser."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -11,8 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.helpers.command_line import SCRIPTS, SMALL, refused, run
 from tools.metrics.bootstrap import bootstrap_interval
 from tools.metrics.multilabel import all_metrics
+from tools.metrics.scores import Scores
 from tools.pictures.report import ERRORS, Evaluation, Section, evaluation_page, page_path, worst_errors, write_page
 from tools.system.errors import UserError
 
@@ -48,8 +51,8 @@ def evaluation(images=30, classes=4, seed=0, names=None) -> Evaluation:
     names = names or [f"class {v}" for v in range(classes)]
     metrics = all_metrics(probabilities, labels, counted, 0.5)
     interval = bootstrap_interval(probabilities, labels, counted, 50, 0)
-    ids = [f"image_{row}" for row in range(images)]
-    return Evaluation(ids, names, probabilities, probabilities, labels, counted, 0.5, metrics, interval)
+    scored = Scores([f"image_{row}" for row in range(images)], names, probabilities, are_logits=False)
+    return Evaluation(scored, labels, counted, 0.5, metrics, interval)
 
 
 def written(path: Path, found: Evaluation, **about) -> Page:
@@ -61,7 +64,7 @@ def test_a_page_names_every_class_and_the_map(tmp_path):
     found = evaluation()
     page = written(tmp_path / "page.html", found, command="python3 evaluate_classification.py")
     assert f"{found.metrics.means['mAP']:.2f}" in page.texts
-    assert set(found.class_names) <= set(page.texts)
+    assert set(found.scored.class_names) <= set(page.texts)
     assert "python3 evaluate_classification.py" in page.texts
 
 
@@ -75,7 +78,7 @@ def test_a_page_needs_no_network(tmp_path):
 
 def test_what_comes_from_files_is_escaped(tmp_path):
     found = evaluation(names=[HOSTILE, "a\x1b[31m\u202eb", "犬", "d"])
-    found = found._replace(ids=[HOSTILE + str(row) for row in range(len(found.ids))])
+    found.scored.ids = [HOSTILE + str(row) for row in range(len(found.scored.ids))]
     page = written(tmp_path / "page.html", found, folder="\udcff\x00")
     assert page.tags.count("script") == 1 and "b" not in page.tags
     assert HOSTILE in page.texts and "犬" in page.texts
@@ -109,6 +112,44 @@ def test_missing_values_are_dashes(tmp_path):
     assert texts[texts.index("cat") + 1 :].index("–") < texts.index("dog")
 
 
+@pytest.fixture(scope="module")
+def trained(toy, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    words = [*SMALL, "--data_dir", toy, "--tag", "T", "--max_epoch", 1, "--lr", 0.01]
+    assert run(folder, SCRIPTS["cMax"], *words).returncode == 0
+    return folder
+
+
+@pytest.mark.parametrize("more", [["--localization"], ["--eval_resize", "--difficult", "ignore"]])
+def test_an_evaluation_writes_its_report_with_pictures_of_its_errors(trained, toy, tmp_path, more):
+    words = ["--tag", "T", "--data_dir", toy, "--split", "Main/val", "--num_workers", 0, "--bootstrap", 50]
+    result = run(trained, "evaluate_classification.py", *words, *more, "--report", tmp_path, "--out", tmp_path / "e")
+    assert result.returncode == 0, result.stderr
+    assert f"written: {tmp_path / 'e.html'}" in result.stdout
+    page, measured = Page(tmp_path / "e.html"), json.loads((tmp_path / "e.json").read_text())
+    assert f"{measured['mAP']:.2f}" in page.texts
+    pictures = [value for name, value in page.attributes if name == "src" and value.startswith("data:image/jpeg")]
+    assert len(pictures) == 2 * ERRORS
+    assert ("Objects" in page.texts) == ("--localization" in more)
+    # The same page, without maps, from the scores alone; without images where their folder is not given.
+    for source, count in ((["--data_dir", toy], 2 * ERRORS), ([], 0)):
+        again = ["--scores", tmp_path / "e.npz", *source, "--report", tmp_path / "again.html", "--out", tmp_path / "a"]
+        result = run(trained, "evaluate_classification.py", *again, "--bootstrap", 50)
+        assert result.returncode == 0, result.stderr
+        sources = [value for name, value in Page(tmp_path / "again.html").attributes if name == "src"]
+        assert sum(source.startswith("data:image/jpeg") for source in sources) == count
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is_computed(trained, toy, tmp_path):
+    (tmp_path / "file.txt").touch()
+    words = ["--tag", "T", "--data_dir", toy, "--split", "Main/val", "--report"]
+    assert "does not end in .html" in refused(trained, "evaluate_classification.py", *words, tmp_path / "file.txt")
+    assert "cannot write" in refused(trained, "evaluate_classification.py", *words, "/proc/x/page.html")
+    assert "leave --protocol out" in refused(
+        trained, "evaluate_classification.py", *words, tmp_path, "--protocol", "all"
+    )
+
+
 def browse(page: Path, *options: str) -> str:
     """Open a page in headless Chromium, and return what it is after its scripts have run."""
     words = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
@@ -130,7 +171,7 @@ def test_a_browser_sorts_the_table(tmp_path, clicks, descending):
     names = [row.split(">")[1].split("<")[0] for row in body.split("<tr>")[1:]]
     averages = found.metrics.per_class["AP"]
     order = sorted(range(7), key=lambda v: averages[v], reverse=descending)
-    assert names == [found.class_names[v] for v in order]
+    assert names == [found.scored.class_names[v] for v in order]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
