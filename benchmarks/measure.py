@@ -70,9 +70,10 @@ class DataArguments(TimingArguments):
 def toy_set(folder: str, image_size: int) -> str:
     """Draw a toy set, whose images have this longer side, into a folder, and return its path."""
     words = ("--out", f"{folder}/toy", "--images", "80", "--image_size", str(image_size))
-    subprocess.run(
-        [sys.executable, "-m", "tools.make_toy_voc", *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
-    )
+    command = [sys.executable, "-m", "tools.make_toy_voc", *words]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if result.returncode:
+        raise UserError(f"cannot draw toy images: {result.stderr.splitlines()[-1]}")
     return f"{folder}/toy"
 
 
