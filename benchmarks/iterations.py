@@ -86,8 +86,7 @@ def waits_of(config: Config, name: str) -> dict[str, int]:
 
 
 def places_that_warn(action: Callable[[], object]) -> dict[str, int]:
-    """Return the innermost line of the project under each warning about a wait in `action`, `EXPECTED` left out,
-    and how often."""
+    """Return the innermost line of the project under each warning about a wait, without `EXPECTED`, and its count."""
     places = Counter()
 
     def note(message: Warning | str, *_: object) -> None:
