@@ -177,7 +177,7 @@ def _run_as_nobody(world: World, words: list, variables: dict[str, str]) -> Outc
             _become_nobody()
 
     _give_to_nobody(folder.parent)
-    ended = run(folder, *words, prepare=prepare, seconds=40)
+    ended = run(folder, *words, prepare=prepare, seconds=20)
     world.remove(folder)
     return ended
 

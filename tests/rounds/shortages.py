@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from tests.helpers.command_line import ROOT, command, environment
 from tests.rounds.sandbox import Outcome, Program, run
-from tests.rounds.setting import Tally, World
+from tests.rounds.setting import SMALLEST, Tally, World
 
 
 def programs(world: World, image_size: int = 64, batch_size: int = 4, workers: int = 1) -> dict[str, tuple]:
@@ -99,6 +99,7 @@ def shared_memory(world: World, count: int) -> Tally:
         size = sizes[case // 3 % len(sizes)]
         wanted = programs(world, image_size=512, batch_size=8, workers=2)
         name, words = list(wanted.items())[case % 3]
+        words += ("--max_epoch", 1, *SMALLEST) if name == "training" else ()
         folder = world.folder()
         ended = _unshared(folder, size, words)
         fault = ended.fault((0, 2)) or (None if ended.status == 0 or size != "64m" else f"64 MB: {ended.line}")

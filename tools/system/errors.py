@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from tools.system.console import forgive_streams, printable, restart_in_utf8
+from tools.system.interruption import end_loader_processes
 from tools.system.shortages import shortage
 
 MAX_QUOTED_CHARS = 60
@@ -43,6 +44,8 @@ def run_main(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    finally:
+        end_loader_processes()  # a loader that an error has left half made would wait seconds for each of them
 
 
 @contextmanager

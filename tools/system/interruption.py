@@ -66,11 +66,13 @@ def ignore_signals(_: int = 0) -> None:
 
 def end_loader_processes_at_exit() -> None:
     """Kill loader processes when Python exits: it sends them SIGTERM and waits, forever if they ignore it."""
-    atexit.unregister(_kill_children)
-    atexit.register(_kill_children)
+    atexit.unregister(end_loader_processes)
+    atexit.register(end_loader_processes)
 
 
-def _kill_children() -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # otherwise torch reports each of them as an accident
-    for process in multiprocessing.active_children():
+def end_loader_processes() -> None:
+    """Kill loader processes: they ignore the signals that would end them."""
+    if processes := multiprocessing.active_children():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # otherwise torch reports each of them as an accident
+    for process in processes:
         process.kill()
