@@ -30,7 +30,8 @@ def parameter_groups(network: nn.Module, lr: float, wd: float) -> list[dict]:
 
 def make_optimizer(network: nn.Module, lr: float, wd: float, momentum: float = MOMENTUM, nesterov: bool = True) -> SGD:
     """Return SGD over `parameter_groups`; Nesterov requires momentum > 0."""
-    return SGD(parameter_groups(network, lr, wd), lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0)
+    groups, nesterov = parameter_groups(network, lr, wd), nesterov and momentum > 0
+    return SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)  # fused: one pass over the parameters
 
 
 def learning_rate_at(iteration: int, lr: float, max_iteration: int, warmup_iterations: int = 0) -> float:
