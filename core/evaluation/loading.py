@@ -36,7 +36,7 @@ def make_network(
     Raises:
         UserError: an unknown architecture, or weights that are not available or do not fit.
     """
-    network = _untrained(architecture, num_classes, channels_last, head)
+    network = untrained_network(architecture, num_classes, channels_last, head)
     if weights == "none":
         return network
     source, rows = f"--weights {weights} for {architecture}", None
@@ -85,12 +85,14 @@ def trained_network(
     with advice(f"--class_file must name the classes of {path}, in any order"):
         class_columns(description.class_names, trained_on)
     rows = _rows_by_name(str(path), count, trained_on, description.class_names, say)
-    network = _untrained(description.architecture, len(rows), head=description.head)
+    network = untrained_network(description.architecture, len(rows), head=description.head)
     network.normalization = description.normalization
     return _filled(network.eval(), state_dict, rows, f"{path} for {description.architecture}"), description
 
 
-def _untrained(architecture: str, num_classes: int, channels_last: bool = True, head: str = "instances") -> Classifier:
+def untrained_network(
+    architecture: str, num_classes: int, channels_last: bool = True, head: str = "instances"
+) -> Classifier:
     """Return a classifier that takes images as the published weights of its architecture do."""
     if head not in HEADS:
         raise UserError(f"unknown head {quoted(head)}: choose one of {', '.join(HEADS)}")
