@@ -21,7 +21,7 @@ from tools.system.text_table import csv_text, fixed_width_table
 
 
 def _float32(scores: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(scores, np.float32))
+    return torch.tensor(scores, dtype=torch.float32)
 
 
 # The calls by which the code bases order the scores of a class, best first; each leaves equal scores in another order.
@@ -197,12 +197,13 @@ def _notes(protocol: Protocol, measured: Measured, has_positive: np.ndarray, cla
 def protocol_tables(names: Sequence[str], scored: Scores) -> tuple[str, str, dict[str, Any]]:
     """Return a row per protocol as text and as CSV, and everything by protocol."""
     # The originals compare and rank float32 sigmoids, which are equal where logits are above 17.
+    logits = scored.logits
     probabilities = expit(scored.scores) if scored.are_logits else scored.scores
     columns = [*MEANS, *(f"{name}_top{TOP}" for name in MEANS)]
     text = [("protocol", "mAP", *MEANS, *(f"{name} 3" for name in MEANS))]
     table, notes, result = [("protocol", "mAP", *columns, "note")], [], {}
     for name in names:
-        found = measure(PROTOCOLS[name], scored.logits, probabilities, scored.labels, scored.class_names)
+        found = measure(PROTOCOLS[name], logits, probabilities, scored.labels, scored.class_names)
         values = (found.mAP, *(found.counts.get(column, NAN) for column in columns))
         text.append((name, *map(shown, values)))
         table.append((name, *(shown(value, 4, missing="") for value in values), "; ".join(found.notes)))
