@@ -185,7 +185,7 @@ def test_an_error_in_one_process_ends_all_with_its_message(toy, tmp_path):
 def test_a_mistake_that_every_process_finds_is_reported_once(toy, tmp_path):
     words = small_with(data_dir=toy, batch_size=15)
     line = the_error(torchrun(tmp_path, 2, SCRIPTS["Max"], *words))
-    assert "a batch of 15 images cannot be divided equally among 2 processes" in line
+    assert "--batch_size 15 is the whole batch and does not divide by 2 processes" in line
     assert not (tmp_path / "experiments").exists()
 
 
