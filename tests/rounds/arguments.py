@@ -53,6 +53,8 @@ def arguments(world: World, count: int) -> Tally:
             tally.add(None, name, "long")
         else:
             tally.add(ended.fault(), (name, changed, variables), f"status {ended.status}")
+        if (case + 1) % 200 == 0:
+            print(f"so far, {tally}", flush=True)
     return tally
 
 
