@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from tools.data.annotations import VOCObject, read_annotation
 from tools.data.devkit import annotation_files, check_folder, image_files, read_split
-from tools.data.images import opened_image, read_image
+from tools.data.images import ImageSource, as_rgb, opened_image, read_image
 from tools.data.loader import worker_options
 from tools.data.transforms import Normalization, fit, fitted_box, normalize
 from tools.system.errors import UserError, advice
@@ -100,7 +100,7 @@ class VOCClassification(VOCImages):
 class Letterboxed(NamedTuple):
     """An image on its square canvas, or the reason why it cannot be read."""
 
-    path: str
+    path: str  # empty for pixels
     problem: str  # one line; empty if there is none
     canvas: torch.Tensor  # normalized [3, S, S], the image centered and 0 around it
     box: tuple[int, int, int, int]  # (top, left, bottom, right) of the image on the canvas, pixels
@@ -130,33 +130,43 @@ class Letterboxed(NamedTuple):
 
 
 class ImageFiles(Dataset):
-    """Letterboxed images: resized so that the longer side is `image_size` pixels, centered on a square canvas.
+    """Images as `preprocess` returns them; one that cannot be read is its problem."""
 
-    Training resizes by the longer side too, and leaves 0 where an image does not cover the canvas. Coordinates
-    refer to the upright image.
-    """
-
-    def __init__(self, paths: list[Path], image_size: int, normalization: Normalization | None = None):
-        self.paths, self.image_size, self.normalization = paths, image_size, normalization
+    def __init__(self, images: Sequence[ImageSource], image_size: int, normalization: Normalization | None = None):
+        self.images, self.image_size, self.normalization = images, image_size, normalization
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> Letterboxed:
-        path = self.paths[index]
         try:
-            return letterbox(str(path), read_image(path), self.image_size, self.normalization)
+            return preprocess(self.images[index], self.image_size, self.normalization)
         except UserError as error:
-            return Letterboxed(str(path), str(error), torch.zeros(0), (0, 0, 0, 0), (0, 0))
+            return Letterboxed(_path_of(self.images[index]), str(error), torch.zeros(0), (0, 0, 0, 0), (0, 0))
 
 
-def letterbox(
-    path: str, image: Image.Image, image_size: int, normalization: Normalization | None = None
-) -> Letterboxed:
-    """Return an upright image on its canvas, see `ImageFiles`."""
-    size = image.height, image.width
-    canvas = normalize(fit(image, image_size), normalization)
-    return Letterboxed(path, "", canvas, fitted_box(size, image_size), size)
+def preprocess(image: ImageSource, image_size: int, normalization: Normalization | None = None) -> Letterboxed:
+    """Return an image as a network sees it: upright RGB, letterboxed and normalized.
+
+    It is resized (bicubic) so that the longer side is `image_size` pixels, and centered on a square canvas. Training
+    resizes by the longer side too, and leaves 0 where an image does not cover the canvas.
+
+    Args:
+        image: a file, a PIL image or pixels, see `tools.data.images.as_rgb`.
+        image_size: S, pixels, divisible by 32.
+        normalization: None: ImageNet's.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    upright = as_rgb(image)
+    size = upright.height, upright.width
+    canvas = normalize(fit(upright, image_size), normalization)
+    return Letterboxed(_path_of(image), "", canvas, fitted_box(size, image_size), size)
+
+
+def _path_of(image: ImageSource) -> str:
+    return str(image) if isinstance(image, str | Path) else str(getattr(image, "filename", ""))
 
 
 def image_loader(images: ImageFiles, batch_size: int, num_workers: int) -> DataLoader:
