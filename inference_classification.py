@@ -18,27 +18,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 from core.cam import make_cam
-from core.evaluation.folding import folded
-from core.evaluation.loading import check_image_size, choose_device, keypoints_of, trained_network
-from core.evaluation.panels import Example, draw_prediction, draw_strategies, draw_tiles
+from core.evaluation.classifier import TrainedClassifier, load_classifier, predicted_classes
+from core.evaluation.loading import check_image_size
+from core.evaluation.panels import Example, draw_strategies, draw_tiles
 from core.evaluation.prediction import PRECISIONS, autocast
-from core.networks import Classifier
-from core.strategy import STRATEGIES, Keypoints, Options
-from tools.data.datasets import ImageFiles, Letterboxed, VOCClassification, image_loader
-from tools.data.devkit import read_class_names
+from core.strategy import STRATEGIES
+from tools.data.datasets import VOCClassification, preprocess
 from tools.data.images import find_images
-from tools.data.transforms import Normalization, evaluation_transform, normalize
-from tools.metrics.reports import Prediction, PredictionTable, prediction_paths, recorded_predictions
-from tools.metrics.thresholds import read_thresholds, recorded_thresholds
+from tools.data.transforms import evaluation_transform, normalize
+from tools.metrics.reports import PredictionTable, prediction_paths, recorded_predictions
+from tools.metrics.scores import Scores, write_scores
+from tools.metrics.thresholds import recorded_thresholds
 from tools.pictures.figure import check_picture_path, recorded_in_picture, write_picture
 from tools.runs.folder import Folder, checkpoint_path
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, advice, first_few, printable, quoted, run_main
-from tools.system.files import check_writable, reason, result_path
+from tools.system.files import check_writable, reason, result_path, write_text
+from tools.system.text_table import csv_text
 
 MAX_NAME = 200  # bytes: a file system takes 255, and the temporary file beside a picture has a longer name
 
@@ -74,6 +75,9 @@ class Config(Arguments):
         "table (default experiments/predictions/NAME.csv, and .json), or picture (.png, .jpg, .pdf or .svg)",
         names_file=True,
     )
+    scores_out: Path | None = _output(
+        None, "every class's score of every image too: FILE.csv, or FILE.npz with logits", names_file=True
+    )
     batch_size: int = _computing(16, "images per batch", least=1)
     num_workers: int = _computing(0, "processes that read images (0: this one)", least=0)
     device: str = _computing("auto", "auto, cpu, cuda or cuda:N")
@@ -90,6 +94,8 @@ class Config(Arguments):
             raise UserError("--pictures belongs to the table; --compare and --tiles draw one of their own (--out)")
         if self.draws_examples and self.out:
             check_picture_path(self.out)
+        if self.scores_out and (self.draws_examples or self.scores_out.suffix not in (".csv", ".npz")):
+            raise UserError(f"--scores_out {self.scores_out} must end in .csv or .npz, and belongs to the table")
 
     @property
     def draws_examples(self) -> bool:
@@ -97,40 +103,14 @@ class Config(Arguments):
         return self.compare or self.tiles or bool(self.data_dir)
 
 
-@dataclass(frozen=True)
-class LoadedModel:
-    """A trained network, in evaluation mode on `device`, and how its keypoints are found (None: it has none)."""
-
-    checkpoint: Path
-    network: Classifier
-    device: torch.device
-    class_names: list[str]
-    image_size: int
-    keypoints: Keypoints | None
-    options: Options
-    eval_resize: bool = False  # whether a split's images are fitted to the network's square
-    normalization: Normalization | None = None
-    thresholds: torch.Tensor | None = None  # of the classes, `[V]`; None: that of the arguments
-
-
-def load_model(config: Config) -> LoadedModel:
+def load_model(config: Config) -> TrainedClassifier:
     """Load what the arguments name."""
-    checkpoint = checkpoint_path(config.tag, config.weights)
-    class_names = read_class_names(config.class_file) if config.class_file else None
-    network, description = trained_network(checkpoint, config.architecture, class_names)
-    keypoints, options = keypoints_of(description, config.strategy)
-    device = choose_device(config.device)
-    image_size = config.image_size or description.image_size
-    network, class_names = folded(network).to(device), description.class_names
-    how = (keypoints, options, description.arguments.get("eval_resize") is True, network.normalization)
-    thresholds = None
-    if config.thresholds:
-        with advice("check --thresholds"):
-            thresholds = torch.tensor(read_thresholds(Path(config.thresholds), class_names).thresholds)
-    return LoadedModel(checkpoint, network, device, class_names, image_size, *how, thresholds)
+    path, threshold = checkpoint_path(config.tag, config.weights), config.thresholds or config.threshold
+    how = (config.architecture, config.class_file, config.image_size, config.strategy, threshold)
+    return load_classifier(path, *how, config.device, config.amp)
 
 
-def run(model: LoadedModel, config: Config) -> int:
+def run(model: TrainedClassifier, config: Config) -> int:
     """Write the table, or draw the examples; return the exit status: 1 if images were skipped."""
     if config.draws_examples:
         draw_examples(model, config)
@@ -138,58 +118,62 @@ def run(model: LoadedModel, config: Config) -> int:
     return 1 if predict_images(model, config) else 0
 
 
-def predicted_classes(logits: torch.Tensor, config: Config, thresholds: torch.Tensor | None = None) -> torch.Tensor:
-    """Return the indices of the classes that logits `[V]` predict, highest first: scores would be equal from 17 on."""
-    order = logits.argsort(descending=True, stable=True)
-    scores = torch.sigmoid(logits)
-    reached = scores >= config.threshold if thresholds is None else scores > thresholds
-    return order[: config.topk] if config.topk else order[reached[order]]
-
-
 # The table and its pictures ----------------------------------------------------------------------------------------
 
 
-def predict_images(model: LoadedModel, config: Config) -> int:
+def predict_images(model: TrainedClassifier, config: Config) -> int:
     """Write the table of `--images`, and their pictures if wanted; return how many images or pictures failed."""
     with advice("check --images"):
         paths, others = find_images(config.images)
     if others:
         print(f"note: {len(others):,} other files there were skipped ({first_few([quoted(str(p)) for p in others])})")
     about = settings_of(model, config)
-    if config.out:
-        check_writable(config.out)
+    for given in filter(None, (config.out, config.scores_out)):
+        check_writable(given)
     out = config.out or result_path(Folder().predictions(model.checkpoint), about, recorded_predictions)
     own = prediction_paths(out)[0].with_suffix("")
     own = Path(config.pictures or (own if config.out else Folder().pictures(own.name)))
     folder = None if config.pictures is None else own
-    used, skipped, undrawn = set(), 0, 0
+    used, skipped, undrawn, scored = set(), 0, 0, []
     with PredictionTable(out, about) as table, tqdm(total=len(paths), unit="image", desc="inference") as bar:
-        images = ImageFiles(paths, model.image_size, model.normalization)
-        for batch in image_loader(images, config.batch_size, config.num_workers):
-            readable = [item for item in batch if not item.problem]
-            skipped += len(batch) - len(readable)
-            for item in batch:
-                if item.problem:
-                    tqdm.write(f"skipped: {printable(item.problem)}", file=sys.stderr)
-            for item, predictions, cams, scores in predict_batch(model, config, readable):
-                more = {}
-                if folder is not None:
-                    picture = folder / unused_name(item.path, used)
-                    try:
-                        write_picture(picture, draw_prediction(item, cams, predictions, scores, model.class_names))
-                        more = {"picture": str(picture)}
-                    except Exception as error:  # whatever Pillow, matplotlib or the disk refuse: the table matters more
-                        undrawn += 1
-                        tqdm.write(f"no picture of {printable(item.path)}: {printable(reason(error))}", file=sys.stderr)
-                table.add(item.path, item.size, predictions, **more)
-            bar.update(len(batch))
+        for result in model.results(paths, config.batch_size, config.num_workers):
+            bar.update()
+            if result.problem:
+                skipped += 1
+                tqdm.write(f"skipped: {printable(result.problem)}", file=sys.stderr)
+                continue
+            labels, more = result.labels(topk=config.topk), {}
+            if folder is not None:
+                picture = folder / unused_name(result.path, used)
+                try:
+                    result.plot(*labels, path=picture)
+                    more = {"picture": str(picture)}
+                except Exception as error:  # whatever Pillow, matplotlib or the disk refuse: the table matters more
+                    undrawn += 1
+                    tqdm.write(f"no picture of {printable(result.path)}: {printable(reason(error))}", file=sys.stderr)
+            table.add(result.path, result.size, result.predictions(labels), **more)
+            scored.append((result.path, result.logits.numpy()))
+    if config.scores_out:
+        write_matrix(config.scores_out, scored, model.class_names, about)
     print(f"written: {table.paths[0]} and {table.paths[1]}" + (f", pictures in {folder}" if folder else ""))
     if skipped:
         print(f"{skipped} images could not be read and were skipped", file=sys.stderr)
     return skipped + undrawn
 
 
-def settings_of(model: LoadedModel, config: Config) -> dict[str, Any]:
+def write_matrix(
+    path: Path, scored: list[tuple[str, np.ndarray]], class_names: list[str], about: dict[str, Any]
+) -> None:
+    """Write the scores of all classes as CSV, or the logits `[V]` of each image as `read_scores` reads them."""
+    if path.suffix == ".npz":
+        logits = np.array([logits for _, logits in scored]).reshape(-1, len(class_names))
+        write_scores(path, Scores([name for name, _ in scored], class_names, logits, settings=about))
+    else:
+        rows = [[name, *torch.from_numpy(logits).sigmoid().tolist()] for name, logits in scored]
+        write_text(path, csv_text([["image", *class_names], *rows]))
+
+
+def settings_of(model: TrainedClassifier, config: Config) -> dict[str, Any]:
     """Return what tells these predictions or pictures from others."""
     strategy = model.keypoints.name if model.keypoints else None
     about = {"checkpoint": str(model.checkpoint), "strategy": strategy, "image_size": model.image_size}
@@ -198,28 +182,6 @@ def settings_of(model: LoadedModel, config: Config) -> dict[str, Any]:
     about |= {"class_names": model.class_names, **recorded_thresholds(config.thresholds)}
     source = [f"{Path(config.data_dir).resolve()}, {config.split}"] if config.data_dir else []
     return about | {"source": source + [str(Path(name).resolve()) for name in config.images or ()]}
-
-
-@torch.inference_mode()
-def predict_batch(
-    model: LoadedModel, config: Config, batch: list[Letterboxed]
-) -> Iterator[tuple[Letterboxed, list[Prediction], torch.Tensor, torch.Tensor]]:
-    """Yield each image, its C predictions, their maps `[C, n, n]`, 0 outside the image, and all scores `[V]`."""
-    if not batch:
-        return
-    images = torch.stack([item.canvas for item in batch]).to(model.device)
-    with autocast(model.device, config.amp):
-        logits, features = model.network(images)
-    for item, maps, of_image in zip(batch, features.cpu(), logits.float().cpu(), strict=True):
-        labels, scores = predicted_classes(of_image, config, model.thresholds), torch.sigmoid(of_image)
-        cams = make_cam(maps[labels].float() * item.covered_cells(maps.shape[-1]))  # [C, n, n]
-        keypoints: list[tuple[int, int] | None] = [None] * len(labels)
-        if model.keypoints and len(labels):
-            found = model.keypoints.of_image(cams, torch.arange(len(cams)), model.image_size, model.options)
-            keypoints = [item.to_original(keypoint) for keypoint in found.tolist()]
-        classes = zip(labels.tolist(), keypoints, strict=True)
-        predictions = [Prediction(model.class_names[label], float(scores[label]), point) for label, point in classes]
-        yield item, predictions, cams, scores
 
 
 def unused_name(path: str, used: set[str]) -> str:
@@ -237,7 +199,7 @@ def unused_name(path: str, used: set[str]) -> str:
 
 
 @torch.inference_mode()
-def draw_examples(model: LoadedModel, config: Config) -> None:
+def draw_examples(model: TrainedClassifier, config: Config) -> None:
     """Draw the picture of `--compare` or `--tiles`."""
     if config.tiles and model.keypoints is None:
         raise UserError(f"--tiles: {model.checkpoint} was trained without keypoints: name a strategy with --strategy")
@@ -246,14 +208,14 @@ def draw_examples(model: LoadedModel, config: Config) -> None:
         image = image.to(model.device)
         with autocast(model.device, config.amp):
             logits, features = model.network(image[None])
-        logits = logits[0].float()
+        logits = logits[0].float().cpu()
         if present is None:
-            present = predicted_classes(logits, config, model.thresholds)
+            present = predicted_classes(logits, model.threshold, config.topk)
             present = present if len(present) else logits.argmax()[None]
-        present = present.to(model.device)
         shown = int(present[logits[present].argmax()])
         title = f"{model.class_names[shown]} {torch.sigmoid(logits[shown]):.2f}"
-        examples.append(Example(image, make_cam(features[0].float()), present, shown, title, model.normalization))
+        cams, normalization = make_cam(features[0].float()), model.description.normalization
+        examples.append(Example(image, cams, present.to(model.device), shown, title, normalization))
     if config.tiles:
         figure = draw_tiles(model.network, examples, model.keypoints, model.options)
     else:
@@ -265,17 +227,15 @@ def draw_examples(model: LoadedModel, config: Config) -> None:
     print(f"written: {out}")
 
 
-def read_examples(model: LoadedModel, config: Config) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+def read_examples(model: TrainedClassifier, config: Config) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
     """Yield the first `--count` images, `[3, S, S]`, each with the indices of its classes (None: those predicted)."""
     if config.images:
         with advice("check --images"):
             paths = find_images(config.images)[0][: config.count]
-        for item in ImageFiles(paths, model.image_size, model.normalization):
-            if item.problem:
-                raise UserError(item.problem)
-            yield item.canvas, None
+        for path in paths:
+            yield preprocess(path, model.image_size, model.description.normalization).canvas, None
         return
-    transform = evaluation_transform(model.image_size, model.eval_resize)
+    transform = evaluation_transform(model.image_size, model.description.arguments.get("eval_resize") is True)
     with advice("check --data_dir and --split; python3 -m tools.check_data lists every problem of a split"):
         dataset = VOCClassification(config.data_dir, config.split, model.class_names, transform)
     labeled = dataset.labels.any(1).nonzero()[: config.count, 0].tolist()
@@ -283,7 +243,7 @@ def read_examples(model: LoadedModel, config: Config) -> Iterator[tuple[torch.Te
         raise UserError(f"no image of split '{config.split}' has a label")
     for index in labeled:
         pixels, labels, _ = dataset[index]
-        yield normalize(pixels, model.normalization), labels.nonzero()[:, 0]
+        yield normalize(pixels, model.description.normalization), labels.nonzero()[:, 0]
 
 
 def main() -> None:
