@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from tools.runs.hub import weights_file
 from tools.system.errors import UserError
 from tools.system.files import read_json, reason, remove, sync_folder, writing
 
@@ -75,6 +76,9 @@ class Folder:
 
     def predictions(self, checkpoint: Path) -> Path:
         return self.root / "predictions" / f"{checkpoint.stem}.csv"
+
+    def export(self, checkpoint: Path, suffix: str) -> Path:
+        return self.root / "exports" / f"{checkpoint.stem}{suffix}"
 
     def benchmark(self, name: str) -> Path:
         return self.root / "benchmarks" / name
@@ -197,8 +201,8 @@ def _move(source: Path, target: Path) -> None:
 
 
 def checkpoint_path(tag: str | None, weights: str | Path | None) -> Path:
-    """Return the checkpoint that `--tag` or `--weights` names."""
-    return Path(weights) if weights else Folder().model(tag, "best_")
+    """Return the checkpoint that `--tag` or `--weights`, which may be a hub-style folder, names."""
+    return weights_file(Path(weights)) if weights else Folder().model(tag, "best_")
 
 
 def read_histories(folder: Folder, tags: list[str]) -> list[History]:
