@@ -12,8 +12,11 @@ _PUBLIC = {
     "Options": "core.strategy",
     "Step": "core.strategy",
     "Strategy": "core.strategy",
+    "UserError": "tools.system.errors",
+    "load_classifier": "core.evaluation.classifier",
     "load_weights": "core.weights",
     "predict": "core.evaluation.prediction",
+    "preprocess": "tools.data.datasets",
     "train": "core.training",
     "trained_network": "core.evaluation.loading",
 }
