@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -32,14 +31,12 @@ from tools.data.datasets import VOCClassification, preprocess
 from tools.data.images import find_images
 from tools.data.transforms import evaluation_transform, normalize
 from tools.metrics.reports import PredictionTable, prediction_paths, recorded_predictions
-from tools.metrics.scores import Scores, write_scores
 from tools.metrics.thresholds import recorded_thresholds
 from tools.pictures.figure import check_picture_path, recorded_in_picture, write_picture
 from tools.runs.folder import Folder, checkpoint_path
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, advice, first_few, printable, quoted, run_main
-from tools.system.files import check_writable, reason, result_path, write_text
-from tools.system.text_table import csv_text
+from tools.system.files import check_writable, reason, result_path
 
 MAX_NAME = 200  # bytes: a file system takes 255, and the temporary file beside a picture has a longer name
 
@@ -75,9 +72,6 @@ class Config(Arguments):
         "table (default experiments/predictions/NAME.csv, and .json), or picture (.png, .jpg, .pdf or .svg)",
         names_file=True,
     )
-    scores_out: Path | None = _output(
-        None, "every class's score of every image too: FILE.csv, or FILE.npz with logits", names_file=True
-    )
     batch_size: int = _computing(16, "images per batch", least=1)
     num_workers: int = _computing(0, "processes that read images (0: this one)", least=0)
     device: str = _computing("auto", "auto, cpu, cuda or cuda:N")
@@ -94,20 +88,11 @@ class Config(Arguments):
             raise UserError("--pictures belongs to the table; --compare and --tiles draw one of their own (--out)")
         if self.draws_examples and self.out:
             check_picture_path(self.out)
-        if self.scores_out and (self.draws_examples or self.scores_out.suffix not in (".csv", ".npz")):
-            raise UserError(f"--scores_out {self.scores_out} must end in .csv or .npz, and belongs to the table")
 
     @property
     def draws_examples(self) -> bool:
         """Whether it draws a few images in detail instead of writing the table."""
         return self.compare or self.tiles or bool(self.data_dir)
-
-
-def load_model(config: Config) -> TrainedClassifier:
-    """Load what the arguments name."""
-    path, threshold = checkpoint_path(config.tag, config.weights), config.thresholds or config.threshold
-    how = (config.architecture, config.class_file, config.image_size, config.strategy, threshold)
-    return load_classifier(path, *how, config.device, config.amp)
 
 
 def run(model: TrainedClassifier, config: Config) -> int:
@@ -128,16 +113,16 @@ def predict_images(model: TrainedClassifier, config: Config) -> int:
     if others:
         print(f"note: {len(others):,} other files there were skipped ({first_few([quoted(str(p)) for p in others])})")
     about = settings_of(model, config)
-    for given in filter(None, (config.out, config.scores_out)):
-        check_writable(given)
+    if config.out:
+        check_writable(config.out)
     out = config.out or result_path(Folder().predictions(model.checkpoint), about, recorded_predictions)
     own = prediction_paths(out)[0].with_suffix("")
     own = Path(config.pictures or (own if config.out else Folder().pictures(own.name)))
     folder = None if config.pictures is None else own
-    used, skipped, undrawn, scored = set(), 0, 0, []
-    with PredictionTable(out, about) as table, tqdm(total=len(paths), unit="image", desc="inference") as bar:
-        for result in model.results(paths, config.batch_size, config.num_workers):
-            bar.update()
+    used, skipped, undrawn = set(), 0, 0
+    with PredictionTable(out, about) as table:
+        results = model.results(paths, config.batch_size, config.num_workers)
+        for result in tqdm(results, total=len(paths), unit="image", desc="inference"):
             if result.problem:
                 skipped += 1
                 tqdm.write(f"skipped: {printable(result.problem)}", file=sys.stderr)
@@ -146,31 +131,16 @@ def predict_images(model: TrainedClassifier, config: Config) -> int:
             if folder is not None:
                 picture = folder / unused_name(result.path, used)
                 try:
-                    result.plot(*labels, path=picture)
+                    write_picture(picture, result.plot(*labels))
                     more = {"picture": str(picture)}
                 except Exception as error:  # whatever Pillow, matplotlib or the disk refuse: the table matters more
                     undrawn += 1
                     tqdm.write(f"no picture of {printable(result.path)}: {printable(reason(error))}", file=sys.stderr)
             table.add(result.path, result.size, result.predictions(labels), **more)
-            scored.append((result.path, result.logits.numpy()))
-    if config.scores_out:
-        write_matrix(config.scores_out, scored, model.class_names, about)
     print(f"written: {table.paths[0]} and {table.paths[1]}" + (f", pictures in {folder}" if folder else ""))
     if skipped:
         print(f"{skipped} images could not be read and were skipped", file=sys.stderr)
     return skipped + undrawn
-
-
-def write_matrix(
-    path: Path, scored: list[tuple[str, np.ndarray]], class_names: list[str], about: dict[str, Any]
-) -> None:
-    """Write the scores of all classes as CSV, or the logits `[V]` of each image as `read_scores` reads them."""
-    if path.suffix == ".npz":
-        logits = np.array([logits for _, logits in scored]).reshape(-1, len(class_names))
-        write_scores(path, Scores([name for name, _ in scored], class_names, logits, settings=about))
-    else:
-        rows = [[name, *torch.from_numpy(logits).sigmoid().tolist()] for name, logits in scored]
-        write_text(path, csv_text([["image", *class_names], *rows]))
 
 
 def settings_of(model: TrainedClassifier, config: Config) -> dict[str, Any]:
@@ -248,7 +218,9 @@ def read_examples(model: TrainedClassifier, config: Config) -> Iterator[tuple[to
 
 def main() -> None:
     config = parse(Config, __doc__)
-    sys.exit(run(load_model(config), config))
+    path, threshold = checkpoint_path(config.tag, config.weights), config.thresholds or config.threshold
+    how = (config.architecture, config.class_file, config.image_size, config.strategy, threshold)
+    sys.exit(run(load_classifier(path, *how, config.device, config.amp), config))
 
 
 if __name__ == "__main__":

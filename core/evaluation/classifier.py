@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,16 +34,15 @@ from tools.data.devkit import read_class_names
 from tools.data.images import ImageSource, as_rgb, find_images
 from tools.metrics.reports import Prediction
 from tools.metrics.thresholds import read_thresholds
-from tools.pictures.figure import rgb_array, write_picture
+from tools.pictures.figure import rgb_array
 from tools.runs.checkpoints import Description
-from tools.runs.folder import checkpoint_path
+from tools.runs.hub import weights_file
 from tools.system.errors import UserError, advice, first_few, quoted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Point = tuple[int, int]
-MOST_NAMED = 50  # classes in an error
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,8 @@ class TrainedClassifier:
     amp: str = "off"
     threshold: float | torch.Tensor = 0.5
 
-    @property
-    def class_names(self) -> list[str]:
-        """The V classes, in the order of the logits."""
-        return self.description.class_names
-
-    @property
-    def image_size(self) -> int:
-        """S, pixels."""
-        return self.description.image_size
+    class_names = property(attrgetter("description.class_names"), doc="The V classes, in the order of the logits.")
+    image_size = property(attrgetter("description.image_size"), doc="S, pixels.")
 
     def predict(
         self, images: ImageSource | Sequence[ImageSource], batch_size: int = 16, num_workers: int = 0
@@ -92,11 +85,7 @@ class TrainedClassifier:
 
     @torch.inference_mode()
     def results(self, images: Sequence[ImageSource], batch_size: int = 16, num_workers: int = 0) -> Iterator[Result]:
-        """Yield the result of each image, batch by batch: for more images than memory holds results of.
-
-        Args:
-            num_workers: processes that read the images; 0: this one.
-        """
+        """Yield the result of each image, batch by batch, for any number of them; `num_workers` processes read them."""
         files = ImageFiles(images, self.image_size, self.description.normalization)
         sources = iter(images)
         for batch in image_loader(files, batch_size, num_workers):
@@ -131,20 +120,9 @@ class Result:
         found = self.problem or ", ".join(f"{name} {self.scores[name]:.2f}" for name in self.labels()) or "no class"
         return f"<{self.path or 'image'}: {found}>"
 
-    @property
-    def path(self) -> str:
-        """The image's file; empty for pixels."""
-        return self.item.path
-
-    @property
-    def size(self) -> Point:
-        """(height, width) of the upright image, pixels."""
-        return self.item.size
-
-    @property
-    def problem(self) -> str:
-        """Why the image cannot be read, in one line; empty if it can."""
-        return self.item.problem
+    path = property(attrgetter("item.path"), doc="The image's file; empty for pixels.")
+    size = property(attrgetter("item.size"), doc="(height, width) of the upright image, pixels.")
+    problem = property(attrgetter("item.problem"), doc="Why it cannot be read, in one line; empty if it can.")
 
     @cached_property
     def scores(self) -> dict[str, float]:
@@ -152,12 +130,7 @@ class Result:
         return dict(zip(self.model.class_names, torch.sigmoid(self.logits).tolist(), strict=not self.problem))
 
     def labels(self, threshold: float | None = None, topk: int | None = None) -> list[str]:
-        """Return the predicted classes, highest first.
-
-        Args:
-            threshold: those with at least this score; None: the model's `threshold` decides.
-            topk: instead, the K highest-scoring classes.
-        """
+        """Return the classes with at least this score (None: the model's `threshold`), or the top K, highest first."""
         predicted = predicted_classes(self.logits, self.model.threshold if threshold is None else threshold, topk)
         return [self.model.class_names[index] for index in predicted]
 
@@ -192,19 +165,11 @@ class Result:
         points = self.keypoints(names)
         return [Prediction(name, self.scores[name], point) for name, point in zip(names, points, strict=True)]
 
-    def plot(self, *names: str, path: str | Path | None = None) -> Figure:
-        """Draw the image, and the map, keypoint and cut of each class: those named, predicted, or else the strongest.
-
-        Args:
-            path: write the picture there (.png, .jpg, .pdf or .svg).
-        """
-        shown = names or self.labels()
-        note = "" if shown else "no class predicted; strongest:"
-        shown = shown or self.labels(topk=1)
-        figure = draw_prediction(self.item, as_rgb(self.source), self.cams(shown), self.predictions(shown), note)
-        if path:
-            write_picture(Path(path), figure)
-        return figure
+    def plot(self, *names: str) -> Figure:
+        """Draw the image, and map, keypoint and cut of each class: those named, else predicted, else the strongest."""
+        note = "" if names or self.labels() else "no class predicted; strongest:"
+        shown = names or self.labels() or self.labels(topk=1)
+        return draw_prediction(self.item, as_rgb(self.source), self.cams(shown), self.predictions(shown), note)
 
     def _repr_png_(self) -> bytes | None:
         """The picture that a notebook shows."""
@@ -214,7 +179,7 @@ class Result:
         if self.problem:
             raise UserError(self.problem)
         if name not in self.scores:
-            known = first_few(self.model.class_names, MOST_NAMED)
+            known = first_few(self.model.class_names, count=100)
             raise UserError(f"the network does not know the class {quoted(str(name))}; its classes are {known}")
         return self.model.class_names.index(name)
 
@@ -244,20 +209,16 @@ def load_classifier(
 ) -> TrainedClassifier:
     """Load a checkpoint of ours or of the official code, or a folder with `config.json` and weights.
 
-    What it is, the .json file beside it says, or the folder's config.json; the arguments, named as the command line's,
-    replace that or say it where there is none.
+    The arguments are the command line's: they replace what the .json file beside it, or the folder's config.json, says.
 
     Args:
         class_names: in any order, or a class file.
-        image_size: S, pixels, divisible by 32.
-        strategy: whose keypoints: one of the four, or FILE.py that declares STRATEGY.
-        threshold: see `TrainedClassifier`; or a file of `tools.thresholds` with one for each class.
-        device: "auto", "cpu", "cuda" or "cuda:N"; amp: precision: "off" (float32), "bf16" or "fp16".
+        threshold: see `TrainedClassifier`, or a file of `tools.thresholds`.
 
     Raises:
         UserError: it cannot be loaded, or the arguments do not fit.
     """
-    checkpoint = checkpoint_path(None, path)
+    checkpoint = weights_file(Path(path))
     if isinstance(class_names, str | Path):
         class_names = read_class_names(class_names)
     if image_size is not None:

@@ -4,7 +4,6 @@ import importlib.util
 import io
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -19,10 +18,9 @@ from tools.system.files import reason
 
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}  # by format
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
-INPUT, OUTPUTS = "images", ("logits", "scores", "cams")
-METADATA = "oass"  # under which an ONNX file's metadata hold the description; of torch.export: the extra file oass.json
-# Largest difference from PyTorch; of logits, as a share of the largest one if that is above 1.
-TOLERANCES = {"logits": 1e-3, "scores": 1e-3, "cams": 1e-2}
+METADATA = "oass"  # the key of an ONNX file's metadata; in one of torch.export, the extra file oass.json
+# The outputs, and their largest difference from PyTorch's; of logits, as a share of the largest one, if above 1.
+OUTPUTS = {"logits": 1e-3, "scores": 1e-3, "cams": 1e-2}
 
 
 class ExportedNetwork(nn.Module):
@@ -37,77 +35,52 @@ class ExportedNetwork(nn.Module):
         return logits, torch.sigmoid(logits), make_cam(features)
 
 
+@torch.no_grad()
 def export(model: TrainedClassifier, kind: str, images: Sequence[ImageSource]) -> tuple[bytes, dict[str, float]]:
     """Return the content of an exported file, and by output its largest difference from PyTorch on the images.
 
-    Args:
-        model: on the CPU.
-        kind: "onnx" or "torch_export".
-        images: at least one.
+    The model is on the CPU; there is at least one image.
 
     Raises:
-        UserError: a package is missing, the format cannot express the network, or the differences are too large.
+        UserError: a package is missing, the format cannot express the network, or a difference is too large.
     """
-    missing = [name for name in NEEDED if kind == "onnx" and importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"--format onnx needs {', '.join(missing)}: pip install {' '.join(NEEDED)}")
-    network = ExportedNetwork(model.network).eval()
-    canvases = [preprocess(image, model.image_size, model.description.normalization).canvas for image in images]
-    batch = torch.stack([*canvases, canvases[0]])  # at least two images: of one, a program would be for one alone
-    about = json.dumps(metadata(model), ensure_ascii=False)
+    if missing := [name for name in NEEDED if kind == "onnx" and importlib.util.find_spec(name) is None]:
+        raise UserError(f"--format onnx needs {', '.join(missing)}: pip install {' '.join(missing)}")
+    about, network = model.description, ExportedNetwork(model.network).eval()
+    own = model.threshold.tolist() if torch.is_tensor(model.threshold) else [model.threshold] * len(model.class_names)
+    metadata = {"class_names": about.class_names, "image_size": about.image_size, "mean": about.mean, "std": about.std}
+    metadata = json.dumps({**metadata, "thresholds": own, "architecture": about.architecture}, ensure_ascii=False)
+    canvases = [preprocess(image, about.image_size, about.normalization).canvas for image in images]
+    batch = torch.stack([*canvases, canvases[0]])  # at least two images: a program of one would be for one alone
     try:
-        program = torch.export.export(network, (batch,), dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}})
-        content, run = (_as_onnx if kind == "onnx" else _as_torch_export)(program, about)
-        differences = _differences(network, run, (batch, batch[:1]))
+        program = torch.export.export(network, (batch,), dynamic_shapes={"images": {0: torch.export.Dim("batch")}})
+        content, run = (_onnx if kind == "onnx" else _torch_export)(program, metadata)
+        differences = dict.fromkeys(OUTPUTS, 0.0)
+        for part in (batch, batch[:1]):
+            for name, expected, found in zip(OUTPUTS, network(part), run(part), strict=True):
+                difference = float((found - expected).abs().max()) / max(1.0, float(expected.abs().max()))
+                differences[name] = max(differences[name], difference)
     except Exception as error:  # PyTorch's exporters raise anything
         why = shorten(reason(error))
-        raise UserError(f"{model.description.architecture} cannot be exported with --format {kind}: {why}") from error
-    for name, tolerance in TOLERANCES.items():
-        if not differences[name] <= tolerance:
-            raise UserError(
-                f"the exported {name} differ from PyTorch's by {differences[name]:.2g}: nothing was written"
-            )
+        raise UserError(f"{about.architecture} cannot be exported with --format {kind}: {why}") from error
+    for name, difference in differences.items():
+        if not difference <= OUTPUTS[name]:
+            raise UserError(f"the exported {name} differ from PyTorch's by {difference:.2g}: nothing was written")
     return content, differences
 
 
-def metadata(model: TrainedClassifier) -> dict[str, Any]:
-    """Return what a user of the exported file has to know."""
-    count, threshold = len(model.class_names), model.threshold
-    return {
-        "class_names": model.class_names,
-        "image_size": model.image_size,
-        "mean": model.description.mean,
-        "std": model.description.std,
-        "thresholds": threshold.tolist() if torch.is_tensor(threshold) else [threshold] * count,
-        "architecture": model.description.architecture,
-    }
-
-
-def _as_torch_export(program: torch.export.ExportedProgram, about: str) -> tuple[bytes, Callable]:
+def _torch_export(program: torch.export.ExportedProgram, metadata: str) -> tuple[bytes, Callable]:
     file = io.BytesIO()
-    torch.export.save(program, file, extra_files={f"{METADATA}.json": about})
-    content = file.getvalue()
-    return content, torch.export.load(io.BytesIO(content)).module()
+    torch.export.save(program, file, extra_files={f"{METADATA}.json": metadata})
+    return file.getvalue(), torch.export.load(io.BytesIO(file.getvalue())).module()
 
 
-def _as_onnx(program: torch.export.ExportedProgram, about: str) -> tuple[bytes, Callable]:
+def _onnx(program: torch.export.ExportedProgram, metadata: str) -> tuple[bytes, Callable]:
     import onnxruntime
 
-    converted = torch.onnx.export(
-        program.run_decompositions(), input_names=[INPUT], output_names=OUTPUTS, dynamo=True, verbose=False
-    )
-    converted.model.metadata_props[METADATA] = about
+    program = program.run_decompositions()
+    converted = torch.onnx.export(program, input_names=["images"], output_names=list(OUTPUTS), dynamo=True)
+    converted.model.metadata_props[METADATA] = metadata
     content = converted.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    return content, lambda images: map(torch.from_numpy, session.run(None, {INPUT: images.numpy()}))
-
-
-@torch.no_grad()
-def _differences(network: nn.Module, run: Callable, batches: Sequence[torch.Tensor]) -> dict[str, float]:
-    """Return the largest difference of each output between the network and the exported program."""
-    largest = dict.fromkeys(OUTPUTS, 0.0)
-    for images in batches:
-        for name, expected, found in zip(OUTPUTS, network(images), run(images), strict=True):
-            scale = max(1.0, float(expected.abs().max()))
-            largest[name] = max(largest[name], float((found - expected).abs().max()) / scale)
-    return largest
+    return content, lambda images: map(torch.from_numpy, session.run(None, {"images": images.numpy()}))

@@ -151,13 +151,7 @@ def preprocess(image: ImageSource, image_size: int, normalization: Normalization
     It is resized (bicubic) so that the longer side is `image_size` pixels, and centered on a square canvas. Training
     resizes by the longer side too, and leaves 0 where an image does not cover the canvas.
 
-    Args:
-        image: a file, a PIL image or pixels, see `tools.data.images.as_rgb`.
-        image_size: S, pixels, divisible by 32.
-        normalization: None: ImageNet's.
-
-    Raises:
-        UserError: it cannot be read.
+    For `image` and errors see `tools.data.images.as_rgb`; `normalization` None is ImageNet's.
     """
     upright = as_rgb(image)
     size = upright.height, upright.width

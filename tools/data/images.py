@@ -97,12 +97,9 @@ def read_image(path: Path) -> Image.Image:
 
 
 def as_rgb(image: ImageSource) -> Image.Image:
-    """Return a file, a PIL image, or pixels as `upright_rgb` does.
+    """Return a file, a PIL image or pixels as `upright_rgb` does; a UserError if it cannot be read.
 
     Pixels are uint8, `[h, w]` gray, `[h, w, 3]` RGB (OpenCV reads BGR: reverse it) or `[h, w, 4]` RGBA.
-
-    Raises:
-        UserError: it is none of these, or cannot be read.
     """
     if isinstance(image, str | Path):
         return read_image(Path(image))

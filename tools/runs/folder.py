@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from tools.runs.hub import weights_file
 from tools.system.errors import UserError
 from tools.system.files import read_json, reason, remove, sync_folder, writing
 
@@ -201,8 +200,8 @@ def _move(source: Path, target: Path) -> None:
 
 
 def checkpoint_path(tag: str | None, weights: str | Path | None) -> Path:
-    """Return the checkpoint that `--tag` or `--weights`, which may be a hub-style folder, names."""
-    return weights_file(Path(weights)) if weights else Folder().model(tag, "best_")
+    """Return the checkpoint that `--tag` or `--weights` names."""
+    return Path(weights) if weights else Folder().model(tag, "best_")
 
 
 def read_histories(folder: Folder, tags: list[str]) -> list[History]:

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tools.system.errors import UserError
 from tools.system.files import reason
 
@@ -13,33 +11,27 @@ CONFIG = "config.json"
 
 
 def weights_file(path: Path) -> Path:
-    """Return the weights in a hub-style folder, or a path that is not a folder as it is.
-
-    Raises:
-        UserError: a folder of another kind.
-    """
-    if not path.is_dir():
-        return path
-    found = [path / name for name in WEIGHTS if (path / name).is_file()]
-    if not found or not (path / CONFIG).is_file():
-        raise UserError(f"{path} is a folder without {CONFIG} and {' or '.join(WEIGHTS)}: give a checkpoint")
+    """Return the weights in a hub-style folder; a path that is not a folder is returned as it is."""
+    found = [path / name for name in WEIGHTS if (path / name).is_file()] if path.is_dir() else [path]
+    if not found:
+        raise UserError(f"the folder {path} has no {' or '.join(WEIGHTS)}: give a checkpoint")
     return found[0]
 
 
-def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """Read a file in the format of the optional safetensors, which comes with timm."""
+def read_safetensors(path: Path) -> dict[str, Any]:
+    """Read tensors by name with the optional safetensors, which comes with timm."""
     try:
         from safetensors.torch import load_file
+
+        return load_file(path)
     except ImportError as error:
         raise UserError(f"{path} needs safetensors: pip install safetensors") from error
-    try:
-        return load_file(path)
     except Exception as error:  # a damaged file can break the reader anywhere
         raise UserError(f"{path} is damaged or not in the format of safetensors ({reason(error)})") from error
 
 
 def described(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a `config.json` with the names of `tools.runs.checkpoints.Description` for what it says under others."""
+    """Return a `config.json` in the words of a checkpoint's description, where it uses others."""
     published = config.get("pretrained_cfg")
     content = {**(published if isinstance(published, dict) else {}), **config}
     labels, size = content.get("id2label"), content.get("input_size")
