@@ -42,8 +42,6 @@ from tools.system.errors import UserError, advice, first_few, quoted
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Point = tuple[int, int]
-
 
 @dataclass(frozen=True)
 class TrainedClassifier:
@@ -144,7 +142,7 @@ class Result:
         heat = torch.from_numpy(self.item.heat_of(self.cams([name])[0]))
         return F.interpolate(heat[None, None], self.size, mode="bilinear")[0, 0].numpy()
 
-    def keypoint(self, name: str) -> Point | None:
+    def keypoint(self, name: str) -> tuple[int, int] | None:
         """Return the (row, column) where the strategy would cut the image for a class; None if it has no keypoints.
 
         Max has one keypoint per image, for all predicted classes; `name` then counts as predicted.
@@ -152,7 +150,7 @@ class Result:
         others = self.labels() if self.model.keypoints and self.model.keypoints.per_image else []
         return self.keypoints(list(dict.fromkeys([name, *others])))[0]
 
-    def keypoints(self, names: Sequence[str]) -> list[Point | None]:
+    def keypoints(self, names: Sequence[str]) -> list[tuple[int, int] | None]:
         """Return a keypoint for each of these classes, see `keypoint`, as if they were the predicted ones."""
         model, cams = self.model, self.cams(names)
         if not model.keypoints or not names:
@@ -180,7 +178,7 @@ class Result:
             raise UserError(self.problem)
         if name not in self.scores:
             known = first_few(self.model.class_names, count=100)
-            raise UserError(f"the network does not know the class {quoted(str(name))}; its classes are {known}")
+            raise UserError(f"unknown class {quoted(str(name))}: the classes are {known}")
         return self.model.class_names.index(name)
 
 
@@ -210,13 +208,11 @@ def load_classifier(
     """Load a checkpoint of ours or of the official code, or a folder with `config.json` and weights.
 
     The arguments are the command line's: they replace what the .json file beside it, or the folder's config.json, says.
+    A UserError says what does not fit.
 
     Args:
         class_names: in any order, or a class file.
         threshold: see `TrainedClassifier`, or a file of `tools.thresholds`.
-
-    Raises:
-        UserError: it cannot be loaded, or the arguments do not fit.
     """
     checkpoint = weights_file(Path(path))
     if isinstance(class_names, str | Path):
