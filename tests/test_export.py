@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from core.evaluation import export as exporting
 from core.evaluation.classifier import load_classifier
 from core.evaluation.export import METADATA, OUTPUTS, export
 from core.networks import Classifier
+from tests.helpers.command_line import ROOT
 from tools.data.datasets import preprocess
 from tools.runs.checkpoints import Description, save_checkpoint
 from tools.system.errors import UserError
@@ -70,7 +72,7 @@ def test_the_file_computes_the_network_s_numbers_for_any_batch(here, monkeypatch
     needs(kind)
     typed(monkeypatch, "--tag", head, "--format", kind, "--images", "a.png", "b.png")
     printed = capsys.readouterr().out
-    assert "largest differences from PyTorch on 2 images: logits " in printed
+    assert printed.startswith("largest differences from PyTorch on 2 images: logits ") and printed.count("\n") == 2
     content = Path(f"experiments/exports/best_{head}{exporting.SUFFIXES[kind]}").read_bytes()
     run, metadata = read(content, kind)
     assert metadata["class_names"] == NAMES and metadata["image_size"] == SIZE
@@ -86,6 +88,24 @@ def test_the_file_computes_the_network_s_numbers_for_any_batch(here, monkeypatch
         ):
             assert found.shape == expected.shape and torch.allclose(found, expected, atol=1e-3), name
     assert torch.allclose(logits[0], model.predict("a.png").logits, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_page_s_example_finds_what_the_network_finds(here, monkeypatch, kind):
+    needs("onnx")  # the second example continues the first
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Path("photos").mkdir()
+    Image.open("a.png").save("photos/one.jpg", exif=exif)
+    for each in FORMATS:
+        typed(monkeypatch, "--tag", "instances", "--format", each, "--images", "b.png")
+    page = (ROOT / "docs/deploy.md").read_text().replace("best_Toy_cTopk_w", "best_instances")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names = {}
+    for block in blocks[: 1 + FORMATS.index(kind)]:
+        exec(block, names)
+    expected = load_classifier("experiments/models/best_instances.pth", device="cpu").predict("photos/one.jpg")
+    assert np.abs(np.asarray(names["scores"][0].tolist()) - list(expected.scores.values())).max() < 1e-4
 
 
 def test_thresholds_are_in_the_metadata_and_validation_s_images_check_the_file(here, devkit, monkeypatch, capsys):

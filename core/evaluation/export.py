@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import json
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -71,15 +72,17 @@ def export(model: TrainedClassifier, kind: str, images: Sequence[ImageSource]) -
 
 def _torch_export(program: torch.export.ExportedProgram, metadata: str) -> tuple[bytes, Callable]:
     file = io.BytesIO()
-    torch.export.save(program, file, extra_files={f"{METADATA}.json": metadata})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about tensors that are views of others
+        torch.export.save(program, file, extra_files={f"{METADATA}.json": metadata})
     return file.getvalue(), torch.export.load(io.BytesIO(file.getvalue())).module()
 
 
 def _onnx(program: torch.export.ExportedProgram, metadata: str) -> tuple[bytes, Callable]:
     import onnxruntime
 
-    program = program.run_decompositions()
-    converted = torch.onnx.export(program, input_names=["images"], output_names=list(OUTPUTS), dynamo=True)
+    names = {"input_names": ["images"], "output_names": list(OUTPUTS)}
+    converted = torch.onnx.export(program.run_decompositions(), dynamo=True, verbose=False, **names)
     converted.model.metadata_props[METADATA] = metadata
     content = converted.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
