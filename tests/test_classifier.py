@@ -223,7 +223,7 @@ def test_each_class_may_have_its_own_threshold(photos, checkpoint, model):
 def test_an_unknown_class_is_one_line_that_names_the_classes(photos, model):
     result = model.predict(photos / "rgb.png")
     for use in (result.cam, result.keypoint, result.plot):
-        with pytest.raises(UserError, match=r"unknown class 'dgo': the classes are cat, dog$"):
+        with pytest.raises(UserError, match=r"unknown class 'dgo': choose one of cat, dog$"):
             use("dgo")
 
 

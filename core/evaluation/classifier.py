@@ -177,8 +177,7 @@ class Result:
         if self.problem:
             raise UserError(self.problem)
         if name not in self.scores:
-            known = first_few(self.model.class_names, count=100)
-            raise UserError(f"unknown class {quoted(str(name))}: the classes are {known}")
+            raise UserError(f"unknown class {quoted(str(name))}: choose one of {first_few(list(self.scores), 100)}")
         return self.model.class_names.index(name)
 
 

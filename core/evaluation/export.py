@@ -43,7 +43,7 @@ def export(model: TrainedClassifier, kind: str, images: Sequence[ImageSource]) -
     The model is on the CPU; there is at least one image.
 
     Raises:
-        UserError: a package is missing, the format cannot express the network, or a difference is too large.
+        UserError: a package is missing, the format cannot express the network, or the differences are too large.
     """
     if missing := [name for name in NEEDED if kind == "onnx" and importlib.util.find_spec(name) is None]:
         raise UserError(f"--format onnx needs {', '.join(missing)}: pip install {' '.join(missing)}")
@@ -64,9 +64,8 @@ def export(model: TrainedClassifier, kind: str, images: Sequence[ImageSource]) -
     except Exception as error:  # PyTorch's exporters raise anything
         why = shorten(reason(error))
         raise UserError(f"{about.architecture} cannot be exported with --format {kind}: {why}") from error
-    for name, difference in differences.items():
-        if not difference <= OUTPUTS[name]:
-            raise UserError(f"the exported {name} differ from PyTorch's by {difference:.2g}: nothing was written")
+    if wrong := [f"{name} by {found:.2g}" for name, found in differences.items() if not found <= OUTPUTS[name]]:
+        raise UserError(f"the exported file differs from PyTorch ({', '.join(wrong)}): nothing was written")
     return content, differences
 
 
