@@ -48,19 +48,18 @@ def export(model: TrainedClassifier, kind: str, images: Sequence[ImageSource]) -
     if missing := [name for name in NEEDED if kind == "onnx" and importlib.util.find_spec(name) is None]:
         raise UserError(f"--format onnx needs {', '.join(missing)}: pip install {' '.join(missing)}")
     about, network = model.description, ExportedNetwork(model.network).eval()
-    own = model.threshold.tolist() if torch.is_tensor(model.threshold) else [model.threshold] * len(model.class_names)
-    metadata = {"class_names": about.class_names, "image_size": about.image_size, "mean": about.mean, "std": about.std}
-    metadata = json.dumps({**metadata, "thresholds": own, "architecture": about.architecture}, ensure_ascii=False)
+    thresholds = torch.as_tensor(model.threshold, dtype=torch.float64).expand(len(about.class_names)).tolist()
+    metadata = {name: getattr(about, name) for name in ("class_names", "image_size", "mean", "std", "architecture")}
+    metadata = json.dumps({**metadata, "thresholds": thresholds}, ensure_ascii=False)
     canvases = [preprocess(image, about.image_size, about.normalization).canvas for image in images]
     batch = torch.stack([*canvases, canvases[0]])  # at least two images: a program of one would be for one alone
     try:
         program = torch.export.export(network, (batch,), dynamic_shapes={"images": {0: torch.export.Dim("batch")}})
         content, run = (_onnx if kind == "onnx" else _torch_export)(program, metadata)
-        differences = dict.fromkeys(OUTPUTS, 0.0)
-        for part in (batch, batch[:1]):
-            for name, expected, found in zip(OUTPUTS, network(part), run(part), strict=True):
-                difference = float((found - expected).abs().max()) / max(1.0, float(expected.abs().max()))
-                differences[name] = max(differences[name], difference)
+        both = (zip(each(batch), each(batch[:1]), strict=True) for each in (network, run))
+        (expected, found), differences = (list(map(torch.cat, outputs)) for outputs in both), {}
+        for name, ours, theirs in zip(OUTPUTS, expected, found, strict=True):
+            differences[name] = float((theirs - ours).abs().max()) / max(1.0, float(ours.abs().max()))
     except Exception as error:  # PyTorch's exporters raise anything
         why = shorten(reason(error))
         raise UserError(f"{about.architecture} cannot be exported with --format {kind}: {why}") from error
