@@ -23,28 +23,26 @@ import torch
 from tqdm import tqdm
 
 from core.cam import make_cam
-from core.evaluation.folding import folded
-from core.evaluation.loading import check_image_size, choose_device, keypoints_of, trained_network
-from core.evaluation.panels import Example, draw_prediction, draw_strategies, draw_tiles
+from core.evaluation.classifier import TrainedClassifier, load_classifier, predicted_classes
+from core.evaluation.loading import check_image_size
+from core.evaluation.panels import Example, draw_strategies, draw_tiles
 from core.evaluation.prediction import PRECISIONS, autocast
-from core.networks import Classifier
-from core.strategy import STRATEGIES, Keypoints, Options
-from tools.data.datasets import ImageFiles, Letterboxed, VOCClassification, image_loader
-from tools.data.devkit import read_class_names
+from core.strategy import STRATEGIES
+from tools.data.datasets import VOCClassification, preprocess
 from tools.data.images import find_images
-from tools.data.transforms import Normalization, evaluation_transform, normalize
-from tools.metrics.reports import Prediction, PredictionTable, prediction_paths, recorded_predictions
-from tools.metrics.thresholds import read_thresholds, recorded_thresholds
+from tools.data.transforms import evaluation_transform, normalize
+from tools.metrics.reports import PredictionTable, prediction_paths, recorded_predictions
+from tools.metrics.thresholds import recorded_thresholds
 from tools.pictures.figure import check_picture_path, recorded_in_picture, write_picture
 from tools.runs.folder import Folder, checkpoint_path
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, advice, first_few, printable, quoted, run_main
 from tools.system.files import reason, result_path
 
-MAX_NAME = 200  # bytes: a file system takes 255, and the temporary file beside a picture has a longer name
 STRATEGY_HELP = f"whose keypoints: {', '.join(STRATEGIES)}, or FILE.py that declares STRATEGY (default: as trained)"
 PICTURES_HELP = "draw each image too (default: experiments/pictures/NAME, or beside --out)"
 OUT_HELP = "table (default experiments/predictions/NAME.csv, and .json), or picture (.png, .jpg, .pdf or .svg)"
+MAX_NAME = 200  # bytes: a file system takes 255, and the temporary file beside a picture has a longer name
 
 _checkpoint, _images, _predictions = (partial(argument, group=name) for name in ("checkpoint", "images", "predictions"))
 _output, _computing = (partial(argument, group=name) for name in ("output", "computing"))
@@ -60,7 +58,7 @@ class Config(Arguments):
     images: list[str] | None = _images(None, "files, folders (with all below them) or quoted patterns", one_of="images")
     data_dir: str | None = _images(None, "devkit folder, for --compare and --tiles of a --split", one_of="images")
     split: str = _images("val", "list in data/, or of the devkit as Main/val")
-    count: int = _images(4, "the first images, drawn by --compare and --tiles", least=1, most=190)
+    count: int = _images(4, "the first images, drawn by --compare and --tiles", least=1)
     image_size: int | None = _images(None, "longer side (a split: crop), pixels, divisible by 32 (default: as trained)")
     threshold: float = _rule(0.5, "predict the classes with at least this score", least=0, most=1)
     thresholds: str | None = _rule(None, "instead, each class's own: a file of tools.thresholds")
@@ -89,66 +87,15 @@ class Config(Arguments):
         return self.compare or self.tiles or bool(self.data_dir)
 
 
-@dataclass(frozen=True)
-class LoadedModel:
-    """A trained network, in evaluation mode on `device`, and how its keypoints are found (None: it has none)."""
-
-    checkpoint: Path
-    network: Classifier
-    device: torch.device
-    class_names: list[str]
-    image_size: int
-    keypoints: Keypoints | None
-    options: Options
-    eval_resize: bool = False  # whether a split's images are fitted to the network's square
-    normalization: Normalization | None = None
-    thresholds: torch.Tensor | None = None  # of the classes, `[V]`; None: that of the arguments
-
-
-def load_model(config: Config) -> LoadedModel:
-    """Load what the arguments name."""
-    checkpoint = checkpoint_path(config.tag, config.weights)
-    class_names = read_class_names(config.class_file) if config.class_file else None
-    network, description = trained_network(checkpoint, config.architecture, class_names)
-    how = keypoints_of(description, config.strategy)
-    device, thresholds = choose_device(config.device), None
-    if config.thresholds:
-        with advice("check --thresholds"):
-            own = read_thresholds(Path(config.thresholds), description.class_names)
-            thresholds = torch.tensor(own.thresholds)
-    what = (checkpoint, folded(network).to(device), device, description.class_names)
-    resize = description.arguments.get("eval_resize") is True
-    size = config.image_size or description.image_size
-    return LoadedModel(*what, size, *how, resize, network.normalization, thresholds)
-
-
-def run(model: LoadedModel, config: Config) -> int:
+def run(model: TrainedClassifier, config: Config) -> int:
     """Write the table, or draw the examples; return the exit status: 1 if images were skipped."""
     return draw_examples(model, config) if config.draws_examples else predict_images(model, config)
-
-
-def predicted_classes(logits: torch.Tensor, config: Config, thresholds: torch.Tensor | None = None) -> torch.Tensor:
-    """Return the indices of the classes that logits `[V]` predict, highest first: scores would be equal from 17 on."""
-    order, scores = logits.argsort(descending=True, stable=True), torch.sigmoid(logits)
-    reached = scores >= config.threshold if thresholds is None else scores > thresholds
-    return order[: config.topk] if config.topk else order[reached[order]]
-
-
-def settings_of(model: LoadedModel, config: Config) -> dict[str, Any]:
-    """Return what tells these predictions or pictures from others."""
-    strategy = model.keypoints.name if model.keypoints else None
-    about = {"checkpoint": str(model.checkpoint), "strategy": strategy, "image_size": model.image_size}
-    about |= {"amp": config.amp} if config.amp != "off" else {}
-    about |= {"topk": config.topk} if config.topk else {"threshold": config.threshold}
-    about |= {"class_names": model.class_names, **recorded_thresholds(config.thresholds)}
-    images = [str(Path(name).resolve()) for name in config.images or ()]
-    return about | {"source": images or [f"{Path(config.data_dir).resolve()}, {config.split}"]}
 
 
 # The table and its pictures ----------------------------------------------------------------------------------------
 
 
-def predict_images(model: LoadedModel, config: Config) -> int:
+def predict_images(model: TrainedClassifier, config: Config) -> int:
     """Write the table of `--images`, and their pictures if wanted; return 1 if an image or a picture failed."""
     with advice("check --images"):
         paths, others = find_images(config.images)
@@ -159,51 +106,38 @@ def predict_images(model: LoadedModel, config: Config) -> int:
     if config.pictures is not None:
         beside = prediction_paths(out)[0].with_suffix("")
         folder = Path(config.pictures or (beside if config.out else Folder().pictures(beside.name)))
-    images = ImageFiles(paths, model.image_size, model.normalization)
-    with PredictionTable(out, about) as table, tqdm(total=len(paths), unit="image", desc="inference") as bar:
-        for batch in image_loader(images, config.batch_size, config.num_workers):
-            for item in batch:
-                if item.problem:
-                    skipped += 1
-                    tqdm.write(f"skipped: {printable(item.problem)}", file=sys.stderr)
-            for item, predictions, cams, scores in predict_batch(model, config, batch):
-                more = {}
-                if folder is not None:
-                    picture = folder / unused_name(item.path, used)
-                    try:
-                        write_picture(picture, draw_prediction(item, cams, predictions, scores, model.class_names))
-                        more = {"picture": str(picture)}
-                    except Exception as error:  # whatever Pillow, matplotlib or the disk refuse: the table matters more
-                        undrawn += 1
-                        tqdm.write(f"no picture of {printable(item.path)}: {printable(reason(error))}", file=sys.stderr)
-                table.add(item.path, item.size, predictions, **more)
-            bar.update(len(batch))
+    with PredictionTable(out, about) as table:
+        results = model.results(paths, config.batch_size, config.num_workers)
+        for result in tqdm(results, total=len(paths), unit="image", desc="inference"):
+            if result.problem:
+                skipped += 1
+                tqdm.write(f"skipped: {printable(result.problem)}", file=sys.stderr)
+                continue
+            labels, more = result.labels(topk=config.topk), {}
+            if folder is not None:
+                picture = folder / unused_name(result.path, used)
+                try:
+                    write_picture(picture, result.plot(*labels))
+                    more = {"picture": str(picture)}
+                except Exception as error:  # whatever Pillow, matplotlib or the disk refuse: the table matters more
+                    undrawn += 1
+                    tqdm.write(f"no picture of {printable(result.path)}: {printable(reason(error))}", file=sys.stderr)
+            table.add(result.path, result.size, result.predictions(labels), **more)
     print(f"written: {table.paths[0]} and {table.paths[1]}" + (f", pictures in {folder}" if folder else ""))
     if skipped:
         print(f"{skipped} images could not be read and were skipped", file=sys.stderr)
     return int(skipped + undrawn > 0)
 
 
-@torch.inference_mode()
-def predict_batch(
-    model: LoadedModel, config: Config, batch: list[Letterboxed]
-) -> Iterator[tuple[Letterboxed, list[Prediction], torch.Tensor, torch.Tensor]]:
-    """Yield readable images, their C predictions with maps `[C, n, n]`, 0 outside the image, and all scores `[V]`."""
-    batch = [item for item in batch if not item.problem]
-    if not batch:
-        return
-    images = torch.stack([item.canvas for item in batch]).to(model.device)
-    with autocast(model.device, config.amp):
-        logits, features = model.network(images)
-    for item, maps, of_image in zip(batch, features.cpu(), logits.float().cpu(), strict=True):
-        labels, scores = predicted_classes(of_image, config, model.thresholds), torch.sigmoid(of_image)
-        cams = make_cam(maps[labels].float() * item.covered_cells(maps.shape[-1]))  # [C, n, n]
-        points: list[tuple[int, int] | None] = [None] * len(labels)
-        if model.keypoints and len(labels):
-            found = model.keypoints.of_image(cams, torch.arange(len(cams)), model.image_size, model.options)
-            points = [item.to_original(keypoint) for keypoint in found.tolist()]
-        names = [model.class_names[label] for label in labels.tolist()]
-        yield item, list(map(Prediction, names, scores[labels].tolist(), points)), cams, scores
+def settings_of(model: TrainedClassifier, config: Config) -> dict[str, Any]:
+    """Return what tells these predictions or pictures from others."""
+    strategy = model.keypoints.name if model.keypoints else None
+    about = {"checkpoint": str(model.checkpoint), "strategy": strategy, "image_size": model.image_size}
+    about |= {"amp": config.amp} if config.amp != "off" else {}
+    about |= {"topk": config.topk} if config.topk else {"threshold": config.threshold}
+    about |= {"class_names": model.class_names, **recorded_thresholds(config.thresholds)}
+    source = [f"{Path(config.data_dir).resolve()}, {config.split}"] if config.data_dir else []
+    return about | {"source": source + [str(Path(name).resolve()) for name in config.images or ()]}
 
 
 def unused_name(path: str, used: set[str]) -> str:
@@ -220,7 +154,7 @@ def unused_name(path: str, used: set[str]) -> str:
 
 
 @torch.inference_mode()
-def draw_examples(model: LoadedModel, config: Config) -> int:
+def draw_examples(model: TrainedClassifier, config: Config) -> int:
     """Draw the picture of `--compare` or `--tiles`; return 0."""
     if config.tiles and model.keypoints is None:
         raise UserError(f"--tiles: {model.checkpoint} was trained without keypoints: name a strategy with --strategy")
@@ -229,14 +163,14 @@ def draw_examples(model: LoadedModel, config: Config) -> int:
         image = image.to(model.device)
         with autocast(model.device, config.amp):
             logits, features = model.network(image[None])
-        logits = logits[0].float()
+        logits = logits[0].float().cpu()
         if present is None:
-            present = predicted_classes(logits, config, model.thresholds)
+            present = predicted_classes(logits, model.threshold, config.topk)
             present = present if len(present) else logits.argmax()[None]
-        present = present.to(model.device)
-        shown = present[logits[present].argmax()][None]
-        title = f"{model.class_names[shown]} {torch.sigmoid(logits[shown]).item():.2f}"
-        examples.append(Example(image, make_cam(features[0].float()), present, shown, title, model.normalization))
+        shown = int(present[logits[present].argmax()])
+        title = f"{model.class_names[shown]} {torch.sigmoid(logits[shown]):.2f}"
+        cams, normalization = make_cam(features[0].float()), model.description.normalization
+        examples.append(Example(image, cams, present.to(model.device), shown, title, normalization))
     if config.tiles:
         figure = draw_tiles(model.network, examples, model.keypoints, model.options)
     else:
@@ -249,17 +183,15 @@ def draw_examples(model: LoadedModel, config: Config) -> int:
     return 0
 
 
-def read_examples(model: LoadedModel, config: Config) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+def read_examples(model: TrainedClassifier, config: Config) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
     """Yield the first `--count` images, `[3, S, S]`, each with the indices of its classes (None: those predicted)."""
     if config.images:
         with advice("check --images"):
             paths = find_images(config.images)[0][: config.count]
-        for item in ImageFiles(paths, model.image_size, model.normalization):
-            if item.problem:
-                raise UserError(item.problem)
-            yield item.canvas, None
+        for path in paths:
+            yield preprocess(path, model.image_size, model.description.normalization).canvas, None
         return
-    transform = evaluation_transform(model.image_size, model.eval_resize)
+    transform = evaluation_transform(model.image_size, model.description.arguments.get("eval_resize") is True)
     with advice("check --data_dir and --split; python3 -m tools.check_data lists every problem of a split"):
         dataset = VOCClassification(config.data_dir, config.split, model.class_names, transform)
     labeled = dataset.labels.any(1).nonzero()[: config.count, 0].tolist()
@@ -267,12 +199,14 @@ def read_examples(model: LoadedModel, config: Config) -> Iterator[tuple[torch.Te
         raise UserError(f"no image of split '{config.split}' has a label")
     for index in labeled:
         pixels, labels, _ = dataset[index]
-        yield normalize(pixels, model.normalization), labels.nonzero()[:, 0]
+        yield normalize(pixels, model.description.normalization), labels.nonzero()[:, 0]
 
 
 def main() -> None:
     config = parse(Config, __doc__)
-    sys.exit(run(load_model(config), config))
+    path, threshold = checkpoint_path(config.tag, config.weights), config.thresholds or config.threshold
+    how = (config.architecture, config.class_file, config.image_size, config.strategy, threshold)
+    sys.exit(run(load_classifier(path, *how, config.device, config.amp), config))
 
 
 if __name__ == "__main__":

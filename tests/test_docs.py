@@ -11,7 +11,7 @@ A comment on the line before a block of commands (``` or ```bash) says how it is
 
 Without a comment, a block that names `$your_dir` or VOC2012 needs VOC, and a block in which no line begins with a
 program is output. Any other block without a comment is an error.
-Blocks of ```python are run too. The blocks of a page share a folder and run in order.
+Blocks of ```python are run too, after the commands. The blocks of a page share a folder and run in order.
 """
 
 import contextlib
@@ -227,11 +227,16 @@ def test_slow_toy_commands_run_as_written(workshop, block):
     run_in_shell(workshop, block.text)
 
 
-@pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "python"], ids=str)
-def test_python_blocks_run(workshop, block, monkeypatch):
+PYTHON = [block for block in BLOCKS if block.language == "python"]
+
+
+@pytest.mark.parametrize("page", sorted({block.page for block in PYTHON}), ids=lambda page: page.name)
+def test_python_blocks_run_in_order(workshop, page, monkeypatch):
     monkeypatch.chdir(workshop)
     names = {"torch": torch, "Options": Options}  # an excerpt may need the imports of its file
-    exec(compile(block.text, str(block), "exec"), names)
+    for block in PYTHON:
+        if block.page == page:
+            exec(compile(block.text, str(block), "exec"), names)
 
 
 # Pages and pictures -------------------------------------------------------------------------------------------------

@@ -15,11 +15,13 @@ import torch
 from PIL import Image
 
 import inference_classification
+from core.evaluation import classifier
+from core.evaluation.classifier import TrainedClassifier, predicted_classes
 from core.evaluation.loading import keypoints_of
 from core.networks import Classifier
 from core.strategy import KEYPOINTS, STRATEGIES, Options, Strategy
 from core.training.snapshots import draw_snapshot, varied
-from inference_classification import Config, LoadedModel
+from inference_classification import Config
 from tests.helpers.command_line import ROOT, SCRIPTS, run, small_with
 from tools.data.datasets import ImageFiles, VOCClassification
 from tools.data.devkit import read_class_names
@@ -47,9 +49,10 @@ def infer(*words, trained="cMax") -> int:
     """Run inference with the network above, trained with this strategy; return the exit status."""
     config = parse(Config, None, ["--tag", "C", *map(str, words)])
     known = trained if trained in KEYPOINTS else None
-    keypoints, options = keypoints_of(Description(strategy=trained, keypoints=known), config.strategy)
-    checkpoint, size = Path("experiments/models/best_C.pth"), config.image_size or 128
-    model = LoadedModel(checkpoint, ColorNetwork(), torch.device("cpu"), NAMES, size, keypoints, options)
+    about = Description(class_names=NAMES, image_size=config.image_size or 128, strategy=trained, keypoints=known)
+    checkpoint, device = Path("experiments/models/best_C.pth"), torch.device("cpu")
+    how = keypoints_of(about, config.strategy)
+    model = TrainedClassifier(checkpoint, ColorNetwork(), about, *how, device, threshold=config.threshold)
     return inference_classification.run(model, config)
 
 
@@ -289,7 +292,7 @@ def test_a_picture_that_fails_costs_itself_and_not_the_table(here, monkeypatch, 
     def draw(item, *_):
         raise MemoryError("no memory\x1b[2J") if "a.png" in item.path else UserError("gone")
 
-    monkeypatch.setattr(inference_classification, "draw_prediction", draw)
+    monkeypatch.setattr(classifier, "draw_prediction", draw)
     for name in ("a", "b"):
         painted(here / f"{name}.png", 64, 64, ("red", 30, 30, 12))
     assert infer("--images", ".", "--pictures") == 1
@@ -307,15 +310,13 @@ def test_names_that_a_spreadsheet_would_compute_stay_text(here):
 
 def test_the_best_classes_are_chosen_by_logits():
     """Float32 sigmoids of 18, 20 and 19 are all 1."""
-    config = parse(Config, None, ["--tag", "C", "--images", "a.png", "--topk", "2"])
-    assert inference_classification.predicted_classes(torch.tensor([18.0, 20.0, 19.0, -1.0]), config).tolist() == [1, 2]
+    assert predicted_classes(torch.tensor([18.0, 20.0, 19.0, -1.0]), topk=2).tolist() == [1, 2]
 
 
 def test_each_class_may_have_its_own_threshold():
-    config = parse(Config, None, ["--tag", "C", "--images", "a.png"])
     logits, thresholds = torch.tensor([2.0, 0.0, 1.0]), torch.tensor([0.95, 0.4, 0.5])
-    assert inference_classification.predicted_classes(logits, config).tolist() == [0, 2, 1]
-    assert inference_classification.predicted_classes(logits, config, thresholds).tolist() == [2, 1]
+    assert predicted_classes(logits).tolist() == [0, 2, 1]
+    assert predicted_classes(logits, thresholds).tolist() == [2, 1]
 
 
 def test_a_table_that_breaks_off_leaves_nothing(tmp_path):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 
 from core.cam import make_cam
 from core.keypoints import resize_cams, strongest_peaks
@@ -15,7 +16,6 @@ from core.networks import Classifier
 from core.puzzle import cut_tiles, merge_tiles
 from core.strategy import KEYPOINTS, STRATEGIES, Keypoints, Options
 from tools.data.datasets import Letterboxed
-from tools.data.images import read_image
 from tools.data.transforms import Normalization, denormalize
 from tools.metrics.reports import Prediction
 from tools.pictures import panels
@@ -95,32 +95,28 @@ def draw_tiles(network: Classifier, examples: list[Example], keypoints: Keypoint
 
 
 def draw_prediction(
-    item: Letterboxed, cams: torch.Tensor, predictions: list[Prediction], scores: torch.Tensor, class_names: list[str]
+    item: Letterboxed, upright: Image.Image, cams: torch.Tensor, predictions: list[Prediction], note: str = ""
 ) -> Figure:
     """Draw an image and, for each prediction, its map with the keypoint and the cut.
 
-    The file is read again, because the figure shows the image at its own resolution.
-
     Args:
-        cams: of the predictions `[C, n, n]`; scores: of all classes `[V]`.
+        upright: the image at its own resolution, which is reduced in place.
+        cams: of the predictions `[C, n, n]`.
+        note: a caption of the image, whose name is then the figure's title.
     """
-    original = read_image(Path(item.path))
-    original.thumbnail((2 * PANEL, 2 * PANEL), reducing_gap=3.0)
-    picture = np.asarray(original)
+    upright.thumbnail((2 * PANEL, 2 * PANEL), reducing_gap=3.0)
+    picture = np.asarray(upright)
     name, count = Path(item.path).name, 1 + len(predictions)
     columns, rows = min(count, COLUMNS), math.ceil(count / COLUMNS)
     height = max(SHORTEST, round(PANEL * item.size[0] / max(item.size)))
-    widths = [PANEL] * columns + ([BAR] if predictions else [])
-    figure, grid = panels.panel_grid(rows, widths, height, title="" if predictions else name)
+    figure, grid = panels.panel_grid(rows, [PANEL] * columns + [BAR], height, title=name if note else "")
     axes = grid[:, :columns].flat
-    best = int(scores.argmax())
     panels.show_image(axes[0], picture, item.size)
-    panels.caption(axes[0], name if predictions else f"none (best: {class_names[best]} {scores[best]:.2f})")
+    panels.caption(axes[0], note or name)
     for number, (cam, prediction) in enumerate(zip(cams, predictions, strict=True), 1):
         title = f"{prediction.name} {prediction.score:.2f}"
         heat = panels.draw_class(axes[number], picture, item.heat_of(cam), prediction.keypoint, title, item.size)
-    if predictions:
-        panels.color_bar(grid[0, -1], heat)
+    panels.color_bar(grid[0, -1], heat)
     return figure
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import zlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from tools.data.annotations import ABSENT, VOCObject, labels_of_objects, read_annotation
 from tools.data.devkit import annotation_files, check_folder, image_files, read_split
-from tools.data.images import opened_image, read_image
+from tools.data.images import ImageSource, as_rgb, opened_image, read_image
 from tools.data.loader import worker_options
 from tools.data.transforms import Normalization, Transform, fit, fitted_box, normalize
 from tools.system.errors import UserError, advice
@@ -115,7 +116,7 @@ def checksum(path: Path, size: int) -> int:
 class Letterboxed(NamedTuple):
     """An image on its square canvas, or the reason why it cannot be read."""
 
-    path: str
+    path: str  # empty for pixels
     problem: str  # one line; empty if there is none
     canvas: torch.Tensor  # normalized [3, S, S], the image centered and 0 around it
     box: tuple[int, int, int, int]  # (top, left, bottom, right) of the image on the canvas, pixels
@@ -145,27 +146,37 @@ class Letterboxed(NamedTuple):
 
 
 class ImageFiles(Dataset):
-    """Letterboxed images: resized so that the longer side is `image_size` pixels, centered on a square canvas.
+    """Images as `preprocess` returns them; one that cannot be read is its problem."""
 
-    Training resizes by the longer side too, and leaves 0 where an image does not cover the canvas. Coordinates
-    refer to the upright image.
-    """
-
-    def __init__(self, paths: list[Path], image_size: int, normalization: Normalization | None = None):
-        self.paths, self.image_size, self.normalization = paths, image_size, normalization
+    def __init__(self, images: Sequence[ImageSource], image_size: int, normalization: Normalization | None = None):
+        self.images, self.image_size, self.normalization = images, image_size, normalization
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> Letterboxed:
-        path = str(self.paths[index])
         try:
-            image = read_image(self.paths[index])
+            return preprocess(self.images[index], self.image_size, self.normalization)
         except UserError as error:
-            return Letterboxed(path, str(error), torch.zeros(0), (0, 0, 0, 0), (0, 0))
-        size = image.height, image.width
-        canvas = normalize(fit(image, self.image_size), self.normalization)
-        return Letterboxed(path, "", canvas, fitted_box(size, self.image_size), size)
+            return Letterboxed(_path_of(self.images[index]), str(error), torch.zeros(0), (0, 0, 0, 0), (0, 0))
+
+
+def preprocess(image: ImageSource, image_size: int, normalization: Normalization | None = None) -> Letterboxed:
+    """Return an image as a network sees it: upright RGB, letterboxed and normalized.
+
+    It is resized (bicubic) so that the longer side is `image_size` pixels, and centered on a square canvas. Training
+    resizes by the longer side too, and leaves 0 where an image does not cover the canvas.
+
+    For `image` and errors see `tools.data.images.as_rgb`; `normalization` None is ImageNet's.
+    """
+    upright = as_rgb(image)
+    size = upright.height, upright.width
+    canvas = normalize(fit(upright, image_size), normalization)
+    return Letterboxed(_path_of(image), "", canvas, fitted_box(size, image_size), size)
+
+
+def _path_of(image: ImageSource) -> str:
+    return str(image) if isinstance(image, str | Path) else str(getattr(image, "filename", ""))
 
 
 def image_loader(images: ImageFiles, batch_size: int, num_workers: int) -> DataLoader:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from tools.system.errors import UserError
+from tools.system.errors import UserError, quoted
 from tools.system.files import reason, require_regular_file
 from tools.system.shortages import shortage
 
@@ -25,6 +25,7 @@ MAX_BARE_BYTES = 1 << 28
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 Size = tuple[int, int]  # width and height in pixels
+ImageSource = str | Path | Image.Image | np.ndarray
 _TURN = Image.Transpose
 # By EXIF orientation: what makes the image upright.
 TURNS = {2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM, 5: _TURN.TRANSPOSE}
@@ -92,6 +93,24 @@ def _damage_reported(problem: str) -> Iterator[None]:
 def read_image(path: Path) -> Image.Image:
     """Decode an image in full and return it upright in 8-bit RGB, see `upright_rgb`: the reader of every program."""
     with opened_image(path) as image:
+        return upright_rgb(image)
+
+
+def as_rgb(image: ImageSource) -> Image.Image:
+    """Return a file, a PIL image or pixels as `upright_rgb` does; a UserError if it cannot be read.
+
+    Pixels are uint8, `[h, w]` gray, `[h, w, 3]` RGB (OpenCV reads BGR: reverse it) or `[h, w, 4]` RGBA.
+    """
+    if isinstance(image, str | Path):
+        return read_image(Path(image))
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or not image.size or image.ndim < 2 or image.shape[2:] not in ((), (3,), (4,)):
+            given = f"an array of {image.dtype} {list(image.shape)}"
+            raise UserError(f"{given} is not an image: give uint8 pixels [h, w], [h, w, 3] (RGB) or [h, w, 4]")
+        image = Image.fromarray(image)
+    if not isinstance(image, Image.Image) or 0 in image.size:
+        raise UserError(f"{quoted(repr(image))} is not an image: give a file, a PIL image or an array")
+    with _damage_reported(f"cannot decode {getattr(image, 'filename', '') or 'the PIL image'}"):
         return upright_rgb(image)
 
 

@@ -19,6 +19,7 @@ import torchvision
 
 from tools.data.devkit import class_names_problem
 from tools.data.transforms import IMAGENET, Normalization
+from tools.runs.hub import CONFIG, WEIGHTS, described, read_safetensors
 from tools.system.errors import Shortage, UserError, first_few, quoted
 from tools.system.files import CHECKSUM, read_object, reason, replace_file, require_regular_file, write_json
 from tools.system.shortages import shortage
@@ -98,15 +99,18 @@ def write_tensors(path: Path, content: Any, keep: Path | None = None) -> None:
 
 
 def read_description(path: Path) -> Description:
-    """Read the description beside the checkpoint `path`; an empty one if there is no such file.
+    """Read the description beside the checkpoint `path`, or the hub's; an empty one if there is no such file.
 
     Raises:
         UserError: it cannot be read, was altered, is of other weights, or a value in it is not what `Description` says.
     """
     beside = path.with_suffix(".json")
+    if path.name in WEIGHTS and not os.path.exists(beside):
+        beside = path.with_name(CONFIG)
     if not os.path.exists(beside):
         return Description()
     content = read_object(beside)
+    content = described(content) if beside.name == CONFIG else content
     for name, (kind, is_kind) in _KINDS.items():
         if name in content and not is_kind(content[name]):
             raise UserError(f"{beside}: {name} is not {kind}")
@@ -159,6 +163,8 @@ def read_tensors(path: Path) -> Any:
     if not os.path.exists(path):
         raise UserError(f"no file {path}: check the path")
     require_regular_file(path)
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
     try:
         _verify_archive(path)
         with warnings.catch_warnings():

@@ -72,6 +72,9 @@ class Folder:
     def predictions(self, checkpoint: Path) -> Path:
         return self.root / "predictions" / f"{checkpoint.stem}.csv"
 
+    def export(self, checkpoint: Path, suffix: str) -> Path:
+        return self.root / "exports" / f"{checkpoint.stem}{suffix}"
+
     def benchmark(self, name: str) -> Path:
         return self.root / "benchmarks" / name
 
