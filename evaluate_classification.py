@@ -5,18 +5,23 @@ the archive that the PASCAL VOC test server accepts. Raw scores are kept, and --
 network. See docs/evaluation.md.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.utils.data import Subset
 
 from core.evaluation.folding import folded
 from core.evaluation.loading import check_image_size, choose_device, keypoints_of, trained_network
 from core.evaluation.localization import THE_FOUR, Localization
-from core.evaluation.prediction import PRECISIONS, TestTimeAugmentation, predict
-from core.networks import HEADS
+from core.evaluation.masks import Seeds
+from core.evaluation.pairs import PresentClasses
+from core.evaluation.prediction import PRECISIONS, TestTimeAugmentation, autocast, predict, to_device
+from core.evaluation.report import draw_errors
+from core.networks import HEADS, Classifier
 from core.strategy import KEYPOINTS
 from tools.data.annotations import VOCObject, labels_of_objects, read_label_lists, read_objects, read_sizes
 from tools.data.datasets import VOCImages
@@ -25,15 +30,17 @@ from tools.data.loader import evaluation_loader
 from tools.data.sight import sight_note
 from tools.data.transforms import evaluation_transform
 from tools.metrics.bootstrap import Interval, bootstrap_interval
+from tools.metrics.labels import label_report
 from tools.metrics.multilabel import DIFFICULT, Metrics, all_metrics, binary_labels
 from tools.metrics.protocols import PROTOCOLS, protocol_tables
-from tools.metrics.readers import logits_of, read_results
+from tools.metrics.readers import read_results
 from tools.metrics.reports import by_class, free_base, metrics_csv, text_report, write_results
 from tools.metrics.scores import Scores, read_scores, write_scores
 from tools.metrics.submission import COMPETITIONS, TEST_IMAGES, check_submission, write_submission
 from tools.metrics.thresholds import read_thresholds, recorded_thresholds
+from tools.pictures.report import Evaluation, Pair, Section, evaluation_page, page_path, worst_errors
 from tools.runs.checkpoints import Description
-from tools.runs.folder import BESIDE, IN_PROTOCOLS, LOCALIZATION, Folder, checkpoint_path
+from tools.runs.folder import BESIDE, CLASS_PAIRS, IN_PROTOCOLS, LABELS, LOCALIZATION, Folder, checkpoint_path
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, advice, printable, quoted, run_main
 from tools.system.files import check_writable, provenance, recorded_in_json, require_regular_file, result_path, sha256
@@ -42,13 +49,16 @@ from tools.system.files import check_writable, provenance, recorded_in_json, req
 SCORED_WITH = ("checkpoint", "head", "data_dir", "split", "split_sha256", "image_size", "eval_resize", "scales", "flip")
 SCORED_WITH += ("amp",)
 MEASURED_WITH = ("difficult", "labels", "threshold", "bootstrap", "seed")
-LOCALIZED_WITH = ("localization", "strategy")
+LOCALIZED_WITH = ("localization", "strategy", "masks")
 SCALES_HELP = "views of each image, as 0.5,1.0,1.5 (default 1.0)"
 DIFFICULT_HELP = "what a class shown only as difficult objects is (default positive: official code; ignore: server)"
 OUT_HELP = "result files without suffix (default experiments/evaluation/…)"
 RESIZE_HELP = "fit whole images to image_size, as inference does, not their top-left square (default: as trained)"
 PROTOCOL_HELP = "measure as other code bases do: all, or names with commas between them; see docs/protocols.md"
 LOCALIZATION_HELP = "also measure whether keypoints and CAMs fall on the objects"
+MASKS_HELP = "--localization, and CAMs as segmentation seeds; SPLIT (default: the other half) chooses the threshold"
+REPORT_HELP = "also write a page to send, FILE.html or a file in this folder: tables, curves, worst errors, provenance"
+LABELS_HELP = "also list suspicious labels, and classes that occur together or are confused; for held-out images"
 
 
 def scales(text: str) -> tuple[float, ...]:
@@ -89,42 +99,53 @@ class Config(Arguments):
     bootstrap: int = argument(1000, "samples for the interval of the mAP; 0: none", group="metrics", least=0)
     seed: int = argument(0, "of the bootstrap", group="metrics", least=0)
     localization: bool = argument(False, LOCALIZATION_HELP, group="metrics", aliases=("localisation",))
+    masks: str | None = argument(None, MASKS_HELP, group="metrics", bare="", metavar="SPLIT")
+    check_labels: bool = argument(False, LABELS_HELP, group="metrics")
     strategy: str | None = argument(None, "FILE.py of your own STRATEGY, for --localization", group="metrics")
 
     out: Path | None = argument(None, OUT_HELP, group="output", names_file=True)
+    report: Path | None = argument(None, REPORT_HELP, group="output", metavar="FILE|DIR")
     submission: Path | None = argument(None, "archive for the test server", group="output", metavar="FILE.tar.gz")
     competition: str = argument("comp2", "of the archive", group="output", choices=COMPETITIONS)
 
     def check(self) -> None:
         if not self.scores and not self.data_dir:
             raise UserError("--data_dir is missing: give the devkit folder (VOC2012)")
-        if self.scores and self.localization:
-            raise UserError("--localization needs the network: give --tag or --weights instead of --scores")
+        if self.scores and self.localizes:
+            raise UserError(
+                "--localization needs the network, as --masks does: give --tag or --weights instead of --scores"
+            )
         for name in self.protocol or ():
             if name not in PROTOCOLS:
                 raise UserError(f"--protocol {quoted(name)}: choose from {', '.join(PROTOCOLS)}, or all")
-        if self.strategy and not self.localization:
+        if self.report and self.protocol:
+            raise UserError("--report shows the project's own metrics: leave --protocol out")
+        if self.strategy and not self.localizes:
             raise UserError("--strategy is only used by --localization: add that, or leave --strategy out")
         if self.thresholds:
             with advice("check --thresholds"):
                 require_regular_file(Path(self.thresholds))
         if self.out and self.out.name.endswith(BESIDE):
-            raise UserError(f"--out {self.out}: tables beside a result end in {' or '.join(BESIDE)}: rename it")
+            raise UserError(f"--out {self.out}: tables beside a result end in {', '.join(BESIDE)}: rename it")
         if self.image_size is not None:
             check_image_size(self.image_size)
 
-
-class Seen(NamedTuple):
-    """What of the images is evaluated: `image_size` pixels, of the whole image (`resize`) or its top left."""
-
-    objects: list[list[VOCObject]]
-    sizes: list[tuple[int, int]]  # (height, width) in pixels
-    image_size: int
-    resize: bool
+    @property
+    def localizes(self) -> bool:
+        """Whether keypoints and maps are measured."""
+        return self.localization or self.masks is not None
 
 
-def score(config: Config) -> tuple[Scores, Localization | None]:
-    """Score the images of the split; return also what --localization measured on the way."""
+class Evaluated(NamedTuple):
+    """The scores of a split, and what was measured on the way."""
+
+    scores: Scores
+    localization: Localization | None = None
+    pictures: dict[Pair, str] = {}  # sources, for --report
+
+
+def score(config: Config) -> Evaluated:
+    """Score the images of the split."""
     path, split = checkpoint_path(config.tag, config.weights), config.split or "val"
     class_names = read_class_names(config.class_file) if config.class_file else None
     network, description = trained_network(path, config.architecture, class_names, config.head)
@@ -137,12 +158,15 @@ def score(config: Config) -> tuple[Scores, Localization | None]:
     labels, objects = read_labels(config, split, dataset.ids, description.class_names)
     if not resize and (note := sight_note(sizes, objects, image_size)):
         print(f"note: {note}")
-    seen = Seen(objects, sizes, image_size, resize)
-    localization = localization_of(config, description, seen) if config.localization else None
-    device = choose_device(config.device)
-    views = TestTimeAugmentation(folded(network), config.scales, config.flip).to(device)
+    device, network, localization = choose_device(config.device), folded(network), None
+    views = TestTimeAugmentation(network, config.scales, config.flip).to(device)
     loader = evaluation_loader(dataset, config.batch_size, config.num_workers)
+    if config.localization:
+        present = PresentClasses(objects, sizes, len(description.class_names), image_size, resize)
+        localization = localization_of(config, description, present, network)
     try:
+        if config.masks is not None:
+            localization.seeds = seeds_of(config, description.class_names, dataset, localization, views)
         logits, _ = predict(views, loader, device, config.amp, localization.observe if localization else None)
     except torch.cuda.OutOfMemoryError as error:
         size = config.batch_size
@@ -155,7 +179,23 @@ def score(config: Config) -> tuple[Scores, Localization | None]:
     scored = Scores(dataset.ids, description.class_names, logits, labels, settings)
     with advice("look at these images, or try --amp off"):
         scored.check(f"checkpoint {path}")
-    return scored, localization
+
+    @torch.inference_mode()
+    def features_of(pixels: torch.Tensor) -> torch.Tensor:
+        with autocast(device, config.amp):
+            return network(to_device(pixels, device, network), features_only=True)[1]
+
+    return Evaluated(scored, localization, pictures_of(config, scored, dataset, objects, resize, features_of))
+
+
+def pictures_of(
+    config: Config, scored: Scores, images: VOCImages, objects: list[list[VOCObject]], resize: bool, features_of: Any
+) -> dict[Pair, str]:
+    """Return pictures of the worst errors, if there is a report and there are labels."""
+    if config.report is None or scored.labels is None:
+        return {}
+    found = worst_errors(scored.scores, *binary_labels(scored.labels, config.difficult))
+    return draw_errors([pair for pairs in found.values() for pair in pairs], images, objects, resize, features_of)
 
 
 def read_labels(
@@ -183,7 +223,9 @@ def read_labels(
     return labels, objects
 
 
-def localization_of(config: Config, description: Description, seen: Seen) -> Localization:
+def localization_of(
+    config: Config, description: Description, present: PresentClasses, network: Classifier
+) -> Localization:
     """Prepare to measure the four strategies' keypoints, and those of the checkpoint's own strategy."""
     # A checkpoint of the official code does not say its strategy, but it is one of the four, which are measured anyway.
     is_one_of_the_four = config.strategy is None and description.strategy is None
@@ -191,23 +233,50 @@ def localization_of(config: Config, description: Description, seen: Seen) -> Loc
     # Of the project's keypoints, "centre" is measured as a level of chance.
     keypoints = THE_FOUR if own is None or own in KEYPOINTS.values() else (*THE_FOUR, own)
     try:
-        classes = len(description.class_names)
-        return Localization(seen.objects, seen.sizes, classes, seen.image_size, keypoints, options, seen.resize)
+        return Localization(present, keypoints, options, network)
     except ValueError as error:
         raise UserError(f"--localization: {error}: give the strategy another name") from error
 
 
-def read_again(config: Config) -> Scores:
+def seeds_of(
+    config: Config, class_names: list[str], images: VOCImages, localization: Localization, views: TestTimeAugmentation
+) -> Seeds:
+    """Prepare to measure maps against masks; predict the images of `--masks SPLIT`, which choose the thresholds."""
+    present, maps = localization.present, localization.maps
+    with advice("check --masks"):
+        seeds = Seeds(images.data_dir, images.ids, present, maps)
+        if not config.masks:
+            return seeds
+        others = VOCImages(config.data_dir, config.masks, images.transform)
+        if shared := set(others.ids).intersection(images.ids):
+            raise UserError(f"--masks {config.masks} shares {len(shared):,} images with the evaluated split")
+        _, objects = read_labels(config, config.masks, others.ids, class_names)
+        present = replace(present, objects=objects, sizes=read_sizes(others.data_dir, others.ids))
+        seeds.elsewhere = Seeds(others.data_dir, others.ids, present, maps)
+    loader = evaluation_loader(Subset(others, [*seeds.elsewhere.masks]), config.batch_size, config.num_workers)
+    predict(views, loader, choose_device(config.device), config.amp, seeds.elsewhere.observe)
+    return seeds
+
+
+def read_again(config: Config) -> Evaluated:
     """Read the scores of a file; with --data_dir, read their labels again."""
     names = read_class_names(config.class_file) if config.class_file else None
     with advice("check --scores and --class_file" if names else "check --scores"):
         scored = read_results(config.scores, names)
     check_archive(config, scored.class_names)
+    objects: list[list[VOCObject]] = []
     if config.data_dir:
-        scored.labels, _ = read_labels(config, split_of(config, scored), scored.ids, scored.class_names)
+        scored.labels, objects = read_labels(config, split_of(config, scored), scored.ids, scored.class_names)
     if scored.labels is None and not config.submission:
         raise UserError(f"--scores {config.scores} holds no labels: give --data_dir to read them")
-    return scored
+    pictures = {}
+    if objects and config.report:
+        how = scored.settings.get("image_size"), scored.settings.get("eval_resize") is True
+        size = how[0] if isinstance(how[0], int) else max(map(max, read_sizes(config.data_dir, scored.ids)))
+        images = VOCImages(config.data_dir, split_of(config, scored), evaluation_transform(size, how[1]))
+        if images.ids == scored.ids:
+            pictures = pictures_of(config, scored, images, objects, how[1], None)
+    return Evaluated(scored, None, pictures)
 
 
 def split_of(config: Config, scored: Scores) -> str:
@@ -232,40 +301,56 @@ def submit(config: Config, scored: Scores) -> list[str]:
     return lines
 
 
-def measure(config: Config, scored: Scores, localization: Localization | None, base: Path) -> list[str]:
+def measure(config: Config, evaluated: Evaluated, base: Path) -> list[str]:
     """Compute all metrics and write their files; return what to print."""
-    class_names, ranked = scored.class_names, scored.scores
+    scored, localization, pictures = evaluated
+    class_names = scored.class_names
     labels, counted = binary_labels(scored.labels, config.difficult)
-    if not (labels & counted).any():
+    if not labels.any():
         raise UserError(f"no image of split '{split_of(config, scored)}' shows a class: there is nothing to measure")
     threshold, decision = config.threshold, f"score above {config.threshold:g}"
     if config.thresholds:
         with advice("check --thresholds"):
             threshold, decision = read_thresholds(Path(config.thresholds), class_names).thresholds, "own thresholds"
-    metrics = all_metrics(ranked, labels, counted, threshold, scored.probabilities)
-    interval = bootstrap_interval(ranked, labels, counted, config.bootstrap, config.seed) if config.bootstrap else None
+    arrays = (scored.scores, labels, counted)
+    metrics = all_metrics(*arrays, threshold, scored.probabilities)
+    interval = bootstrap_interval(*arrays, config.bootstrap, config.seed) if config.bootstrap else None
     text = text_report(class_names, metrics, interval, decision)
     if "eval_resize" in scored.settings:
         shown = "whole images, fitted to" if scored.settings["eval_resize"] else "images' top-left"
         text += f"\nevaluated on {shown} {printable(str(scored.settings.get('image_size')))} pixels"
-    tables = {"": metrics_csv(class_names, metrics)}
+    tables, figures = {"": metrics_csv(class_names, metrics)}, {}
+    if config.check_labels:
+        predicted = scored.probabilities > threshold
+        more, tables[LABELS], tables[CLASS_PAIRS], figures[LABELS] = label_report(scored, labels, counted, predicted)
+        text += f"\n\n{more}"
     result = summary(config, scored, metrics, interval)
     if localization:
         text += "\n\n" + localization.text()
         tables[LOCALIZATION] = localization.csv(class_names)
         result["localization"] = localization.summary(class_names)
-    written = write_results(base, f"{text}\n\n{result['command']}", tables, result)
-    return [text, *(f"written: {path}" for path in written)]
+    lines = write_results(base, text, tables, result, figures)
+    if config.report:
+        page = page_path(config.report, base.name)
+        about = {**provenance(), **scored.settings, **measured_with(config)}
+        more = []
+        if localization:
+            means = [result["localization"][name] for name in ("over_pairs", "mean_over_classes")]
+            rows = [[name, *(each.get(name, math.nan) for each in means)] for name in means[0]]
+            more.append(Section("Objects", "", {}, ["measured", "over pairs, %", "mean over classes, %"], rows))
+        found = Evaluation(scored, labels, counted, threshold, metrics, interval)
+        evaluation_page(page, f"{base.name}: mAP {metrics.means['mAP']:.2f}", found, pictures, about, more)
+        lines.append(f"written: {page}")
+    return lines
 
 
 def follow_protocols(config: Config, scored: Scores, base: Path) -> list[str]:
     """Measure as other code bases do and write the table; return what to print."""
-    arrays = (logits_of(scored), scored.probabilities, scored.labels)
-    text, table, result = protocol_tables(config.protocol, *arrays, scored.class_names)
+    text, table, result = protocol_tables(config.protocol, scored)
     base, made = base.with_name(base.name + IN_PROTOCOLS), made_with(config, scored) | {"protocol": config.protocol}
     base = free_base(base, made, base if config.out else None)
-    result |= {"images": len(scored.ids), "scored_with": scored.settings, "made_with": made, **provenance()}
-    return [text, *(f"written: {path}" for path in write_results(base, text, {"": table}, result))]
+    result |= {"images": len(scored.ids), "scored_with": scored.settings, "made_with": made}
+    return write_results(base, text, {"": table}, result)
 
 
 def measured_with(config: Config) -> dict[str, Any]:
@@ -292,7 +377,7 @@ def result_base(config: Config, scored: Scores) -> Path:
     def recorded(base: Path) -> dict[str, Any] | None:
         results, scores = (base.with_name(base.name + suffix) for suffix in (".json", ".npz"))
         if (found := recorded_in_json(results, "made_with")) is not None:
-            found = {"class_names": scored.class_names} | found  # which results of before do not record
+            found = {"class_names": scored.class_names, "masks": None} | found  # which results of before do not record
             # Nothing is lost where only the localization is added.
             return found if found.get("localization") else found | {name: wanted[name] for name in LOCALIZED_WITH}
         # Scores alone are those of an unlabeled split or of an interrupted evaluation.
@@ -321,16 +406,19 @@ def summary(config: Config, scored: Scores, metrics: Metrics, interval: Interval
         "measured_with": measured_with(config),
         "scored_with": scored.settings,
         "made_with": made_with(config, scored),
-        **provenance(),
     }
 
 
 def main() -> None:
     """Write every file before anything is printed: a closed pipe costs words, never results."""
     config = parse(Config, __doc__)
+    config = replace(config, localization=config.localizes)
     if config.out:
         check_writable(config.out, f"{LOCALIZATION}.csv")
-    scored, localization = (read_again(config), None) if config.scores else score(config)
+    if config.report:
+        check_writable(page_path(config.report, "report"))
+    evaluated = read_again(config) if config.scores else score(config)
+    scored = evaluated.scores
     base, lines, problem = result_base(config, scored), [], None
     if not config.scores or config.data_dir:  # labels that were read now make the scores complete
         path = base.with_name(f"{base.name}.npz")
@@ -344,9 +432,7 @@ def main() -> None:
     if scored.labels is None:
         lines.append("no labels, no metrics: the images of this split have no annotations")
     else:
-        lines += (
-            follow_protocols(config, scored, base) if config.protocol else measure(config, scored, localization, base)
-        )
+        lines += follow_protocols(config, scored, base) if config.protocol else measure(config, evaluated, base)
     print("\n".join(lines))
     if problem:
         raise problem

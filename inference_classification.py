@@ -10,6 +10,7 @@ the four strategies side by side on a few images (the paper's figure 2), and --t
 map merged from them; both also take a labeled split. The description beside the checkpoint says how it was trained.
 """
 
+import itertools
 import os
 import sys
 from collections.abc import Iterator
@@ -36,9 +37,12 @@ from tools.pictures.figure import check_picture_path, recorded_in_picture, write
 from tools.runs.folder import Folder, checkpoint_path
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, advice, first_few, printable, quoted, run_main
-from tools.system.files import check_writable, reason, result_path
+from tools.system.files import reason, result_path
 
 MAX_NAME = 200  # bytes: a file system takes 255, and the temporary file beside a picture has a longer name
+STRATEGY_HELP = f"whose keypoints: {', '.join(STRATEGIES)}, or FILE.py that declares STRATEGY (default: as trained)"
+PICTURES_HELP = "draw each image too (default: experiments/pictures/NAME, or beside --out)"
+OUT_HELP = "table (default experiments/predictions/NAME.csv, and .json), or picture (.png, .jpg, .pdf or .svg)"
 
 _checkpoint, _images, _predictions = (partial(argument, group=name) for name in ("checkpoint", "images", "predictions"))
 _output, _computing = (partial(argument, group=name) for name in ("output", "computing"))
@@ -51,37 +55,25 @@ class Config(Arguments):
     weights: str | None = _checkpoint(None, "use this file, described by a .json of the same name", one_of="checkpoint")
     architecture: str | None = _checkpoint(None, "of the network (default: the description's)")
     class_file: str | None = _checkpoint(None, "names of the classes (default: the description's)")
-    images: list[str] | None = _images(None, "files, folders (with all below them) or quoted patterns")
-    data_dir: str | None = _images(None, "devkit folder, for --compare and --tiles on a labeled split")
+    images: list[str] | None = _images(None, "files, folders (with all below them) or quoted patterns", one_of="images")
+    data_dir: str | None = _images(None, "devkit folder, for --compare and --tiles of a --split", one_of="images")
     split: str = _images("val", "list in data/, or of the devkit as Main/val")
-    count: int = _images(4, "the first images, drawn by --compare and --tiles", least=1)
+    count: int = _images(4, "the first images, drawn by --compare and --tiles", least=1, most=190)
     image_size: int | None = _images(None, "longer side (a split: crop), pixels, divisible by 32 (default: as trained)")
     threshold: float = _rule(0.5, "predict the classes with at least this score", least=0, most=1)
     thresholds: str | None = _rule(None, "instead, each class's own: a file of tools.thresholds")
     topk: int | None = _rule(None, "predict the K highest-scoring classes", least=1, metavar="K")
-    strategy: str | None = _predictions(
-        None, f"whose keypoints: {', '.join(STRATEGIES)}, or FILE.py that declares STRATEGY (default: as trained)"
-    )
-    pictures: str | None = _output(
-        None, "draw each image too (default: experiments/pictures/NAME, or beside --out)", bare="", metavar="FOLDER"
-    )
+    strategy: str | None = _predictions(None, STRATEGY_HELP)
+    pictures: str | None = _output(None, PICTURES_HELP, bare="", metavar="FOLDER")
     compare: bool = _drawing(False, "draw the four strategies side by side instead")
     tiles: bool = _drawing(False, "draw tiles and merged maps instead")
-    out: Path | None = _output(
-        None,
-        "table (default experiments/predictions/NAME.csv, and .json), or picture (.png, .jpg, .pdf or .svg)",
-        names_file=True,
-    )
+    out: Path | None = _output(None, OUT_HELP, names_file=True)
     batch_size: int = _computing(16, "images per batch", least=1)
     num_workers: int = _computing(0, "processes that read images (0: this one)", least=0)
     device: str = _computing("auto", "auto, cpu, cuda or cuda:N")
     amp: str = _computing("off", "precision; off: float32", choices=PRECISIONS)
 
     def check(self) -> None:
-        if not self.images and not self.data_dir:
-            raise UserError("no images: give --images with files, folders or patterns, or --data_dir with a --split")
-        if self.images and self.data_dir:
-            raise UserError("--images and --data_dir exclude each other: give one of them")
         if self.image_size is not None:
             check_image_size(self.image_size)
         if self.draws_examples and self.pictures is not None:
@@ -97,29 +89,34 @@ class Config(Arguments):
 
 def run(model: TrainedClassifier, config: Config) -> int:
     """Write the table, or draw the examples; return the exit status: 1 if images were skipped."""
-    if config.draws_examples:
-        draw_examples(model, config)
-        return 0
-    return 1 if predict_images(model, config) else 0
+    return draw_examples(model, config) if config.draws_examples else predict_images(model, config)
+
+
+def settings_of(model: TrainedClassifier, config: Config) -> dict[str, Any]:
+    """Return what tells these predictions or pictures from others."""
+    strategy = model.keypoints.name if model.keypoints else None
+    about = {"checkpoint": str(model.checkpoint), "strategy": strategy, "image_size": model.image_size}
+    about |= {"amp": config.amp} if config.amp != "off" else {}
+    about |= {"topk": config.topk} if config.topk else {"threshold": config.threshold}
+    about |= {"class_names": model.class_names, **recorded_thresholds(config.thresholds)}
+    images = [str(Path(name).resolve()) for name in config.images or ()]
+    return about | {"source": images or [f"{Path(config.data_dir).resolve()}, {config.split}"]}
 
 
 # The table and its pictures ----------------------------------------------------------------------------------------
 
 
 def predict_images(model: TrainedClassifier, config: Config) -> int:
-    """Write the table of `--images`, and their pictures if wanted; return how many images or pictures failed."""
+    """Write the table of `--images`, and their pictures if wanted; return 1 if an image or a picture failed."""
     with advice("check --images"):
         paths, others = find_images(config.images)
     if others:
         print(f"note: {len(others):,} other files there were skipped ({first_few([quoted(str(p)) for p in others])})")
-    about = settings_of(model, config)
-    if config.out:
-        check_writable(config.out)
+    about, folder, used, skipped, undrawn = settings_of(model, config), None, set(), 0, 0
     out = config.out or result_path(Folder().predictions(model.checkpoint), about, recorded_predictions)
-    own = prediction_paths(out)[0].with_suffix("")
-    own = Path(config.pictures or (own if config.out else Folder().pictures(own.name)))
-    folder = None if config.pictures is None else own
-    used, skipped, undrawn = set(), 0, 0
+    if config.pictures is not None:
+        beside = prediction_paths(out)[0].with_suffix("")
+        folder = Path(config.pictures or (beside if config.out else Folder().pictures(beside.name)))
     with PredictionTable(out, about) as table:
         results = model.results(paths, config.batch_size, config.num_workers)
         for result in tqdm(results, total=len(paths), unit="image", desc="inference"):
@@ -140,27 +137,15 @@ def predict_images(model: TrainedClassifier, config: Config) -> int:
     print(f"written: {table.paths[0]} and {table.paths[1]}" + (f", pictures in {folder}" if folder else ""))
     if skipped:
         print(f"{skipped} images could not be read and were skipped", file=sys.stderr)
-    return skipped + undrawn
-
-
-def settings_of(model: TrainedClassifier, config: Config) -> dict[str, Any]:
-    """Return what tells these predictions or pictures from others."""
-    strategy = model.keypoints.name if model.keypoints else None
-    about = {"checkpoint": str(model.checkpoint), "strategy": strategy, "image_size": model.image_size}
-    about |= {"amp": config.amp} if config.amp != "off" else {}
-    about |= {"topk": config.topk} if config.topk else {"threshold": config.threshold}
-    about |= {"class_names": model.class_names, **recorded_thresholds(config.thresholds)}
-    source = [f"{Path(config.data_dir).resolve()}, {config.split}"] if config.data_dir else []
-    return about | {"source": source + [str(Path(name).resolve()) for name in config.images or ()]}
+    return int(skipped + undrawn > 0)
 
 
 def unused_name(path: str, used: set[str]) -> str:
     """Return the name of the picture of the image `path`: its own, shortened, numbered if another image has it too."""
-    stem = name = os.fsdecode(os.fsencode(Path(path).stem)[:MAX_NAME])
-    number = 1
+    name = stem = os.fsdecode(os.fsencode(Path(path).stem)[:MAX_NAME])
+    number = itertools.count(2)
     while name.lower() in used:
-        number += 1
-        name = f"{stem}_{number}"
+        name = f"{stem}_{next(number)}"
     used.add(name.lower())
     return f"{name}.png"
 
@@ -169,8 +154,8 @@ def unused_name(path: str, used: set[str]) -> str:
 
 
 @torch.inference_mode()
-def draw_examples(model: TrainedClassifier, config: Config) -> None:
-    """Draw the picture of `--compare` or `--tiles`."""
+def draw_examples(model: TrainedClassifier, config: Config) -> int:
+    """Draw the picture of `--compare` or `--tiles`; return 0."""
     if config.tiles and model.keypoints is None:
         raise UserError(f"--tiles: {model.checkpoint} was trained without keypoints: name a strategy with --strategy")
     examples = []
@@ -182,10 +167,10 @@ def draw_examples(model: TrainedClassifier, config: Config) -> None:
         if present is None:
             present = predicted_classes(logits, model.threshold, config.topk)
             present = present if len(present) else logits.argmax()[None]
-        shown = int(present[logits[present].argmax()])
-        title = f"{model.class_names[shown]} {torch.sigmoid(logits[shown]):.2f}"
+        shown = present[logits[present].argmax()][None]
+        title = f"{model.class_names[shown]} {torch.sigmoid(logits[shown]).item():.2f}"
         cams, normalization = make_cam(features[0].float()), model.description.normalization
-        examples.append(Example(image, cams, present.to(model.device), shown, title, normalization))
+        examples.append(Example(image, cams, *(index.to(model.device) for index in (present, shown)), title, normalization))
     if config.tiles:
         figure = draw_tiles(model.network, examples, model.keypoints, model.options)
     else:
@@ -195,6 +180,7 @@ def draw_examples(model: TrainedClassifier, config: Config) -> None:
     out = config.out or result_path(default, about, recorded_in_picture)
     write_picture(out, figure, about)
     print(f"written: {out}")
+    return 0
 
 
 def read_examples(model: TrainedClassifier, config: Config) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:

@@ -16,16 +16,16 @@ from PIL import Image
 
 from tests.helpers.command_line import ROOT
 from tools.data.annotations import read_annotation
-from tools.data.datasets import VOCClassification, multi_hot
+from tools.data.datasets import VOCClassification, checksum
 from tools.data.devkit import read_class_names, read_split
 from tools.data.loader import EpochSampler, evaluation_loader, interleave, training_loader
 from tools.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    RandomLongerSide,
     denormalize,
     evaluation_transform,
     normalize,
+    resize_longer_side,
     to_pixels,
     training_transform,
 )
@@ -52,11 +52,11 @@ def test_labels_come_from_the_xml(devkit):
     assert image.size == (60, 41) and label.tolist() == [0, 1] and index == 1
 
 
-def test_difficult_objects_count_but_empty_boxes_do_not(tmp_path):
-    path = write_xml(tmp_path / "a.xml", OBJECT.format("cat", 1, 5, 9), OBJECT.format("dog", 0, 5, 5))
+def test_difficult_objects_count_but_empty_boxes_do_not(devkit):
+    path = write_xml(devkit / "Annotations/im_0.xml", OBJECT.format("cat", 1, 5, 9), OBJECT.format("dog", 0, 5, 5))
     objects = read_annotation(path, CLASSES)
     assert [(item.name, item.difficult, item.box) for item in objects] == [("cat", True, (5, 2, 9, 20.5))]
-    assert multi_hot(objects, 2).tolist() == [1, 0]
+    assert VOCClassification(devkit, "Main/train", CLASSES).labels[0].tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(
@@ -225,6 +225,17 @@ def test_the_fingerprint_changes_with_ids_and_labels(devkit):
     assert VOCClassification(devkit, "Main/train", CLASSES).fingerprint() != first
 
 
+@pytest.mark.parametrize("size", [1, 4096, 16384, 16385, 100_000])
+def test_the_checksum_of_a_file_covers_all_of_a_small_one_and_the_ends_of_any(tmp_path, size):
+    content = np.random.default_rng(0).integers(0, 256, size, np.uint8).tobytes()
+    path = tmp_path / "a.jpg"
+    path.write_bytes(content)
+    intact = checksum(path, size)
+    for place in (0, size // 2, size - 1) if size <= 16384 else (0, 4095, size - 4096, size - 1):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        assert checksum(path, size) != intact
+
+
 def test_a_batch_larger_than_the_data_set_is_an_error(devkit):
     with pytest.raises(UserError, match="a batch of 9 images exceeds the 8 images"):
         training_loader(VOCClassification(devkit, "Main/train", CLASSES), 9, 0, 0)
@@ -304,7 +315,7 @@ def test_resizing_is_within_two_levels_of_pillows_bicubic(longer):
     noise = np.random.default_rng(0).integers(0, 255, (31, 40, 3), dtype=np.uint8)
     image = Image.fromarray(noise).resize((500, 388), Image.Resampling.BICUBIC)
     image.paste((255, 0, 0), (100, 100, 200, 150))  # hard edges
-    ours = RandomLongerSide(longer, longer)(to_pixels(image))
+    ours = resize_longer_side(to_pixels(image), longer, longer)
     theirs = np.asarray(image.resize((longer, round(388 * longer / 500)), Image.Resampling.BICUBIC))
     assert np.abs(ours[:3].movedim(0, -1).numpy().astype(int) - theirs).max() <= 2
     assert (ours[3] > 0).all()

@@ -16,7 +16,7 @@ from tools.metrics.average_precision import (
     voc2010_average_precisions,
 )
 from tools.metrics.bootstrap import bootstrap_interval, jackknife, paired_bootstrap, resampled
-from tools.metrics.multilabel import above, all_metrics, binary_labels, precision_recall, top
+from tools.metrics.multilabel import all_metrics, binary_labels, precision_recall, top
 from tools.metrics.scores import Scores
 
 seeds = st.integers(0, 2**31)
@@ -108,7 +108,7 @@ def test_logits_rank_where_their_sigmoids_are_equal():
     labels = np.arange(24)[:, None] >= 12
     metrics = all_metrics(scored.scores, labels, np.ones_like(labels), 0.5, scored.probabilities)
     assert metrics.means["mAP"] == metrics.means["mAP_VOC2010"] == 100 and metrics.means["CP"] == 50
-    assert len(np.unique(scored.probabilities)) < 3
+    assert len(np.unique(np.float32(scored.probabilities))) < 3
     assert bootstrap_interval(scored.scores, labels, samples=20).low == 1
 
 
@@ -143,7 +143,7 @@ def test_precision_and_recall_equal_those_of_scikit_learn(seed):
     scores, devkit_labels = random_case(seed)
     labels, _ = binary_labels(devkit_labels)
     labels[0] = True  # every class has a positive
-    for predicted in (above(scores, 0.5), top(scores)):
+    for predicted in (scores > 0.5, top(scores)):
         found = precision_recall(predicted, labels)
         for average, names in (("macro", ("CP", "CR")), ("micro", ("OP", "OR"))):
             expected = [
@@ -278,9 +278,9 @@ def test_intervals_cover_roughly(table):
 @pytest.mark.slow
 @pytest.mark.parametrize("table", TABLES)
 def test_intervals_cover(table):
-    """500 studies measure a coverage within 2 points; small tables reach 92 to 98 %, see docs/protocols.md."""
+    """500 studies measure a coverage within 2 points; small tables reach 93 to 98 %, see docs/protocols.md."""
     found = coverage(TABLES[table], studies=500)
-    assert 0.91 <= found["unlimited"] <= 0.975 and 0.93 <= found["average"] <= 0.985
+    assert 0.93 <= found["unlimited"] <= 0.975 and 0.93 <= found["average"] <= 0.985
     pair = difference_coverage(TABLES[table], studies=500)
     assert 0.93 <= pair["average"] <= 0.985 and pair["rejected"] <= 0.07
 

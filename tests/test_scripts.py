@@ -30,7 +30,7 @@ def trained(toy, tmp_path_factory) -> Path:
 def test_a_run_leaves_log_history_and_checkpoints(trained, tag):
     log = (trained / f"experiments/logs/{tag}.txt").read_text()
     losses = r"loss=[\d.]+, class_loss=[\d.]+, p_class_loss=[\d.]+, re_loss=[\d.]+"
-    rest = r"time=\d+sec, alpha_re=[\d.]+, [\d.]+ images/s"
+    rest = r"time=\d+sec, alpha_re=[\d.]+, [\d.]+ images/s, epoch \d/2, .* left, at \d\d:\d\d:\d\d"
     assert re.search(rf"^\[i\] iteration=[\d,]+, learning_rate=[\d.]+, {losses}, {rest}$", log, re.MULTILINE)
     shares = r"map=[\d.]+%, best map=[\d.]+%, eval_class_loss=[\d.]+"
     assert len(re.findall(rf"^\[i\] iteration=[\d,]+, {shares}, time=\d+sec, epoch=\d", log, re.MULTILINE)) == 2

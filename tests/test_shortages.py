@@ -156,6 +156,28 @@ def test_without_any_shared_memory_there_is_one_line(devkit):
         assert result.stderr.startswith("error: shared memory is full") and result.stderr.count("\n") == 1
 
 
+HALF_MADE = """
+import resource
+from torch.utils.data import DataLoader
+from tools.data.loader import stack, worker_options
+from tools.system.errors import run_main
+
+def main():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (80, 80))
+    for _ in DataLoader(range(100), 1, **worker_options(60, stack)):
+        pass
+
+run_main(main)
+"""
+
+
+def test_a_loader_that_is_half_made_does_not_keep_the_program():
+    # With several started loader processes, it would last 5 seconds for each.
+    command = [sys.executable, "-c", HALF_MADE]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=40)
+    assert result.returncode == 2 and "error: too many open files" in result.stderr
+
+
 def test_a_killed_loader_is_one_line_in_any_program(devkit):
     before = multiprocessing.active_children()  # loaders that other tests have not ended yet
     paths = sorted((devkit / "JPEGImages").iterdir()) * 200

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom
+from scipy.stats import binom, binomtest
 
 import tools.compare
 import tools.thresholds
 from tests.helpers.command_line import refused, run
+from tests.helpers.coverage import TABLES, means_coverage
 from tools.metrics.calibration import (
     class_calibration_error,
     fit_temperature,
@@ -29,6 +30,7 @@ from tools.metrics.thresholds import (
     measure_classes,
     measure_means,
     read_thresholds,
+    wilson,
 )
 from tools.system.errors import UserError
 from tools.thresholds import Config, read_sets
@@ -84,7 +86,7 @@ def test_a_threshold_is_halfway_between_scores_and_ignores_uncounted_pairs():
     "text", ["f2", "f1=1", "precision", "precision=2", "recall=-1", "cost=inf", "cost=1.7e308", "cost=nan", "cost=x"]
 )
 def test_a_goal_that_makes_no_sense_is_refused(text):
-    with pytest.raises(ValueError):
+    with pytest.raises(UserError, match="is not a goal"):
         Goal.parse(text)
 
 
@@ -96,25 +98,33 @@ def test_measures_of_classes_and_means_follow_their_definitions(seed):
     labels = labels & counted
     found = measure_classes(predicted, labels, counted)
     expected = precision_recall(predicted, labels, counted)
-    for v, of_class in enumerate(found):
+    for v in range(4):
+        of_class = {name: values[v] for name, values in found.items()}
         if not labels[:, v].any():
-            assert np.isnan(of_class["recall"].value)
+            assert np.isnan(of_class["recall"]).all()
             continue
-        assert of_class["recall"].value == pytest.approx(expected.recall[v])
+        assert of_class["recall"][0] == pytest.approx(expected.recall[v])
         if (predicted & counted)[:, v].any():
-            assert of_class["precision"].value == pytest.approx(expected.precision[v])
+            assert of_class["precision"][0] == pytest.approx(expected.precision[v])
         true = (predicted & labels)[:, v].sum()
         f1 = 2 * true / ((predicted & counted)[:, v].sum() + labels[:, v].sum())
-        assert of_class["f1"].value == pytest.approx(f1)
-        assert all(
-            one.low <= one.value + 1e-12 and one.value <= one.high + 1e-12
-            for one in of_class.values()
-            if one.value >= 0
-        )
+        assert of_class["f1"][0] == pytest.approx(f1)
+        for value, low, high in of_class.values():
+            assert np.isnan(value) or low <= value + 1e-12 and value <= high + 1e-12
     means = measure_means(predicted, labels, counted, samples=20)
-    for name, one in means.items():
-        assert one.value == pytest.approx(getattr(expected, name), abs=1e-6, nan_ok=True)
-        assert one.low <= one.high
+    for name, (value, low, high) in means.items():
+        assert value == pytest.approx(getattr(expected, name), abs=1e-6, nan_ok=True)
+        assert low <= high
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 500), st.integers(0, 500))
+def test_intervals_of_shares_are_those_of_scipy(whole, part):
+    part = min(part, whole)
+    expected = binomtest(part, whole).proportion_ci(method="wilson")
+    assert wilson(np.array([part]), np.array([whole]))[0] == pytest.approx(
+        [part / whole, expected.low, expected.high], abs=1e-12
+    )
 
 
 def test_intervals_of_f1_cover():
@@ -127,9 +137,14 @@ def test_intervals_of_f1_cover():
         predicted[:part] = True
         labels = np.ones((41, 1), bool)
         labels[40] = False
-        (found,) = measure_classes(predicted, labels, np.ones((41, 1), bool))
-        covered.append(found["f1"].low <= 2 * J / (1 + J) <= found["f1"].high)
+        ((_, low, high),) = measure_classes(predicted, labels, np.ones((41, 1), bool))["f1"]
+        covered.append(low <= 2 * J / (1 + J) <= high)
     assert 0.93 < binom.pmf(parts, 40, J)[np.array(covered)].sum() < 0.97
+
+
+@pytest.mark.parametrize("table", ["400 images", "100 images, 5 classes"])
+def test_intervals_of_means_cover_roughly(table):
+    assert min(means_coverage(TABLES[table], studies=60, samples=200).values()) >= 0.85
 
 
 # Calibration ---------------------------------------------------------------------------------------------------------
@@ -260,6 +275,13 @@ def test_halves_of_one_file_and_other_goals(files):
     assert len(set(temperatures)) == 3
 
 
+def test_one_image_has_no_halves(tmp_path):
+    (tmp_path / "one.csv").write_text("image,cat,label:cat\na,0.5,1\n")
+    assert "--halves needs two" in refused(tmp_path, "-m", "tools.thresholds", "--scores", "one.csv", "--halves")
+    result = run(tmp_path, "-m", "tools.thresholds", "--scores", "one.csv", "--out", "t")
+    assert result.returncode == 0, result.stderr
+
+
 def thresholds(monkeypatch, *words):
     """Run the program in this process."""
     monkeypatch.setattr(sys, "argv", ["thresholds", *map(str, words)])
@@ -292,7 +314,7 @@ def test_a_name_that_cannot_be_written_is_refused_before_anything_is_computed(fi
 
 def test_mistakes_are_refused(files):
     message = refused(files, "-m", "tools.thresholds", "--scores", "val.npz", "--for", "f7")
-    assert "--for: 'f7' is not a goal: give f1, precision=0…1" in message
+    assert "--for 'f7' is not a goal: give f1, precision=0…1" in message
     np.savez(files / "other.npz", ids=["a"], class_names=["x"], scores=[[0.5]], labels=[[0]])
     with pytest.raises(UserError, match="other.npz has other classes"):
         read_sets(Config(scores=files / "val.npz", test=files / "other.npz"))

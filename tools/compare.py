@@ -13,17 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from tools.data.devkit import read_class_names
 from tools.metrics.bootstrap import Interval
-from tools.metrics.readers import LabeledScores, ScoreArguments, read_labeled
+from tools.metrics.multilabel import binary_labels
+from tools.metrics.readers import ScoreArguments
 from tools.metrics.reports import free_base, write_results
+from tools.metrics.scores import Scores
 from tools.metrics.significance import POWER, Method, Pair, compare
 from tools.pictures.charts import interval_chart
-from tools.pictures.figure import write_picture
 from tools.runs.folder import Folder
 from tools.system.command_line import argument, parse
 from tools.system.errors import UserError, first_few, printable, run_main
-from tools.system.files import provenance
 from tools.system.text_table import fixed_width_table
 
 SEED = re.compile(r"[._-]?seed[._-]?\d+", re.IGNORECASE)
@@ -42,8 +41,8 @@ class Config(ScoreArguments):
         for path in self.files:
             name = printable(path.stem)
             methods.setdefault(SEED.sub("", name) if self.seeds else name, []).append(path)
-        if repeated := [name for name, times in Counter(map(Path.resolve, self.files)).items() if times > 1]:
-            raise UserError(f"{first_few(list(map(str, repeated)))} is given twice")
+        if repeated := [str(name) for name, times in Counter(map(Path.resolve, self.files)).items() if times > 1]:
+            raise UserError(f"{first_few(repeated)} is given twice")
         if len(methods) < 2:
             raise UserError(f"all files belong to '{next(iter(methods))}': give scores of at least two methods")
         several = [name for name, paths in methods.items() if len(paths) > 1]
@@ -52,34 +51,31 @@ class Config(ScoreArguments):
         return methods
 
 
-def read(config: Config, methods: dict[str, list[Path]]) -> tuple[list[np.ndarray], LabeledScores]:
+def read(config: Config, methods: dict[str, list[Path]]) -> tuple[list[np.ndarray], Scores]:
     """Return the logits of each method `[runs, N, V]`, and the first file, whose order of images and classes counts."""
-    names = read_class_names(config.class_file) if config.class_file else None
     first, logits = None, []
     for paths in methods.values():
         runs = []
         for path in paths:
-            scored = read_labeled(path, names, config.difficult)
+            scored = config.read(path, first)
             first = first or scored
-            runs.append(aligned(scored, first, path))
+            runs.append(aligned(scored, first, path, config.difficult).logits)
         logits.append(np.stack(runs))
     return logits, first
 
 
-def aligned(scored: LabeledScores, first: LabeledScores, path: Path) -> np.ndarray:
-    """Return the logits in the first file's order; raise a `UserError` for other images, classes or labels."""
-    scored = scored.with_classes(first.class_names, path)
+def aligned(scored: Scores, first: Scores, path: Path, difficult: str) -> Scores:
+    """Return the scores with the images in the first file's order; raise a `UserError` for other images or labels."""
     rows = {image: row for row, image in enumerate(scored.ids)}
     if differing := sorted(rows.keys() ^ set(first.ids)):
         raise UserError(f"{path} has other images than the first file; they differ in {first_few(differing)}")
     scored = scored.select([rows[image] for image in first.ids])
-    differ = (scored.labels != first.labels) | (scored.counted != first.counted)
-    different = [first.ids[row] for row in np.flatnonzero(differ.any(1))]
-    if different:
-        raise UserError(
-            f"{path} labels {len(different):,} images differently than the first file: {first_few(different)}"
-        )
-    return scored.logits
+    both = zip(binary_labels(scored.labels, difficult), binary_labels(first.labels, difficult), strict=True)
+    differ = np.any([own != other for own, other in both], axis=(0, 2))
+    if different := [first.ids[row] for row in np.flatnonzero(differ)]:
+        labeled = f"labels {len(different):,} images differently than the first file"
+        raise UserError(f"{path} {labeled}: {first_few(different)}")
+    return scored
 
 
 def text_of(names: list[str], runs: list[int], class_names: list[str], methods: list[Method], pairs: list[Pair]) -> str:
@@ -91,19 +87,23 @@ def text_of(names: list[str], runs: list[int], class_names: list[str], methods: 
         table.append((name, str(count), *figures))
     lines = [fixed_width_table(table, (15, 5, 7, 15, 5, 7, 8)), ""]
     table = [("difference", "mAP", "95 %", "p", "p (Holm)", f"needed for {POWER:.0%}")]
+    largest = []
     for pair in pairs:
-        found = pair.difference
-        figures = (f"{100 * found.difference:+.2f}", _interval(found.interval))
-        p_values = (f"{found.p_value:.4f}", f"{pair.corrected:.4f}")
-        table.append((f"{names[pair.second]} − {names[pair.first]}", *figures, *p_values, f"{100 * pair.smallest:.2f}"))
-    lines += [fixed_width_table(table, (15, 7, 15, 7, 9, 10)), "", "classes with the largest differences (p by Holm):"]
-    for pair in pairs:
+        title, found = _title(names, pair), pair.difference
+        figures = (f"{100 * found.difference:+.2f}", _interval(found.interval), f"{found.p_value:.4f}")
+        table.append((title, *figures, f"{pair.corrected:.4f}", f"{100 * pair.smallest:.2f}"))
         order = [v for v in np.argsort(-np.abs(pair.classes)) if not np.isnan(pair.class_p_values[v])]
         parts = [f"{class_names[v]} {100 * pair.classes[v]:+.1f} ({pair.class_p_values[v]:.3f})" for v in order]
-        lines.append(f"{names[pair.second]} − {names[pair.first]}: {', '.join(parts[:CLASSES_SHOWN])}")
+        largest.append(f"{title}: {', '.join(parts[:CLASSES_SHOWN])}")
+    lines += [fixed_width_table(table, (15, 7, 15, 7, 9, 10)), "", "classes with the largest differences (p by Holm):"]
+    lines += largest
     if max(runs) == 1:
         lines += ["", "One run of each method: the intervals are over images and say nothing about other seeds."]
     return "\n".join(lines)
+
+
+def _title(names: list[str], pair: Pair) -> str:
+    return f"{names[pair.second]} − {names[pair.first]}"
 
 
 def _interval(interval: Interval) -> str:
@@ -119,21 +119,18 @@ def main() -> None:
     made_with["class_names"] = first.class_names
     base = free_base(Folder().root / "evaluation" / "comparison", made_with, config.out)
     names, runs = list(grouped), [len(paths) for paths in grouped.values()]
-    methods, pairs = compare(logits, first.labels, first.counted, config.bootstrap, config.seed)
+    methods, pairs = compare(logits, *binary_labels(first.labels, config.difficult), config.bootstrap, config.seed)
     text = text_of(names, runs, first.class_names, methods, pairs)
-    titles = [f"{names[pair.second]} − {names[pair.first]}" for pair in pairs]
+    of_methods = dict(zip(names, methods, strict=True))
+    of_pairs = {_title(names, pair): pair for pair in pairs}
     result = {"made_with": made_with, "images": len(first.ids), "class_names": first.class_names}
-    result["methods"] = {name: asdict(one) for name, one in zip(names, methods, strict=True)}
-    result["pairs"] = {title: asdict(pair) for title, pair in zip(titles, pairs, strict=True)}
-    paths = write_results(base, text, {}, {**result, **provenance()})
-    paths.append(base.with_name(f"{base.name}.png"))
-    found = [(one.mean, one.interval) for one in methods]
-    found += [(pair.difference.difference, pair.difference.interval) for pair in pairs]
-    points = [(value, interval.low, interval.high) for value, interval in found]
-    charts = {"mAP, %": dict(zip(names, points, strict=False))}
-    charts["difference of mAP, points"] = dict(zip(titles, points[len(names) :], strict=True))
-    write_picture(paths[-1], interval_chart("Methods on the same images, 95 % intervals", charts, 100))
-    print("\n".join([text, *(f"written: {path}" for path in paths)]))
+    result |= {"methods": {name: asdict(one) for name, one in of_methods.items()}}
+    result |= {"pairs": {title: asdict(pair) for title, pair in of_pairs.items()}}
+    charts = {"mAP, %": {name: (one.mean, one.interval) for name, one in of_methods.items()}}
+    differences = {title: (one.difference.difference, one.difference.interval) for title, one in of_pairs.items()}
+    charts["difference of mAP, points"] = differences
+    figure = interval_chart("Methods on the same images, 95 % intervals", charts)
+    print("\n".join(write_results(base, text, {}, result, {"": figure})))
 
 
 if __name__ == "__main__":

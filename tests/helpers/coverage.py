@@ -16,6 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 from tools.metrics.bootstrap import bootstrap_interval, jackknife, paired_bootstrap
+from tools.metrics.multilabel import MEANS
+from tools.metrics.thresholds import measure_means
 
 # Images per class of VOC 2012's segmentation val set, of 1,449.
 VOC_VAL = (90, 79, 103, 72, 96, 74, 127, 119, 123, 71, 75, 128, 79, 76, 445, 87, 63, 107, 84, 74)
@@ -107,6 +109,19 @@ def difference_coverage(table: Table, studies: int, samples: int = 400, gain: fl
     return {"average": np.mean(covered), "mean": mean, "rejected": np.mean([one.p_value <= 0.05 for one in found])}
 
 
+def means_coverage(table: Table, studies: int, samples: int = 300) -> dict[str, float]:
+    """Return how often the intervals of CP, CR, CF1, OP, OR and OF1 at a fixed threshold hold their averages."""
+    draw, random = population(table), np.random.default_rng(5)
+    found = []
+    for study in range(studies):
+        scores, labels = draw(table.images, random)
+        means = measure_means(scores > 1.2, labels, np.ones_like(labels), samples, seed=study)
+        found.append([means[name] for name in MEANS])
+    values, low, high = np.array(found).transpose(2, 0, 1)
+    average = values.mean(0)
+    return dict(zip(MEANS, ((low <= average) & (average <= high)).mean(0).tolist(), strict=True))
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=500)
@@ -114,6 +129,7 @@ if __name__ == "__main__":
     for name, table in TABLES.items():
         rows = {"interval": coverage(table, studies)}
         rows |= {f"pair, gain {gain}": difference_coverage(table, studies, gain=gain) for gain in (0, 0.3)}
+        rows["means"] = means_coverage(table, studies)
         if table.images <= 400:
             rows["percentiles"] = percentile_coverage(table, studies // 5)
         for kind, found in rows.items():

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from tests.helpers.command_line import ROOT, command, environment
 from tests.rounds.sandbox import Outcome, Program, run
-from tests.rounds.setting import Tally, World
+from tests.rounds.setting import SMALLEST, Tally, World
 
 
 def programs(world: World, image_size: int = 64, batch_size: int = 4, workers: int = 1) -> dict[str, tuple]:
@@ -69,7 +69,7 @@ def memory(world: World, count: int) -> Tally:
     for case in range(count):
         name, words = list(programs(world, image_size=512, batch_size=16, workers=case % 2).items())[case % 3]
         megabytes = world.chance.randrange(0, 1600)
-        size = _address_space() + (megabytes << 20)
+        size = address_space() + (megabytes << 20)
         folder = world.folder()
         ended = run(folder, *words, prepare=limited(resource.RLIMIT_AS, size))
         tally.add(ended.fault((0, 2)), (name, f"{megabytes} MB more", f"{case % 2} workers"), f"{name} {ended.status}")
@@ -82,7 +82,8 @@ def limited(kind: int, amount: int) -> Callable[[], None]:
     return lambda: resource.setrlimit(kind, (amount, amount))
 
 
-def _address_space() -> int:
+def address_space() -> int:
+    """Return how much memory this process has mapped, in bytes."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[0]) * resource.getpagesize()
 
@@ -98,6 +99,7 @@ def shared_memory(world: World, count: int) -> Tally:
         size = sizes[case // 3 % len(sizes)]
         wanted = programs(world, image_size=512, batch_size=8, workers=2)
         name, words = list(wanted.items())[case % 3]
+        words += ("--max_epoch", 1, *SMALLEST) if name == "training" else ()
         folder = world.folder()
         ended = _unshared(folder, size, words)
         fault = ended.fault((0, 2)) or (None if ended.status == 0 or size != "64m" else f"64 MB: {ended.line}")

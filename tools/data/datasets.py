@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,37 +13,30 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from tools.data.annotations import VOCObject, read_annotation
+from tools.data.annotations import ABSENT, VOCObject, labels_of_objects, read_annotation
 from tools.data.devkit import annotation_files, check_folder, image_files, read_split
 from tools.data.images import ImageSource, as_rgb, opened_image, read_image
 from tools.data.loader import worker_options
-from tools.data.transforms import Normalization, fit, fitted_box, normalize
+from tools.data.transforms import Normalization, Transform, fit, fitted_box, normalize
 from tools.system.errors import UserError, advice
 
-Transform = Callable[[Image.Image], Any]
-
-
-def multi_hot(objects: list[VOCObject], num_classes: int) -> torch.Tensor:
-    """Return `[V]` float32: 1 for every class among the objects, difficult ones included (official code)."""
-    labels = torch.zeros(num_classes)
-    for item in objects:
-        labels[item.class_index] = 1
-    return labels
+BLOCK, BLOCKS = 4096, 4  # bytes, and how many of them a checksum of an image file reads
 
 
 class VOCImages(Dataset):
     """Images of a devkit folder (VOC2012) without labels: all that scoring needs, and all that the test split has.
 
-    The constructor checks that every image of the split exists; `transform` is applied to each PIL image.
+    The constructor checks that every image of the split exists; `transform` is applied to each PIL image. With a
+    `limit` above 0 the data set ends after as many images.
     """
 
     folders = ("JPEGImages",)
 
-    def __init__(self, data_dir: str | Path, split: str, transform: Transform | None = None):
+    def __init__(self, data_dir: str | Path, split: str, transform: Transform | None = None, limit: int = 0):
         self.data_dir, self.transform = Path(data_dir), transform
         check_folder(self.data_dir, self.folders)
         images = image_files(self.data_dir)
-        self.ids = read_split(self.data_dir, split, images)  # in the list's order
+        self.ids = read_split(self.data_dir, split, images)[: limit or None]  # in the list's order
         self.paths = images.paths(self.ids, split)
         self.labels = torch.zeros(len(self.ids), 0)
 
@@ -67,34 +61,56 @@ class VOCImages(Dataset):
 class VOCClassification(VOCImages):
     """Images of a devkit folder with multi-hot labels `[N, V]`, float32, from their XML.
 
-    The constructor checks that every image and annotation exists, and reads every annotation and the header of every
-    image, so that a damaged file does not stop a run hours later. `tools.check_data` decodes the images too.
+    A class is 1 for any object that counts, difficult ones included (official code). The constructor checks that every
+    image and annotation exists, and reads every annotation and the header of every image, so that a damaged file does
+    not stop a run hours later. `tools.check_data` decodes the images too.
     """
 
     folders = ("JPEGImages", "Annotations")
 
-    def __init__(self, data_dir: str | Path, split: str, class_names: list[str], transform: Transform | None = None):
-        super().__init__(data_dir, split, transform)
+    def __init__(
+        self,
+        data_dir: str | Path,
+        split: str,
+        class_names: list[str],
+        transform: Transform | None = None,
+        limit: int = 0,
+    ):
+        super().__init__(data_dir, split, transform, limit)
         self.class_names = class_names
         self.annotations = annotation_files(self.data_dir).paths(self.ids, split)
         with ThreadPoolExecutor() as pool:
-            self.labels = torch.stack(list(pool.map(self._read_labels, range(len(self.ids)))))
+            labels = list(pool.map(self._read_labels, range(len(self.ids))))
+        self.labels = torch.from_numpy(np.concatenate(labels) != ABSENT).float()
 
-    def _read_labels(self, index: int) -> torch.Tensor:
-        labels = multi_hot(self.objects(index), len(self.class_names))
+    def _read_labels(self, index: int) -> np.ndarray:
         with opened_image(self.paths[index]):  # checks the header
-            return labels
+            return labels_of_objects([self.objects(index)], len(self.class_names))
 
     def objects(self, index: int) -> list[VOCObject]:
         """Return the annotated objects of an image, as `read_annotation`."""
         return read_annotation(self.annotations[index], self.class_names)
 
     def fingerprint(self) -> dict[str, str]:
-        """Return hashes of ids with labels, and of the sizes of the image files, bytes: they tell data sets apart."""
+        """Return hashes that tell data sets apart: of ids with labels, and of the sizes and contents of image files."""
         sizes = [os.stat(path).st_size for path in self.paths]
         listed = "\n".join(self.ids).encode("utf-8", "surrogateescape") + self.labels.numpy().tobytes()
+        with ThreadPoolExecutor() as pool:
+            sums = list(pool.map(checksum, self.paths, sizes))
         parts = {"list or labels": listed, "image files": np.array(sizes).tobytes()}
+        parts["image contents"] = np.array(sums).tobytes()
         return {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
+
+
+def checksum(path: Path, size: int) -> int:
+    """Return a CRC-32 of a file of `size` bytes; of a large one, of blocks spread from its start to its end.
+
+    All of VOC's images would take seconds to read. An image that was edited differs almost everywhere.
+    """
+    last = max(size - BLOCK, 0)
+    starts = range(0, size, BLOCK) if size <= BLOCKS * BLOCK else [last * i // (BLOCKS - 1) for i in range(BLOCKS)]
+    with path.open("rb", buffering=0) as file:
+        return zlib.crc32(b"".join(os.pread(file.fileno(), BLOCK, start) for start in starts))
 
 
 class Letterboxed(NamedTuple):

@@ -116,6 +116,7 @@ def worker_options(num_workers: int, collate: Callable[[list], Any], share: Call
     Args:
         collate: makes a batch of a list of samples; share: the same, straight into shared memory, if there is a way.
     """
+    num_workers = min(num_workers, cores())
     if num_workers:
         end_loader_processes_at_exit()
     return {
@@ -129,6 +130,11 @@ def worker_options(num_workers: int, collate: Callable[[list], Any], share: Call
         # Without its own generator, each pass over a loader would consume random numbers of the network's drop-out.
         "generator": torch.Generator(),
     }
+
+
+def cores() -> int:
+    """Return the cores that this process may use: more loader processes would only wait for each other."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def stack(samples: list[tuple[torch.Tensor, torch.Tensor, int]]) -> list[torch.Tensor]:

@@ -5,6 +5,8 @@ The three differ by whole points on the same scores, so report a number with its
 the devkit does for classes that an image shows only as difficult objects; None counts all pairs.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 
@@ -23,15 +25,7 @@ def average_precisions(scores: np.ndarray, labels: np.ndarray, counted: np.ndarr
     >>> average_precisions(np.array([[0.9], [0.8], [0.8], [0.1]]), np.array([[1], [0], [1], [0]]))
     array([0.83333333])
     """
-    from sklearn.metrics import average_precision_score  # here, so that --help need not wait for it
-
-    labels, counted = _checked(scores, labels, counted)
-    return np.array(
-        [
-            average_precision_score(label[use], score[use]) if label.any() else np.nan
-            for score, label, use in zip(scores.T, labels.T, counted.T, strict=True)
-        ]
-    )
+    return _of_classes(lambda ranks, last: precisions_at(last).mean(), scores, labels, counted)
 
 
 def voc2010_average_precisions(scores: np.ndarray, labels: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray:
@@ -42,9 +36,7 @@ def voc2010_average_precisions(scores: np.ndarray, labels: np.ndarray, counted: 
 
     Reference: Everingham and Winn, The PASCAL VOC 2012 Challenge Development Kit.
     """
-    true, envelope, positives = _envelope(scores, labels, counted)
-    area = (np.diff(true, axis=0, prepend=0) * envelope).sum(0)
-    return np.where(positives > 0, area / np.maximum(positives, 1), np.nan)
+    return _of_classes(lambda ranks, last: precisions_at(ranks, envelope=True).mean(), scores, labels, counted)
 
 
 def voc2007_average_precisions(scores: np.ndarray, labels: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray:
@@ -58,12 +50,13 @@ def voc2007_average_precisions(scores: np.ndarray, labels: np.ndarray, counted: 
     >>> voc2007_average_precisions(np.array([[0.9], [0.8], [0.8], [0.1]]), np.array([[1], [0], [1], [0]]))
     array([0.84848485])
     """
-    true, envelope, positives = _envelope(scores, labels, counted)
-    total = np.zeros(len(positives))
-    for tenth in range(11):
-        first = (10 * true >= tenth * positives).argmax(0)  # integers: rounding loses no point; `true` reaches them all
-        total += envelope[first, np.arange(len(positives))]
-    return np.where(positives > 0, total / 11, np.nan)
+
+    def of_class(ranks: np.ndarray, _: np.ndarray) -> float:
+        # The first positive that reaches the recall n / 10, in integers: rounding loses no point.
+        first = np.maximum(-(-np.arange(11) * len(ranks) // 10), 1) - 1
+        return precisions_at(ranks, envelope=True)[first].mean()
+
+    return _of_classes(of_class, scores, labels, counted)
 
 
 DEFINITIONS = {
@@ -71,6 +64,20 @@ DEFINITIONS = {
     "AP_VOC2010": voc2010_average_precisions,
     "AP_VOC2007": voc2007_average_precisions,
 }
+
+
+def precisions_at(ranks: np.ndarray, envelope: bool = False) -> np.ndarray:
+    """Return the precision at the rank of each positive `[P]`; their mean is an average precision.
+
+    Args:
+        ranks: of the positives `[P]` among the counted images, from 1, ascending; equal ranks count at once.
+        envelope: whether each precision is first raised to the highest at the same or a later rank.
+
+    >>> precisions_at(np.array([1, 4])), precisions_at(np.array([2, 3]), envelope=True)
+    (array([1. , 0.5]), array([0.66666667, 0.66666667]))
+    """
+    precision = np.searchsorted(ranks, ranks, "right") / ranks
+    return np.maximum.accumulate(precision[::-1])[::-1] if envelope else precision
 
 
 def mean_over_classes(values: np.ndarray) -> float:
@@ -84,21 +91,18 @@ def mean_average_precision(scores: np.ndarray, labels: np.ndarray, counted: np.n
     return mean_over_classes(average_precisions(scores, labels, counted))
 
 
-def _checked(scores: np.ndarray, labels: np.ndarray, counted: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the labels of the counted pairs, and which pairs count, both boolean `[N, V]`."""
+def _of_classes(definition: Callable, scores: np.ndarray, labels: np.ndarray, counted: np.ndarray | None) -> np.ndarray:
+    """Return `definition` of the positives' ranks, one by one and with equal scores at their last rank, by class."""
     counted = np.ones(labels.shape, bool) if counted is None else counted
     if not scores.shape == labels.shape == counted.shape or scores.ndim != 2:
         raise ValueError(f"scores {scores.shape} and labels {labels.shape} must both be [images, classes]")
     broken = np.flatnonzero(~np.isfinite(scores).all(axis=1))
     if len(broken):
         raise ValueError(f"the scores of {len(broken)} images are not finite, first in row {broken[0]}")
-    return labels.astype(bool) & counted, counted
-
-
-def _envelope(scores: np.ndarray, labels: np.ndarray, counted: np.ndarray | None) -> tuple[np.ndarray, ...]:
-    """Return true positives among the n best images and the highest precision from n on `[N, V]`; positives `[V]`."""
-    labels, counted = _checked(scores, labels, counted)
-    order = np.argsort(-scores, axis=0, kind="stable")
-    true = np.take_along_axis(labels, order, 0).cumsum(0)
-    precision = true / np.maximum(np.take_along_axis(counted, order, 0).cumsum(0), 1)
-    return true, np.maximum.accumulate(precision[::-1])[::-1], labels.sum(0)
+    found = np.full(scores.shape[1], np.nan)
+    for v, (score, label, use) in enumerate(zip(scores.T, labels.astype(bool).T, counted.T, strict=True)):
+        order = np.argsort(-score[use], kind="stable")
+        falling, places = -score[use][order], np.flatnonzero(label[use][order])
+        if len(places):
+            found[v] = definition(places + 1, np.searchsorted(falling, falling[places], "right"))
+    return found

@@ -15,6 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.special import expit, logit
+from scipy.stats import norm, t
+
+from tools.metrics.average_precision import mean_over_classes
 
 SAMPLES_PER_CHUNK = 100  # bounds the memory for the counts of all images
 PERCENTILES = (2.5, 97.5)
@@ -35,12 +38,10 @@ class Jackknife(NamedTuple):
 
 @dataclass(frozen=True)
 class Interval:
-    """The ends of a 95 % interval, and how it was drawn."""
+    """The ends of a 95 % interval."""
 
     low: float
     high: float
-    samples: int
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -68,16 +69,13 @@ def jackknife(scores: np.ndarray, labels: np.ndarray, counted: np.ndarray | None
         if label.any():
             whole[v], without[use, v] = _leave_one_out(score[use], label[use])
             without[~use, v] = whole[v]
-    present = ~np.isnan(whole)
-    mean = float(whole[present].mean()) if present.any() else float("nan")
+    mean = mean_over_classes(whole)
     # An image that holds the last positive of every class leaves nothing to average, and the mean as it is.
     remaining = np.isfinite(without).sum(1)
     means = np.where(remaining > 0, np.nansum(without, 1) / np.maximum(remaining, 1), mean)
-    class_contributions = (images - 1) * (without.mean(0) - without)
-    bias = (images - 1) * (means.mean() - mean)
-    return Jackknife(
-        mean, (images - 1) * (means.mean() - means), float(bias), whole, class_contributions.astype(np.float32)
-    )
+    of_classes = ((images - 1) * (without.mean(0) - without)).astype(np.float32)
+    bias = float((images - 1) * (means.mean() - mean))
+    return Jackknife(mean, (images - 1) * (means.mean() - means), bias, whole, of_classes)
 
 
 def _leave_one_out(scores: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
@@ -109,7 +107,7 @@ def image_counts(images: int, samples: int, seed: int) -> Iterator[np.ndarray]:
     for start in range(0, samples, SAMPLES_PER_CHUNK):
         size = min(SAMPLES_PER_CHUNK, samples - start)
         drawn = random.integers(0, images, (size, images)) + images * np.arange(size)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=size * images).reshape(size, images).astype(np.float64)
+        yield np.bincount(drawn.ravel(), minlength=size * images).reshape(size, images).astype(np.float32)
 
 
 def resampled(contributions: np.ndarray, samples: int, seed: int) -> np.ndarray:
@@ -124,21 +122,30 @@ def bootstrap_interval(
     """Return the 95 % interval of the mean average precision (not interpolated, in 0…1) over images.
 
     It is meant to hold the figure that as many other images would have on average, and the lower one that unlimited
-    images would have: its low end is corrected for the jackknife's bias. Ends are on the scale of log-odds, because a
-    figure close to 0 or 1 can move farther away from there than toward it.
+    images would have, see `interval_around`.
 
     Args:
         scores, labels, counted: see `jackknife`.
         samples, seed: how often N images are drawn with replacement; the same seed draws the same images.
     """
     found = jackknife(scores, labels, counted)
-    return interval_around(found.mean, found.bias, resampled(found.contributions[:, None], samples, seed)[:, 0], seed)
+    moved = resampled(found.contributions[:, None], samples, seed)[:, 0]
+    return interval_around(found.mean, found.bias, found.contributions, moved)
 
 
-def interval_around(mean: float, bias: float, moved: np.ndarray, seed: int) -> Interval:
-    """Return the interval of a mean with this bias that samples of the images have `moved` by `[samples]`."""
-    down, up = np.percentile(moved, PERCENTILES)
-    return Interval(_moved(max(mean - max(bias, 0), mean / 10), down), _moved(mean, up), len(moved), seed)
+def interval_around(mean: float, bias: float, contributions: np.ndarray, moved: np.ndarray) -> Interval:
+    """Return the interval of a mean that samples of the images have `moved` by `[samples]`.
+
+    Its low end is corrected for the jackknife's bias. Ends are on the scale of log-odds, because a figure close to 0 or
+    1 can move farther away from there than toward it. Both are wider by Student's t, because the spread of
+    `contributions` `[N]` is an estimate: its degrees of freedom are those of a χ² of the same mean and variance
+    (Satterthwaite), 2 N / (kurtosis − 1).
+    """
+    squares = contributions**2
+    freedom = 2 * squares.sum() ** 2 / max(((squares - squares.mean()) ** 2).sum(), 1e-12)
+    wider = t.ppf(0.975, max(freedom, 1)) / norm.ppf(0.975)
+    down, up = wider * np.percentile(moved, PERCENTILES)
+    return Interval(_moved(max(mean - max(bias, 0), mean / 10), down), _moved(mean, up))
 
 
 def _moved(value: float, by: float) -> float:
@@ -167,7 +174,7 @@ def paired_bootstrap(
     """
     sides = [scores if scores.ndim == 3 else scores[None] for scores in (first, second)]
     runs = [[jackknife(run, labels, counted) for run in side] for side in sides]
-    return difference(*resampled_runs(runs, samples, seed), seed)
+    return difference(*resampled_runs(runs, samples, seed))
 
 
 def resampled_runs(methods: list[list[Jackknife]], samples: int, seed: int) -> np.ndarray:
@@ -176,23 +183,19 @@ def resampled_runs(methods: list[list[Jackknife]], samples: int, seed: int) -> n
     The first column is the figure itself. All methods see the same images. The part of the runs is drawn from Student's
     t, whose width is that of the runs' means: drawing among two or three runs would show too little of it.
     """
-    runs = [run for method in methods for run in method]
-    moved = resampled(np.stack([run.contributions for run in runs], 1), samples, seed)
-    random, rows, start = np.random.default_rng((seed, 1)), [], 0
-    for method in methods:
-        means, size = [run.mean for run in method], len(method)
-        drawn = np.mean(means) + moved[:, start : start + size].mean(1)
+    contributions = [np.mean([run.contributions for run in runs], axis=0) for runs in methods]
+    random, rows = np.random.default_rng((seed, 1)), []
+    for runs, moved in zip(methods, resampled(np.stack(contributions, 1), samples, seed).T, strict=True):
+        means, size = [run.mean for run in runs], len(runs)
         if size > 1:
-            drawn += random.standard_t(size - 1, samples) * np.std(means, ddof=1) / np.sqrt(size)
-        rows.append(np.append(np.mean(means), drawn))
-        start += size
+            moved = moved + random.standard_t(size - 1, samples) * np.std(means, ddof=1) / np.sqrt(size)
+        rows.append(np.mean(means) + np.append(0, moved))
     return np.stack(rows)
 
 
-def difference(first: np.ndarray, second: np.ndarray, seed: int) -> Difference:
+def difference(first: np.ndarray, second: np.ndarray) -> Difference:
     """Compare two rows of `resampled_runs`."""
     whole, drawn = second[0] - first[0], second[1:] - first[1:]
-    low, high = np.percentile(drawn, PERCENTILES)
     far = (np.abs(drawn - whole) >= abs(whole)).mean()
     p_value = float(max(far, 1 / len(drawn)))
-    return Difference(float(whole), Interval(float(low), float(high), len(drawn), seed), p_value)
+    return Difference(float(whole), Interval(*map(float, np.percentile(drawn, PERCENTILES))), p_value)

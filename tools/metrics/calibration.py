@@ -1,12 +1,14 @@
 """How far predicted probabilities are from frequencies, and the temperature that brings them closer."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize_scalar
+from scipy.special import expit
 
 BINS = 15
 TEMPERATURES = (0.05, 20.0)  # bounds of a fitted temperature
+FIGURES = ("ECE", "ECE of classes", "negative log-likelihood")
 
 
 class Reliability(NamedTuple):
@@ -45,6 +47,15 @@ def class_calibration_error(probabilities: np.ndarray, labels: np.ndarray, count
     columns = zip(probabilities.T, labels.T, counted.T, strict=True)
     errors = [reliability(probability[use], label[use]).error for probability, label, use in columns]
     return float(np.nanmean(errors)) if not np.isnan(errors).all() else float("nan")
+
+
+def calibration(logits: np.ndarray, labels: np.ndarray, counted: np.ndarray) -> dict[str, Any]:
+    """Return the reliability of the counted pairs, and `FIGURES` of it; arrays `[N, V]`."""
+    probabilities = expit(logits)
+    curve = reliability(probabilities[counted], labels[counted])
+    errors = (curve.error, class_calibration_error(probabilities, labels, counted))
+    figures = (*errors, negative_log_likelihood(logits[counted], labels[counted]))
+    return {"reliability": curve._asdict(), **dict(zip(FIGURES, figures, strict=True))}
 
 
 def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> float:

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy.special import expit
 
-from tools.metrics.average_precision import mean_over_classes
-from tools.metrics.multilabel import MEANS, TOP, binary_labels
+from tools.metrics.average_precision import mean_over_classes, precisions_at
+from tools.metrics.multilabel import MEANS, NAN, TOP, Counting, binary_labels, marked, precision_recall
+from tools.metrics.reports import shown
+from tools.metrics.scores import Scores
 from tools.system.errors import first_few
 from tools.system.text_table import csv_text, fixed_width_table
-
-NAN = float("nan")
 
 
 def _float32(scores: np.ndarray) -> torch.Tensor:
@@ -34,33 +35,10 @@ SORTS = {
 }
 # By which they mark the three best classes of an image; with fewer than three classes, all.
 THREES = {
-    "torch.topk": lambda scores: _marked(scores, _float32(scores).topk(min(TOP, scores.shape[1]), 1)[1].numpy()),
-    "numpy.argsort(-x)": lambda scores: _marked(scores, np.argsort(-scores.astype(np.float64), axis=1)[:, :TOP]),
+    "torch.topk": lambda scores: marked(scores, _float32(scores).topk(min(TOP, scores.shape[1]), 1)[1].numpy()),
+    "numpy.argsort(-x)": lambda scores: marked(scores, np.argsort(-scores.astype(np.float64), axis=1)[:, :TOP]),
     "tied with the third": lambda scores: scores >= np.sort(scores, axis=1)[:, -TOP:][:, :1],
 }
-
-
-def _marked(scores: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    marked = np.zeros(scores.shape, bool)
-    np.put_along_axis(marked, columns, True, 1)
-    return marked
-
-
-@dataclass(frozen=True)
-class Counting:
-    """How a code base computes CP, CR, CF1, OP, OR and OF1."""
-
-    difficult: str  # what a class shown only as difficult objects counts as, see `multilabel.binary_labels`
-    threshold: float = 0.5  # a class whose ranked score is at least this one is predicted
-    strict: bool = False  # only a higher score is
-    three: str | None = None  # a key of `THREES`; None: there is no top 3
-    three_above: bool = True  # of the three, only those that reach the threshold
-    never_predicted: float = 0.0  # precision of a class that is never predicted
-    never_adds: int = 0  # what such a class adds to the number of predictions in OP
-    no_positive: float = 0.0  # recall of a class without a positive
-    nothing: float = 0.0  # OP if nothing is predicted
-    zeros: float = NAN  # F1 if precision and recall are 0
-    mean_f1: bool = False  # CF1 is the mean of the classes' F1, not the harmonic mean of CP and CR
 
 
 @dataclass(frozen=True)
@@ -68,7 +46,7 @@ class Protocol:
     """How a code base computes average precision, and what it counts."""
 
     source: str  # the repository, file and function that this follows
-    difficult: str  # as in `Counting`, in average precision
+    difficult: str  # what a class shown only as difficult objects counts as, see `multilabel.binary_labels`
     ranked: str = "probabilities"  # or "logits"
     ties: str = "numpy.argsort(-x)"  # the order of equal scores, a key of `SORTS`
     envelope: bool = False  # a precision is raised to the highest at the same or a greater recall (VOC since 2010)
@@ -105,10 +83,8 @@ def _asl(difficult: str) -> Protocol:
 
 _CSRA_SOURCE = "Kevinz-code/CSRA utils/evaluation/cal_mAP.py: json_map; cal_PR.py: json_metric"
 _SSGRL_SOURCE, _Q2L_SOURCE = "HCPLab-SYSU/SSGRL utils/metrics.py: ", "SlongLiu/query2labels lib/utils/metric.py: "
-_CTRAN_SOURCE, _SALGL_SOURCE = (
-    "QData/C-Tran utils/evaluate.py: compute_metrics",
-    "jasonseu/SALGL lib/metrics.py: VOCmAP ",
-)
+_CTRAN_SOURCE = "QData/C-Tran utils/evaluate.py: compute_metrics"
+_SALGL_SOURCE = "jasonseu/SALGL lib/metrics.py: VOCmAP "
 PROTOCOLS = {
     "ml-gcn": Protocol("megvii-research/ML-GCN util.py: AveragePrecisionMeter", **_GCN),
     "add-gcn": Protocol("Yejin0111/ADD-GCN util.py: AveragePrecisionMeter", **_GCN),
@@ -162,11 +138,10 @@ def measure(
     positive, counted = binary_labels(labels, protocol.difficult)
     orders = [None] * len(class_names) if orders is None else orders
     columns = zip(ranked.T, positive.T, counted.T, orders, strict=True)
-    found = np.array([_of_class(protocol, *column) for column in columns])
-    means = 100 * found.mean(axis=0)
-    counts = _all_counts(protocol.counting, ranked, labels) if protocol.counting else {}
-    measured = Measured(100 * found[:, 0], *means.tolist(), counts, [])
-    measured.notes.extend(_notes(protocol, measured, (positive & counted).any(0), class_names))
+    found = 100 * np.array([_of_class(protocol, *column) for column in columns])
+    counts = _counts(protocol.counting, ranked, labels) if protocol.counting else {}
+    measured = Measured(found[:, 0], *found.mean(axis=0).tolist(), counts, [])
+    measured.notes.extend(_notes(protocol, measured, positive.any(0), class_names))
     if kept < len(logits):
         measured.notes.append(
             f"{len(logits) - kept} images of the last incomplete batch of {protocol.drop_last} left out"
@@ -178,75 +153,40 @@ def _of_class(
     protocol: Protocol, scores: np.ndarray, positive: np.ndarray, counted: np.ndarray, order: np.ndarray | None
 ) -> tuple[float, float, float]:
     """Return the average precision of one class, its lowest and its highest over the orders of equal scores."""
-    if not (positive & counted).any():
+    if not positive.any():
         return (protocol.no_positive,) * 3
     if order is None:
         among = np.flatnonzero(counted) if protocol.kept_first else np.arange(len(scores))
         order = among[SORTS[protocol.ties](scores[among])]
     order = order[order >= 0]
     order = order[counted[order]]
-    ranked, places = scores[order], np.flatnonzero(positive[order])
-    first, last = (np.searchsorted(-ranked, -ranked[places], side) for side in ("left", "right"))
+    falling, places = -scores[order], np.flatnonzero(positive[order])
+    first, last = (np.searchsorted(falling, falling[places], side) for side in ("left", "right"))
+    # Among equal scores the positives come last in the worst order and first in the best.
+    before, up_to = (np.searchsorted(first, first, side) for side in ("left", "right"))
+    within = np.arange(len(places)) - before
+    ranks = (places + 1, last - (up_to - before) + within + 1, first + within + 1)
     if protocol.ties == "one step":
-        return (average_precision_of_ranks(last, protocol.envelope),) * 3
-    tied = [
-        np.searchsorted(first, first, side) for side in ("left", "right")
-    ]  # positives before and up to the tied ones
-    within = np.arange(len(places)) - tied[0]
-    ranks = (places + 1, last - (tied[1] - tied[0]) + within + 1, first + within + 1)
-    own, low, high = (average_precision_of_ranks(rank, protocol.envelope) for rank in ranks)
+        ranks = (last,) * 3
+    own, low, high = (float(precisions_at(rank, protocol.envelope).mean()) for rank in ranks)
     return own, low, high
 
 
-def average_precision_of_ranks(ranks: np.ndarray, envelope: bool = False) -> float:
-    """Return the mean over the positives of the precision at their rank.
-
-    Args:
-        ranks: of the positives `[P]` among the counted images, from 1, ascending; equal ranks count at once.
-        envelope: whether each precision is first raised to the highest at the same or a later rank.
-
-    >>> average_precision_of_ranks(np.array([1, 4])), average_precision_of_ranks(np.array([2, 3]), envelope=True)
-    (0.75, 0.6666666666666666)
-    """
-    precision = np.searchsorted(ranks, ranks, "right") / ranks
-    return float((np.maximum.accumulate(precision[::-1]) if envelope else precision).mean())
-
-
-def _all_counts(rule: Counting, ranked: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    predicted = ranked > rule.threshold if rule.strict else ranked >= rule.threshold
-    labels, counted = binary_labels(labels, rule.difficult)
-    counts = _counts(rule, predicted, labels, counted)
+def _counts(rule: Counting, ranked: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Return CP, CR, CF1, OP, OR and OF1 in %, and those of the top 3."""
+    positive, counted = binary_labels(labels, rule.difficult)
+    predicted = {"": ranked > rule.threshold if rule.strict else ranked >= rule.threshold}
     if rule.three:
-        three = THREES[rule.three](ranked) & (predicted | (not rule.three_above))
-        counts |= {f"{name}_top{TOP}": value for name, value in _counts(rule, three, labels, counted).items()}
-    return counts
-
-
-def _counts(rule: Counting, predicted: np.ndarray, labels: np.ndarray, counted: np.ndarray) -> dict[str, float]:
-    """Return CP, CR, CF1, OP, OR and OF1 in % from boolean `[N, V]`."""
-    predicted, labels = predicted & counted, labels & counted
-    true, found, positives = (array.sum(0) for array in (predicted & labels, predicted, labels))
-    precision = np.where(found > 0, true / np.maximum(found, 1), rule.never_predicted)
-    recall = np.where(positives > 0, true / np.maximum(positives, 1), rule.no_positive)
-    predictions = found.sum() + rule.never_adds * (found == 0).sum()
-    overall = true.sum() / predictions if predictions else rule.nothing
-    overall = (overall, true.sum() / positives.sum() if positives.any() else NAN)
-    by_class = (precision.mean(), recall.mean())
-    f1_by_class = np.mean([_f1(*pair, 0) for pair in zip(precision, recall, strict=True)])
-    f1_by_class = f1_by_class if rule.mean_f1 else _f1(*by_class, rule.zeros)
-    values = (*by_class, f1_by_class, *overall, _f1(*overall, rule.zeros))
-    return {name: 100 * float(value) for name, value in zip(MEANS, values, strict=True)}
-
-
-def _f1(precision: float, recall: float, zeros: float) -> float:
-    return 2 * precision * recall / (precision + recall) if precision + recall else zeros
+        predicted[f"_top{TOP}"] = THREES[rule.three](ranked) & (predicted[""] | (not rule.three_above))
+    found = {suffix: precision_recall(chosen, positive, counted, rule) for suffix, chosen in predicted.items()}
+    return {name + suffix: 100 * float(getattr(one, name)) for suffix, one in found.items() for name in MEANS}
 
 
 def _notes(protocol: Protocol, measured: Measured, has_positive: np.ndarray, class_names: Sequence[str]) -> list[str]:
     notes = []
     if not has_positive.all():
         empty = [class_names[v] for v in np.flatnonzero(~has_positive)]
-        over = mean_over_classes(np.where(has_positive, measured.average_precisions, NAN))
+        over = mean_over_classes(measured.average_precisions[has_positive])
         rest = f"mAP over the other {has_positive.sum()} classes {over:.2f}"
         notes.append(f"no positive in {first_few(empty)}: the original {protocol.original}; {rest}")
     if measured.high - measured.low > 1e-9:
@@ -254,22 +194,19 @@ def _notes(protocol: Protocol, measured: Measured, has_positive: np.ndarray, cla
     return notes
 
 
-def protocol_tables(
-    names: Sequence[str], logits: np.ndarray, probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
-) -> tuple[str, str, dict[str, Any]]:
-    """Return a row per protocol as text and as CSV, and everything by protocol; other arguments as in `measure`."""
-    found = {name: measure(PROTOCOLS[name], logits, probabilities, labels, class_names) for name in names}
+def protocol_tables(names: Sequence[str], scored: Scores) -> tuple[str, str, dict[str, Any]]:
+    """Return a row per protocol as text and as CSV, and everything by protocol."""
+    # The originals compare and rank float32 sigmoids, which are equal where logits are above 17.
+    probabilities = expit(scored.scores) if scored.are_logits else scored.scores
     columns = [*MEANS, *(f"{name}_top{TOP}" for name in MEANS)]
-    values = {name: (one.mAP, *(one.counts.get(column, NAN) for column in columns)) for name, one in found.items()}
-    shown = [("protocol", "mAP", *MEANS, *(f"{name} 3" for name in MEANS))]
-    exact = [("protocol", "mAP", *columns, "note")]
-    for name, row in values.items():
-        shown.append((name, *("–" if np.isnan(value) else f"{value:.2f}" for value in row)))
-        cells = ("" if np.isnan(value) else f"{value:.4f}" for value in row)
-        exact.append((name, *cells, "; ".join(found[name].notes)))
-    notes = [f"{name}: {note}" for name, one in found.items() for note in one.notes]
-    result = {}
-    for name, one in found.items():
-        averages = dict(zip(class_names, one.average_precisions, strict=True))
-        result[name] = {**one._asdict(), **asdict(PROTOCOLS[name]), "average_precisions": averages}
-    return "\n".join([fixed_width_table(shown, [18, *[6] * 13]), *notes]), csv_text(exact), {"protocols": result}
+    text = [("protocol", "mAP", *MEANS, *(f"{name} 3" for name in MEANS))]
+    table, notes, result = [("protocol", "mAP", *columns, "note")], [], {}
+    for name in names:
+        found = measure(PROTOCOLS[name], scored.logits, probabilities, scored.labels, scored.class_names)
+        values = (found.mAP, *(found.counts.get(column, NAN) for column in columns))
+        text.append((name, *map(shown, values)))
+        table.append((name, *(shown(value, 4, missing="") for value in values), "; ".join(found.notes)))
+        notes += [f"{name}: {note}" for note in found.notes]
+        averages = dict(zip(scored.class_names, found.average_precisions, strict=True))
+        result[name] = {**found._asdict(), **asdict(PROTOCOLS[name]), "average_precisions": averages}
+    return "\n".join([fixed_width_table(text, [18, *[6] * 13]), *notes]), csv_text(table), {"protocols": result}

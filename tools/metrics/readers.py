@@ -3,21 +3,54 @@
 import csv
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.special import expit, logit
 
-from tools.metrics.multilabel import DIFFICULT, binary_labels
+from tools.data.devkit import read_class_names
+from tools.metrics.multilabel import DIFFICULT
 from tools.metrics.scores import Scores, read_scores
 from tools.metrics.submission import CLASSES, read_submission
 from tools.system.command_line import Arguments, argument
 from tools.system.errors import UserError, first_few
 from tools.system.files import read_json, reason, require_regular_file
+from tools.system.text_table import NUMBER
 
 LABEL = "label:"  # before the class's name in the header of a column of labels
 SERVER_FILE = re.compile(r"(comp\d+_cls_.+)_([^_]+)\.txt")
+
+
+@dataclass(frozen=True)
+class ScoreArguments(Arguments):
+    """Arguments of programs that read labeled scores."""
+
+    difficult: str = argument("positive", "what a class shown only as difficult objects is", choices=DIFFICULT)
+    class_file: Path | None = argument(None, "class_names of a table that does not name its classes")
+    seed: int = argument(0, "of everything that is drawn", least=0)
+    out: Path | None = argument(
+        None, "result files without suffix (default in experiments/evaluation)", names_file=True
+    )
+
+    def read(self, path: Path, first: Scores | None = None) -> Scores:
+        """Read scores that have labels, with the classes of those that were read first.
+
+        Raises:
+            UserError: as `read_results`, and if the file holds no labels or other classes.
+        """
+        scored = read_labeled(path, read_class_names(self.class_file) if self.class_file else None)
+        try:
+            return scored.of_classes(first.class_names) if first else scored
+        except UserError as error:
+            raise UserError(f"compared with the first file, {path} has {error}") from error
+
+
+def read_labeled(path: Path, class_names: list[str] | None = None) -> Scores:
+    """Read scores as `read_results` does, and raise a `UserError` if the file holds no labels."""
+    scored = read_results(path, class_names)
+    if scored.labels is None:
+        raise UserError(f"{path} holds no labels: evaluate_classification.py --scores {path} --data_dir … adds them")
+    return scored
 
 
 def read_results(path: Path, class_names: list[str] | None = None) -> Scores:
@@ -38,84 +71,18 @@ def read_results(path: Path, class_names: list[str] | None = None) -> Scores:
     Raises:
         UserError: the file cannot be read, and where, or holds other classes.
     """
-    scored = _read(path, class_names)
+    if not path.is_dir():
+        require_regular_file(path)
+    if path.is_dir() or path.name.endswith((".txt", ".tar.gz", ".tgz")):
+        scored = _read_server_files(path)
+    elif path.suffix == ".csv":
+        scored = _read_table(path, class_names)
+    else:
+        scored = _read_list(path, class_names) if path.suffix == ".json" else read_scores(path)
     try:
         return scored.of_classes(class_names) if class_names else scored
     except UserError as error:
         raise UserError(f"compared with the class file, {path} has {error}") from error
-
-
-def _read(path: Path, class_names: list[str] | None) -> Scores:
-    if path.is_dir():
-        return _read_server_files(path)
-    require_regular_file(path)
-    if path.name.endswith((".txt", ".tar.gz", ".tgz")):
-        return _read_server_files(path)
-    if path.suffix not in (".csv", ".json"):
-        return read_scores(path)
-    return (_read_table if path.suffix == ".csv" else _read_list)(path, class_names)
-
-
-@dataclass(frozen=True)
-class LabeledScores:
-    """Scores with labels, as metrics take them; arrays `[N, V]`."""
-
-    ids: list[str]
-    class_names: list[str]
-    logits: np.ndarray
-    probabilities: np.ndarray
-    labels: np.ndarray  # boolean
-    counted: np.ndarray  # boolean: False leaves a pair out
-
-    def select(self, rows: object = slice(None), columns: object = slice(None)) -> "LabeledScores":
-        """Return the images and classes of these indices."""
-        arrays = {
-            name: getattr(self, name)[rows][:, columns] for name in ("logits", "probabilities", "labels", "counted")
-        }
-        names = {"ids": np.array(self.ids)[rows].tolist(), "class_names": np.array(self.class_names)[columns].tolist()}
-        return replace(self, **names, **arrays)
-
-    def with_classes(self, class_names: list[str], origin: Path) -> "LabeledScores":
-        """Return the same classes in this order; raise a `UserError` that names `origin` if they are others."""
-        if differing := sorted(set(class_names).symmetric_difference(self.class_names)):
-            raise UserError(f"{origin} has other classes than the first file; they differ in {first_few(differing)}")
-        return self.select(columns=[self.class_names.index(name) for name in class_names])
-
-
-@dataclass(frozen=True)
-class ScoreArguments(Arguments):
-    """Arguments of programs that read labeled scores."""
-
-    difficult: str = argument("positive", "what a class shown only as difficult objects is", choices=DIFFICULT)
-    class_file: Path | None = argument(None, "class_names of a table that does not name its classes")
-    seed: int = argument(0, "of everything that is drawn", least=0)
-    out: Path | None = argument(
-        None, "result files without suffix (default in experiments/evaluation)", names_file=True
-    )
-
-
-def read_labeled(path: Path, class_names: list[str] | None = None, difficult: str = "positive") -> LabeledScores:
-    """Read scores that have labels, see `read_results`; `difficult` as in `tools.metrics.multilabel.binary_labels`.
-
-    Raises:
-        UserError: as `read_results`, and if the file holds no labels.
-    """
-    scored = read_results(path, class_names)
-    if scored.labels is None:
-        raise UserError(f"{path} holds no labels: evaluate_classification.py --scores {path} --data_dir … adds them")
-    labels, counted = binary_labels(scored.labels, difficult)
-    # In float64, sigmoids of logits above 17 differ, so that a threshold can lie between them.
-    probabilities = expit(scored.scores.astype(np.float64)) if scored.are_logits else scored.probabilities
-    arrays = (logits_of(scored), probabilities, labels & counted, counted)
-    return LabeledScores(scored.ids, scored.class_names, *arrays)
-
-
-def logits_of(scored: Scores) -> np.ndarray:
-    """Return the logits `[N, V]`, or those of the probabilities if only these are known."""
-    if scored.are_logits:
-        return scored.scores
-    # Sigmoids in float32 may be exactly 0 or 1, whose logits are infinite.
-    return logit(np.clip(scored.scores.astype(np.float64), 1e-38, 1 - 2**-25))
 
 
 def _read_table(path: Path, class_names: list[str] | None) -> Scores:
@@ -126,7 +93,7 @@ def _read_table(path: Path, class_names: list[str] | None) -> Scores:
         raise UserError(f"cannot read {path} as CSV: {reason(error)}") from error
     if not rows or len(rows[0]) < 2:
         raise UserError(f"{path} is not a table of an image's name and a score per class")
-    header = [] if _is_number(rows[0][1]) else [cell.strip() for cell in rows.pop(0)[1:]]
+    header = [] if NUMBER.fullmatch(rows[0][1].strip()) else [cell.strip() for cell in rows.pop(0)[1:]]
     ids, values = [row[0] for row in rows], _numbers(path, (row[1:] for row in rows))
     if not header:  # ADD-GCN's
         names = _names(path, class_names, values.shape[1] // 2)
@@ -155,13 +122,14 @@ def _read_list(path: Path, class_names: list[str] | None) -> Scores:
 
 
 def _read_server_files(path: Path) -> Scores:
-    if path.is_file() and path.suffix != ".txt":
+    is_text = path.suffix == ".txt" and path.is_file()
+    if path.is_file() and not is_text:
         contents = read_submission(path)
     else:
-        folder = path if path.is_dir() else path.parent
-        contents = {file.name: _text_column(file) for file in sorted(folder.glob("comp*.txt"))}
+        files = sorted((path.parent if is_text else path).glob("comp*.txt"))
+        contents = {file.name: _text_column(file) for file in files}
     found = {name: match for name in contents if (match := SERVER_FILE.fullmatch(Path(name).name))}
-    if path.is_file() and path.suffix == ".txt":  # of several sets in a folder, that of the file that was named
+    if is_text:  # of several sets in a folder, that of the file that was named
         named = SERVER_FILE.fullmatch(path.name)
         found = {name: match for name, match in found.items() if named and match[1] == named[1]}
     sets = sorted({match[1] for match in found.values()})
@@ -182,13 +150,6 @@ def _text_column(path: Path) -> tuple[list[str], list[float]]:
         return [image for image, _ in rows], [float(score) for _, score in rows]
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: expected an image id and a score per line ({reason(error)})") from error
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return bool([float(text)])
-    except ValueError:
-        return False
 
 
 def _numbers(path: Path, rows: Iterable[list]) -> np.ndarray:

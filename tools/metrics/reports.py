@@ -3,22 +3,34 @@
 import json
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from tools.metrics.average_precision import DEFINITIONS
 from tools.metrics.bootstrap import Interval
 from tools.metrics.multilabel import MEANS, TOP, Metrics
-from tools.system.files import check_writable, read_json, recorded_in_json, result_path, write_json, write_text
+from tools.pictures.figure import write_picture
+from tools.system.files import (
+    check_writable,
+    provenance,
+    read_json,
+    recorded_in_json,
+    result_path,
+    write_json,
+    write_text,
+)
 from tools.system.text_table import csv_text, fixed_width_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DECIMALS = 4  # of values in % in the CSV
 COLUMNS = ("image", "class", "score", "keypoint_row", "keypoint_column")  # of a table of predictions
 # The mean of each column of an evaluation.
 MEAN_OF = {**{name: f"m{name}" for name in DEFINITIONS}, "chance": "chance"}
-MEAN_OF |= {f"precision{suffix}": f"CP{suffix}" for suffix in ("", f"_top{TOP}")}
-MEAN_OF |= {f"recall{suffix}": f"CR{suffix}" for suffix in ("", f"_top{TOP}")}
+for _suffix in ("", f"_top{TOP}"):
+    MEAN_OF |= {f"precision{_suffix}": f"CP{_suffix}", f"recall{_suffix}": f"CR{_suffix}"}
 
 
 def text_report(class_names: list[str], metrics: Metrics, interval: Interval | None, decision: str) -> str:
@@ -27,23 +39,21 @@ def text_report(class_names: list[str], metrics: Metrics, interval: Interval | N
     `decision` says by what the classes of precision and recall were predicted.
     """
     columns, means = metrics.per_class, metrics.means
-    shown = (*DEFINITIONS, "precision", "recall", "positives", "chance")
-    rows = [("class", *(column.removeprefix("AP_") for column in shown))]
-    for row, name in enumerate(class_names):
-        rows.append((name, *(_shown(columns[column][row]) for column in shown)))
-    averages = [_shown(means[MEAN_OF[column]]) for column in (*DEFINITIONS, "precision", "recall")]
-    rows.append(("mean (mAP)", *averages, _shown(columns["positives"].sum()), _shown(means["chance"])))
+    names = (*DEFINITIONS, "precision", "recall", "positives", "chance")
+    rows = [("class", *(column.removeprefix("AP_") for column in names))]
+    rows += [(name, *(shown(columns[column][row]) for column in names)) for row, name in enumerate(class_names)]
+    averages = {column: means[name] for column, name in MEAN_OF.items()} | {"positives": columns["positives"].sum()}
+    rows.append(("mean (mAP)", *(shown(averages[column]) for column in names)))
     lines = [fixed_width_table(rows, widths=(15, 9, 9, 9, 9, 9, 10, 8))]
     if interval:
-        low, high = 100 * interval.low, 100 * interval.high
-        lines.append(f"95 % interval over images ({interval.samples:,} samples): mAP {low:.2f} … {high:.2f}")
+        lines.append(f"95 % interval over images: mAP {100 * interval.low:.2f} … {100 * interval.high:.2f}")
     for suffix, what in (("", decision), (f"_top{TOP}", f"top {TOP}")):
-        lines.append(f"{what:18s}" + "  ".join(f"{name} {_shown(means[name + suffix])}" for name in MEANS))
+        lines.append(f"{what:18s}" + "  ".join(f"{name} {shown(means[name + suffix])}" for name in MEANS))
     return "\n".join(lines)
 
 
-def _shown(value: float, decimals: int = 2, missing: str = "–") -> str:
-    """Return a count as it is, and a value in % rounded."""
+def shown(value: float, decimals: int = 2, missing: str = "–") -> str:
+    """Return a count as it is, any other number rounded, and NaN as `missing`."""
     if math.isnan(value):
         return missing
     return str(value) if isinstance(value, np.integer) else f"{value:.{decimals}f}"
@@ -59,23 +69,13 @@ def class_csv(class_names: list[str], columns: dict[str, np.ndarray], means: dic
     """Return CSV with a row for each class and one of means, by column; a cell without a value is empty."""
     rows = [[name, *(values[row] for values in columns.values())] for row, name in enumerate(class_names)]
     rows.append(["mean", *(means.get(name, math.nan) for name in columns)])
-    shown = [[name, *(_shown(value, DECIMALS, missing="") for value in values)] for name, *values in rows]
-    return csv_text([["class", *columns], *shown])
+    cells = [[name, *(shown(value, DECIMALS, missing="") for value in values)] for name, *values in rows]
+    return csv_text([["class", *columns], *cells])
 
 
 def by_class(class_names: list[str], columns: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
     """Return the values of columns `[V]` by class and column."""
     return {name: {column: values[row] for column, values in columns.items()} for row, name in enumerate(class_names)}
-
-
-def json_value(value: Any) -> Any:
-    """Convert dictionaries, lists, arrays and numbers to JSON types; NaN and infinities become null.
-
-    >>> json_value({"AP": np.array([0.5, np.nan]), "positives": np.int64(3)})
-    {'AP': [0.5, None], 'positives': 3}
-    """
-    text = json.dumps(value, default=lambda array: array.tolist())
-    return json.loads(text, parse_constant=lambda constant: None)
 
 
 def free_base(base: Path, made_with: dict[str, Any], out: Path | None = None) -> Path:
@@ -91,14 +91,23 @@ def free_base(base: Path, made_with: dict[str, Any], out: Path | None = None) ->
     return base
 
 
-def write_results(base: Path, text: str, tables: dict[str, str], result: dict[str, Any]) -> list[Path]:
-    """Write `base`.txt, `base`SUFFIX.csv for each suffix of `tables` and `base`.json; return their paths."""
-    contents = {".txt": text + "\n", **{f"{suffix}.csv": table for suffix, table in tables.items()}}
+def write_results(
+    base: Path, text: str, tables: dict[str, str], result: dict[str, Any], figures: dict[str, "Figure"] | None = None
+) -> list[str]:
+    """Write `base`.txt and .json, `base`SUFFIX.csv and .png of `tables` and `figures` by SUFFIX; return what to print.
+
+    The command is added to text and JSON. `result` may hold arrays; what is not finite becomes null.
+    """
+    made = provenance()
+    contents = {".txt": f"{text}\n\n{made['command']}\n", **{f"{end}.csv": table for end, table in tables.items()}}
     paths = [base.with_name(base.name + suffix) for suffix in (*contents, ".json")]
     for path, content in zip(paths[:-1], contents.values(), strict=True):
         write_text(path, content)
-    write_json(paths[-1], json_value(result))
-    return paths
+    write_json(paths[-1], json.loads(json.dumps({**result, **made}, default=lambda array: array.tolist())))
+    for suffix, figure in (figures or {}).items():
+        paths.append(base.with_name(f"{base.name}{suffix}.png"))
+        write_picture(paths[-1], figure)
+    return [text, *(f"written: {path}" for path in paths)]
 
 
 class Prediction(NamedTuple):
@@ -140,16 +149,14 @@ class PredictionTable:
         self._images: list[str] = []
 
     def __enter__(self) -> "PredictionTable":
-        # An unwritable folder fails now instead of after hours of inference.
-        check_writable(self.paths[0])
+        check_writable(self.paths[0])  # an unwritable folder fails now instead of after hours of inference
         return self
 
     def add(self, image: str, size: tuple[int, int], predictions: list[Prediction], **more: str) -> None:
         """Take in an image's predictions; `size` is (height, width), `more` goes into the JSON file."""
         classes = [{"class": p.name, "score": round(p.score, 6), "keypoint": p.keypoint} for p in predictions]
-        self._images.append(
-            json.dumps({"image": image, "height": size[0], "width": size[1], "classes": classes, **more})
-        )
+        entry = {"image": image, "height": size[0], "width": size[1], "classes": classes, **more}
+        self._images.append(json.dumps(entry))
         rows = [(image, p.name, f"{p.score:.6f}", *(p.keypoint or ("", ""))) for p in predictions]
         self._rows += rows or [(image, "", "", "", "")]
 

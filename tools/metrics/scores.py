@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from tools.data.devkit import class_columns, class_name_problem
 from tools.system.errors import UserError, first_few, quoted
@@ -36,31 +36,32 @@ class Scores:
 
     @property
     def probabilities(self) -> np.ndarray:
-        """Scores in 0…1 `[N, V]`: sigmoids of the logits. Those of float32 logits above 17 are 1: do not rank by them.
+        """Scores in 0…1 `[N, V]`: sigmoids in float64, which are below 1 for logits up to 36; in float32, up to 17."""
+        return expit(self.scores.astype(np.float64)) if self.are_logits else self.scores
 
-        >>> Scores(["a"], ["cat"], np.float32([[20]])).probabilities
-        array([[1.]], dtype=float32)
-        """
-        return expit(self.scores) if self.are_logits else self.scores
+    @property
+    def logits(self) -> np.ndarray:
+        """Logits `[N, V]`, or those of the probabilities if only these are known."""
+        if self.are_logits:
+            return self.scores
+        # Sigmoids in float32 may be exactly 0 or 1, whose logits are infinite.
+        return logit(np.clip(self.scores.astype(np.float64), 1e-38, 1 - 2**-25))
 
     def check(self, origin: str) -> None:
         """Raise a UserError that starts with `origin` if anything in it is impossible, as ids that occur twice."""
         for name, values in (("image id", self.ids), ("class name", self.class_names)):
             if not values:
                 raise UserError(f"{origin} holds no {name}")
-            repeated = [quoted(value) for value, count in Counter(values).items() if count > 1]
-            if repeated:
+            if repeated := [quoted(value) for value, count in Counter(values).items() if count > 1]:
                 raise UserError(f"{origin} holds the {name} {first_few(repeated)} more than once")
-            invalid = [quoted(value) for value in values if class_name_problem(value)]
-            if invalid:
+            if invalid := [quoted(value) for value in values if class_name_problem(value)]:
                 raise UserError(f"{origin}: the {name} {invalid[0]} has unprintable characters or outer whitespace")
         shape = (len(self.ids), len(self.class_names))
         labels_shape = shape if self.labels is None else self.labels.shape
         if self.scores.shape != shape or labels_shape != shape:
             counts = f"{shape[0]:,} images and {shape[1]} classes"
             raise UserError(f"{origin}: scores {self.scores.shape} and labels {labels_shape} do not match {counts}")
-        broken = [self.ids[row] for row in np.flatnonzero(~np.isfinite(self.scores).all(1))]
-        if broken:
+        if broken := [self.ids[row] for row in np.flatnonzero(~np.isfinite(self.scores).all(1))]:
             share = f"{len(broken):,} of {len(self.ids):,} images"
             raise UserError(f"{origin}: the scores of {share} are not finite ({first_few(broken)})")
         low, high = self.scores.min(), self.scores.max()
@@ -70,11 +71,15 @@ class Scores:
                 "`logits`, and divide values in % by 100"
             )
 
+    def select(self, rows: Any = slice(None), columns: Any = slice(None)) -> "Scores":
+        """Return the images and classes of these indices."""
+        scores, labels = (None if array is None else array[rows][:, columns] for array in (self.scores, self.labels))
+        ids, names = np.array(self.ids)[rows].tolist(), np.array(self.class_names)[columns].tolist()
+        return replace(self, ids=ids, class_names=names, scores=scores, labels=labels)
+
     def of_classes(self, class_names: list[str]) -> "Scores":
         """Return the same scores with the columns in the order of `class_names`; a UserError: other classes."""
-        columns = class_columns(class_names, self.class_names)
-        labels = None if self.labels is None else self.labels[:, columns]
-        return replace(self, class_names=class_names, scores=self.scores[:, columns], labels=labels)
+        return self.select(columns=class_columns(class_names, self.class_names))
 
 
 def write_scores(path: Path, scored: Scores) -> None:
@@ -112,7 +117,10 @@ def read_scores(path: Path) -> Scores:
         raise UserError(f"{path}: scores must be numbers [images, classes], not {scores.dtype} {list(scores.shape)}")
     if scores.dtype != np.float32:
         scores = scores.astype(np.float64)
-    ids, class_names = (_texts(path, name, arrays[name]) for name in ("ids", "class_names"))
+    for name in ("ids", "class_names"):
+        if arrays[name].dtype.kind not in "Uiu" or arrays[name].ndim != 1:
+            raise UserError(f"{path}: {name} must be texts [n], not {arrays[name].dtype} {list(arrays[name].shape)}")
+    ids, class_names = ([str(value) for value in arrays[name]] for name in ("ids", "class_names"))
     settings = _settings(path, arrays)
     scored = Scores(ids, class_names, scores, _labels(path, arrays, settings), settings, are_logits)
     scored.check(str(path))
@@ -141,16 +149,11 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _array(content: bytes) -> np.ndarray:
+    """Return the array of a `.npy` file, whose shape may be one of 37 GB, or of endless empty texts."""
     file = io.BytesIO(content)
     shape, fortran_order, dtype = HEADERS[np.lib.format.read_magic(file)](file)
     values = np.frombuffer(content[file.tell() :], dtype) if math.prod(shape) else np.empty(0, dtype)
     return values.reshape(shape, order="F" if fortran_order else "C")
-
-
-def _texts(path: Path, name: str, values: np.ndarray) -> list[str]:
-    if values.dtype.kind not in "Uiu" or values.ndim != 1:
-        raise UserError(f"{path}: {name} must be texts [n], not {values.dtype} {list(values.shape)}")
-    return [str(value) for value in values]
 
 
 def _settings(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -158,16 +161,13 @@ def _settings(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
         settings = json.loads(str(arrays.get("settings", "{}")))
     except (ValueError, RecursionError):
         settings = None
-    values = settings.values() if isinstance(settings, dict) else [{}]
-    plain = [item for value in values for item in (value if isinstance(value, list) else [value])]
-    split = settings.get("split", "val") if isinstance(settings, dict) else None
-    if (
-        any(isinstance(value, list | dict) for value in plain)
-        or not isinstance(split, str)
-        or class_name_problem(split)
-    ):
-        raise UserError(f"{path}: its settings are not a JSON object of plain values, with a name as split")
-    return settings
+    if isinstance(settings, dict):
+        items = [item for value in settings.values() for item in (value if isinstance(value, list) else [value])]
+        split = settings.get("split", "val")
+        nested = any(isinstance(item, list | dict) for item in items)
+        if isinstance(split, str) and not class_name_problem(split) and not nested:
+            return settings
+    raise UserError(f"{path}: its settings are not a JSON object of plain values, with a name as split")
 
 
 def _labels(path: Path, arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> np.ndarray | None:

@@ -6,16 +6,8 @@ from itertools import combinations
 import numpy as np
 from scipy.stats import norm
 
-from tools.metrics.bootstrap import (
-    PERCENTILES,
-    Difference,
-    Interval,
-    Jackknife,
-    difference,
-    interval_around,
-    jackknife,
-    resampled_runs,
-)
+from tools.metrics import bootstrap
+from tools.metrics.bootstrap import Difference, Interval, Jackknife
 
 POWER = 0.8
 
@@ -75,25 +67,26 @@ def compare(
         methods: of each `[runs, N, V]`, what ranks the images.
         labels, counted: `[N, V]`, boolean, see `tools.metrics.average_precision`.
     """
-    runs = [[jackknife(scores, labels, counted) for scores in method] for method in methods]
-    drawn = resampled_runs(runs, samples, seed)
+    runs = [[bootstrap.jackknife(scores, labels, counted) for scores in method] for method in methods]
+    drawn = bootstrap.resampled_runs(runs, samples, seed)
     ranks = (-drawn).argsort(0, kind="stable").argsort(0) + 1
     summaries = []
     for values, rank, method in zip(drawn, ranks, runs, strict=True):
-        bias = float(np.mean([run.bias for run in method]))
-        interval = interval_around(float(values[0]), bias, values[1:] - values[0], seed)
-        lowest, highest = np.percentile(rank[1:], PERCENTILES, method="nearest")
+        mean, bias = float(values[0]), float(np.mean([run.bias for run in method]))
+        contributions = np.mean([run.contributions for run in method], axis=0)
+        interval = bootstrap.interval_around(mean, bias, contributions, values[1:] - mean)
+        low, high = np.percentile(rank[1:], bootstrap.PERCENTILES, method="nearest")
         best = float((rank[1:] == 1).mean())
-        summaries.append(Method(float(values[0]), interval, int(rank[0]), (int(lowest), int(highest)), best))
+        summaries.append(Method(mean, interval, int(rank[0]), (int(low), int(high)), best))
     pairs = list(combinations(range(len(methods)), 2))
-    found = [difference(drawn[first], drawn[second], seed) for first, second in pairs]
+    found = [bootstrap.difference(drawn[first], drawn[second]) for first, second in pairs]
     corrected = holm(np.array([one.p_value for one in found]))
-    errors = [(drawn[second] - drawn[first])[1:].std(ddof=1) for first, second in pairs]
-    classes = [_classes(runs[first], runs[second]) for first, second in pairs]
-    rows = zip(pairs, found, corrected, errors, classes, strict=True)
-    return summaries, [
-        Pair(*pair, one, float(p), smallest_difference(error), *of_classes) for pair, one, p, error, of_classes in rows
-    ]
+    comparisons = []
+    for (first, second), one, p_value in zip(pairs, found, corrected, strict=True):
+        smallest = smallest_difference((drawn[second] - drawn[first])[1:].std(ddof=1))
+        of_classes = _classes(runs[first], runs[second])
+        comparisons.append(Pair(first, second, one, float(p_value), smallest, *of_classes))
+    return summaries, comparisons
 
 
 def _classes(first: list[Jackknife], second: list[Jackknife]) -> tuple[np.ndarray, np.ndarray]:

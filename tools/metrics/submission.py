@@ -23,8 +23,7 @@ def check_submission(path: Path, class_names: list[str]) -> None:
     """Raise a UserError for a path or classes that the server does not accept."""
     if not path.name.endswith((".tar.gz", ".tgz")):
         raise UserError(f"{path} does not end in .tar.gz, as the server requires")
-    differing = sorted(CLASSES.symmetric_difference(class_names))
-    if differing:
+    if differing := sorted(CLASSES.symmetric_difference(class_names)):
         raise UserError(f"an archive holds the 20 classes of VOC; these classes differ in {first_few(differing)}")
 
 
@@ -57,8 +56,7 @@ def write_submission(
             member.size = len(text)
             archive.addfile(member, io.BytesIO(text))
     replace_file(path, lambda temporary: temporary.write_bytes(buffer.getvalue()))
-    problem = find_problem(path, ids, scores, class_names, competition, image_set)
-    if problem:
+    if problem := find_problem(path, ids, scores, class_names, competition, image_set):
         raise UserError(f"{path} was not written correctly: {problem}")
 
 
@@ -87,17 +85,13 @@ def read_submission(path: Path) -> dict[str, tuple[list[str], list[float]]]:
 def find_problem(
     path: Path, ids: list[str], scores: np.ndarray, class_names: list[str], competition: str, image_set: str
 ) -> str | None:
-    """Return the first difference between an archive and what it should hold; None if there is none."""
-    contents = read_submission(path)
-    columns = _columns(scores, class_names, competition, image_set)
+    """Return in what an archive differs from what it should hold; None if in nothing."""
+    contents, columns = read_submission(path), _columns(scores, class_names, competition, image_set)
     if contents.keys() != columns.keys():
         return f"its files are {first_few(sorted(contents))}"
-    for name, column in columns.items():
-        found_ids, found_scores = contents[name]
-        if found_ids != ids:
-            return f"{name} does not list the images in order"
-        if not np.array_equal(np.array(found_scores, np.float32), column):
-            return f"{name} holds other scores"
+    for name, (found_ids, found_scores) in contents.items():
+        if found_ids != ids or not np.array_equal(np.array(found_scores, np.float32), columns[name]):
+            return f"{name} holds other images or scores"
     return None
 
 

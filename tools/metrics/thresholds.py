@@ -1,45 +1,19 @@
 """A decision threshold for each class: chosen for a goal on one set of images, measured on another."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import norm
 
-from tools.metrics.bootstrap import image_counts
-from tools.metrics.multilabel import MEANS
+from tools.metrics.bootstrap import PERCENTILES, image_counts
+from tools.metrics.multilabel import MEANS, precision_recall
 from tools.system.command_line import MOST_FLOAT
-from tools.system.errors import UserError, first_few
+from tools.system.errors import UserError, first_few, quoted
 from tools.system.files import read_json, sha256
 
 DEFAULT = 0.5  # for a class without a positive, about which the images say nothing
-PERCENTILES = (2.5, 97.5)
-
-
-class Cuts(NamedTuple):
-    """What each possible threshold of one class would predict: the k highest scores, for each k between ties; `[K]`."""
-
-    true: np.ndarray
-    found: np.ndarray
-    positives: int
-
-    def precision(self) -> np.ndarray:
-        return self.true / np.maximum(self.found, 1)
-
-    def recall(self) -> np.ndarray:
-        return self.true / self.positives
-
-
-# By the goal's name: what to maximize over the cuts, given its value; of equal cuts the highest threshold counts.
-GOALS: dict[str, Callable[[Cuts, float], np.ndarray]] = {
-    "f1": lambda cuts, _: 2 * cuts.true / (cuts.found + cuts.positives),
-    # Below the wanted precision or recall, the closest to it; from there on the best of the other one.
-    "precision": lambda cuts, least: np.where(cuts.precision() >= least, 1 + cuts.recall(), cuts.precision()),
-    "recall": lambda cuts, least: np.where(cuts.recall() >= least, 1 + cuts.precision(), cuts.recall()),
-    "cost": lambda cuts, miss: -(cuts.found - cuts.true + miss * (cuts.positives - cuts.true)),
-}
 
 
 @dataclass(frozen=True)
@@ -56,25 +30,38 @@ class Goal:
 
     @classmethod
     def parse(cls, text: str) -> "Goal":
-        """Read `f1`, `precision=0.9`, `recall=0.9` or `cost=5`; raise a ValueError for anything else."""
+        """Read `f1`, `precision=0.9`, `recall=0.9` or `cost=5`; raise a UserError for anything else."""
         name, _, value = text.partition("=")
         try:
             number = float(value) if value else 0.0
         except ValueError:
             number = np.nan
-        most = MOST_FLOAT if name == "cost" else 1
-        if name not in GOALS or bool(value) == (name == "f1") or not 0 <= number <= most:
-            raise ValueError("give f1, precision=0…1, recall=0…1 or cost=COST")
+        most = {"f1": 1, "precision": 1, "recall": 1, "cost": MOST_FLOAT}.get(name, -1)
+        if bool(value) == (name == "f1") or not 0 <= number <= most:
+            raise UserError(f"--for {quoted(text)} is not a goal: give f1, precision=0…1, recall=0…1 or cost=COST")
         return cls(name, number)
 
     def __str__(self) -> str:
         return self.name if self.name == "f1" else f"{self.name}={self.value:g}"
 
+    def value_of(self, true: np.ndarray, found: np.ndarray, positives: int) -> np.ndarray:
+        """Return how good predictions are, larger is better, from true positives and predictions `[K]`."""
+        if self.name == "f1":
+            return 2 * true / (found + positives)
+        if self.name == "cost":
+            return -(found - true + self.value * (positives - true))
+        shares = {"precision": true / np.maximum(found, 1), "recall": true / positives}
+        wanted = shares.pop(self.name)
+        (other,) = shares.values()
+        # Below the wanted share, the closest to it; from there on the best of the other one.
+        return np.where(wanted >= self.value, 1 + other, wanted)
+
 
 def choose_thresholds(scores: np.ndarray, labels: np.ndarray, counted: np.ndarray, goal: Goal) -> np.ndarray:
     """Return the threshold `[V]` of each class that is best for the goal; a score above it predicts the class.
 
-    It is halfway between two neighboring scores. A class without a positive has `DEFAULT`.
+    It is halfway between two neighboring scores; of equally good ones the highest. A class without a positive has
+    `DEFAULT`.
 
     Args:
         scores, labels, counted: `[N, V]`, see `tools.metrics.average_precision`; scores in 0…1.
@@ -88,71 +75,59 @@ def _threshold(scores: np.ndarray, labels: np.ndarray, goal: Goal) -> float:
         return DEFAULT
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]
-    found = np.append(0, np.flatnonzero(np.append(ranked[1:] < ranked[:-1], True)) + 1)  # 0: nothing is predicted
+    # The k highest scores, for each k between ties; for 0 nothing is predicted.
+    found = np.append(0, np.flatnonzero(np.append(ranked[1:] < ranked[:-1], True)) + 1)
     true = np.append(0, labels[order].cumsum())[found]
-    best = found[np.argmax(GOALS[goal.name](Cuts(true, found, int(labels.sum())), goal.value))]
+    best = found[np.argmax(goal.value_of(true, found, int(labels.sum())))]
     padded = np.concatenate([[1.0], ranked, [-max(ranked[-1], 1e-9)]])  # 0 is below the lowest score
     return float((padded[best] + padded[best + 1]) / 2) if best else 1.0
 
 
-class Measured(NamedTuple):
-    """A class, or a mean over classes or pairs, on images apart: a share in 0…1 and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-def measure_classes(predicted: np.ndarray, labels: np.ndarray, counted: np.ndarray) -> list[dict[str, Measured]]:
-    """Return precision, recall and F1 of each class with Wilson's intervals, from boolean `[N, V]`.
+def measure_classes(predicted: np.ndarray, labels: np.ndarray, counted: np.ndarray) -> dict[str, np.ndarray]:
+    """Return "precision", "recall" and "f1" of each class with the ends of Wilson's 95 % intervals, `[V, 3]` in 0…1.
 
     F1 = 2 J / (1 + J) rises with J = TP / (TP + FP + FN), a share of images, so J's interval is also that of F1.
+
+    Args:
+        predicted, labels, counted: boolean `[N, V]`.
     """
     predicted, labels = predicted & counted, labels & counted
-    measured = []
-    for true, found, positives in zip(
-        *(array.sum(0) for array in (predicted & labels, predicted, labels)), strict=True
-    ):
-        union = _share(true, found + positives - true)
-        found_f1 = Measured(*(2 * share / (1 + share) for share in union))
-        measured.append({"precision": _share(true, found), "recall": _share(true, positives), "f1": found_f1})
-    return measured
+    true, found, positives = (array.sum(0) for array in (predicted & labels, predicted, labels))
+    union = wilson(true, found + positives - true)
+    return {"precision": wilson(true, found), "recall": wilson(true, positives), "f1": 2 * union / (1 + union)}
 
 
-def _share(part: int, whole: int) -> Measured:
-    if not whole:
-        return Measured(*[float("nan")] * 3)
-    interval = binomtest(int(part), int(whole)).proportion_ci(method="wilson")
-    return Measured(part / whole, float(interval.low), float(interval.high))
+def wilson(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Return part / whole and the ends of its 95 % interval, `[V, 3]`; NaN where `whole` is 0.
+
+    Reference: Wilson, Probable Inference, the Law of Succession, and Statistical Inference, 1927.
+
+    >>> wilson(np.array([8]), np.array([10])).round(3)
+    array([[0.8  , 0.49 , 0.943]])
+    """
+    z = norm.ppf(0.975)
+    whole = np.where(whole > 0, whole, np.nan)
+    share = part / whole
+    middle, half = share + z**2 / (2 * whole), z * np.sqrt(share * (1 - share) / whole + (z / (2 * whole)) ** 2)
+    low, high = ((middle + sign * half) / (1 + z**2 / whole) for sign in (-1, 1))
+    return np.stack([share, low, high], axis=-1).clip(0, 1)  # rounding
 
 
 def measure_means(
     predicted: np.ndarray, labels: np.ndarray, counted: np.ndarray, samples: int = 1000, seed: int = 0
-) -> dict[str, Measured]:
-    """Return CP, CR, CF1, OP, OR and OF1 with percentile bootstrap intervals over images, from boolean `[N, V]`.
+) -> dict[str, np.ndarray]:
+    """Return CP, CR, CF1, OP, OR and OF1 with the ends of percentile bootstrap intervals over images, `[3]`.
 
-    Means over classes are over those with a positive.
+    Means over classes are over those with a positive, in each sample. Arrays are boolean `[N, V]`.
     """
-    predicted, labels = predicted & counted, labels & counted
-    has_positive = labels.any(0)
-    arrays = [array[:, has_positive].astype(np.float32) for array in (predicted & labels, predicted, labels)]
-    drawn = [
-        _means(*(counts.astype(np.float32) @ array for array in arrays))
-        for counts in image_counts(len(labels), samples, seed)
-    ]
-    ends = np.percentile(np.concatenate(drawn), PERCENTILES, axis=0)
-    (whole,) = _means(*(array.sum(0, keepdims=True) for array in arrays))
-    return {name: Measured(*map(float, (whole[i], *ends[:, i]))) for i, name in enumerate(MEANS)}
-
-
-def _means(true: np.ndarray, found: np.ndarray, positives: np.ndarray) -> np.ndarray:
-    """Return the six means of each sample `[samples, 6]` from counts `[samples, V]`."""
-    CP = (true / np.maximum(found, 1)).mean(1)
-    CR = (true / np.maximum(positives, 1)).mean(1)
-    OP = true.sum(1) / np.maximum(found.sum(1), 1)
-    OR = true.sum(1) / np.maximum(positives.sum(1), 1)
-    f1s = [2 * p * r / np.maximum(p + r, 1e-12) for p, r in ((CP, CR), (OP, OR))]
-    return np.stack([CP, CR, f1s[0], OP, OR, f1s[1]], 1)
+    arrays = (predicted, labels, counted)
+    whole = precision_recall(*arrays)
+    drawn = [precision_recall(*arrays, drawn=counts) for counts in image_counts(len(labels), samples, seed)]
+    measured = {}
+    for name in MEANS:
+        values = np.concatenate([getattr(found, name) for found in drawn])
+        measured[name] = np.append(getattr(whole, name), np.nanpercentile(values, PERCENTILES))
+    return measured
 
 
 def recorded_thresholds(path: str | None) -> dict[str, str]:

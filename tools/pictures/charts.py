@@ -13,6 +13,8 @@ from tools.system.errors import UserError, shorten
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from tools.metrics.bootstrap import Interval
+
 # The palette of Okabe and Ito (without its yellow, too light for lines), and a gray.
 LINE_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#6E6E6E")
 MOST_LINES = len(LINE_COLORS)
@@ -20,6 +22,7 @@ MOST_ROWS = 12  # of bars in one column
 COLUMN = 640  # width of a chart, pixels
 BAR = 22  # height of a bar, pixels
 NAMES = 220  # width of the names beside bars at most, pixels
+MOST_CURVES, CURVE = 60, 230  # of `curve_grid`: charts, and the side of one, pixels
 
 
 class Line(NamedTuple):
@@ -51,24 +54,23 @@ def line_charts(title: str, x_label: str, charts: dict[str, list[Line]]) -> Figu
         axes.set_title(name, loc="left")
         axes.set_xlabel(x_label)
         axes.grid(axis="y", color="#DEDEDE")
-        axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
 @style()
-def bar_chart(title: str, labels: list[str], names: list[str], values: list[list[float]], limit: float = 100) -> Figure:
-    """Draw horizontal bars with their values, in two columns if there are many.
+def bar_chart(title: str, labels: list[str], names: list[str], values: list[list[float]]) -> Figure:
+    """Draw horizontal bars of values in %, in two columns if there are many.
 
     Args:
         labels: names of the series, at most `MOST_LINES`; names: of the groups.
-        values: for each group one number per series, at most `limit`; NaN has no bar.
+        values: for each group one number per series, in %; NaN has no bar.
     """
     columns = 1 if len(names) <= MOST_ROWS else 2
     rows = math.ceil(len(names) / columns)
     group = len(labels) * BAR + 14
     figure, colors = _page(title, labels, columns * COLUMN, rows * group + 20)
     for column in range(columns):
-        axes = figure.add_subplot(1, columns, column + 1, xlim=(0, 1.14 * limit), ylim=(rows - 0.5, -0.5))
+        axes = figure.add_subplot(1, columns, column + 1, xlim=(0, 114), ylim=(rows - 0.5, -0.5))
         part = slice(column * rows, (column + 1) * rows)
         middles = np.arange(len(names[part]))
         for index, (series, color) in enumerate(zip(np.array(values[part], float).T, colors, strict=True)):
@@ -81,7 +83,7 @@ def bar_chart(title: str, labels: list[str], names: list[str], values: list[list
             fit_text(text, NAMES)
         axes.set_yticks(middles, [text.get_text() for text in written])  # drawing would restore the whole names
         axes.tick_params(left=False, bottom=False, labelbottom=False)
-        axes.spines[["top", "right", "bottom"]].set_visible(False)
+        axes.spines["bottom"].set_visible(False)
         axes.spines["left"].set_bounds(-0.5, len(middles) - 0.5)
     return figure
 
@@ -106,18 +108,15 @@ def _page(title: str, labels: list[str], width: int, height: int) -> tuple[Figur
 
 
 @style()
-def interval_chart(title: str, charts: dict[str, dict[str, tuple[float, float, float]]], unit: float = 1) -> Figure:
-    """Draw values with their intervals, a chart above the other.
-
-    `charts` holds (value, low, high), each multiplied by `unit`, by the row's name, by the chart's title.
-    """
+def interval_chart(title: str, charts: dict[str, dict[str, tuple[float, Interval]]]) -> Figure:
+    """Draw values in 0…1 with their intervals in %, a chart above the other; `charts` holds both by row, by title."""
     sizes = [len(rows) for rows in charts.values()]
     figure = new_figure(1.5 * COLUMN, 60 + sum(80 + BAR * 1.6 * size for size in sizes), layout="constrained")
     figure.suptitle(printable(title), x=0.01, ha="left")
     grid = figure.add_gridspec(len(charts), 1, height_ratios=[size + 1 for size in sizes])
     for part, (name, rows) in zip(grid, charts.items(), strict=True):
         axes = figure.add_subplot(part)
-        values, low, high = unit * np.array(list(rows.values())).T
+        values, low, high = 100 * np.array([(value, one.low, one.high) for value, one in rows.values()]).T
         places = np.arange(len(rows))
         axes.errorbar(values, places, xerr=(values - low, high - values), fmt="o", color=LINE_COLORS[0], capsize=5)
         if low.min() < 0:
@@ -125,5 +124,40 @@ def interval_chart(title: str, charts: dict[str, dict[str, tuple[float, float, f
         axes.set_yticks(places, [printable(shorten(row)) for row in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_title(name, loc="left")
+    return figure
+
+
+@style()
+def matrix_charts(title: str, names: list[str], charts: dict[str, np.ndarray]) -> Figure:
+    """Draw matrices `[V, V]` of the classes `names` side by side as colored cells, by title; the diagonal is empty."""
+    side = max(COLUMN, BAR * len(names) + NAMES + 80)
+    figure = new_figure(len(charts) * side, side, layout="constrained")
+    figure.suptitle(printable(title), x=0.01, ha="left")
+    places, shown = np.arange(len(names)), [printable(shorten(name)) for name in names]
+    for number, (name, values) in enumerate(charts.items(), 1):
+        axes = figure.add_subplot(1, len(charts), number)
+        cells = axes.imshow(np.where(np.eye(len(names)), np.nan, values), "viridis", vmin=0)
+        axes.set_title(name, loc="left")
+        axes.set_xticks(places, shown, rotation=90)
+        axes.set_yticks(places, shown)
+        figure.colorbar(cells, ax=axes, shrink=0.6)
+    return figure
+
+
+@style()
+def curve_grid(charts: dict[str, Line], x_label: str, y_label: str) -> Figure:
+    """Draw small charts of values in %, at most `MOST_CURVES`, five in a row, by the chart's title."""
+    columns = min(5, max(len(charts), 1))
+    rows = math.ceil(len(charts) / columns) or 1
+    figure = new_figure(CURVE * columns, CURVE * rows + 60, layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axes in grid.flat[len(charts) :]:
+        axes.set_axis_off()
+    for axes, (name, line) in zip(grid.flat, charts.items(), strict=False):
+        axes.plot(line.x, line.y, color=LINE_COLORS[0], linewidth=1.5 * POINTS)
+        axes.set(xlim=(0, 100), ylim=(0, 102), xticks=(0, 50, 100), yticks=(0, 50, 100))
         axes.spines[["top", "right"]].set_visible(False)
+        fit_text(axes.set_title(printable(name), loc="left", fontsize=11), CURVE - 20)
+    figure.supxlabel(x_label)
+    figure.supylabel(y_label)
     return figure

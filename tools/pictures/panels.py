@@ -50,6 +50,15 @@ def panel_grid(rows: int, widths: list[int], height: int = PANEL, title: str = "
 
 
 @style()
+def single_panel(width: int, height: int) -> tuple[Figure, Axes]:
+    """Return a figure of these sides in pixels, and its only panel, which fills it."""
+    figure = new_figure(width, height)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    return figure, axes
+
+
+@style()
 def caption(axes: Axes, text: str) -> None:
     """Write a line above a panel, shortened where it would reach the next one."""
     width = axes.get_position(original=True).width * axes.figure.bbox.width
@@ -122,3 +131,11 @@ def draw_points(axes: Axes, points: list[Pair]) -> None:
     for color, width in (("black", 5), ("white", 2)):
         edge = {"markeredgecolor": color, "markeredgewidth": width * POINTS}
         axes.plot(columns, rows, "o", color="none", markersize=13, **edge)
+
+
+def draw_boxes(axes: Axes, boxes: list[tuple[float, float, float, float]]) -> None:
+    """Draw thin rectangles (top, left, bottom, right)."""
+    for top, left, bottom, right in boxes:
+        for color, width in (("black", 3), ("white", 1.5)):
+            corners = ([left, right, right, left, left], [top, top, bottom, bottom, top])
+            axes.plot(*corners, color=color, linewidth=width * POINTS)

@@ -1,42 +1,42 @@
 """What a run leaves for its reader: log lines, a JSON history, and TensorBoard curves if asked for."""
 
-import copy
 import os
 import threading
-from collections.abc import Mapping
+import time
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from tools.runs.folder import Folder, as_history, values_of
+from tools.runs.folder import Folder, History, as_history, values_of
 from tools.system.errors import UserError, printable
 from tools.system.files import write_json, writing
 
+LINE_SECONDS = 3  # between two lines on training at least, but that each epoch has one
+SHOWN_CLASSES = 3  # best and worst ones, after an epoch
+
 
 class RunLog:
-    """Write a run's text log, its JSON history and, if asked for, TensorBoard curves.
+    """Write a run's text log, its JSON history and, if asked for, TensorBoard curves; if silent, nothing.
 
     Names are the official code's wherever it writes the same thing; ours follow them. There, too, the curves count
     iterations from 0, and the log from 1.
-
-    Args:
-        folder, tag: where they lie.
-        tensorboard: also write TensorBoard events.
-        silent: write and show nothing (all processes of a run except the first).
-
-    Attributes:
-        history: `{"train": [...], "validation": [...]}`, one dict per log line.
     """
 
     def __init__(self, folder: Folder, tag: str, tensorboard: bool = False, silent: bool = False):
-        self.history: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
+        self.history: History = {"train": [], "validation": []}  # a row per log line
         self.silent = silent
-        self._text_path = folder.log(tag)
-        self._history_path = folder.history(tag)
-        self._curves_path = folder.curves(tag)
-        self._make_writer = _summary_writer() if tensorboard and not silent else None
+        paths = folder.log(tag), folder.history(tag), folder.curves(tag)
+        self._text_path, self._history_path, self._curves_path = paths
+        self._make_writer: Any = None
         self._writer: Any = None
+        self._trained_at = 0.0  # when the last line on training was written
+        if tensorboard and not silent:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise UserError("--tensorboard needs TensorBoard: pip install tensorboard") from error
+            self._make_writer = SummaryWriter
 
     def open(self) -> None:
         """Open the TensorBoard file, if asked for."""
@@ -48,7 +48,7 @@ class RunLog:
     def state_dict(self) -> dict[str, Any]:
         """Return the history, and the length of the text log."""
         size = self._text_path.stat().st_size if self._text_path.exists() else 0
-        return {"history": copy.deepcopy(self.history), "text_bytes": size}
+        return {"history": self.history, "text_bytes": size}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Return to an earlier state: cut off lines and rows written after it, because the run repeats them."""
@@ -76,48 +76,66 @@ class RunLog:
         iteration: int,
         epoch: int,
         rates: tuple[float, float],
-        losses: Mapping[str, float],
-        images: int,
+        losses: dict[str, float],
+        count: int,
         seconds: float,
+        progress: str,
+        must_show: bool,
     ) -> None:
-        """Log the mean losses since the last line, by name.
+        """Log the mean losses since the last row, by name, of `count` images, which took `seconds`.
+
+        Every row is in the history; a line is written if it `must_show`, or if the last one is a few seconds old.
 
         Args:
-            rates: learning rate, and weight of the reconstruction loss.
-            images, seconds: how many were trained on since the last line, and how long it took.
+            rates: learning rate, and weight of the reconstruction loss; progress: of the run, to read.
         """
         learning_rate, alpha_re = rates
-        speed = images / max(seconds, 1e-9)
+        speed = count / max(seconds, 1e-9)
         shown = ", ".join(f"{name}={value:.4f}" for name, value in losses.items())
-        self.line(
-            f"[i] iteration={iteration:,}, learning_rate={learning_rate:.5f}, {shown}, time={seconds:.0f}sec, "
-            f"alpha_re={alpha_re:.2f}, {speed:.1f} images/s"
-        )
+        if must_show or time.monotonic() - self._trained_at >= LINE_SECONDS:
+            self._trained_at = time.monotonic()
+            self.line(
+                f"[i] iteration={iteration:,}, learning_rate={learning_rate:.5f}, {shown}, time={seconds:.0f}sec, "
+                f"alpha_re={alpha_re:.2f}, {speed:.1f} images/s, {progress}, at {time.strftime('%H:%M:%S')}"
+            )
         row = {"learning_rate": learning_rate, **losses, "time": round(seconds, 2)}
         row |= {"epoch": epoch, "alpha_re": alpha_re, "images_per_second": round(speed, 2)}
         self._record("train", iteration, row, {f"Train/{name}": value for name, value in row.items()})
 
     def validation(
-        self, iteration: int, epoch: int, mean: float, loss: float, per_class: dict[str, float | None], seconds: float
+        self, iteration: int, epoch: int, values: dict[str, float], per_class: dict[str, float | None], seconds: float
     ) -> None:
-        """Log an epoch's validation.
+        """Log an epoch's validation, which took `seconds`.
 
         Args:
-            mean: mAP, %; per_class: average precision of each class, %; None for a class without a positive.
-            loss: `class_loss` of the validation images, mean over images; seconds: how long the validation took.
+            values: of the validation images "map", their mAP, %, and "eval_class_loss", their mean `class_loss`; then
+                "select_map", the mAP of the images of `--select_split`, if there are any.
+            per_class: average precision of each class, %; None for a class without a positive.
         """
         known = {name: round(value, 4) for name, value in per_class.items() if value is not None}
         without_positive = [name for name in per_class if name not in known]
         note = f" (no positive of {', '.join(without_positive)})" if without_positive else ""
+        mean, loss, selected = values["map"], values["eval_class_loss"], values.get("select_map")
+        if selected is not None:
+            note = f", select_map={selected:.2f}%{note}"
         # fmax skips NaN, the mAP of a validation without any positive.
         best = float(np.fmax.reduce([mean, *values_of(self.history, "validation", "map")]))
+        chosen_by = "map" if selected is None else "select_map"
+        so_far = [*values_of(self.history, "validation", chosen_by), values[chosen_by]]
+        first_best = 1 + int(np.argmax(np.nan_to_num(so_far, nan=-1)))
+        best_epoch = f"best epoch {first_best}{' (new)' if first_best == len(so_far) else ''}"
         self.line(
             f"[i] iteration={iteration:,}, map={mean:.2f}%, best map={best:.2f}%, eval_class_loss={loss:.4f}, "
-            f"time={seconds:.0f}sec, epoch={epoch}{note}"
+            f"time={seconds:.0f}sec, epoch={epoch}{note}, {best_epoch}, at {time.strftime('%H:%M:%S')}"
         )
-        self.line("    " + ", ".join(f"{name} {value:.1f}" for name, value in known.items()))
+        ranked = [f"{name} {value:.1f}" for name, value in sorted(known.items(), key=lambda item: -item[1])]
+        best_ones = ranked[:SHOWN_CLASSES]
+        worst_ones = ranked[max(len(ranked) - SHOWN_CLASSES, len(best_ones)) :]
+        self.line(f"    best: {', '.join(best_ones) or 'none'}; worst: {', '.join(worst_ones) or 'none'}")
         row = {"map": mean, "best map": best, "eval_class_loss": loss, "time": round(seconds, 2), "epoch": epoch}
         curves = {"map": mean / 100, "best map": best / 100, "eval class loss": loss, "epoch": epoch}
+        if selected is not None:
+            row["select_map"], curves["select map"] = selected, selected / 100
         row |= {"average_precision": known, "without_positive": without_positive}
         self._record("validation", iteration, row, {f"Evaluation/{name}": value for name, value in curves.items()})
 
@@ -141,14 +159,6 @@ class RunLog:
             with writing(self._curves_path):  # what it could not write earlier is an error now
                 for tag, value in curves.items():
                     self._writer.add_scalar(tag, value, iteration - 1)
-
-
-def _summary_writer() -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UserError("--tensorboard needs TensorBoard: pip install tensorboard") from error
-    return SummaryWriter
 
 
 def _report_but_tensorboard(error: threading.ExceptHookArgs) -> None:

@@ -1,4 +1,4 @@
-"""The screen as a program sees it: what cannot be shown there costs words, never the program."""
+"""The screen, and the names of files, as a program sees them: what cannot be shown costs words, never the program."""
 
 import contextlib
 import os
@@ -19,6 +19,20 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def duration(seconds: float) -> str:
+    """Return a time to read.
+
+    >>> duration(4.4), duration(100), duration(3540), duration(3600 * 25.5)
+    ('4 s', '1 min 40 s', '59 min', '25 h 30 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    if seconds >= 600:
+        minutes, rest = round(seconds / 60), 0
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return " ".join(filter(None, (f"{minutes} min" if minutes else "", f"{rest} s" if rest or not minutes else "")))
 
 
 class ForgivingStream:
@@ -68,3 +82,15 @@ def forgive_streams() -> None:
         sys.stdout = ForgivingStream(sys.stdout)
     if not isinstance(sys.stderr, ForgivingStream):
         sys.stderr = ForgivingStream(sys.stderr)
+
+
+def restart_in_utf8() -> None:
+    """Restart this program in Python's UTF-8 mode if Python takes file names for ASCII (LC_ALL=C, PYTHONUTF8=0).
+
+    There a folder lists an umlaut's name in another form than a list or a table holds it, and neither finds the file.
+    The screen keeps its encoding.
+    """
+    if sys.getfilesystemencoding() == "ascii" and sys.executable and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.environ.setdefault("PYTHONIOENCODING", "ascii")
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
