@@ -170,7 +170,9 @@ def draw_examples(model: TrainedClassifier, config: Config) -> int:
         shown = present[logits[present].argmax()][None]
         title = f"{model.class_names[shown]} {torch.sigmoid(logits[shown]).item():.2f}"
         cams, normalization = make_cam(features[0].float()), model.description.normalization
-        examples.append(Example(image, cams, *(index.to(model.device) for index in (present, shown)), title, normalization))
+        examples.append(
+            Example(image, cams, *(index.to(model.device) for index in (present, shown)), title, normalization)
+        )
     if config.tiles:
         figure = draw_tiles(model.network, examples, model.keypoints, model.options)
     else:
