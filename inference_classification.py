@@ -39,10 +39,10 @@ from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, advice, first_few, printable, quoted, run_main
 from tools.system.files import reason, result_path
 
+MAX_NAME = 200  # bytes: a file system takes 255, and the temporary file beside a picture has a longer name
 STRATEGY_HELP = f"whose keypoints: {', '.join(STRATEGIES)}, or FILE.py that declares STRATEGY (default: as trained)"
 PICTURES_HELP = "draw each image too (default: experiments/pictures/NAME, or beside --out)"
 OUT_HELP = "table (default experiments/predictions/NAME.csv, and .json), or picture (.png, .jpg, .pdf or .svg)"
-MAX_NAME = 200  # bytes: a file system takes 255, and the temporary file beside a picture has a longer name
 
 _checkpoint, _images, _predictions = (partial(argument, group=name) for name in ("checkpoint", "images", "predictions"))
 _output, _computing = (partial(argument, group=name) for name in ("output", "computing"))
@@ -58,7 +58,7 @@ class Config(Arguments):
     images: list[str] | None = _images(None, "files, folders (with all below them) or quoted patterns", one_of="images")
     data_dir: str | None = _images(None, "devkit folder, for --compare and --tiles of a --split", one_of="images")
     split: str = _images("val", "list in data/, or of the devkit as Main/val")
-    count: int = _images(4, "the first images, drawn by --compare and --tiles", least=1)
+    count: int = _images(4, "the first images, drawn by --compare and --tiles", least=1, most=190)
     image_size: int | None = _images(None, "longer side (a split: crop), pixels, divisible by 32 (default: as trained)")
     threshold: float = _rule(0.5, "predict the classes with at least this score", least=0, most=1)
     thresholds: str | None = _rule(None, "instead, each class's own: a file of tools.thresholds")
@@ -90,6 +90,17 @@ class Config(Arguments):
 def run(model: TrainedClassifier, config: Config) -> int:
     """Write the table, or draw the examples; return the exit status: 1 if images were skipped."""
     return draw_examples(model, config) if config.draws_examples else predict_images(model, config)
+
+
+def settings_of(model: TrainedClassifier, config: Config) -> dict[str, Any]:
+    """Return what tells these predictions or pictures from others."""
+    strategy = model.keypoints.name if model.keypoints else None
+    about = {"checkpoint": str(model.checkpoint), "strategy": strategy, "image_size": model.image_size}
+    about |= {"amp": config.amp} if config.amp != "off" else {}
+    about |= {"topk": config.topk} if config.topk else {"threshold": config.threshold}
+    about |= {"class_names": model.class_names, **recorded_thresholds(config.thresholds)}
+    images = [str(Path(name).resolve()) for name in config.images or ()]
+    return about | {"source": images or [f"{Path(config.data_dir).resolve()}, {config.split}"]}
 
 
 # The table and its pictures ----------------------------------------------------------------------------------------
@@ -129,17 +140,6 @@ def predict_images(model: TrainedClassifier, config: Config) -> int:
     return int(skipped + undrawn > 0)
 
 
-def settings_of(model: TrainedClassifier, config: Config) -> dict[str, Any]:
-    """Return what tells these predictions or pictures from others."""
-    strategy = model.keypoints.name if model.keypoints else None
-    about = {"checkpoint": str(model.checkpoint), "strategy": strategy, "image_size": model.image_size}
-    about |= {"amp": config.amp} if config.amp != "off" else {}
-    about |= {"topk": config.topk} if config.topk else {"threshold": config.threshold}
-    about |= {"class_names": model.class_names, **recorded_thresholds(config.thresholds)}
-    source = [f"{Path(config.data_dir).resolve()}, {config.split}"] if config.data_dir else []
-    return about | {"source": source + [str(Path(name).resolve()) for name in config.images or ()]}
-
-
 def unused_name(path: str, used: set[str]) -> str:
     """Return the name of the picture of the image `path`: its own, shortened, numbered if another image has it too."""
     name = stem = os.fsdecode(os.fsencode(Path(path).stem)[:MAX_NAME])
@@ -167,10 +167,12 @@ def draw_examples(model: TrainedClassifier, config: Config) -> int:
         if present is None:
             present = predicted_classes(logits, model.threshold, config.topk)
             present = present if len(present) else logits.argmax()[None]
-        shown = int(present[logits[present].argmax()])
-        title = f"{model.class_names[shown]} {torch.sigmoid(logits[shown]):.2f}"
+        shown = present[logits[present].argmax()][None]
+        title = f"{model.class_names[shown]} {torch.sigmoid(logits[shown]).item():.2f}"
         cams, normalization = make_cam(features[0].float()), model.description.normalization
-        examples.append(Example(image, cams, present.to(model.device), shown, title, normalization))
+        examples.append(
+            Example(image, cams, *(index.to(model.device) for index in (present, shown)), title, normalization)
+        )
     if config.tiles:
         figure = draw_tiles(model.network, examples, model.keypoints, model.options)
     else:

@@ -7,8 +7,8 @@ import importlib
 
 _PUBLIC = dict.fromkeys(("Argument", "Crops", "Options", "Step", "Strategy"), "core.strategy")
 _PUBLIC |= {"Classifier": "core.networks", "load_weights": "core.weights", "train": "core.training"}
-_PUBLIC |= {"load_classifier": "core.evaluation.classifier", "preprocess": "tools.data.datasets"}
 _PUBLIC |= {"predict": "core.evaluation.prediction", "trained_network": "core.evaluation.loading"}
+_PUBLIC |= {"load_classifier": "core.evaluation.classifier", "preprocess": "tools.data.datasets"}
 _PUBLIC |= {"UserError": "tools.system.errors"}
 __all__ = list(_PUBLIC)
 
