@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from core.networks import HEADS, RESNESTS, TIMM_PREFIX, Classifier
+from core.networks import HEADS, RESNESTS, TIMM_PREFIX, Classifier, Head
 from core.strategy import KEYPOINTS, STRATEGIES, Keypoints, Options, Strategy
 from core.weights import head_classes, load_weights
 from tools.data.devkit import class_columns
@@ -20,6 +20,7 @@ from tools.runs.checkpoints import (
     read_state_dict,
 )
 from tools.system.errors import UserError, advice, first_few, printable, quoted, shorten
+from tools.system.files import ROOT
 from tools.system.memory import keep_freed_memory
 
 
@@ -28,7 +29,7 @@ def make_network(
     weights: str,
     num_classes: int,
     channels_last: bool = True,
-    head: str = "instances",
+    head: str | Head = "instances",
     class_names: list[str] | None = None,
     say: Callable[[str], None] = print,
 ) -> Classifier:
@@ -60,14 +61,14 @@ def make_network(
 
 
 def untrained_network(
-    architecture: str, num_classes: int, channels_last: bool = True, head: str = "instances"
+    architecture: str, num_classes: int, channels_last: bool = True, head: str | Head = "instances"
 ) -> Classifier:
     """Return a classifier that takes images as the published weights of its architecture do.
 
     Raises:
         UserError: an unknown architecture or head, or one that needs timm, which is not installed.
     """
-    if head not in HEADS:
+    if isinstance(head, str) and head not in HEADS:
         raise UserError(f"unknown head {quoted(head)}: choose one of {', '.join(HEADS)}")
     try:
         network = Classifier(architecture, num_classes, channels_last, head)
@@ -155,13 +156,30 @@ def trained_network(
     with advice(f"--class_file must name the classes of {path}, in any order"):
         class_columns(description.class_names, trained_on)
     rows = _rows_by_name(str(path), count, trained_on, description.class_names, say)
-    network = untrained_network(description.architecture, len(rows), head=description.head)
+    network = untrained_network(description.architecture, len(rows), head=_head_of(description))
     try:
         load_weights(network, state_dict, rows)
     except ValueError as error:
         raise UserError(f"{path} for {description.architecture} with {len(rows)} classes: {error}") from error
     network.normalization = description.normalization
     return network.eval(), description
+
+
+def _head_of(description: Description) -> str | Head:
+    """Return the head of a checkpoint; one that is not of `HEADS` is what the baseline of its strategy declares."""
+    strategy = None if description.head in HEADS else _baseline(description)
+    if strategy is None:
+        return description.head
+    try:
+        return strategy.head_for(description.arguments)
+    except ValueError as error:
+        raise UserError(f"the checkpoint's description: among its arguments, {error}") from error
+
+
+def _baseline(description: Description) -> Strategy | None:
+    """Return the strategy that the file in `baselines/` of its name declares; None if there is no such file."""
+    files = {file.stem: file for file in (ROOT / "baselines").glob("*.py")}
+    return read_strategy(files[description.strategy]) if description.strategy in files else None
 
 
 def read_strategy(path: Path) -> Strategy:
@@ -190,15 +208,17 @@ def keypoints_of(description: Description, given: str | None = None) -> tuple[Ke
     Raises:
         UserError: the strategy is unknown here.
     """
+    declared = None
     if given and given.endswith(".py"):
-        strategy = read_strategy(Path(given))
-    else:
-        strategy = Strategy(given or description.strategy or "", training_step=None, keypoints=given)
+        declared = read_strategy(Path(given))
+    elif not given and description.keypoints not in (None, *KEYPOINTS):
+        declared = _baseline(description)
+    strategy = declared or Strategy(given or description.strategy or "", training_step=None, keypoints=given)
     try:
         options = strategy.options(description.arguments)
     except ValueError as error:
         raise UserError(f"the checkpoint's description: among its arguments, {error}") from error
-    if given and (given.endswith(".py") or given in STRATEGIES):
+    if declared or given in STRATEGIES:
         return strategy.shown_keypoints(), options
     if given:
         raise UserError(

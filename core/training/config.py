@@ -43,6 +43,11 @@ class Config(Arguments):
     data_dir: str = _data(help="devkit folder: JPEGImages, Annotations, ImageSets", resumable=True)
     train_split: str = _data("train_aug", "list in data/, or of the devkit as Main/train")
     val_split: str = _data("val", "list in data/, or of the devkit as Main/val")
+    train_difficult: str = _data(
+        "positive",
+        "training label of a class whose objects are all difficult; the official code's: positive",
+        choices=("positive", "negative"),
+    )
     class_file: str = _data(str(DATA / "VOC_2012.json"), "JSON file with class_names", resumable=True)
     image_size: int = _data(512, "side of the training image, pixels, divisible by 32", above=0)
     eval_resize: bool = _data(False, "validate whole images, fitted to image_size, not their top-left square")
@@ -191,7 +196,8 @@ def _words_of_config(parser: Parser, strategy: Strategy, argv: list[str]) -> lis
     content = read_json(Path(path))
     if not isinstance(content, dict):
         raise UserError(f"--config {path}: must hold one JSON object of argument names and values")
-    trained = content.pop("strategy", None)
+    # Where the strategy has an argument of this name, the file holds its value.
+    trained = None if "strategy" in strategy.arguments else content.pop("strategy", None)
     if trained not in (None, strategy.name):
         raise UserError(
             f"--config {path} is of a run of strategy {trained}: use its script, not that of {strategy.name}"

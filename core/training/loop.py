@@ -1,8 +1,9 @@
 """Data, epochs and validation, the same for every strategy; one iteration is `core.training.trainer`."""
 
+import math
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,8 +78,9 @@ def _train(strategy: Strategy, config: Config, devices: Devices, data: Data, int
     processes, num_classes = devices.processes, len(data.training.class_names)
     torch.manual_seed(config.seed)
     notes: list[str] = []
+    head = strategy.head_for(asdict(config))
     network = make_network(
-        *(config.architecture, config.weights, num_classes, config.channels_last, strategy.head),
+        *(config.architecture, config.weights, num_classes, config.channels_last, head),
         data.training.class_names,
         notes.append,
     )
@@ -115,7 +117,7 @@ def draw_snapshots(run: Run, validation: VOCClassification, mean: float) -> None
     options = trainer.strategy.options(trainer.arguments)
     snapshots = Snapshots(validation, run.config.image_size, trainer.strategy, options, run.config.eval_resize)
     title = f"{run.config.tag}, epoch {epoch}, mAP {mean:.1f}: map of a present class, its score"
-    figure = snapshots.take(trainer.student, title)
+    figure = snapshots.take(trainer.evaluated, title)
     if figure is not None:
         write_picture(run.folder.snapshots(run.config.tag) / f"epoch_{epoch:03d}.png", figure)
         run.log.picture("snapshot", rgb_array(figure), trainer.iteration)
@@ -155,13 +157,16 @@ def train_epoch(run: Run, data: Data) -> None:
 
 
 def validate(run: Run, data: Data) -> float:
-    """Return the mAP on the validation split, in %, and log it with the loss and every class's average precision."""
+    """Return the mAP on the validation split, in %, and log it with the loss, the maps' scale and every class's AP."""
     trainer, loader, started = run.trainer, data.validation_loader, time.perf_counter()
     batches = _until_interrupted(run, loader)
+    strongest: list[torch.Tensor] = []  # feature of each map; like the logits, they stay on the device
     logits, labels = predict(
-        trainer.student_forward, batches, trainer.device, run.config.amp, silent=run.log.silent, total=len(loader)
+        *(trainer.average or trainer.student_forward, batches, trainer.device, run.config.amp),
+        *(lambda features, _: strongest.append(features.float().amax((2, 3))), run.log.silent, len(loader)),
     )
-    logits, labels = (interleave(trainer.processes.gather(rows)) for rows in (logits, labels))
+    scales = torch.cat(strongest).cpu().numpy() if strongest else logits
+    logits, labels, scales = (interleave(trainer.processes.gather(rows)) for rows in (logits, labels, scales))
     try:
         precisions = average_precisions(logits, labels)
     except ValueError as error:
@@ -173,7 +178,8 @@ def validate(run: Run, data: Data) -> float:
     values = [None if np.isnan(value) else float(100 * value) for value in precisions]
     loss = float(class_loss(torch.from_numpy(logits), torch.from_numpy(labels)))
     per_class = dict(zip(run.class_names, values, strict=True))
-    run.log.validation(trainer.iteration, run.epoch + 1, mean, loss, per_class, time.perf_counter() - started)
+    scale = float(scales[labels > 0].mean()) if (labels > 0).any() else math.nan
+    run.log.validation(trainer.iteration, run.epoch + 1, mean, loss, scale, per_class, time.perf_counter() - started)
     return mean
 
 
@@ -194,7 +200,9 @@ def make_data(config: Config, class_names: list[str], processes: Processes | Non
     plain = evaluation_transform(config.image_size, config.eval_resize)
     check = "python3 -m tools.check_data lists every problem of a split"
     with advice(f"check --data_dir, --train_split and --class_file; {check}"):
-        training = VOCClassification(config.data_dir, config.train_split, class_names, augmented)
+        training = VOCClassification(
+            config.data_dir, config.train_split, class_names, augmented, config.train_difficult
+        )
     with advice(f"check --data_dir, --val_split and --class_file; {check}"):
         validation = VOCClassification(config.data_dir, config.val_split, class_names, plain)
     with advice("choose another --batch_size"):

@@ -23,7 +23,7 @@ Transform = Callable[[Image.Image], Any]
 
 
 def multi_hot(objects: list[VOCObject], num_classes: int) -> torch.Tensor:
-    """Return `[V]` float32: 1 for every class among the objects, difficult ones included (official code)."""
+    """Return `[V]` float32: 1 for every class among the objects."""
     labels = torch.zeros(num_classes)
     for item in objects:
         labels[item.class_index] = 1
@@ -69,19 +69,30 @@ class VOCClassification(VOCImages):
 
     The constructor checks that every image and annotation exists, and reads every annotation and the header of every
     image, so that a damaged file does not stop a run hours later. `tools.check_data` decodes the images too.
+
+    Args:
+        difficult: the label, "positive" or "negative", of a class whose objects are all difficult.
     """
 
     folders = ("JPEGImages", "Annotations")
 
-    def __init__(self, data_dir: str | Path, split: str, class_names: list[str], transform: Transform | None = None):
+    def __init__(
+        self,
+        data_dir: str | Path,
+        split: str,
+        class_names: list[str],
+        transform: Transform | None = None,
+        difficult: str = "positive",
+    ):
         super().__init__(data_dir, split, transform)
-        self.class_names = class_names
+        self.class_names, self.difficult = class_names, difficult
         self.annotations = annotation_files(self.data_dir).paths(self.ids, split)
         with ThreadPoolExecutor() as pool:
             self.labels = torch.stack(list(pool.map(self._read_labels, range(len(self.ids)))))
 
     def _read_labels(self, index: int) -> torch.Tensor:
-        labels = multi_hot(self.objects(index), len(self.class_names))
+        counted = [item for item in self.objects(index) if self.difficult == "positive" or not item.difficult]
+        labels = multi_hot(counted, len(self.class_names))
         with opened_image(self.paths[index]):  # checks the header
             return labels
 

@@ -98,13 +98,21 @@ class RunLog:
         self._record("train", iteration, row, {f"Train/{name}": value for name, value in row.items()})
 
     def validation(
-        self, iteration: int, epoch: int, mean: float, loss: float, per_class: dict[str, float | None], seconds: float
+        self,
+        iteration: int,
+        epoch: int,
+        mean: float,
+        loss: float,
+        scale: float,
+        per_class: dict[str, float | None],
+        seconds: float,
     ) -> None:
         """Log an epoch's validation.
 
         Args:
             mean: mAP, %; per_class: average precision of each class, %; None for a class without a positive.
             loss: `class_loss` of the validation images, mean over images; seconds: how long the validation took.
+            scale: the maps' scale, the strongest feature of a present class's map, mean over present classes.
         """
         known = {name: round(value, 4) for name, value in per_class.items() if value is not None}
         without_positive = [name for name in per_class if name not in known]
@@ -113,12 +121,18 @@ class RunLog:
         best = float(np.fmax.reduce([mean, *values_of(self.history, "validation", "map")]))
         self.line(
             f"[i] iteration={iteration:,}, map={mean:.2f}%, best map={best:.2f}%, eval_class_loss={loss:.4f}, "
-            f"time={seconds:.0f}sec, epoch={epoch}{note}"
+            f"time={seconds:.0f}sec, epoch={epoch}, map_scale={scale:.3g}{note}"
         )
         self.line("    " + ", ".join(f"{name} {value:.1f}" for name, value in known.items()))
         row = {"map": mean, "best map": best, "eval_class_loss": loss, "time": round(seconds, 2), "epoch": epoch}
-        curves = {"map": mean / 100, "best map": best / 100, "eval class loss": loss, "epoch": epoch}
-        row |= {"average_precision": known, "without_positive": without_positive}
+        curves = {
+            "map": mean / 100,
+            "best map": best / 100,
+            "eval class loss": loss,
+            "epoch": epoch,
+            "map_scale": scale,
+        }
+        row |= {"map_scale": scale, "average_precision": known, "without_positive": without_positive}
         self._record("validation", iteration, row, {f"Evaluation/{name}": value for name, value in curves.items()})
 
     def picture(self, name: str, image: np.ndarray, iteration: int) -> None:
