@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from core.evaluation.loading import choose_device, make_network, read_strategy
-from core.strategy import Crops, Strategy
+from core.strategy import STRATEGIES, Crops, Strategy
 from core.training.config import Config as TrainingConfig
 from core.training.config import accepted, parse_config
 from tools.data.devkit import read_class_names, read_split
@@ -93,15 +93,12 @@ def _with_k(row: Row, k: int) -> Row:
 
 
 BASELINES = ("plain", "instances", "centre", "centre_ema")
+COUNTERPARTS = ("max_pool", "asl", "csra", "ml_decoder", "scale_free")
 PAPER = ("max", "cMax_ema", "cTopk_ema", "cTopk_w_ema")
 PLAIN, INSTANCES, CENTRE, CENTRE_EMA = (Row.of(ROOT / "baselines" / f"{name}.py") for name in BASELINES)
 MAX, CMAX, CTOPK, CTOPK_W = (Row.of(ROOT / f"train_classification_with_puzzle_{name}.py") for name in PAPER)
-_COUNTERPARTS = [PLAIN]
-for _file, _name in (("max_pool", "max pooling"), ("asl", "ASL"), ("csra", "CSRA"), ("ml_decoder", "ML-Decoder")):
-    _COUNTERPARTS.append(Row.of(ROOT / "baselines" / f"{_file}.py").with_arguments(_name))
-for _name in ("cMax", "cTopk", "cTopk-w"):
-    _row = Row.of(ROOT / "baselines" / "scale_free.py")
-    _COUNTERPARTS.append(_row.with_arguments(f"{_name}, scale-free", strategy=_name))
+*_COUNTERPARTS, _SCALE_FREE = (Row.of(ROOT / "baselines" / f"{name}.py") for name in COUNTERPARTS)
+_BEYOND = [_SCALE_FREE.with_arguments(f"{name}, scale-free", strategy=name) for name in STRATEGIES[1:]]
 _STRATEGIES = [PLAIN, INSTANCES, CENTRE_EMA, MAX, CMAX, CTOPK, CTOPK_W]
 _EMA = [CENTRE, CENTRE_EMA]
 for _row in (CMAX, CTOPK, CTOPK_W):  # without averaging the teacher equals the student, still without gradient
@@ -110,7 +107,7 @@ _TOPK = [_with_k(row, k) for row in (CTOPK, CTOPK_W) for k in (1, 3, 5, 10)]
 _RADIUS = [CTOPK.with_arguments("cTopk, radius 128"), CTOPK.with_arguments("cTopk, no radius", topk_radius=0)]
 COMPARISONS = (
     Comparison("strategies", "Strategies and baselines", _STRATEGIES, PLAIN),
-    Comparison("counterparts", "Counterparts, and rows beyond the paper", _COUNTERPARTS, PLAIN),
+    Comparison("counterparts", "Counterparts, and beyond the paper", [PLAIN, *_COUNTERPARTS, *_BEYOND], PLAIN),
     Comparison("ema", "With and without the teacher's average", _EMA, CENTRE),
     Comparison("topk", "Number of local maxima", _TOPK, _TOPK[0]),
     Comparison("radius", "Local maxima within 128 px (at 512) of the arg-max, and anywhere", _RADIUS, _RADIUS[0]),

@@ -61,11 +61,9 @@ def learning_rate_at(
         warmup_iterations: W; the official code assumes 661 iterations per epoch, here it is the real number.
         schedule: "poly", lr · (1 − t/T)^0.9; "cosine", from lr to 0; "onecycle", torch's `OneCycleLR(pct_start=0.2)`.
     """
-    done = min(iteration / max_iteration, 1)
-    if schedule == "onecycle":
-        factor = _one_cycle(iteration, max_iteration)
-    else:
-        factor = _cosine(1, 0, done) if schedule == "cosine" else (1 - done) ** POWER
+    left = max(0.0, 1 - iteration / max_iteration)
+    cycle = _one_cycle(iteration, max_iteration)
+    factor = {"poly": left**POWER, "cosine": _cosine(0, 1, left), "onecycle": cycle}[schedule]
     return lr * (factor * min(1.0, (iteration + 1) / max(warmup_iterations, 1)))
 
 
@@ -78,6 +76,7 @@ def _one_cycle(iteration: int, max_iteration: int) -> float:
 
 
 def _cosine(start: float, end: float, share: float) -> float:
+    """Return the value on half a cosine wave from start to end."""
     return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 
 

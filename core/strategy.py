@@ -3,6 +3,7 @@
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -205,7 +206,7 @@ class Strategy:
             options: weights of the losses, and the strategy's own arguments.
         teacher: whether there is an EMA teacher.
         crops: the crops of a batch's labels `[B, V]`.
-        head: what computes the logits, see `core.networks.Classifier`: a name, or a function (D, V, `Options`) to the
+        head: what computes the logits, see `core.networks.Classifier`: a name, or a function (D, V, options) to the
             module. So that its checkpoints are found, the script is then in `baselines/`, with the strategy's name.
         keypoints: a function of its own (see `Keypoints.find`), or the name of the strategy in `KEYPOINTS` whose
             keypoints these are. By default the strategy's own name, where it is known; otherwise there are none.
@@ -227,12 +228,9 @@ class Strategy:
             return Keypoints(self.name, self.keypoints, per_image=self.crops == Crops.one_per_image)
         return KEYPOINTS.get(self.keypoints or self.name)
 
-    def head_for(self, arguments: Mapping[str, Any]) -> str | Callable[[int, int], nn.Module]:
-        """Return the head as `core.networks.Classifier` takes it; for `arguments` and errors see `options`."""
-        if isinstance(self.head, str):
-            return self.head
-        options = self.options(arguments)
-        return lambda channels, num_classes: self.head(channels, num_classes, options)
+    def head_for(self, options: Options) -> str | Callable[[int, int], nn.Module]:
+        """Return the head as `core.networks.Classifier` takes it."""
+        return self.head if isinstance(self.head, str) else partial(self.head, options=options)
 
     def options(self, arguments: Mapping[str, Any], alpha_re: float = 0.0) -> Options:
         """Return the options that a run's arguments make; what they lack has its default.

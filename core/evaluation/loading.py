@@ -168,10 +168,12 @@ def trained_network(
 def _head_of(description: Description) -> str | Head:
     """Return the head of a checkpoint; one that is not of `HEADS` is what the baseline of its strategy declares."""
     strategy = None if description.head in HEADS else _baseline(description)
-    if strategy is None:
-        return description.head
+    return strategy.head_for(_options_of(description, strategy)) if strategy else description.head
+
+
+def _options_of(description: Description, strategy: Strategy) -> Options:
     try:
-        return strategy.head_for(description.arguments)
+        return strategy.options(description.arguments)
     except ValueError as error:
         raise UserError(f"the checkpoint's description: among its arguments, {error}") from error
 
@@ -214,10 +216,7 @@ def keypoints_of(description: Description, given: str | None = None) -> tuple[Ke
     elif not given and description.keypoints not in (None, *KEYPOINTS):
         declared = _baseline(description)
     strategy = declared or Strategy(given or description.strategy or "", training_step=None, keypoints=given)
-    try:
-        options = strategy.options(description.arguments)
-    except ValueError as error:
-        raise UserError(f"the checkpoint's description: among its arguments, {error}") from error
+    options = _options_of(description, strategy)
     if declared or given in STRATEGIES:
         return strategy.shown_keypoints(), options
     if given:

@@ -44,9 +44,7 @@ class Config(Arguments):
     train_split: str = _data("train_aug", "list in data/, or of the devkit as Main/train")
     val_split: str = _data("val", "list in data/, or of the devkit as Main/val")
     train_difficult: str = _data(
-        "positive",
-        "training label of a class whose objects are all difficult; the official code's: positive",
-        choices=("positive", "negative"),
+        "positive", "training label of a class whose objects are all difficult", choices=("positive", "negative")
     )
     class_file: str = _data(str(DATA / "VOC_2012.json"), "JSON file with class_names", resumable=True)
     image_size: int = _data(512, "side of the training image, pixels, divisible by 32", above=0)

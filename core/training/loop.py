@@ -78,7 +78,7 @@ def _train(strategy: Strategy, config: Config, devices: Devices, data: Data, int
     processes, num_classes = devices.processes, len(data.training.class_names)
     torch.manual_seed(config.seed)
     notes: list[str] = []
-    head = strategy.head_for(asdict(config))
+    head = strategy.head_for(strategy.options(asdict(config)))
     network = make_network(
         *(config.architecture, config.weights, num_classes, config.channels_last, head),
         data.training.class_names,
