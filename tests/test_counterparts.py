@@ -515,7 +515,7 @@ def test_it_trains_resumes_is_evaluated_and_infers_maps(name, toy, tmp_path, mon
     with pytest.raises(SystemExit) as end:
         inference_classification.main()
     assert end.value.code in (0, None)
-    assert list((tmp_path / "experiments/pictures").rglob("*.png"))
+    assert any(path.is_file() for path in (tmp_path / "experiments/pictures").rglob("*"))
 
 
 def test_help_names_paper_and_official_code(tmp_path):
