@@ -9,21 +9,22 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from core.evaluation.loading import choose_device, make_network, read_strategy
-from core.strategy import STRATEGIES, Crops, Strategy
+from core.keypoints import TOPK
+from core.strategy import STRATEGIES, Crops
 from core.training.config import Config as TrainingConfig
 from core.training.config import accepted, parse_config
 from tools.data.devkit import read_class_names, read_split
 from tools.reproduction.presets import PRESETS
 from tools.reproduction.series import Experiment, environment
 from tools.reproduction.study import CompletedRuns, TableSection, write_study
-from tools.scale_devkit import require_scaled_from
+from tools.scale_devkit import require_scaled_from, scale_devkit
 from tools.system.command_line import Arguments, argument, parse, to_argv
 from tools.system.errors import UserError, run_main
 from tools.system.files import ROOT
@@ -35,22 +36,12 @@ STARTUP_SECONDS = 20  # per run: two starts of Python, and the checks of the dat
 # The rows ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
 class Row:
     """A row of a table: the script that trains it, and the arguments of the script that differ from the preset's."""
 
-    name: str
-    file: Path
-    strategy: Strategy
-    arguments: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, file: Path) -> "Row":
-        strategy = read_strategy(file)
-        return cls(strategy.name, file, strategy)
-
-    def with_arguments(self, name: str, **arguments: Any) -> "Row":
-        return replace(self, name=name, arguments=arguments)
+    def __init__(self, file: Path, name: str = "", **arguments: Any):
+        self.file, self.strategy, self.arguments = file, read_strategy(file), arguments
+        self.name = name or self.strategy.name
 
     @property
     def tag(self) -> str:
@@ -72,45 +63,40 @@ class Row:
     @property
     def passes(self) -> float:
         """Cost of an iteration, in forward and backward passes of the images; a forward pass is a third of one."""
-        if not self.strategy.shown_keypoints():
-            return 1
         crops = 1 if self.strategy.crops == Crops.one_per_image else CROPS_PER_IMAGE
-        return 1 + (crops / 3 if self.strategy.teacher else crops)
+        tiles = crops / 3 if self.strategy.teacher else crops
+        return 1 + tiles if self.strategy.shown_keypoints() else 1
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A table and the row that its other rows are compared with."""
+class Comparison(NamedTuple):
+    """A table, whose first row the others are compared with."""
 
     name: str
     caption: str
     rows: list[Row]
-    baseline: Row
-
-
-def _with_k(row: Row, k: int) -> Row:
-    return row.with_arguments(f"{row.name}, k = {k}", **({} if k == 5 else {"topk": k}))  # 5 is the default
 
 
 BASELINES = ("plain", "instances", "centre", "centre_ema")
 COUNTERPARTS = ("max_pool", "asl", "csra", "ml_decoder", "scale_free")
 PAPER = ("max", "cMax_ema", "cTopk_ema", "cTopk_w_ema")
-PLAIN, INSTANCES, CENTRE, CENTRE_EMA = (Row.of(ROOT / "baselines" / f"{name}.py") for name in BASELINES)
-MAX, CMAX, CTOPK, CTOPK_W = (Row.of(ROOT / f"train_classification_with_puzzle_{name}.py") for name in PAPER)
-*_COUNTERPARTS, _SCALE_FREE = (Row.of(ROOT / "baselines" / f"{name}.py") for name in COUNTERPARTS)
-_BEYOND = [_SCALE_FREE.with_arguments(f"{name}, scale-free", strategy=name) for name in STRATEGIES[1:]]
+PLAIN, INSTANCES, CENTRE, CENTRE_EMA = (Row(ROOT / "baselines" / f"{name}.py") for name in BASELINES)
+MAX, CMAX, CTOPK, CTOPK_W = (Row(ROOT / f"train_classification_with_puzzle_{name}.py") for name in PAPER)
+*_COUNTERPARTS, _SCALE_FREE = (Row(ROOT / "baselines" / f"{name}.py") for name in COUNTERPARTS)
+_BEYOND = [Row(_SCALE_FREE.file, f"{name}, scale-free", strategy=name) for name in STRATEGIES[1:]]
 _STRATEGIES = [PLAIN, INSTANCES, CENTRE_EMA, MAX, CMAX, CTOPK, CTOPK_W]
-_EMA = [CENTRE, CENTRE_EMA]
+_EMA, _TOPK = [CENTRE, CENTRE_EMA], []
 for _row in (CMAX, CTOPK, CTOPK_W):  # without averaging the teacher equals the student, still without gradient
-    _EMA += [_row.with_arguments(f"{_row.name}, no EMA", alpha_ema=0), _row]
-_TOPK = [_with_k(row, k) for row in (CTOPK, CTOPK_W) for k in (1, 3, 5, 10)]
-_RADIUS = [CTOPK.with_arguments("cTopk, radius 128"), CTOPK.with_arguments("cTopk, no radius", topk_radius=0)]
+    _EMA += [Row(_row.file, f"{_row.name}, no EMA", alpha_ema=0), _row]
+for _row in (CTOPK, CTOPK_W):
+    for _k in ({"topk": 1}, {"topk": 3}, {}, {"topk": 10}):
+        _TOPK.append(Row(_row.file, f"{_row.name}, k = {_k.get('topk', TOPK)}", **_k))
+_RADIUS = [Row(CTOPK.file, "cTopk, radius 128"), Row(CTOPK.file, "cTopk, no radius", topk_radius=0)]
 COMPARISONS = (
-    Comparison("strategies", "Strategies and baselines", _STRATEGIES, PLAIN),
-    Comparison("counterparts", "Counterparts, and beyond the paper", [PLAIN, *_COUNTERPARTS, *_BEYOND], PLAIN),
-    Comparison("ema", "With and without the teacher's average", _EMA, CENTRE),
-    Comparison("topk", "Number of local maxima", _TOPK, _TOPK[0]),
-    Comparison("radius", "Local maxima within 128 px (at 512) of the arg-max, and anywhere", _RADIUS, _RADIUS[0]),
+    Comparison("strategies", "Strategies and baselines", _STRATEGIES),
+    Comparison("counterparts", "Counterparts, and beyond the paper", [PLAIN, *_COUNTERPARTS, *_BEYOND]),
+    Comparison("ema", "With and without the teacher's average", _EMA),
+    Comparison("topk", "Number of local maxima", _TOPK),
+    Comparison("radius", "Local maxima within 128 px (at 512) of the arg-max, and anywhere", _RADIUS),
 )
 TABLES = tuple(comparison.name for comparison in COMPARISONS)
 
@@ -167,7 +153,7 @@ def own_rows(files: tuple[str, ...]) -> list[Row]:
     rows: list[Row] = []
     for file in files:
         try:
-            row = Row.of(Path(file).resolve())
+            row = Row(Path(file).resolve())
         except UserError as error:
             raise UserError(f"--rows {file}: {error}") from error
         for other in (*known, *rows):
@@ -185,13 +171,7 @@ def own_rows(files: tuple[str, ...]) -> list[Row]:
 
 
 class Study:
-    """The runs and tables that a command line asks for.
-
-    Attributes:
-        rows: of all comparisons, by tag, each once; own_rows: those of `--rows`.
-        settings: the scripts' arguments that all rows share.
-        runs: by tag of the row and seed.
-    """
+    """The runs and tables that a command line asks for."""
 
     def __init__(self, argv: list[str]):
         end = argv.index("--") if "--" in argv else len(argv)
@@ -204,8 +184,8 @@ class Study:
         self.comparisons = [one for one in COMPARISONS if one.name in self.config.tables]
         if self.own_rows:
             strategies, *others = self.comparisons
-            self.comparisons = [replace(strategies, rows=[*strategies.rows, *self.own_rows]), *others]
-        self.rows = {row.tag: row for comparison in self.comparisons for row in comparison.rows}
+            self.comparisons = [strategies._replace(rows=[*strategies.rows, *self.own_rows]), *others]
+        self.rows = {row.tag: row for comparison in self.comparisons for row in comparison.rows}  # each once
         self.settings = self._settings(passed_through(argv[end + 1 :]))
         self.runs = {(tag, seed): self._run(row, seed) for seed in self.seeds for tag, row in self.rows.items()}
 
@@ -252,12 +232,14 @@ class Study:
         preset, source, out = self.preset, self.config.data_dir, self.data_dir
         if preset.toy_images:
             # The longer side is at most image_size: evaluation sees whole images.
-            size = preset.arguments["image_size"]
-            _run_module("tools.make_toy_voc", out=out, images=preset.toy_images, image_size=size)
+            words = to_argv({"out": out, "images": preset.toy_images, "image_size": preset.arguments["image_size"]})
+            print(f"$ python3 -m tools.make_toy_voc {shlex.join(words)}", flush=True)
+            if subprocess.run([sys.executable, "-m", "tools.make_toy_voc", *words], env=environment()).returncode:
+                raise UserError(f"could not make {out}: see the message above")
         elif preset.longer_side and out.exists():
             require_scaled_from(source, out, preset.longer_side)
         elif preset.longer_side:
-            _run_module("tools.scale_devkit", data_dir=source, out=out, longer_side=preset.longer_side)
+            scale_devkit(source, out, preset.longer_side)
 
     def estimates(self) -> dict[str, float]:
         """Return the seconds of a run of each row, by tag: those of a finished run, otherwise from a measured pass.
@@ -265,9 +247,8 @@ class Study:
         The validation of an image, after each epoch and at the end, counts as a third of a pass.
         """
         shared = self.check_settings()
-        if self.preset.toy_images:
-            training, validation = round(0.75 * self.preset.toy_images), round(0.25 * self.preset.toy_images)
-        else:
+        training, validation = round(0.75 * self.preset.toy_images), round(0.25 * self.preset.toy_images)
+        if not self.preset.toy_images:
             splits = (shared.train_split, shared.val_split)
             training, validation = (len(read_split(self.config.data_dir, split)) for split in splits)
         classes = len(read_class_names(shared.class_file))
@@ -284,12 +265,12 @@ class Study:
 
     def list_runs(self) -> None:
         """Print the state, the expected time and the commands of every run."""
-        seconds = self.estimates()
+        seconds, left = self.estimates(), 0.0
         for (tag, _), run in self.runs.items():
+            left += seconds[tag] if run.state() != "finished" else 0
             print(f"{run.tag:45s} {run.state():9s} about {duration(seconds[tag])}")
             for command in (run.training_command(), run.evaluation_command()):
                 print(f"    {run.in_shell(command)}")
-        left = sum(seconds[tag] for (tag, _), run in self.runs.items() if run.state() != "finished")
         print(f"{len(self.runs)} runs, about {duration(left)} left, in {self.out}")
 
     def complete_runs(self) -> None:
@@ -300,23 +281,14 @@ class Study:
 
     def write_tables(self) -> None:
         """Write the tables and charts of the finished runs."""
-        sections = []
-        for one in self.comparisons:
-            rows = []
-            for row in one.rows:
-                runs = [self.runs[row.tag, seed] for seed in self.seeds]
-                rows.append(CompletedRuns.read(row.name, row.keypoints, runs))
-            sections.append(TableSection(one.name, one.caption, rows, one.baseline.name))
+
+        def read(row: Row) -> CompletedRuns:
+            return CompletedRuns.read(row.name, row.keypoints, [self.runs[row.tag, seed] for seed in self.seeds])
+
+        sections = [TableSection(one.name, one.caption, [*map(read, one.rows)]) for one in self.comparisons]
         title = f"Preset {self.config.preset}: {self.preset.about}"
         for path in write_study(self.out / "tables", title, sections):
             print(f"written: {path}")
-
-
-def _run_module(name: str, **arguments: Any) -> None:
-    command = [name, *to_argv(arguments)]
-    print(f"$ python3 -m {shlex.join(command)}", flush=True)
-    if subprocess.run([sys.executable, "-m", *command], env=environment()).returncode:
-        raise UserError(f"could not make {arguments['out']}: see the message above")
 
 
 def seconds_per_image(architecture: str, image_size: int, num_classes: int, device: torch.device) -> float:

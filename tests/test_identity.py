@@ -201,6 +201,6 @@ def test_no_two_tags_share_a_file():
             for kind in ("", "best_", "last_")
             for suffix in (".pth", ".json")
         ]
-        paths += [folder.earlier(tag, 1), folder.moving(tag, 1), folder.usage(tag)]
+        paths += [folder.earlier(tag, 1), folder.earlier(tag, 1, hidden="."), folder.usage(tag)]
         for path in paths:
             assert seen.setdefault(path, tag) == tag

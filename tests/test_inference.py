@@ -18,12 +18,13 @@ import inference_classification
 from core.evaluation.loading import keypoints_of
 from core.networks import Classifier
 from core.strategy import KEYPOINTS, STRATEGIES, Options, Strategy
-from core.training.snapshots import Snapshots, varied
+from core.training.snapshots import draw_snapshot, varied
 from inference_classification import Config, LoadedModel
 from tests.helpers.command_line import ROOT, SCRIPTS, run, small_with
 from tools.data.datasets import ImageFiles, VOCClassification
 from tools.data.devkit import read_class_names
 from tools.data.images import find_images
+from tools.data.transforms import evaluation_transform
 from tools.metrics.reports import COLUMNS, Prediction, PredictionTable
 from tools.pictures.figure import rgb_array
 from tools.runs.checkpoints import Description, read_description, save_checkpoint
@@ -478,12 +479,11 @@ def test_snapshots_are_drawn_and_disturb_nothing(toy, tmp_path):
 @pytest.mark.parametrize("name, marked", [("cTopk-w", True), ("plain", False)])
 def test_a_snapshot_shows_the_keypoints_of_the_strategy(toy, name, marked):
     names = read_class_names(ROOT / "data/VOC_2012.json")
-    dataset = VOCClassification(toy, "Main/val", names)
-    network = Classifier("resnet18", len(names)).train()
-    snapshots = Snapshots(dataset, 64, Strategy(name, training_step=None), Options())
-    figure = snapshots.take(network, "the title")
+    dataset = VOCClassification(toy, "Main/val", names, evaluation_transform(64))
+    network, strategy = Classifier("resnet18", len(names)).train(), Strategy(name, training_step=None)
+    figure = draw_snapshot(network, dataset, strategy, Options(), "the title")
     picture = rgb_array(figure)
     assert (picture == (213, 94, 0)).all(-1).any() == marked
     assert network.training and any(text.get_text() == "the title" for text in figure.texts)
     dataset.labels.zero_()
-    assert Snapshots(dataset, 64, Strategy(name, training_step=None), Options()).take(network, "") is None
+    assert draw_snapshot(network, dataset, strategy, Options(), "") is None

@@ -330,7 +330,7 @@ def test_a_signal_is_noted_for_the_next_moment_between_two_iterations():
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)  # passed on by a launcher: counts as the first
         assert interruption.requested
-    assert interruption.error().status == 143 and str(interruption.error()) == "SIGTERM"
+    assert interruption.error().code == 143 and str(interruption.error()) == "SIGTERM"
     assert signal.getsignal(signal.SIGTERM) == before
 
 
@@ -339,7 +339,7 @@ def test_a_terminal_that_closes_is_a_signal_unless_it_is_ignored():
     try:
         with Interruption() as interruption:
             signal.raise_signal(signal.SIGHUP)
-            assert interruption.requested and interruption.error().status == 129
+            assert interruption.requested and interruption.error().code == 129
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
         with Interruption() as interruption:
             signal.raise_signal(signal.SIGHUP)

@@ -154,13 +154,13 @@ def test_a_run_keeps_its_strategy_s_argument_and_losses(toy, tmp_path):
     line = refused(tmp_path, str(OWN_SCRIPT), *resume)
     assert "pull: saved 0.5, now 0.75" in line and "--force" in line
     line = refused(tmp_path, SCRIPTS["cMax"], "--config", config)
-    assert "is of a run of strategy own: use its script, not that of cMax" in line
+    assert "is of strategy own: use its script, not that of cMax" in line
 
 
 def test_a_config_of_a_run_of_another_strategy_is_refused(tmp_path):
     path = tmp_path / "run.config.json"
     path.write_text(json.dumps({"strategy": "cMax", **config_of(strategy_of("cMax")).replayable()}))
-    with pytest.raises(UserError, match="is of a run of strategy cMax: use its script, not that of Max") as error:
+    with pytest.raises(UserError, match="is of strategy cMax: use its script, not that of Max") as error:
         parse_config(strategy_of("max"), "", ["--config", str(path)])
     assert "\n" not in str(error.value)
     assert parse_config(strategy_of("cMax"), "", ["--config", str(path)]).tag == "test"
@@ -187,7 +187,7 @@ def test_a_state_of_an_earlier_version_is_refused_in_one_line(named, tmp_path):
     path = folder.state("x")
     path.parent.mkdir()
     torch.save(state_of_an_earlier_version(trainer_of("max", network())), path)
-    with pytest.raises(UserError, match=r"x\.pth was saved by an earlier version of this code: finish") as error:
+    with pytest.raises(UserError, match=r"x\.pth was saved by an earlier version: finish") as error:
         States(folder, "x").load(path if named else None)
     assert "\n" not in str(error.value)
 

@@ -19,12 +19,12 @@ from tools.data.devkit import DATA
 from tools.data.transforms import AUGMENTATIONS
 from tools.system.command_line import Argument, Arguments, Parser, argument, make_parser, nearest, with_arguments
 from tools.system.errors import UserError
-from tools.system.files import read_json
+from tools.system.files import read_object
 
 USAGE = "%(prog)s --data_dir DIR [argument ...]"
-OWN_STATE = ""  # --resume without a file
 # Arguments of the official code that it never read: old command lines keep running.
 IGNORED_ARGUMENTS = ("num_pieces", "h_co", "w_co", "loss_option", "level", "re_loss_option")
+SELECT_HELP = "choose the best epoch on this list, or this share of the training list, instead of --val_split"
 TEACHER_CROPS_HELP = "crops that the teacher sees at a time, to save memory; -1: as many as images, 0: all"
 OF_TEACHERS = {  # arguments that only strategies with a teacher have, with their defaults
     "alpha_ema": (0.99, Argument("weight of the teacher's past per update, in [0, 1)", "method", least=0, below=1)),
@@ -46,6 +46,7 @@ class Config(Arguments):
     train_difficult: str = _data(
         "positive", "training label of a class whose objects are all difficult", choices=("positive", "negative")
     )
+    select_split: str | None = _data(None, SELECT_HELP, metavar="SPLIT|SHARE")
     class_file: str = _data(str(DATA / "VOC_2012.json"), "JSON file with class_names", resumable=True)
     image_size: int = _data(512, "side of the training image, pixels, divisible by 32", above=0)
     eval_resize: bool = _data(False, "validate whole images, fitted to image_size, not their top-left square")
@@ -55,21 +56,15 @@ class Config(Arguments):
     num_workers: int = _data(4, "loader processes; no influence on results", least=0, resumable=True)
 
     architecture: str = _network("resnet50", f"{', '.join(ARCHITECTURES)} or timm/NAME (resnest needs timm too)")
-    weights: str = _network(
-        "imagenet", "imagenet (downloaded once), none, or a checkpoint or backbone file", resumable=True
-    )
+    weights: str = _network("imagenet", "imagenet (downloaded), none, a checkpoint or a backbone file", resumable=True)
     channels_last: bool = _network(True, "memory layout; False is the official code's, slower")
 
     re_loss: str = _method("L1_Loss", "reconstruction loss: absolute or squared", choices=RECONSTRUCTION_LOSSES)
     alpha_re: float = _method(1.0, "final weight of the reconstruction loss, factor", least=0)
     alpha_schedule_re: float = _method(0.5, "share of training until alpha_re is reached, 0 to 1", least=0)
-    alpha_p: float = _method(
-        1.0, "weight of the puzzle classification loss (trains Max only; with a teacher it is a monitor)", least=0
-    )
+    alpha_p: float = _method(1.0, "weight of the puzzle classification loss (with a teacher only a monitor)", least=0)
     topk: int = _method(TOPK, "number of local maxima per keypoint (cTopk, cTopk-w)", above=0, most=MAX_TOPK)
-    topk_radius: float = _method(
-        TOPK_RADIUS, "maximum distance to the arg-max, pixels at 512; 0: none (cTopk)", least=0
-    )
+    topk_radius: float = _method(TOPK_RADIUS, "maximum distance to the arg-max, pixels at 512; 0: none", least=0)
 
     batch_size: int = _optimization(32, "images per step", above=0)
     max_epoch: int = _optimization(15, "length of training, epochs", above=0)
@@ -83,15 +78,11 @@ class Config(Arguments):
 
     config: str | None = _run(None, "repeat the run of experiments/data/TAG.config.json; flags win", metavar="FILE")
     seed: int = _run(0, "of weights, order and augmentation, an integer", least=0, below=2**63)
-    resume: str | None = _run(
-        None, "resume from the run's last state, or from FILE", bare=OWN_STATE, metavar="FILE", resumable=True
-    )
+    resume: str | None = _run(None, "resume from the last state, or from FILE", bare="", metavar="FILE", resumable=True)
     force: bool = _run(False, "with --resume: accept settings that change the result", resumable=True)
     on_nan: str = _run("stop", "what to do when the loss is not finite", choices=("stop", "skip"), resumable=True)
     device: str = _run("auto", "auto (all visible GPUs), cpu, cuda (all) or cuda:N", resumable=True)
-    replicas: int = _run(
-        0, "batch statistics as the official code's on N GPUs; 0: of the devices", least=0, metavar="N"
-    )
+    replicas: int = _run(0, "batch statistics as of N GPUs in the official code; 0: the devices", least=0, metavar="N")
     sync_bn: bool = _run(False, "under torchrun: batch statistics over all processes")
     tf32: bool = _run(False, "allow TF32 on GPUs: faster, less precise")
     deterministic: bool = _run(False, "the same bits every time on one device; slower")
@@ -103,7 +94,8 @@ class Config(Arguments):
     tensorboard: bool = _output(False, "also write TensorBoard curves", resumable=True)
 
     def check(self) -> None:
-        if not _is_file_name(self.tag):
+        is_file_name = Path(self.tag).name == self.tag and self.tag[0] not in ".-" and self.tag.isprintable()
+        if not is_file_name or len(os.fsencode(self.tag)) > 100:
             raise UserError(f"--tag {self.tag}: must be a plain file name of at most 100 bytes")
         if self.tag.startswith(("best_", "last_")) or self.tag.endswith((".earlier", ".config")):
             raise UserError(
@@ -114,39 +106,33 @@ class Config(Arguments):
         if self.min_image_size > self.max_image_size:
             raise UserError(f"--min_image_size {self.min_image_size} exceeds --max_image_size {self.max_image_size}")
         if self.batch_size % self.accumulate:
-            raise UserError(
-                f"--batch_size {self.batch_size} does not divide into --accumulate {self.accumulate} micro-batches"
-            )
+            raise UserError(f"--batch_size {self.batch_size} does not divide by --accumulate {self.accumulate}")
         if self.force and self.resume is None:
             raise UserError("--force belongs to --resume")
         if self.warmup_epoch >= self.max_epoch:
             raise UserError(f"--warmup_epoch {self.warmup_epoch} leaves nothing of --max_epoch {self.max_epoch}")
+        if self.select_share is not None and not 0 < self.select_share < 1:
+            raise UserError(f"--select_split {self.select_split}: must be a list, or a share above 0 and below 1")
+
+    @property
+    def select_share(self) -> float | None:
+        """The share that `--select_split` cuts from the training list; None: it names a list, or is not given."""
+        try:
+            return float(self.select_split)
+        except (TypeError, ValueError):
+            return None
 
     def replayable(self) -> dict[str, Any]:
         """Return the arguments that `--config` reads back."""
         return {name: value for name, value in sorted(asdict(self).items()) if name not in NOT_REPLAYED}
 
-    @classmethod
-    def names_that_change_the_result(cls) -> list[str]:
-        """Return the arguments that `--resume` compares."""
-        return [item.name for item in fields(cls) if not item.metadata["argument"].resumable]
-
-
-def _is_file_name(tag: str) -> bool:
-    return Path(tag).name == tag and tag[0] not in ".-" and tag.isprintable() and len(os.fsencode(tag)) <= 100
+    def resumable(self, name: str) -> bool:
+        """Return whether an argument may differ between a run and its continuation."""
+        return next(item for item in fields(self) if item.name == name).metadata["argument"].resumable
 
 
 def parse_config(strategy: Strategy, description: str | None, argv: list[str] | None = None) -> Config:
-    """Read and check the arguments of a training script.
-
-    Args:
-        strategy: whose own arguments are added.
-        description: the script's docstring, shown by --help.
-        argv: the words of the command line; None takes the process's.
-
-    Raises:
-        UserError: an argument that no run could use.
-    """
+    """Read the arguments of a strategy's script and refuse what no run could use; `argv` None takes the process's."""
     config = config_class(strategy)
     parser = make_parser(config, description, USAGE)
     for name in IGNORED_ARGUMENTS:
@@ -170,8 +156,8 @@ def config_class(strategy: Strategy) -> type[Config]:
     for name, declared in strategy.arguments.items():
         if name in IGNORED_ARGUMENTS or name in {*OF_TEACHERS, *(item.name for item in fields(Config))}:
             raise UserError(f"strategy {strategy.name}: its argument --{name} exists already; give it another name")
-        about = {key: value for key, value in declared._asdict().items() if key != "default"}
-        own[name] = (declared.default, Argument(group=f"strategy {strategy.name}", **about))
+        about = declared._asdict()
+        own[name] = (about.pop("default"), Argument(group=f"strategy {strategy.name}", **about))
     return with_arguments(Config, own)
 
 
@@ -181,32 +167,25 @@ def accepted(strategy: Strategy, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _words_of_config(parser: Parser, strategy: Strategy, argv: list[str]) -> list[str]:
-    """Return the words that a run's `--config` file means.
-
-    Raises:
-        UserError: no such file, names in it that are not arguments, or the run of another strategy.
-    """
+    """Return the words that `--config` means: the file of a run of the same strategy, with names of its arguments."""
     first = Parser(add_help=False)
     first.add_argument("--config")
     path = first.parse_known_args(argv)[0].config
     if path is None:
         return []
-    content = read_json(Path(path))
-    if not isinstance(content, dict):
-        raise UserError(f"--config {path}: must hold one JSON object of argument names and values")
+    content = read_object(Path(path))
     # Where the strategy has an argument of this name, the file holds its value.
     trained = None if "strategy" in strategy.arguments else content.pop("strategy", None)
     if trained not in (None, strategy.name):
-        raise UserError(
-            f"--config {path} is of a run of strategy {trained}: use its script, not that of {strategy.name}"
-        )
+        raise UserError(f"--config {path} is of strategy {trained}: use its script, not that of {strategy.name}")
     if isinstance(content.get("arguments"), dict):
         content = content["arguments"]  # the description beside a checkpoint
-    known = [flag.removeprefix("--") for flag in parser.flags()]
-    content = accepted(strategy, content)  # earlier versions gave every run the teacher's arguments
-    for name, value in content.items():
+    known, words = [flag.removeprefix("--") for flag in parser.flags()], []
+    for name, value in accepted(strategy, content).items():  # earlier versions gave every run the teacher's arguments
         if name not in known:
             raise UserError(f"--config {path}: unknown argument {name}: {nearest(name, known)}")
         if not isinstance(value, str | int | float | None):
             raise UserError(f"--config {path}: {name} must be a string, a number, true or false")
-    return [f"--{name}={value}" for name, value in content.items() if value is not None and name not in NOT_REPLAYED]
+        if value is not None and name not in NOT_REPLAYED:
+            words.append(f"--{name}={value}")
+    return words

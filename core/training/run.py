@@ -1,7 +1,5 @@
 """A training run and its files: the resumable state, models, and what is logged on the way."""
 
-import math
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,7 +9,7 @@ from typing import Any
 import torch
 
 from core.strategy import Step
-from core.training.config import OWN_STATE, Config
+from core.training.config import NOT_REPLAYED, Config
 from core.training.trainer import Trainer
 from tools.data.datasets import VOCClassification
 from tools.data.transforms import IMAGENET
@@ -26,35 +24,24 @@ from tools.system.shortages import shortage
 
 
 class Run:
-    """The progress of a training run, and its files. Only the first of several processes writes.
-
-    Attributes:
-        epoch: current epoch, 0-based; position: completed iterations in it.
-    """
+    """The progress of a training run, and its files. Only the first of several processes writes."""
 
     def __init__(
-        self,
-        folder: Folder,
-        config: Config,
-        trainer: Trainer,
-        data_sets: dict[str, VOCClassification],  # "training" and "validation"
-        interruption: Interruption,
+        self, config: Config, trainer: Trainer, data_sets: dict[str, VOCClassification], interruption: Interruption
     ):
-        self.folder = folder
+        self.folder = Folder()
         self.config = config
         self.trainer = trainer
         self.class_names = data_sets["training"].class_names
-        self.epoch = self.position = 0
+        self.epoch = self.position = 0  # current epoch, 0-based; completed iterations in it
         self._losses: dict[str, list[torch.Tensor]] = {"loss": []}  # of the iterations since the last log line
         self._best = -1.0
         self._interruption = interruption
-        self._files = RunFiles(folder, config.tag)
-        self._states = States(folder, config.tag)
-        self._data = {
-            f"{kind} {name}": digest
-            for kind, images in data_sets.items()
-            for name, digest in images.fingerprint().items()
-        }
+        self._files = RunFiles(self.folder, config.tag)
+        self._states = States(self.folder, config.tag)
+        self._data: dict[str, str] = {}
+        for part, images in data_sets.items():
+            self._data |= {f"{part} {name}": digest for name, digest in images.fingerprint().items()}
         self._writes = trainer.processes.is_first
         self._saved_at = time.monotonic()
 
@@ -63,42 +50,44 @@ class Run:
             self._files.claim()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """After a signal, keep the state as of the last iteration."""
+        if isinstance(error, Interrupted):
+            self._save_state()
+            self.log.line(f"[i] {error}: state saved at iteration {self.trainer.iteration:,}; continue with --resume")
+            self.log.close()
         if self._writes:
             self._files.release()
 
-    def start(self, summary: str, notes: Sequence[str] = ()) -> None:
-        """Start from scratch, or continue from what `--resume` names; log the lines of `summary`.
+    def start(self, summary: Sequence[str], notes: Sequence[str]) -> None:
+        """Start from scratch, or continue from what `--resume` names; log `summary`, and `notes` on the first weights.
 
         The order matters: every check, also whether the disk has room, comes before an earlier run is archived, and
         the first state is written at once, so that an unwritable folder fails before training starts.
-
-        Args:
-            notes: sentences for the log on the first weights, which a continued run does not have.
         """
-        state, source = self._load_state()
+        resume, tag, found = self.config.resume, self.config.tag, None
+        if resume is not None and self._writes:
+            found = self._states.load(Path(resume) if resume else None)
+        state, source = self.trainer.processes.broadcast(found) or (None, "")
         differing = self._restore(state, source) if state else []
-        same_run = state is not None and self._resumes_own_state()
-        self.log = RunLog(self.folder, self.config.tag, self.config.tensorboard, silent=not self._writes)
+        same_run = state is not None and (not resume or self._states.include(Path(resume)))
+        self.log = RunLog(self.folder, tag, self.config.tensorboard, silent=not self._writes)
         if not same_run:
-            self._archive_earlier_run()
+            first_state = self._state()
+            if self._writes and self._files.find_earlier():
+                self._states.try_space(first_state)
+                self._files.archive()
         if self._files.archived_to:
             self.log.line(f"[i] files of an earlier run with this tag were moved to {self._files.archived_to}")
         self.log.open()
-        if self._writes and not (same_run and self._is_finished()):
+        if self._writes and not (same_run and self.epoch >= self.config.max_epoch):
             saved = {"strategy": self.trainer.strategy.name, **self.config.replayable()}
-            write_json(self.folder.config(self.config.tag), saved)
+            write_json(self.folder.config(tag), saved)
         self._log_start(state, source, differing)
-        for line in [*summary.splitlines(), *(f"[i] {note}" for note in notes if not state)]:
+        for line in [*summary, *(f"[i] {note}" for note in notes if not state)]:
             self.log.line(line)
         if not same_run:
             self._save_state()
-
-    def _archive_earlier_run(self) -> None:
-        state = self._state()
-        if self._writes and self._files.find_earlier():
-            self._states.try_space(state)
-            self._files.archive()
 
     def _log_start(self, state: dict[str, Any] | None, source: str, differing: list[str]) -> None:
         if state:
@@ -111,9 +100,6 @@ class Run:
         self.log.line(f"[i] strategy {self.trainer.strategy.name}: {arguments}")
         if self.config.resume is not None:
             self.log.line(f"[i] no saved state at {self.folder.state(self.config.tag)}: starting from scratch")
-
-    def _is_finished(self) -> bool:
-        return self.epoch >= self.config.max_epoch
 
     # The state -------------------------------------------------------------------------------------------------------
 
@@ -140,95 +126,64 @@ class Run:
         if self._writes:
             self._states.save(state)
 
-    def _load_state(self) -> tuple[dict[str, Any] | None, str]:
-        """Return the state that `--resume` names, and which file it is from; the first process reads for all."""
-        if self.config.resume is None:
-            return None, ""
-        path = None if self.config.resume == OWN_STATE else Path(self.config.resume)
-        found = self._states.load(path) if self._writes else None
-        return self.trainer.processes.broadcast(found) or (None, "")
-
-    def _resumes_own_state(self) -> bool:
-        """Whether `--resume` continues the files of this tag, not a state from elsewhere."""
-        resume = self.config.resume
-        return resume == OWN_STATE or self._states.include(Path(resume))
-
     def _restore(self, state: dict[str, Any], source: str) -> list[str]:
         """Restore a state without touching a file; return the settings that differ, as text."""
-        if state["strategy"] != self.trainer.strategy.name:
-            raise UserError(
-                f"--resume: {source} is of strategy {state['strategy']}: use its script, not that of "
-                f"{self.trainer.strategy.name}"
-            )
+        trainer, saved, name = self.trainer, state["strategy"], self.trainer.strategy.name
+        if saved != name:
+            raise UserError(f"--resume: {source} is of strategy {saved}: use its script, not that of {name}")
         differing = self._compare(state)
         batches = state["samples"] // self.config.batch_size
-        self.epoch, self.position = state["epoch"], min(batches, self.trainer.epoch_iterations)
-        iteration = self.epoch * self.trainer.epoch_iterations + self.position
+        self.epoch, self.position = state["epoch"], min(batches, trainer.epoch_iterations)
+        rank, random = trainer.processes.rank, state["random"]
         try:
-            self.trainer.load_state_dict(state["trainer"], iteration)
-            self._restore_random(state["random"])
-            losses = {name: list(values.to(self.trainer.device)) for name, values in state["losses"].items()}
+            trainer.load_state_dict(state["trainer"], self.epoch * trainer.epoch_iterations + self.position)
+            if rank < len(random):  # further processes keep fresh generators
+                torch.set_rng_state(random[rank]["cpu"])
+                for gpu, generator in zip(trainer.gpus, random[rank]["cuda"], strict=False):  # GPUs may have gone
+                    torch.cuda.set_rng_state(generator, gpu)
+            losses = {name: list(values.to(trainer.device)) for name, values in state["losses"].items()}
         except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             if shortage(error):
                 raise
-            raise UserError(
-                f"--resume: {source} was saved by a different network or strategy: {str(error)[:300]}"
-            ) from error
+            text = f"--resume: {source} was saved by a different network or strategy: {str(error)[:300]}"
+            raise UserError(text) from error
         self._losses = losses or self._losses
-        self._best = state["best"]
+        # Of other images, the best mAP so far says nothing about the epochs to come.
+        if state["arguments"].get("select_split") == self.config.select_split:
+            self._best = state["best"]
         return differing
 
-    def _restore_random(self, states: list[dict[str, Any]]) -> None:
-        """Restore the RNG states; each process has its own, and additional processes keep fresh ones."""
-        rank = self.trainer.processes.rank
-        if rank < len(states):
-            torch.set_rng_state(states[rank]["cpu"])
-            for gpu, generator in zip(self.trainer.gpus, states[rank]["cuda"], strict=False):  # GPUs may have gone
-                torch.cuda.set_rng_state(generator, gpu)
-
     def _compare(self, state: dict[str, Any]) -> list[str]:
-        """Return the settings that differ from the saved ones, as text.
-
-        Raises:
-            UserError: some change the result, and `--force` is not given.
-        """
+        """Return the settings that differ from the saved ones, as text; only `--force` lets them change the result."""
         saved = state["arguments"]
         differing = {
             name: f"{name}: saved {saved[name]}, now {value}"
             for name, value in asdict(self.config).items()
-            if name in saved and saved[name] != value and name not in ("config", "resume", "force", "tag")
+            if name in saved and saved[name] != value and name not in (*NOT_REPLAYED, "tag")
         }
+        blocking = [text for name, text in differing.items() if not self.config.resumable(name)]
+        others = {name: f"other {name}" for name, digest in self._data.items() if state["data"].get(name) != digest}
         if state["class_names"] != self.class_names:
-            shown = (
-                first_few([quoted(str(name)) for name in names]) for names in (state["class_names"], self.class_names)
-            )
-            differing["class_names"] = "class names: saved {}, now {}".format(*shown)
-        for name in [name for name, digest in self._data.items() if state["data"].get(name) != digest]:
-            differing[name] = f"other {name}"
-        changing = [*self.config.names_that_change_the_result(), "class_names", *self._data]
-        blocking = [text for name, text in differing.items() if name in changing]
+            names = (first_few([quoted(str(name)) for name in of]) for of in (state["class_names"], self.class_names))
+            others["class_names"] = "class names: saved {}, now {}".format(*names)
+        blocking += others.values()
         if blocking and not self.config.force:
             raise UserError(
                 f"--resume: these settings differ from the saved run and would change the result: "
                 f"{'; '.join(blocking)}; restore them, or pass --force to continue"
             )
-        return list(differing.values())
+        return [*differing.values(), *others.values()]
 
     # On the way ------------------------------------------------------------------------------------------------------
 
-    def between_iterations(self) -> None:
+    def stop_or_save(self, may_save: bool = True) -> None:
         """Stop if a signal arrived, save if due; a collective decision of all processes."""
-        due = self._writes and time.monotonic() - self._saved_at > 60 * self.config.save_minutes
+        due = may_save and self._writes and time.monotonic() - self._saved_at > 60 * self.config.save_minutes
         requested, due = self.trainer.processes.any(self._interruption.requested, due)
         if requested:
             raise self._interruption.error()
         if due:
             self._save_state()
-
-    def stop_if_requested(self) -> None:
-        """Stop if a signal arrived; a collective decision of all processes."""
-        if self.trainer.processes.any(self._interruption.requested)[0]:
-            raise self._interruption.error()
 
     def add_losses(self, step: Step) -> None:
         """Count the losses of an iteration toward the next log line."""
@@ -246,11 +201,7 @@ class Run:
         return dict(zip(names, (processes.sum(means) / processes.size).tolist(), strict=True))
 
     def not_finite(self, step: Step, lr: float, ids: list[str]) -> None:
-        """Report a batch whose loss or gradient is not finite: stop, or skip it (`--on_nan skip`).
-
-        Raises:
-            UserError: to stop; the states on the disk are from before.
-        """
+        """Report a batch whose loss or gradient is not finite: raise a `UserError`, or skip it (`--on_nan skip`)."""
         processes, losses = self.trainer.processes, step.losses()
         values = processes.sum(torch.stack([loss.float() for loss in losses.values()])) / processes.size
         parts = ", ".join(f"{name}={value:.3g}" for name, value in zip(losses, values.tolist(), strict=True))
@@ -266,12 +217,13 @@ class Run:
 
     # Ends ------------------------------------------------------------------------------------------------------------
 
-    def finish_epoch(self, mean: float) -> None:
-        """Save models after a validation with this mAP, and a state that starts with the next epoch."""
-        improved = not mean <= self._best  # the first mAP may be NaN, and is then the best so far
-        self._best = mean if improved else self._best
+    def finish_epoch(self, values: dict[str, float]) -> None:
+        """Save models after a validation with these values, and a state that starts with the next epoch."""
+        decisive = values.get("select_map", values["map"])
+        improved = not decisive <= self._best  # the first mAP may be NaN, and is then the best so far
+        self._best = decisive if improved else self._best
         for kind in ("", "best_") if improved else ("",):
-            self._save_model(kind, mean)
+            self._save_model(kind, values["map"])
         self.epoch, self.position = self.epoch + 1, 0
         self._save_state()
 
@@ -282,7 +234,8 @@ class Run:
             self._save_model("last_", means[-1])
         best = self.folder.model(self.config.tag, "best_")
         where = f"in {best}" if best.exists() else "saved under the tag this run was resumed from"
-        self.log.line(f"[i] best mAP={self._best:.2f}, {where}")
+        of = "" if self.config.select_split is None else f" of --select_split {self.config.select_split}"
+        self.log.line(f"[i] best mAP{of}={self._best:.2f}, {where}")
         self.log.close()
 
     def _has_last_model(self) -> bool:
@@ -292,14 +245,6 @@ class Run:
             return last.exists() and read_description(last).iteration == self.trainer.iteration
         except UserError:
             return False
-
-    def interrupt(self, interrupted: Interrupted) -> None:
-        """Save the state and exit with the signal's status."""
-        self._save_state()
-        saved = f"state saved at iteration {self.trainer.iteration:,}"
-        self.log.line(f"[i] {interrupted}: {saved}; continue with --resume")
-        self.log.close()
-        sys.exit(interrupted.status)
 
     def _save_model(self, kind: str, mean: float) -> None:
         if not self._writes:
@@ -314,7 +259,7 @@ class Run:
             strategy=strategy.name,
             keypoints=keypoints and keypoints.name,
             iteration=self.trainer.iteration,
-            mAP=None if math.isnan(mean) else mean,
+            mAP=mean,
             **(self.trainer.student.normalization or IMAGENET)._asdict(),
             arguments=asdict(self.config),
         )

@@ -6,20 +6,13 @@ from typing import Any
 import torch
 from torch.optim import AdamW
 
+from core import parallel
 from core.batch_norm import OneValuePerChannel
 from core.ema import make_teacher, update_teacher
 from core.evaluation.prediction import autocast, to_device
 from core.losses import alpha_re_at
 from core.networks import Classifier
 from core.optimizer import learning_rate_at, make_optimizer, set_learning_rates
-from core.parallel import (
-    CropDataParallel,
-    RunningStatistics,
-    average_gradients,
-    read_statistics,
-    sync_running_stats,
-    write_statistics,
-)
 from core.strategy import Crops, Step, Strategy
 from core.training.config import Config
 from tools.data.transforms import IMAGENET, Normalization
@@ -34,12 +27,7 @@ class Trainer:
 
     Args:
         network: the student, on its device.
-        strategy: what a step computes.
-        config: the run's arguments.
-        epoch_iterations: iterations per epoch.
-        processes: those that share each batch.
-        gpus: indices of the GPUs that share this process's part of a batch, the network's own first; None: its device
-            alone.
+        gpus: indices of those that share this process's part of a batch, the network's own first; None: it alone.
     """
 
     def __init__(
@@ -57,10 +45,12 @@ class Trainer:
         self.processes = processes or Processes()
         self.student = network.train()
         self.teacher = make_teacher(network) if strategy.teacher else None
-        several = gpus is not None and len(gpus) > 1
         # What a step calls: the networks themselves, or their replicas on several GPUs.
-        self.student_forward = CropDataParallel(self.student, gpus) if several else self.student
-        self.teacher_forward = CropDataParallel(self.teacher, gpus) if several and strategy.teacher else self.teacher
+        self.student_forward, self.teacher_forward = self.student, self.teacher
+        several = gpus is not None and len(gpus) > 1
+        if several:
+            self.student_forward = parallel.CropDataParallel(self.student, gpus)
+            self.teacher_forward = self.teacher and parallel.CropDataParallel(self.teacher, gpus)
         self.device = next(network.parameters()).device
         self.gpus = gpus if several else [self.device.index or 0] if self.device.type == "cuda" else []
         if self.teacher is not None:
@@ -82,7 +72,6 @@ class Trainer:
 
     @property
     def lr(self) -> float:
-        """The learning rate of the backbone's weights at this iteration."""
         return learning_rate_at(
             self.iteration, self.config.lr, self.max_iteration, self.warmup_iterations, self.schedule
         )
@@ -94,15 +83,13 @@ class Trainer:
 
     @property
     def alpha_re(self) -> float:
-        """The weight of the reconstruction loss at this iteration."""
         return alpha_re_at(self.iteration, self.max_iteration, self.config.alpha_re, self.config.alpha_schedule_re)
 
     def iterate(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[Step, bool]:
-        """Compute losses and gradients, and move optimizer and teacher.
+        """Compute losses and gradients of this process's part of a batch, and move optimizer and teacher.
 
         Args:
-            images: see `core.evaluation.prediction.to_device`; labels: multi-hot `[B, V]`: this process's part of the
-                batch, on the CPU, as the loader returns it.
+            images: see `core.evaluation.prediction.to_device`; labels: multi-hot `[B, V]`. Both are on the CPU.
 
         Returns:
             the losses, whose mean over the processes is that of the whole batch; and whether loss and gradients (with
@@ -110,7 +97,7 @@ class Trainer:
             running statistics with `--on_nan skip` or several processes.
         """
         several = self.processes.size > 1
-        before = read_statistics(self.student) if several or self.config.on_nan == "skip" else None
+        before = parallel.read_statistics(self.student) if several or self.config.on_nan == "skip" else None
         set_learning_rates(self.optimizer, self.iteration, self.max_iteration, self.warmup_iterations, self.schedule)
         self.optimizer.zero_grad()
         try:
@@ -121,12 +108,19 @@ class Trainer:
                 "--replicas"
             ) from error
         if several:
-            average_gradients(self.student)
+            parallel.average_gradients(self.student)
         finite = self._all_finite(step.loss)
         if finite:
-            self._update(before)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            if several:
+                parallel.sync_running_stats(self.student, before)
+            if self.teacher is not None:
+                update_teacher(self.teacher, self.student, self.iteration, self.arguments["alpha_ema"])
+            if self.average is not None:
+                update_teacher(self.average, self.student, self.iteration, self.arguments["ema_decay"], buffers=True)
         elif before is not None:
-            write_statistics(self.student, before)
+            parallel.write_statistics(self.student, before)
         self.iteration += 1
         return step, finite
 
@@ -153,12 +147,11 @@ class Trainer:
             step = self.strategy.training_step(
                 self.student_forward, self.teacher_forward, images, labels, crops, options
             )
-        loss = step.loss
         if crop_weight != 1:
             over_images = sum(step.over_images().values())
-            loss = over_images + crop_weight * (step.loss - over_images)
-        self.scaler.scale(loss / self.config.accumulate).backward()
-        return replace(step, loss=loss)
+            step = replace(step, loss=over_images + crop_weight * (step.loss - over_images))
+        self.scaler.scale(step.loss / self.config.accumulate).backward()
+        return step
 
     def _all_finite(self, loss: torch.Tensor) -> bool:
         """Whether loss and gradients are finite everywhere: without fp16 the only synchronization per iteration."""
@@ -168,16 +161,6 @@ class Trainer:
             gradients = [parameter.grad for parameter in self.student.parameters() if parameter.grad is not None]
             finite = finite & torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all()
         return not self.processes.any(not bool(finite))[0]
-
-    def _update(self, before: RunningStatistics | None) -> None:
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.processes.size > 1:
-            sync_running_stats(self.student, before)
-        if self.teacher is not None:
-            update_teacher(self.teacher, self.student, self.iteration, self.arguments["alpha_ema"])
-        if self.average is not None:
-            update_teacher(self.average, self.student, self.iteration, self.arguments["ema_decay"], buffers=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything needed to continue except RNG states: plain values and tensors."""
@@ -194,8 +177,7 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any], iteration: int) -> None:
         """Continue from a `state_dict`, at `iteration` of the schedule that the arguments make.
 
-        Raises:
-            RuntimeError, ValueError, KeyError: it was saved by a different network or strategy.
+        A state of a different network or strategy raises a RuntimeError, ValueError, LookupError or AttributeError.
         """
         self.student.load_state_dict(state["student"])
         self.student.normalization = Normalization(*map(tuple, state["normalization"].tolist()))
@@ -205,41 +187,28 @@ class Trainer:
             self.average.load_state_dict(state["average"])
             self.average.normalization = self.student.normalization
         # Learning rates and weight decays are those of the arguments, which --force may have changed.
-        self._check_optimizer(state["optimizer"])
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state["optimizer"]})
-        self.scaler.load_state_dict(state["scaler"])
-        self.iteration = iteration
-
-    def _check_optimizer(self, saved: dict[int, dict[str, Any]]) -> None:
-        """Raise a `ValueError` for the state of another optimizer or of another shape, which this one would accept."""
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        for index, entry in saved.items():
+        for parameter, entry in self.optimizer.state.items():  # it accepts the buffers of any optimizer and shape
             if ("exp_avg" in entry) != isinstance(self.optimizer, AdamW):
                 raise ValueError("its state is that of another --optimizer")
-            for name in ("momentum_buffer", "exp_avg", "exp_avg_sq"):
-                buffer = entry.get(name)
-                if buffer is not None and buffer.shape != parameters[index].shape:
-                    raise ValueError(f"the {name} of parameter {index} has the shape {tuple(buffer.shape)}")
+            for buffer in map(entry.get, ("momentum_buffer", "exp_avg", "exp_avg_sq")):
+                if buffer is not None and buffer.shape != parameter.shape:
+                    raise ValueError(f"a momentum has the shape {tuple(buffer.shape)}, not {tuple(parameter.shape)}")
+        self.scaler.load_state_dict(state["scaler"])
+        self.iteration = iteration
 
 
 @torch.no_grad()
 def _mean_step(steps: list[Step], crop_weights: list[float]) -> Step:
     """Return the losses of a batch from those of its micro-batches."""
 
-    def mean(values: list[torch.Tensor]) -> torch.Tensor:
-        return torch.stack(values).mean()
+    def means(losses: list[dict[str, torch.Tensor]], weights: list[float]) -> dict[str, torch.Tensor]:
+        weighted = {name: [w * part[name] for w, part in zip(weights, losses, strict=True)] for name in losses[0]}
+        return {name: torch.stack(values).mean() for name, values in weighted.items()}
 
-    images = {name: mean([step.over_images()[name] for step in steps]) for name in steps[0].over_images()}
-    crops = {
-        name: mean([weight * step.over_crops()[name] for step, weight in zip(steps, crop_weights, strict=True)])
-        for name in steps[0].over_crops()
-    }
-    return Step(
-        loss=mean([step.loss for step in steps]),
-        class_loss=images.pop("class_loss"),
-        p_class_loss=crops.pop("p_class_loss", None),
-        re_loss=crops.pop("re_loss", None),
-        keypoints=None if steps[0].keypoints is None else torch.cat([step.keypoints for step in steps]),
-        image_losses=images,
-        crop_losses=crops,
-    )
+    images = means([{**step.over_images(), "loss": step.loss} for step in steps], [1.0] * len(steps))
+    crops = means([step.over_crops() for step in steps], crop_weights)
+    keypoints = None if steps[0].keypoints is None else torch.cat([step.keypoints for step in steps])
+    official = {name: images.pop(name) for name in ("loss", "class_loss")}
+    official |= {name: crops.pop(name) for name in ("p_class_loss", "re_loss") if name in crops}
+    return Step(**official, keypoints=keypoints, image_losses=images, crop_losses=crops)

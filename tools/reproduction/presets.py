@@ -6,19 +6,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Preset:
-    """Data and settings of a study.
-
-    Attributes:
-        arguments: of the training scripts; seeds: used unless --seeds is given.
-        toy_images: number of images to draw; 0: --data_dir names the data.
-        longer_side: length to scale the images down to first, pixels; 0: do not scale.
-    """
+    """Data and settings of a study."""
 
     about: str
-    arguments: dict[str, Any]
-    seeds: tuple[int, ...] = (0,)
-    toy_images: int = 0
-    longer_side: int = 0
+    arguments: dict[str, Any]  # of the training scripts
+    seeds: tuple[int, ...] = (0,)  # unless --seeds is given
+    toy_images: int = 0  # number of images to draw; 0: --data_dir names the data
+    longer_side: int = 0  # length to scale the images down to first, pixels; 0: do not scale
 
 
 _LOSSES = {"alpha_p": 0.5, "alpha_re": 3.0, "alpha_schedule_re": 0.05}

@@ -20,19 +20,13 @@ RSS_UNIT = 2**30 if sys.platform == "darwin" else 2**20  # ru_maxrss per GiB: by
 
 @dataclass(frozen=True)
 class Experiment:
-    """A training run and its evaluation.
-
-    Attributes:
-        program: what follows `python3` to train it: a script, or -m and a module of the repository.
-        arguments, evaluation: of the program and of evaluate_classification.py, by name.
-        folder: the working folder of both, which holds `experiments`.
-    """
+    """A training run and its evaluation."""
 
     tag: str
-    program: list[str]
-    arguments: dict[str, Any]
-    evaluation: dict[str, Any]
-    folder: Path
+    program: list[str]  # what follows `python3` to train it: a script, or -m and a module of the repository
+    arguments: dict[str, Any]  # of the program, by name
+    evaluation: dict[str, Any]  # of evaluate_classification.py, by name
+    folder: Path  # the working folder of both, which holds `experiments`
 
     @property
     def files(self) -> Folder:
@@ -44,8 +38,7 @@ class Experiment:
         return base.with_name(base.name + suffix)  # with_suffix would cut a tag at its last dot
 
     def training_command(self) -> list[str]:
-        """Return the command that starts or resumes the training."""
-        return ["python3", *self.program, *to_argv(self.arguments), "--resume"]
+        return ["python3", *self.program, *to_argv(self.arguments), "--resume"]  # it also starts the training
 
     def evaluation_command(self) -> list[str]:
         return ["python3", str(ROOT / "evaluate_classification.py"), *to_argv(self.evaluation)]
@@ -61,10 +54,10 @@ class Experiment:
         if not config.exists():
             return "new"
         saved = read_object(config)
-        differing = {name: value for name, value in self.arguments.items() if not _same(saved.get(name), value)}
+        pairs = {name: (saved.get(name), value) for name, value in self.arguments.items()}
+        differing = [f"{name}: saved {old}, now {new}" for name, (old, new) in pairs.items() if not _same(old, new)]
         if differing:
-            listed = "; ".join(f"{name}: saved {saved.get(name)}, now {value}" for name, value in differing.items())
-            raise UserError(f"{config} belongs to a run with other settings ({listed})")
+            raise UserError(f"{config} belongs to a run with other settings ({'; '.join(differing)})")
         if not self.files.model(self.tag, "last_").exists():
             return "begun"
         return "finished" if self.evaluated(".json").exists() else "trained"
@@ -77,10 +70,9 @@ class Experiment:
             self._call(self.evaluation_command(), "evaluation")
 
     def usage(self) -> dict[str, float]:
-        """Return `training_seconds`, `evaluation_seconds`, `training_gib` and `evaluation_gib`, as far as noted.
+        """Return `training_seconds`, `training_gib` (peak memory of the main process), …, as far as noted.
 
-        Seconds include the start of Python and all parts of an interrupted run; GiB: peak resident memory of the main
-        process.
+        Seconds include the start of Python and all parts of an interrupted run.
         """
         path = self.files.usage(self.tag)
         usage = read_object(path) if path.exists() else {}
@@ -108,8 +100,10 @@ class Experiment:
         if interruption:
             raise interruption
         if process.returncode:
-            ended = f"the {part} of {self.tag} ended with status {process.returncode}: see the message above"
-            raise UserError(f"{ended}; fix it and run the same command again (finished runs are not repeated)")
+            raise UserError(
+                f"the {part} of {self.tag} ended with status {process.returncode}: see the message above; fix it and "
+                "run the same command again (finished runs are not repeated)"
+            )
 
 
 def environment() -> dict[str, str]:

@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tools.metrics.bootstrap import Difference, paired_bootstrap
+from tools.metrics.bootstrap import paired_bootstrap
 from tools.metrics.multilabel import binary_labels
 from tools.metrics.scores import read_scores
 from tools.metrics.significance import holm
@@ -35,22 +36,16 @@ CURVES = (
 
 @dataclass(frozen=True)
 class CompletedRuns:
-    """A row of a study: its runs, one per seed.
-
-    Attributes:
-        keypoints: the row's own keypoints in the localization.
-        results: what the evaluations wrote; usage: see `Experiment.usage`.
-        scores: `[runs, N, V]`; labels: `[N, V]`, see `tools.data.annotations`.
-    """
+    """A row of a study: its runs, one per seed."""
 
     name: str
-    keypoints: str
-    results: list[dict[str, Any]]
+    keypoints: str  # the row's own, in the localization
+    results: list[dict[str, Any]]  # what the evaluations wrote
     class_names: list[str]
-    scores: np.ndarray
-    labels: np.ndarray
+    scores: np.ndarray  # [runs, N, V]
+    labels: np.ndarray  # [N, V], see `tools.data.annotations`
     histories: list[History]
-    usage: list[dict[str, float]]
+    usage: list[dict[str, float]]  # see `Experiment.usage`
 
     @classmethod
     def read(cls, name: str, keypoints: str, runs: list[Experiment]) -> "CompletedRuns":
@@ -65,21 +60,30 @@ class CompletedRuns:
         usage = [run.usage() for run in runs]
         return cls(name, keypoints, results, first.class_names, scores, first.labels, histories, usage)
 
-    def mean(self, metric: str) -> Number:
-        """Return "mAP" or "mAP_VOC2010", in %."""
-        return Number.of(numbers(result["means"][metric] for result in self.results))
+    def values(self, *keys: str) -> list[float]:
+        """Return the number that each result has under nested keys; NaN where it is missing."""
+        return numbers(reduce(lambda part, key: part.get(key), keys, result) for result in self.results)
 
-    def precision(self, class_name: str) -> Number:
-        """Return a class's average precision, in %; NaN without a positive."""
-        return Number.of(numbers(result["average_precision"].get(class_name) for result in self.results))
-
-    def localization(self, column: str) -> Number:
-        """Return a column of the localization over (image, class) pairs, in %."""
-        return Number.of(numbers(result["localization"]["over_pairs"].get(column) for result in self.results))
+    def mean(self, *keys: str) -> Number:
+        return Number.of(self.values(*keys))
 
     def used(self, name: str, unit: float) -> Number:
         """Return a value of the usage, divided by `unit`, mean over the runs."""
         return Number(sum(usage.get(name, math.nan) for usage in self.usage) / len(self.usage) / unit, decimals=1)
+
+    def epochs(self) -> list[str | Number]:
+        """Return the mAP of the last epoch, %, the number of the best epoch, and the optimism of choosing it.
+
+        Optimism: the best epoch's mAP on the evaluated images, minus that of the epoch that was chosen on images apart;
+        NaN without `--select_split`.
+        """
+        maps = [values_of(history, "validation", "map") for history in self.histories]
+        best = [best_validation(history, self.name) for history in self.histories]
+        number = Number(sum(row["epoch"] for row in best) / len(best), decimals=0 if len(best) == 1 else 1)
+        # fmax skips NaN, the mAP of a validation without any positive.
+        highest = np.array([np.fmax.reduce(of_run) for of_run in maps])
+        apart = numbers(row.get("map") if "select_map" in row else None for row in best)
+        return [Number.of([of_run[-1] for of_run in maps]), number, Number.of(highest - apart)]
 
     def curve(self, kind: str, name: str) -> Line:
         """Return a learning curve, mean over the runs."""
@@ -93,27 +97,20 @@ def _read_result(path: Path) -> dict[str, Any]:
         result["localization"] = result.pop("localisation")
     if "localization" not in result:
         raise UserError(f"{path} lacks the localization: delete it, and the run is evaluated again")
-    if not _is_result(result):
+    means, precisions, localization = (result.get(name) for name in ("means", "average_precision", "localization"))
+    parts = (means, precisions, localization, isinstance(localization, dict) and localization.get("over_pairs"))
+    if not all(isinstance(part, dict) for part in parts) or not {"mAP", "mAP_VOC2010"} <= means.keys():
         raise UserError(f"{path} is not what an evaluation writes: delete it, and the run is evaluated again")
     return result
 
 
-def _is_result(result: dict[str, Any]) -> bool:
-    parts = [result.get(name) for name in ("means", "average_precision", "localization")]
-    if not all(isinstance(part, dict) for part in parts):
-        return False
-    means, _, localization = parts
-    return isinstance(localization.get("over_pairs"), dict) and {"mAP", "mAP_VOC2010"} <= means.keys()
-
-
 @dataclass(frozen=True)
 class TableSection:
-    """The tables and charts of one comparison of rows with the row whose name is `baseline`; `name`: of its files."""
+    """The tables and charts of one comparison of rows with the first of them; `name`: of its files."""
 
     name: str
     caption: str
     rows: list[CompletedRuns]
-    baseline: str
 
     def tables(self) -> dict[str, Table]:
         """Return the tables by suffix of their file names."""
@@ -121,38 +118,42 @@ class TableSection:
         return {**tables, "_localization": self._localization(), "_cost": self._cost()}
 
     def _means(self) -> Table:
-        base = next(row for row in self.rows if row.name == self.baseline)
+        base, *others = self.rows
         labels, counted = binary_labels(base.labels)
-        others = [row for row in self.rows if row is not base]
         found = [paired_bootstrap(base.scores, row.scores, labels, counted) for row in others]
         corrected = holm(np.array([one.p_value for one in found]))
-        compared = {row.name: pair for row, *pair in zip(others, found, corrected, strict=True)}
+        differences = [["–"] * 4]
+        for pair, p_value in zip(found, corrected, strict=True):
+            points = (pair.difference, pair.interval.low, pair.interval.high)
+            difference, low, high = (Number(100 * value, signed=True) for value in points)
+            p_values = [Number(value, decimals=3) for value in (pair.p_value, p_value)]
+            differences.append([difference, f"{low} … {high}", *p_values])
         rows = []
-        for row in self.rows:
-            epochs = [best_validation(history, row.name)["epoch"] for history in row.histories]
-            last = Number.of([values_of(history, "validation", "map")[-1] for history in row.histories])
-            best = Number(sum(epochs) / len(epochs), decimals=0 if len(epochs) == 1 else 1)
-            difference = _compared(*compared[row.name]) if row.name in compared else ["–"] * 4
-            rows.append([row.name, row.mean("mAP"), row.mean("mAP_VOC2010"), last, best, *difference])
-        columns = ["", "mAP", "VOC 2010", "last epoch", "best epoch", f"mAP − {self.baseline}", "95 %", "p", "p (Holm)"]
-        return Table(f"{self.caption}: mean average precision, %", columns, rows)
+        for row, difference in zip(self.rows, differences, strict=True):
+            means = [row.mean("means", name) for name in ("mAP", "mAP_VOC2010")]
+            rows.append([row.name, *means, *row.epochs(), *difference])
+        columns = ["", "mAP", "VOC 2010", "last epoch", "best epoch", "optimism", f"mAP − {base.name}", "95 %", "p"]
+        return Table(f"{self.caption}: mean average precision, %", [*columns, "p (Holm)"], rows)
 
     def _per_class(self) -> Table:
-        rows = [[name, *(row.precision(name) for row in self.rows)] for name in self.rows[0].class_names]
-        rows.append(["mean", *(row.mean("mAP") for row in self.rows)])
+        rows = [
+            [name, *(row.mean("average_precision", name) for row in self.rows)] for name in self.rows[0].class_names
+        ]
+        rows.append(["mean", *(row.mean("means", "mAP") for row in self.rows)])
         return Table(f"{self.caption}: average precision, %", ["", *(row.name for row in self.rows)], rows)
 
     def _localization(self) -> Table:
+        def over_pairs(row: CompletedRuns, *columns: str) -> list[Number]:
+            return [row.mean("localization", "over_pairs", column) for column in columns]
+
         first = self.rows[0]
         near = f"within {first.results[0]['localization'].get('tolerance')}"
         rows = []
         for row in self.rows:
-            columns = (row.keypoints, f"{row.keypoints} {near}", ARG_MAX, "energy", "empty")
-            strength = Number.of(numbers(result["localization"].get("strength") for result in row.results))
-            rows.append([row.name, *map(row.localization, columns), strength])
-        centre = [first.localization("centre"), first.localization(f"centre {near}")]
-        uniform = [first.localization("uniform"), first.localization(f"uniform {near}")]
-        rows.append(["chance: centre", *centre, "–", "–", "–", "–"])
+            shares = over_pairs(row, row.keypoints, f"{row.keypoints} {near}", ARG_MAX, "energy", "empty")
+            rows.append([row.name, *shares, row.mean("localization", "strength")])
+        uniform = over_pairs(first, "uniform", f"uniform {near}")
+        rows.append(["chance: centre", *over_pairs(first, "centre", f"centre {near}"), "–", "–", "–", "–"])
         rows.append(["chance: uniform", *uniform, uniform[0], uniform[0], "–", "–"])
         columns = ["", "own keypoint in a box", f"{near} px", "map's arg-max in a box", "map's energy in boxes"]
         columns += ["empty maps", "strongest feature"]
@@ -177,17 +178,11 @@ class TableSection:
 
     def bars(self) -> tuple[list[str], list[list[float]]]:
         """Return the bars' labels and, per row, the mAP of each run; only their mean if there are too few colors."""
-        values = [numbers(result["means"]["mAP"] for result in row.results) for row in self.rows]
+        values = [row.values("means", "mAP") for row in self.rows]
         runs = len(values[0])
         if runs > MOST_LINES:
             return [f"mean of {runs} runs"], [[sum(row) / runs] for row in values]
         return [f"run {number}" for number in range(1, runs + 1)], values
-
-
-def _compared(difference: Difference, corrected: float) -> list[str | Number]:
-    low, high = (Number(100 * end, signed=True) for end in (difference.interval.low, difference.interval.high))
-    p_values = [Number(value, decimals=3) for value in (difference.p_value, corrected)]
-    return [Number(100 * difference.difference, signed=True), f"{low} … {high}", *p_values]
 
 
 def write_study(folder: Path, title: str, sections: list[TableSection]) -> list[Path]:
@@ -208,13 +203,17 @@ def write_study(folder: Path, title: str, sections: list[TableSection]) -> list[
 
 
 def _origin(sections: list[TableSection]) -> list[str]:
-    made, results = provenance(), sections[0].rows[0].results
+    made, row = provenance(), sections[0].rows[0]
+    results = row.results
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    chosen = "the images that it is evaluated on, as in the official code"
+    if "select_map" in row.histories[0]["validation"][-1]:
+        chosen = "images apart from those that it is evaluated on; optimism: what choosing it on these would add"
     return [
         f"`{made['command']}`\n",
         f"Runs per row: {len(results)}. Evaluated on the {results[0]['images']:,} images of {results[0]['split']}; "
         f"chance {results[0]['chance']:.2f} mAP. Where a row has several runs, values are mean ± standard deviation. "
-        "The best epoch is chosen on the images that it is evaluated on, as in the official code; "
+        f"The best epoch is chosen on {chosen}; "
         '"last epoch" is free of that choice. 95 % and p: over images and runs; p (Holm): over all rows.\n',
         f"Commit {made['commit']}; {versions}.\n",
     ]

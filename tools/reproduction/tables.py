@@ -13,14 +13,11 @@ from tools.system.text_table import csv_text, latex_text, markdown_cell
 
 @dataclass(frozen=True)
 class Number:
-    """A cell: a single value or the mean of several runs, and then the sample standard deviation; NaN is a dash.
-
-    `signed`: whether a positive value shows its sign.
-    """
+    """A cell: a single value or the mean of several runs, and then the sample standard deviation; NaN is a dash."""
 
     mean: float
     std: float = math.nan
-    signed: bool = False
+    signed: bool = False  # whether a positive value shows its sign
     decimals: int = 2
 
     @classmethod
@@ -67,10 +64,9 @@ class Table:
     def latex(self) -> str:
         """Return a LaTeX table environment; it needs the package booktabs."""
         head, *body = [" & ".join(latex_text(str(cell)) for cell in row) + r" \\" for row in (self.columns, *self.rows)]
-        alignment = "l" + "r" * (len(self.columns) - 1)
         lines = [r"\begin{table}", r"\centering", rf"\caption{{{latex_text(self.caption)}}}"]
-        lines += [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule"]
-        return "\n".join([*lines, r"\end{tabular}", r"\end{table}", ""])
+        lines += [rf"\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}", r"\toprule", head, r"\midrule", *body]
+        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
     def write(self, base: Path) -> None:
         """Write `base.md`, `base.csv` and `base.tex`."""

@@ -20,7 +20,7 @@ import torchvision
 from tools.data.devkit import class_names_problem
 from tools.data.transforms import IMAGENET, Normalization
 from tools.system.errors import Shortage, UserError, first_few, quoted
-from tools.system.files import CHECKSUM, read_json, reason, replace_file, require_regular_file, write_json
+from tools.system.files import CHECKSUM, read_object, reason, replace_file, require_regular_file, write_json
 from tools.system.shortages import shortage
 
 StateDict = dict[str, torch.Tensor]
@@ -38,57 +38,35 @@ CONVERT = (
     "c = c.state_dict() if isinstance(c, torch.nn.Module) else c; torch.save({k: v for k, v in c.items() "
     'if isinstance(v, T) or isinstance(v, dict) and all(isinstance(t, T) for t in v.values())}, sys.argv[2])"'
 )
-# What descriptions had in place of a strategy's name: the stem of its script.
-SCRIPTS = {
-    "train_classification_with_puzzle_max": "Max",
-    "train_classification_with_puzzle_cMax_ema": "cMax",
-    "train_classification_with_puzzle_cTopk_ema": "cTopk",
-    "train_classification_with_puzzle_cTopk_w_ema": "cTopk-w",
-    "train_plain": "plain",
-    "train_instances": "instances",
-    "train_centre": "centre, no EMA",
-    "train_centre_ema": "centre",
-}
-SCRIPTS_WITHOUT_KEYPOINTS = ("train_plain", "train_instances")
+# The strategies of what descriptions had in place of a strategy's name: the stem of its script, without its beginning.
+SCRIPTS = {"max": "Max", "cMax_ema": "cMax", "cTopk_ema": "cTopk", "cTopk_w_ema": "cTopk-w"}
+SCRIPTS |= {"plain": "plain", "instances": "instances", "centre": "centre, no EMA", "centre_ema": "centre"}
 
 
 @dataclass(frozen=True)
 class Description:
-    """What the JSON file beside a checkpoint says of it; None or the default where it says nothing.
-
-    Attributes:
-        architecture, head: see `core.networks.Classifier`.
-        class_names: V names, in the order of the logits.
-        image_size: S, pixels.
-        strategy: the strategy's name.
-        keypoints: the name under which its keypoints are known; None: it has none. Not meaningful without a strategy.
-        iteration, mAP: when it was saved; mAP in %.
-        mean, std: with which its images were normalized, see `tools.data.transforms.Normalization`.
-        arguments: of the training script, by name.
-    """
+    """What the JSON file beside a checkpoint says of it; None or the default where it says nothing."""
 
     architecture: str | None = None
-    class_names: list[str] | None = None
-    image_size: int = OFFICIAL_IMAGE_SIZE
-    head: str = "instances"
+    class_names: list[str] | None = None  # V names, in the order of the logits
+    image_size: int = OFFICIAL_IMAGE_SIZE  # S, pixels
+    head: str = "instances"  # see `core.networks.Classifier`
     strategy: str | None = None
-    keypoints: str | None = None
-    iteration: int | None = None
-    mAP: float | None = None
-    mean: tuple[float, ...] = IMAGENET.mean
+    keypoints: str | None = None  # the name under which the strategy's keypoints are known; None: it has none
+    iteration: int | None = None  # when it was saved
+    mAP: float | None = None  # %, of the validation then
+    mean: tuple[float, ...] = IMAGENET.mean  # with which its images were normalized
     std: tuple[float, ...] = IMAGENET.std
-    arguments: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)  # of the training script, by name
 
     @property
     def normalization(self) -> Normalization:
-        """How its images are normalized."""
         return Normalization(self.mean, self.std)
 
 
 def save_checkpoint(path: Path, state_dict: StateDict, description: Description) -> None:
     """Write a state dict, and beside it, as `.json`, its description. Equal contents make equal files."""
-    plain = {name: value.detach().cpu().contiguous() for name, value in state_dict.items()}
-    write_tensors(path, plain)
+    write_tensors(path, {name: value.detach().cpu().contiguous() for name, value in state_dict.items()})
     content = {**asdict(description), WEIGHTS_CHECKSUM: _weights_checksum(path)}
     write_json(path.with_suffix(".json"), content, checksum=True)
 
@@ -101,9 +79,9 @@ def _weights_checksum(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             sums = [member.CRC for member in archive.infolist() if "/data/" in member.filename]
+        return hashlib.sha256(repr(sums).encode()).hexdigest()
     except Exception:  # a damaged file can break the reader anywhere
         return None
-    return hashlib.sha256(repr(sums).encode()).hexdigest()
 
 
 def write_tensors(path: Path, content: Any, keep: Path | None = None) -> None:
@@ -128,9 +106,7 @@ def read_description(path: Path) -> Description:
     beside = path.with_suffix(".json")
     if not os.path.exists(beside):
         return Description()
-    content = read_json(beside)
-    if not isinstance(content, dict):
-        raise UserError(f"{beside} does not describe a checkpoint")
+    content = read_object(beside)
     for name, (kind, is_kind) in _KINDS.items():
         if name in content and not is_kind(content[name]):
             raise UserError(f"{beside}: {name} is not {kind}")
@@ -142,17 +118,15 @@ def read_description(path: Path) -> Description:
     if problem := class_names_problem(content.get("class_names", ["any"])):
         raise UserError(f"{beside}{problem}")
     if "script" in content and "strategy" not in content:
-        content |= _strategy_of(content["script"])
+        stem = content["script"].removeprefix("train_").removeprefix("classification_with_puzzle_")
+        name = SCRIPTS.get(stem, content["script"])
+        content |= {"strategy": name, "keypoints": None if name in ("plain", "instances") else name.split(",")[0]}
     content |= {name: tuple(content[name]) for name in ("mean", "std") if name in content}
     return Description(**{item.name: content[item.name] for item in fields(Description) if item.name in content})
 
 
 def _is_name(value: Any) -> bool:
     return isinstance(value, str) and value.isprintable() and len(value) <= 200
-
-
-def _is_image_size(value: Any) -> bool:
-    return type(value) is int and 32 <= value <= 8192 and value % 32 == 0
 
 
 def _are_channels(value: Any, least: float) -> bool:
@@ -162,25 +136,16 @@ def _are_channels(value: Any, least: float) -> bool:
 
 # What a value of a description is, in words, and whether a value is that.
 _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "architecture": ("a name", _is_name),
+    **dict.fromkeys(("architecture", "head", "script"), ("a name", _is_name)),
+    **dict.fromkeys(("strategy", "keypoints"), ("a name", lambda value: value is None or _is_name(value))),
     "class_names": ("a list of names", lambda value: isinstance(value, list)),
-    "image_size": ("a number of pixels divisible by 32, at most 8192", _is_image_size),
-    "head": ("a name", _is_name),
-    "strategy": ("a name", lambda value: value is None or _is_name(value)),
-    "keypoints": ("a name", lambda value: value is None or _is_name(value)),
-    "script": ("a name", _is_name),
+    "image_size": ("a multiple of 32 up to 8192", lambda value: type(value) is int and value in range(32, 8193, 32)),
     "iteration": ("a whole number", lambda value: value is None or type(value) is int),
     "mAP": ("a number", lambda value: value is None or isinstance(value, int | float)),
     "mean": ("three numbers in 0…1", lambda value: _are_channels(value, 0)),
     "std": ("three numbers in 0.001…1", lambda value: _are_channels(value, 0.001)),
     "arguments": ("an object of names and values", lambda value: isinstance(value, dict)),
 }
-
-
-def _strategy_of(script: str) -> dict[str, Any]:
-    """Return strategy and keypoints of a description that names a script instead."""
-    name = SCRIPTS.get(script, script)
-    return {"strategy": name, "keypoints": None if script in SCRIPTS_WITHOUT_KEYPOINTS else name.split(",")[0]}
 
 
 def read_tensors(path: Path) -> Any:
@@ -240,23 +205,19 @@ def read_state_dict(path: Path) -> StateDict:
 
 def imagenet_state_dict(architecture: str) -> StateDict:
     """Return ImageNet weights of a torchvision or `timm/` architecture; those libraries download them once."""
-    ways_out = "give --weights FILE with weights that you have, or --weights none to start untrained"
     try:
-        if architecture.startswith("timm/"):
-            return _timm_state_dict(architecture.removeprefix("timm/"))
-        weights = torchvision.models.get_model_weights(architecture).IMAGENET1K_V1
-        return weights.get_state_dict(progress=True, check_hash=True)
+        if not architecture.startswith("timm/"):
+            weights = torchvision.models.get_model_weights(architecture).IMAGENET1K_V1
+            return weights.get_state_dict(progress=True, check_hash=True)
+        import timm
+
+        logging.getLogger("timm").setLevel(logging.ERROR)
+        return timm.create_model(architecture.removeprefix("timm/"), pretrained=True).state_dict()
     except (URLError, OSError, RuntimeError, LookupError) as error:
         raise UserError(
-            f"could not download the ImageNet weights of {architecture} ({reason(error)}): {ways_out}"
+            f"could not download the ImageNet weights of {architecture} ({reason(error)}): give --weights FILE with "
+            "weights that you have, or --weights none to start untrained"
         ) from error
-
-
-def _timm_state_dict(name: str) -> StateDict:
-    import timm
-
-    logging.getLogger("timm").setLevel(logging.ERROR)
-    return timm.create_model(name, pretrained=True).state_dict()
 
 
 def normalization_of(architecture: str) -> Normalization:
@@ -266,6 +227,5 @@ def normalization_of(architecture: str) -> Normalization:
     import timm
 
     published = timm.get_pretrained_cfg(architecture.removeprefix("timm/"))
-    if published is None or len(published.mean) != 3:
-        return IMAGENET
-    return Normalization(tuple(published.mean), tuple(published.std))
+    known = published is not None and len(published.mean) == 3
+    return Normalization(tuple(published.mean), tuple(published.std)) if known else IMAGENET

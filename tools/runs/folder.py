@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import itertools
 import math
 import os
 import re
@@ -25,10 +26,8 @@ EARLIER_NAMES = {"lr": "learning_rate", "mAP": "map"}  # of values in histories 
 class Folder:
     """Every path in an `experiments` folder; no other file of the project spells one.
 
-    Of a run: log, history (JSON), config (JSON, for `--config`), model ("best_", "last_", or "" for the latest, with a
-    .json that describes it), state (for `--resume`; ".earlier.pth": the one before; ".lock": the claim), TensorBoard
-    curves, snapshots, usage (JSON, of a series), and what an earlier run of the tag left. Results and predictions are
-    those of a checkpoint.
+    Of a model there are "best_", "last_" and "" for the latest, each with a .json that describes it; of a state ".pth",
+    ".earlier.pth", the one before, and ".lock", the claim. Results and predictions are those of a checkpoint.
     """
 
     root: Path = Path("experiments")
@@ -57,12 +56,9 @@ class Folder:
     def usage(self, tag: str) -> Path:
         return self.root / "usage" / f"{tag}.json"
 
-    def earlier(self, tag: str, number: int) -> Path:
-        return self.root / "earlier" / f"{tag}.{number}"
-
-    def moving(self, tag: str, number: int) -> Path:
-        """Return what `earlier` is called until everything has been moved into it."""
-        return self.root / "earlier" / f".{tag}.{number}"
+    def earlier(self, tag: str, number: int, hidden: str = "") -> Path:
+        """Return where files of an earlier run go; hidden: "." until everything has been moved there."""
+        return self.root / "earlier" / f"{hidden}{tag}.{number}"
 
     def results(self, checkpoint: Path, split: str) -> Path:
         """Return where the evaluation of a checkpoint on a split goes, without suffix."""
@@ -102,15 +98,6 @@ class RunFiles:
         with writing(self._lock):
             self._lock.parent.mkdir(parents=True, exist_ok=True)
             held = open(self._lock, "a+", encoding="utf-8")  # noqa: SIM115 – closing it would release the lock
-        self._lock_exclusively(held)
-        with writing(self._lock):
-            held.truncate(0)
-            held.write(f"process {os.getpid()} on {socket.gethostname()}")
-            held.flush()
-        self._held = held
-        self._complete_archives()
-
-    def _lock_exclusively(self, held: TextIO) -> None:
         try:
             # A lock of the process, not of the open file: loader processes do not inherit it.
             fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -119,53 +106,47 @@ class RunFiles:
                 raise UserError(f"cannot lock {self._lock} ({error.strerror}): choose another folder") from error
             held.seek(0)
             holder = held.read().strip() or "another process"
-            raise UserError(
-                f"a run with tag {self.tag} is already running ({holder}): wait, stop it, or choose another --tag"
-            ) from error
+            running = f"a run with tag {self.tag} is already running ({holder})"
+            raise UserError(f"{running}: wait, stop it, or choose another --tag") from error
+        with writing(self._lock):
+            held.truncate(0)
+            held.write(f"process {os.getpid()} on {socket.gethostname()}")
+            held.flush()
+        self._held = held
+        # A run that was killed while it moved had begun to write nothing: what is in place is the run's before.
+        name = re.compile(rf"\.{re.escape(self.tag)}\.\d+")
+        for moving in self.folder.earlier(self.tag, 0).parent.glob(".*"):
+            if name.fullmatch(moving.name):
+                self._move_into(moving)
 
     def release(self) -> None:
+        """End the claim. The lock file stays: a run that has opened it and one that makes a new one could both lock."""
         if self._held:
-            # The lock file stays: if it went, a run that has just opened it and one that makes a new one could both
-            # hold it.
             self._held.close()
             self._held = None
 
-    def _files(self) -> list[Path]:
-        folder, tag = self.folder, self.tag
-        models = [folder.model(tag, kind) for kind in ("", "best_", "last_")]
-        descriptions = [model.with_suffix(".json") for model in models]
-        states = [folder.state(tag), folder.state(tag, ".earlier.pth")]
-        return [folder.log(tag), folder.history(tag), folder.config(tag), *states, *models, *descriptions]
-
     def find_earlier(self) -> list[Path]:
         """Return the files and folders that an earlier run of this tag left."""
-        folders = [self.folder.curves(self.tag), self.folder.snapshots(self.tag)]
-        return [path for path in [*self._files(), *folders] if os.path.lexists(path)]
+        folder, tag = self.folder, self.tag
+        models = [folder.model(tag, kind) for kind in ("", "best_", "last_")]
+        paths = [folder.log(tag), folder.history(tag), folder.config(tag), folder.curves(tag), folder.snapshots(tag)]
+        paths += [folder.state(tag), folder.state(tag, ".earlier.pth")]
+        paths += [*models, *(model.with_suffix(".json") for model in models)]
+        return [path for path in paths if os.path.lexists(path)]
 
     def archive(self) -> None:
         """Move what an earlier run of this tag left into a folder of its own, `archived_to`.
 
         So a new run starts clean. A move that was interrupted is completed by the next claim.
         """
-        if not self.find_earlier():
-            return
-        number = 1
-        while self.folder.earlier(self.tag, number).exists():
-            number += 1
-        moving = self.folder.moving(self.tag, number)
+        number = next(n for n in itertools.count(1) if not self.folder.earlier(self.tag, n).exists())
+        moving = self.folder.earlier(self.tag, number, hidden=".")
         with writing(moving):
             moving.mkdir(parents=True)
             sync_folder(moving.parent)
-        self._complete_archive(moving)
+        self._move_into(moving)
 
-    def _complete_archives(self) -> None:
-        """Complete the moves of a killed run. It had begun to write nothing: what is in place is the run's before."""
-        pattern = re.compile(rf"\.{re.escape(self.tag)}\.\d+")
-        for moving in self.folder.moving(self.tag, 0).parent.glob(".*"):
-            if pattern.fullmatch(moving.name):
-                self._complete_archive(moving)
-
-    def _complete_archive(self, moving: Path) -> None:
+    def _move_into(self, moving: Path) -> None:
         try:
             for path in self.find_earlier():
                 _move(path, moving / path.relative_to(self.folder.root))
@@ -173,10 +154,8 @@ class RunFiles:
             os.replace(moving, self.archived_to)
             sync_folder(moving.parent)
         except OSError as error:
-            raise UserError(
-                f"cannot move an earlier run of this tag to {moving} ({reason(error)}): free some space, or choose "
-                "another --tag"
-            ) from error
+            moved = f"cannot move an earlier run of this tag to {moving} ({reason(error)})"
+            raise UserError(f"{moved}: free some space, or choose another --tag") from error
 
 
 def _move(source: Path, target: Path) -> None:
@@ -202,32 +181,26 @@ def checkpoint_path(tag: str | None, weights: str | Path | None) -> Path:
 
 
 def read_histories(folder: Folder, tags: list[str]) -> list[History]:
-    """Read the histories of several runs."""
-    return [_read_history(folder, tag) for tag in tags]
-
-
-def _read_history(folder: Folder, tag: str) -> History:
-    path = folder.history(tag)
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.json"))) or "none"
-        raise UserError(f"no history {path}: give the --tag of a run (here: {known})")
-    history = as_history(read_json(path))
-    if history is None:
-        raise UserError(f"{path} is not the history of a training run")
-    return history
+    histories = []
+    for path in map(folder.history, tags):
+        if not path.is_file():
+            known = ", ".join(sorted(file.stem for file in path.parent.glob("*.json"))) or "none"
+            raise UserError(f"no history {path}: give the --tag of a run (here: {known})")
+        histories.append(as_history(read_json(path)))
+        if histories[-1] is None:
+            raise UserError(f"{path} is not the history of a training run")
+    return histories
 
 
 def as_history(content: Any) -> History | None:
     """Return a history with the names of today, also if an earlier version wrote it; None if it is not a history."""
-    kinds = ("train", "validation")
-    if not isinstance(content, dict) or not all(isinstance(content.get(kind), list) for kind in kinds):
-        return None
-    if not all(_is_row(row) for kind in kinds for row in content[kind]):
-        return None
-    return {
-        kind: [{EARLIER_NAMES.get(name, name): value for name, value in row.items()} for row in content[kind]]
-        for kind in kinds
-    }
+    history = {}
+    for kind in ("train", "validation"):
+        rows = content.get(kind) if isinstance(content, dict) else None
+        if not isinstance(rows, list) or not all(map(_is_row, rows)):
+            return None
+        history[kind] = [{EARLIER_NAMES.get(name, name): value for name, value in row.items()} for row in rows]
+    return history
 
 
 def _is_row(row: Any) -> bool:
@@ -254,17 +227,17 @@ def numbers(values: Iterable[Any]) -> list[float]:
 
 
 def best_validation(history: History, tag: str) -> dict[str, Any]:
-    """Return the row of the epoch with the highest mAP."""
-    if not history["validation"]:
+    """Return the row of the best epoch: with the highest mAP, of the images of `--select_split` if there are any."""
+    rows = history["validation"]
+    if not rows:
         raise UserError(f"the run {tag} has no validation yet: wait for the end of its first epoch")
-    values = [-math.inf if math.isnan(value) else value for value in values_of(history, "validation", "map")]
-    return history["validation"][values.index(max(values))]
+    name = "select_map" if "select_map" in rows[-1] else "map"
+    values = [-math.inf if math.isnan(value) else value for value in values_of(history, "validation", name)]
+    return rows[values.index(max(values))]
 
 
 def epochs_of(history: History, kind: str) -> list[float]:
     """Return when each row was written, in epochs."""
     counted = history["validation"] or history["train"]
-    if not counted:
-        return []
-    per_epoch = max(row["iteration"] / max(row["epoch"], 1) for row in counted) or 1
+    per_epoch = max((row["iteration"] / max(row["epoch"], 1) for row in counted), default=0) or 1
     return [row["iteration"] / per_epoch for row in history[kind]]

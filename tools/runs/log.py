@@ -1,42 +1,37 @@
 """What a run leaves for its reader: log lines, a JSON history, and TensorBoard curves if asked for."""
 
-import copy
 import os
 import threading
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from tools.runs.folder import Folder, as_history, values_of
+from tools.runs.folder import Folder, History, as_history, values_of
 from tools.system.errors import UserError, printable
 from tools.system.files import write_json, writing
 
 
 class RunLog:
-    """Write a run's text log, its JSON history and, if asked for, TensorBoard curves.
+    """Write a run's text log, its JSON history and, if asked for, TensorBoard curves; if silent, nothing.
 
     Names are the official code's wherever it writes the same thing; ours follow them. There, too, the curves count
     iterations from 0, and the log from 1.
-
-    Args:
-        folder, tag: where they lie.
-        tensorboard: also write TensorBoard events.
-        silent: write and show nothing (all processes of a run except the first).
-
-    Attributes:
-        history: `{"train": [...], "validation": [...]}`, one dict per log line.
     """
 
     def __init__(self, folder: Folder, tag: str, tensorboard: bool = False, silent: bool = False):
-        self.history: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
+        self.history: History = {"train": [], "validation": []}  # a row per log line
         self.silent = silent
-        self._text_path = folder.log(tag)
-        self._history_path = folder.history(tag)
-        self._curves_path = folder.curves(tag)
-        self._make_writer = _summary_writer() if tensorboard and not silent else None
+        paths = folder.log(tag), folder.history(tag), folder.curves(tag)
+        self._text_path, self._history_path, self._curves_path = paths
+        self._make_writer: Any = None
         self._writer: Any = None
+        if tensorboard and not silent:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise UserError("--tensorboard needs TensorBoard: pip install tensorboard") from error
+            self._make_writer = SummaryWriter
 
     def open(self) -> None:
         """Open the TensorBoard file, if asked for."""
@@ -48,7 +43,7 @@ class RunLog:
     def state_dict(self) -> dict[str, Any]:
         """Return the history, and the length of the text log."""
         size = self._text_path.stat().st_size if self._text_path.exists() else 0
-        return {"history": copy.deepcopy(self.history), "text_bytes": size}
+        return {"history": self.history, "text_bytes": size}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Return to an earlier state: cut off lines and rows written after it, because the run repeats them."""
@@ -72,22 +67,14 @@ class RunLog:
                 file.write(text + "\n")
 
     def training(
-        self,
-        iteration: int,
-        epoch: int,
-        rates: tuple[float, float],
-        losses: Mapping[str, float],
-        images: int,
-        seconds: float,
+        self, iteration: int, epoch: int, rates: tuple, losses: dict[str, float], count: int, seconds: float
     ) -> None:
-        """Log the mean losses since the last line, by name.
+        """Log the mean losses since the last line, by name, of `count` images, which took `seconds`.
 
-        Args:
-            rates: learning rate, and weight of the reconstruction loss.
-            images, seconds: how many were trained on since the last line, and how long it took.
+        `rates`: learning rate, and weight of the reconstruction loss.
         """
         learning_rate, alpha_re = rates
-        speed = images / max(seconds, 1e-9)
+        speed = count / max(seconds, 1e-9)
         shown = ", ".join(f"{name}={value:.4f}" for name, value in losses.items())
         self.line(
             f"[i] iteration={iteration:,}, learning_rate={learning_rate:.5f}, {shown}, time={seconds:.0f}sec, "
@@ -98,25 +85,23 @@ class RunLog:
         self._record("train", iteration, row, {f"Train/{name}": value for name, value in row.items()})
 
     def validation(
-        self,
-        iteration: int,
-        epoch: int,
-        mean: float,
-        loss: float,
-        scale: float,
-        per_class: dict[str, float | None],
-        seconds: float,
+        self, iteration: int, epoch: int, values: dict[str, float], per_class: dict[str, float | None], seconds: float
     ) -> None:
-        """Log an epoch's validation.
+        """Log an epoch's validation, which took `seconds`.
 
         Args:
-            mean: mAP, %; per_class: average precision of each class, %; None for a class without a positive.
-            loss: `class_loss` of the validation images, mean over images; seconds: how long the validation took.
-            scale: the maps' scale, the strongest feature of a present class's map, mean over present classes.
+            values: of the validation images "map", their mAP, %, and "eval_class_loss", their mean `class_loss`;
+                "map_scale", the strongest feature of a present class's map, mean over present classes; and
+                "select_map", the mAP of the images of `--select_split`, if there are any.
+            per_class: average precision of each class, %; None for a class without a positive.
         """
         known = {name: round(value, 4) for name, value in per_class.items() if value is not None}
         without_positive = [name for name in per_class if name not in known]
         note = f" (no positive of {', '.join(without_positive)})" if without_positive else ""
+        mean, loss, scale = (values[name] for name in ("map", "eval_class_loss", "map_scale"))
+        selected = values.get("select_map")
+        if selected is not None:
+            note = f", select_map={selected:.2f}%{note}"
         # fmax skips NaN, the mAP of a validation without any positive.
         best = float(np.fmax.reduce([mean, *values_of(self.history, "validation", "map")]))
         self.line(
@@ -125,14 +110,11 @@ class RunLog:
         )
         self.line("    " + ", ".join(f"{name} {value:.1f}" for name, value in known.items()))
         row = {"map": mean, "best map": best, "eval_class_loss": loss, "time": round(seconds, 2), "epoch": epoch}
-        curves = {
-            "map": mean / 100,
-            "best map": best / 100,
-            "eval class loss": loss,
-            "epoch": epoch,
-            "map_scale": scale,
-        }
-        row |= {"map_scale": scale, "average_precision": known, "without_positive": without_positive}
+        curves = {"map": mean / 100, "best map": best / 100, "eval class loss": loss, "epoch": epoch}
+        row["map_scale"] = curves["map_scale"] = scale
+        if selected is not None:
+            row["select_map"], curves["select map"] = selected, selected / 100
+        row |= {"average_precision": known, "without_positive": without_positive}
         self._record("validation", iteration, row, {f"Evaluation/{name}": value for name, value in curves.items()})
 
     def picture(self, name: str, image: np.ndarray, iteration: int) -> None:
@@ -155,14 +137,6 @@ class RunLog:
             with writing(self._curves_path):  # what it could not write earlier is an error now
                 for tag, value in curves.items():
                     self._writer.add_scalar(tag, value, iteration - 1)
-
-
-def _summary_writer() -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UserError("--tensorboard needs TensorBoard: pip install tensorboard") from error
-    return SummaryWriter
 
 
 def _report_but_tensorboard(error: threading.ExceptHookArgs) -> None:

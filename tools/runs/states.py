@@ -12,19 +12,8 @@ from tools.system.errors import Shortage, UserError
 from tools.system.files import temporary_file
 
 # What a state consists of.
-PARTS: dict[str, type | tuple[type, ...]] = {
-    "strategy": str,
-    "trainer": dict,
-    "random": list,
-    "epoch": int,
-    "samples": int,
-    "losses": dict,
-    "best": (int, float),
-    "log": dict,
-    "arguments": dict,
-    "class_names": list,
-    "data": dict,
-}
+PARTS = {"strategy": str, "trainer": dict, "random": list, "epoch": int, "samples": int, "losses": dict}
+PARTS |= {"best": (int, float), "log": dict, "arguments": dict, "class_names": list, "data": dict}
 
 
 class OldVersion(UserError):
@@ -44,7 +33,6 @@ class States:
         self._newest_is_damaged = False
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write a state."""
         write_tensors(self.newest, state, keep=None if self._newest_is_damaged else self.before)
         self._newest_is_damaged = False
 
@@ -54,13 +42,9 @@ class States:
             torch.save(state, temporary)
 
     def load(self, path: Path | None = None) -> tuple[dict[str, Any], str] | None:
-        """Return the last whole state, and which file it is from (with what was wrong with a newer one).
+        """Return the last whole state, or that of another file, and where it is from; None if there is no file.
 
-        Args:
-            path: another file than the run's own.
-
-        Returns:
-            None if there is no file. If there are files but none can be used, that is an error.
+        If there are files but none can be used, that is an error.
         """
         problems: list[str] = []
         for candidate in [path] if path else [file for file in (self.newest, self.before) if file.exists()]:
@@ -86,47 +70,28 @@ class States:
 def _read(path: Path) -> dict[str, Any]:
     state = read_tensors(path)
     if isinstance(state, dict) and "trainer" in state and "data" not in state:
-        raise OldVersion(
-            f"{path} was saved by an earlier version of this code: finish its run with that version, or start again "
-            "without --resume"
-        )
+        raise OldVersion(f"{path} was saved by an earlier version: finish its run with that, or start without --resume")
     if not _is_state(state):
         raise UserError(f"{path} is not the state of a run (models are for --weights)")
     return state
 
 
-def _is_state(content: Any) -> bool:
-    if not isinstance(content, dict) or not all(isinstance(content.get(name), kind) for name, kind in PARTS.items()):
+def _is_state(state: Any) -> bool:
+    """Whether a run can take this: the parts of a state, each of its kind, whoever wrote them."""
+    if not isinstance(state, dict) or not all(isinstance(state.get(name), kind) for name, kind in PARTS.items()):
         return False
-    log, losses = content["log"], content["losses"]
-    if as_history(log.get("history")) is None or not all(map(_are_losses, losses.values())):
-        return False
-    if not content["random"] or not all(map(_are_generators, content["random"])):
-        return False
-    if type(content["best"]) is int and abs(content["best"]) > 100:  # %; a float may be anything, also NaN
-        return False
-    counts = (content["epoch"], content["samples"], log.get("text_bytes"))
-    if not all(type(count) is int and 0 <= count < 1 << 62 for count in counts):
-        return False
-    return _are_plain([content["arguments"], content["data"], content["class_names"], log, *losses])
-
-
-def _are_losses(values: Any) -> bool:
-    """Whether these are a loss's values since the last log line: one or more numbers."""
-    return isinstance(values, torch.Tensor) and values.dim() == 1 and len(values) > 0 and values.is_floating_point()
-
-
-def _are_generators(states: Any) -> bool:
-    """Whether these are the states of a process's random generators."""
-    if not isinstance(states, dict) or not isinstance(states.get("cuda"), list):
-        return False
-    return all(isinstance(state, torch.Tensor) for state in [states.get("cpu"), *states["cuda"]])
-
-
-def _are_plain(values: list[Any]) -> bool:
-    """Whether these consist of plain values, without tensors."""
+    log, losses, best = state["log"], state["losses"], state["best"]
+    counts = (state["epoch"], state["samples"], log.get("text_bytes"))
     try:
-        json.dumps(values)
-        return True
-    except (TypeError, ValueError, RecursionError):
+        json.dumps([state["arguments"], state["data"], state["class_names"], log, *losses])  # plain values, no tensors
+        generators = [one for states in state["random"] for one in (states["cpu"], *states["cuda"])]
+        return (
+            as_history(log.get("history")) is not None
+            and len(generators) > 0
+            and all(map(torch.is_tensor, [*generators, *losses.values()]))
+            and all(loss.dim() == 1 and len(loss) > 0 and loss.is_floating_point() for loss in losses.values())
+            and all(type(count) is int and 0 <= count < 1 << 62 for count in counts)
+            and (isinstance(best, float) or abs(best) <= 100)  # %; a float may be anything, also NaN
+        )
+    except (TypeError, ValueError, LookupError, RecursionError):
         return False

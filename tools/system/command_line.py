@@ -1,6 +1,6 @@
-"""A program's command line as one frozen dataclass: a field is its type, default, help, bounds and group in one place.
+"""A program's command line as one frozen dataclass: a field is an argument's type, default, help, bounds and group.
 
-Written on argparse, because the official code's argument names and its `--nesterov True` have to stay.
+On argparse, because the official code's `--nesterov True` has to stay.
 
     @dataclass(frozen=True)
     class Config(Arguments):
@@ -39,75 +39,51 @@ MOST = {
     **{"image_size": 2**13, "min_image_size": 2**15, "max_image_size": 2**15, "shrink": 2**15},
 }
 # What other code bases call an argument: these names cannot be guessed from the spelling.
-SYNONYMS = {
-    "architecture": ("arch", "backbone", "model"),
-    "class_file": ("classes",),
-    "data_dir": ("data", "data_root", "dataset", "root"),
-    "device": ("cpu", "gpu", "gpus"),
-    "image_size": ("img_size", "input_size"),
-    "lr": ("learning_rate",),
-    "max_epoch": ("epoch", "epochs", "num_epochs"),
-    "num_workers": ("workers",),
-    "out": ("output", "output_dir"),
-    "tag": ("name",),
-    "warmup_epoch": ("warmup",),
-    "wd": ("decay", "weight_decay"),
-    "weights": ("checkpoint", "pretrained"),
-}
+SYNONYMS = {"architecture": ("arch", "backbone", "model"), "class_file": ("classes",), "tag": ("name",)}
+SYNONYMS |= {"data_dir": ("data", "data_root", "dataset", "root"), "device": ("cpu", "gpu", "gpus")}
+SYNONYMS |= {"image_size": ("img_size", "input_size"), "lr": ("learning_rate",), "out": ("output", "output_dir")}
+SYNONYMS |= {"max_epoch": ("epoch", "epochs", "num_epochs"), "num_workers": ("workers",), "warmup_epoch": ("warmup",)}
+SYNONYMS |= {"wd": ("decay", "weight_decay"), "weights": ("checkpoint", "pretrained")}
 
 
 @dataclass(frozen=True)
 class Argument:
-    """What a command line knows of an argument besides its name, type and default.
+    """What a command line knows of an argument besides its name, type and default."""
 
-    Attributes:
-        help: one line, with the unit; group: heading under which --help lists it; metavar: shown for the value.
-        choices: the accepted values; above, least, below, most: bounds of a number.
-        names_file: whether a path must end in the name of a file (not `.`, `..` or `/`).
-        parse: turns the typed text into the value; raises `ValueError` or `argparse.ArgumentTypeError`.
-        bare: the value of the flag without a value after it.
-        one_of, at_most_one_of: of the arguments with the same word exactly, or at most, one may be given.
-        aliases: further names, accepted but not shown.
-        positional: whether its values are given without its name.
-        resumable: whether it may differ between a run and its continuation without changing the result.
-    """
-
-    help: str = ""
-    group: str = ""
+    help: str = ""  # one line, with the unit
+    group: str = ""  # heading under which --help lists it
     choices: Iterable[str] | None = None
     above: float | None = None
     least: float | None = None
     below: float | None = None
     most: float | None = None
-    parse: Callable[[str], Any] | None = None
-    bare: Any = None
+    parse: Callable[[str], Any] | None = None  # raises `ValueError` or `argparse.ArgumentTypeError`
+    bare: Any = None  # the value of the flag without a value after it
     metavar: str | None = None
-    one_of: str = ""
+    one_of: str = ""  # of the arguments with the same word exactly one may be given
     at_most_one_of: str = ""
-    aliases: Sequence[str] = ()
-    positional: bool = False
-    names_file: bool = False
-    resumable: bool = False
+    aliases: Sequence[str] = ()  # further names, accepted but not shown
+    positional: bool = False  # its values are given without its name
+    names_file: bool = False  # a path must end in the name of a file (not `.`, `..` or `/`)
+    resumable: bool = False  # may differ between a run and its continuation: it does not change the result
 
-    def problem(self, value: Any) -> str | None:
-        """Say which bounds `value` has to keep if it breaks one, or return None."""
-        bounds = {name: getattr(self, name) for name in BOUNDS if getattr(self, name) is not None}
-        for one in value if isinstance(value, (list, tuple)) else [] if value is None else [value]:
-            if not all(BOUNDS[name][0](one, bound) for name, bound in bounds.items()):
-                return "must be " + " and ".join(BOUNDS[name][1].format(bound) for name, bound in bounds.items())
+    def problem(self, name: str, value: Any) -> str | None:
+        """Say what a value of the argument called `name` has to be if it is not, or return None."""
+        bounds = {bound: getattr(self, bound) for bound in BOUNDS if getattr(self, bound) is not None}
+        for one in _each(value):
+            if not all(BOUNDS[bound][0](one, limit) for bound, limit in bounds.items()):
+                return "must be " + " and ".join(BOUNDS[bound][1].format(limit) for bound, limit in bounds.items())
+            most = MOST.get(name, MOST_INT if isinstance(one, int) else MOST_FLOAT)
+            if isinstance(one, (int, float)) and not abs(one) <= most:
+                return f"must be finite and at most {most:,}"
             if self.names_file and (Path(one).name in ("", "..") or len(os.fsencode(Path(one).name)) > 240):
                 return "must end in the name of a file, of at most 240 bytes"
         return None
 
 
-def _size_problem(name: str, value: Any) -> str | None:
-    """Say which number of `MOST` a value exceeds, or return None."""
-    for one in value if isinstance(value, (list, tuple)) else [value]:
-        if isinstance(one, (int, float)):
-            most = MOST.get(name, MOST_INT if isinstance(one, int) else MOST_FLOAT)
-            if not abs(one) <= most:
-                return f"must be finite and at most {most:,}"
-    return None
+def _each(value: Any) -> list[Any]:
+    """Return the values of an argument, which may have none, one or several."""
+    return [] if value is None else [*value] if isinstance(value, (list, tuple)) else [value]
 
 
 def argument(default: Any = dataclasses.MISSING, help: str = "", **about: Any) -> Any:
@@ -122,10 +98,8 @@ class Arguments:
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
-            problem = item.metadata["argument"].problem(value) or _size_problem(item.name, value)
-            if problem:
-                shown = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
-                raise UserError(f"--{item.name} {shown}: {problem}")
+            if problem := item.metadata["argument"].problem(item.name, value):
+                raise UserError(f"--{item.name} {' '.join(map(str, _each(value)))}: {problem}")
         self.check()
 
     def check(self) -> None:
@@ -142,33 +116,24 @@ def with_arguments(config: type[Config], declared: dict[str, tuple[Any, Argument
 
 
 def parse(config: type[Config], description: str | None, argv: Sequence[str] | None = None, usage: str = "") -> Config:
-    """Read a program's arguments into `config`; `argv` None takes the words of the process's command line.
-
-    Raises:
-        UserError: whatever is wrong with them, in one line.
-    """
+    """Read a program's arguments into `config`; `argv` None: the process's. A `UserError` says what is wrong."""
     return config(**vars(make_parser(config, description, usage).parse_args(argv)))
 
 
 def make_parser(config: type[Arguments], description: str | None, usage: str = "") -> "Parser":
-    """Return the parser of a dataclass's arguments."""
     parser = Parser(description=(description or "").strip(), usage=usage or None)
     hints = typing.get_type_hints(config)
-    groups: dict[str, Any] = {"": parser}
+    groups: dict[Any, Any] = {"": parser}
     for field in dataclasses.fields(config):
         about: Argument = field.metadata["argument"]
         if about.group not in groups:
             groups[about.group] = parser.add_argument_group(about.group)
-        group, exclusive = groups[about.group], about.one_of or about.at_most_one_of
-        if exclusive:
-            key = f"{about.group}/{exclusive}"
-            if key not in groups:
-                groups[key] = group.add_mutually_exclusive_group(required=bool(about.one_of))
-            group = groups[key]
+        exclusive = about.one_of or about.at_most_one_of
+        key = (about.group, exclusive) if exclusive else about.group
+        if key not in groups:
+            groups[key] = groups[about.group].add_mutually_exclusive_group(required=bool(about.one_of))
         options = _options(field, about, hints[field.name])
-        if about.positional:
-            options.pop("required", None)  # argparse always requires it
-        group.add_argument(field.name if about.positional else f"--{field.name}", **options)
+        groups[key].add_argument(field.name if about.positional else f"--{field.name}", **options)
         for alias in about.aliases:
             hidden = {**options, "help": argparse.SUPPRESS, "default": argparse.SUPPRESS, "required": False}
             parser.add_argument(f"--{alias}", dest=field.name, **hidden)
@@ -176,11 +141,18 @@ def make_parser(config: type[Arguments], description: str | None, usage: str = "
 
 
 def _options(field: dataclasses.Field, about: Argument, hint: Any) -> dict[str, Any]:
-    """Return the keywords of `add_argument`."""
-    required = field.default is dataclasses.MISSING and not about.one_of
     options: dict[str, Any] = {"help": about.help, "metavar": about.metavar, "choices": about.choices}
-    options |= {"required": True} if required else {"default": None if about.one_of else field.default}
-    kind, several = _kind(hint)
+    if field.default is dataclasses.MISSING:
+        options["help"] += " (required)"
+        options |= {} if about.positional else {"required": True}  # argparse always requires positional ones
+    else:
+        shown = "none" if field.default in (None, "") else str(field.default).replace("%", "%%")
+        options["help"] += "" if "default" in about.help else f" (default: {shown})"
+        options["default"] = field.default
+    if isinstance(hint, types.UnionType):  # such as `list[int] | None`
+        hint = next(kind for kind in typing.get_args(hint) if kind is not types.NoneType)
+    several = typing.get_origin(hint) in (list, tuple)
+    kind = typing.get_args(hint)[0] if several else hint
     if kind is bool:
         return options | {"type": boolean, "nargs": "?", "const": True, "metavar": "True|False"}
     if about.bare is not None:
@@ -188,15 +160,6 @@ def _options(field: dataclasses.Field, about: Argument, hint: Any) -> dict[str, 
     if several and not about.parse:
         options["nargs"] = "+"
     return options | {"type": about.parse or kind}
-
-
-def _kind(hint: Any) -> tuple[type, bool]:
-    """Return the type of one value and whether there are several: `list[int] | None` has (int, True)."""
-    if isinstance(hint, types.UnionType):
-        hint = next(kind for kind in typing.get_args(hint) if kind is not types.NoneType)
-    if typing.get_origin(hint) in (list, tuple):
-        return typing.get_args(hint)[0], True
-    return hint, False
 
 
 def boolean(word: str) -> bool:
@@ -220,28 +183,24 @@ def to_argv(arguments: dict[str, Any]) -> list[str]:
     """
     words = []
     for name, value in arguments.items():
-        if value is None or value is False:
-            continue
-        values = [] if value is True else value if isinstance(value, (list, tuple)) else [value]
-        words += [f"--{name}", *map(str, values)]
+        if value is not None and value is not False:
+            words += [f"--{name}", *([] if value is True else map(str, _each(value)))]
     return words
 
 
 class Parser(argparse.ArgumentParser):
     """argparse's parser, except that nothing is abbreviated and a mistake is a `UserError` (one line, status 2)."""
 
-    def __init__(self, *args: Any, **options: Any):
-        super().__init__(*args, **{"allow_abbrev": False, "formatter_class": HelpWithDefaults, **options})
+    def __init__(self, **options: Any):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
-        """Read the arguments.
-
-        Raises:
-            UserError: whatever is wrong with them.
-        """
         parsed, unknown = self.parse_known_args(sys.argv[1:] if args is None else args, namespace)
+        if unknown and unknown[0].startswith("-"):
+            name = unknown[0].split("=")[0]
+            self.error(f"unknown argument {name}: {nearest(name, self.flags())}")
         if unknown:
-            self.error(self.unknown(unknown[0]))
+            self.error(f"unexpected word {unknown[0]!r}: values follow the name of their argument")
         return parsed
 
     def parse_known_args(self, args: Sequence[str], namespace: argparse.Namespace | None = None):
@@ -250,20 +209,12 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"{word}: -- is not a value")
         return super().parse_known_args(args, namespace)
 
-    def unknown(self, word: str) -> str:
-        """Say that a word of the command line is unknown, and which known one is near."""
-        if not word.startswith("-"):
-            return f"unexpected word {word!r}: values follow the name of their argument"
-        name = word.split("=")[0]
-        return f"unknown argument {name}: {nearest(name, self.flags())}"
-
     def flags(self) -> list[str]:
         """Return every argument that --help shows."""
         shown = [action for action in self._actions if action.help != argparse.SUPPRESS]
         return [flag for action in shown for flag in action.option_strings]
 
     def error(self, message: str) -> NoReturn:
-        """End with one line."""
         raise UserError(f"{message} (--help lists all arguments)" if "--help" not in message else message)
 
 
@@ -281,16 +232,3 @@ def nearest(word: str, known: Iterable[str]) -> str:
     meant = dashes + next((ours for ours, theirs in SYNONYMS.items() if name in theirs), name)
     found = [meant] if meant in known else difflib.get_close_matches(dashes + name, known, n=1)
     return f"did you mean {found[0]}?" if found else "--help lists all arguments"
-
-
-class HelpWithDefaults(argparse.RawDescriptionHelpFormatter):
-    """Keep the description's lines, and show each argument's default or that it is required."""
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        text = action.help or ""
-        if "default" in text or action.dest == "help":
-            return text
-        if action.required:
-            return f"{text} (required)"
-        shown = "none" if action.default in (None, "") else action.default
-        return f"{text} (default: {str(shown).replace('%', '%%')})"

@@ -9,7 +9,6 @@ from tools.system.console import forgive_streams, printable
 from tools.system.shortages import shortage
 
 MAX_QUOTED_CHARS = 60
-_IN_TRACEBACK = "UserError: "
 
 
 class UserError(Exception):
@@ -17,9 +16,7 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         # A loader process passes its error on inside the text of a traceback; the last line is the error itself.
-        text = super().__str__().strip()
-        if _IN_TRACEBACK in text:
-            text = text.rsplit(_IN_TRACEBACK, 1)[1]
+        text = super().__str__().rsplit("UserError: ", 1)[-1]
         return printable(" ".join(text.split()))
 
 
@@ -49,11 +46,9 @@ def run_main(main: Callable[[], None]) -> None:
 
 @contextmanager
 def explain_shortages(then: str = "", **advice: str) -> Iterator[None]:
-    """Turn what the machine lacks, and a path that the system refuses, into a `UserError`.
+    """Turn what the machine lacks (`shortage` takes `advice`), and a path that the system refuses, into a `UserError`.
 
-    Args:
-        then: appended to the line: how to continue afterward.
-        advice: see `shortage`.
+    `then` is appended to the line: how to continue afterward.
     """
     try:
         yield
@@ -93,10 +88,7 @@ def first_few(items: Sequence[str], count: int = 3, separator: str = ", ") -> st
 
 @contextmanager
 def advice(text: str) -> Iterator[None]:
-    """Append to the message of a `UserError` which argument is concerned and what to do.
-
-    For programs: the library says what is wrong, and does not know where the value comes from.
-    """
+    """Append to a `UserError` of a library, which does not know where a value comes from, which argument to check."""
     try:
         yield
     except UserError as error:

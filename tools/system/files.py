@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.system.errors import UserError
+from tools.system.shortages import shortage
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout
 HOST = re.sub(r"\W", "_", socket.gethostname())[:40]
@@ -26,39 +28,27 @@ MAX_JSON_BYTES = 1 << 30  # COCO's largest file has half of that
 CHECKSUM = "content_sha256"  # the key under which a JSON object carries a checksum of its other content
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "opencv-python-headless", "pillow")
 
-
 _swept: set[str] = set()  # the folders in which this process has looked for leftovers
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an error of the disk into one line that names `path`.
-
-    Raises:
-        UserError: the folder or the disk cannot hold the file.
-    """
+    """Turn an error of the disk, which cannot hold the file or folder `path`, into a `UserError`."""
     try:
         yield
     except (OSError, RuntimeError) as error:
         for cause in _causes(error):
-            if "DataLoader" in str(cause):
+            if shortage(cause):
                 raise cause  # noqa: B904 – not the disk: the signal of a dead loader process arrives anywhere
         # torch.save reports an error of the disk as a RuntimeError of its archive writer.
         of_disk = error.__context__ if isinstance(error.__context__, OSError) else error
-        number = getattr(of_disk, "errno", None)
-        if number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-            raise
-        way_out = (
-            "choose a shorter name" if number == errno.ENAMETOOLONG else "free some space or choose another folder"
-        )
-        raise UserError(f"cannot write {path} ({reason(of_disk)}): {way_out}") from error
+        too_long = getattr(of_disk, "errno", None) == errno.ENAMETOOLONG
+        fix = "choose a shorter name" if too_long else "free some space or choose another folder"
+        raise UserError(f"cannot write {path} ({reason(of_disk)}): {fix}") from error
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error, and those during whose handling it arose."""
-    while error is not None:
-        yield error
-        error = error.__context__
+def _causes(error: BaseException | None) -> list[BaseException]:
+    return [error, *_causes(error.__context__)] if error else []
 
 
 def temporary_beside(path: Path) -> Path:
@@ -69,18 +59,14 @@ def temporary_beside(path: Path) -> Path:
     if path.name in ("", ".."):
         raise UserError(f"{path} is not a name of a file or folder: give one")
     folder = os.path.realpath(path.parent)
-    if folder not in _swept:
-        _swept.add(folder)
-        _remove_leftovers(path.parent)
+    leftovers = [] if folder in _swept else path.parent.glob(".*.tmp")
+    _swept.add(folder)
+    for leftover in leftovers:
+        owner = re.fullmatch(rf"\..*\.{HOST}-(\d+)\.tmp", leftover.name, re.DOTALL)
+        if owner and not _is_running(int(owner[1])):
+            remove(leftover)
     name = os.fsdecode(os.fsencode(path.name)[:150])  # the whole has to fit into 255 bytes
     return path.with_name(f".{name}.{HOST}-{os.getpid()}.tmp")
-
-
-def _remove_leftovers(folder: Path) -> None:
-    for path in folder.glob(".*.tmp"):
-        owner = re.fullmatch(r"\..*\.(\w+)-(\d+)\.tmp", path.name, re.DOTALL)
-        if owner and owner[1] == HOST and not _is_running(int(owner[2])):
-            remove(path)
 
 
 def _is_running(process: int) -> bool:
@@ -105,10 +91,9 @@ def remove(path: Path) -> None:
 
 @contextlib.contextmanager
 def temporary_file(path: Path) -> Iterator[Path]:
-    """Yield a hidden name beside `path` to write to, which is removed at the end; the folder is made if it is missing.
+    """Yield a hidden name beside `path` to write to, which is removed at the end; errors as `writing`.
 
-    Raises:
-        UserError: the folder or the disk cannot hold the file.
+    The folder is made if it is missing.
     """
     temporary = temporary_beside(path)
     try:
@@ -122,13 +107,7 @@ def temporary_file(path: Path) -> Iterator[Path]:
 def replace_file(path: Path, write: Callable[[Path], None], keep: Path | None = None) -> None:
     """Let `write` fill a temporary file beside `path`, then move it to `path` in one step, when it is on the disk.
 
-    Args:
-        path: the file to make or replace; its folder is made if it is missing.
-        write: takes the temporary file's path.
-        keep: where an earlier file at `path` goes; None: it is replaced.
-
-    Raises:
-        UserError: the folder or the disk cannot hold it. An earlier file at `path` is then untouched.
+    An earlier file at `path` goes to `keep`; None: it is replaced. Errors as `writing`: that file is then untouched.
     """
     with temporary_file(path) as temporary:
         write(temporary)
@@ -163,25 +142,22 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any, checksum: bool = False) -> None:
-    """Write `value` as indented JSON, in one step, what is not finite as null; errors as `replace_file`.
-
-    Args:
-        checksum: add, to an object, a checksum that `read_json` verifies.
-    """
+    """Write `value` as indented JSON, an object with a checksum if asked for, in one step; errors as `replace_file`."""
+    value = _as_json(value)
     if checksum:
-        value = {**value, CHECKSUM: _checksum(value)}
-    try:
-        text = json.dumps(value, indent=1, allow_nan=False)
-    except ValueError:  # JSON has neither NaN nor infinity
-        text = json.dumps(json.loads(json.dumps(value), parse_constant=lambda _: None), indent=1)
-    write_text(path, text + "\n")
+        value[CHECKSUM] = _checksum(value)
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def _as_json(value: Any) -> Any:
+    """Return what reading JSON of `value` returns: lists for tuples, null for NaN and infinity, which JSON lacks."""
+    return json.loads(json.dumps(value), parse_constant=lambda _: None)
 
 
 def read_json(path: Path) -> Any:
     """Read a JSON file, whoever wrote it. A checksum in it is verified, and is not part of what is returned.
 
-    Raises:
-        UserError: it cannot be read, does not hold JSON, or was altered after its checksum was made.
+    Raises a `UserError` if it cannot be read, does not hold JSON, or was altered after its checksum was made.
     """
     if require_regular_file(path).st_size > MAX_JSON_BYTES:
         raise UserError(f"cannot read {path} as JSON: it is larger than {MAX_JSON_BYTES >> 20} MiB")
@@ -211,8 +187,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def _checksum(content: dict[str, Any]) -> str:
     """Return the SHA-256 of a JSON object, whatever the order of its keys and the whitespace between them."""
-    plain = json.loads(json.dumps(content), parse_constant=lambda _: None)  # lists for tuples, null for NaN
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(_as_json(content), sort_keys=True).encode()).hexdigest()
 
 
 def reason(error: Exception) -> str:
@@ -230,11 +205,18 @@ def result_path(path: Path, made_with: dict[str, Any], recorded: Callable[[Path]
         made_with: the settings of the new result, plain values.
         recorded: returns the settings of the result at a path, or None if there is none; a `UserError`: unknown ones.
     """
-    made_with, free, number = json.loads(json.dumps(made_with)), path, 1
-    while (found := _settings_at(free, recorded)) is not None and found != made_with:
-        number += 1
+    made_with, free = _as_json(made_with), path
+    for number in itertools.count(2):
+        try:
+            found = recorded(free)
+        except UserError:
+            found = {}
+        except OSError:  # such as a name that is too long, which writing reports
+            found = None
+        if found is None or found == made_with:
+            break
         free = path.with_name(f"{path.name.removesuffix(path.suffix)}_{number}{path.suffix}")
-    if number > 1:
+    if free != path:
         print(f"note: {path} was made with other settings and is kept: writing {free.name}", file=sys.stderr)
     return free
 
@@ -243,18 +225,8 @@ def recorded_in_json(path: Path, key: str) -> dict[str, Any] | None:
     """Return what a JSON file says under `key`, {} if it says nothing, or None if there is no file."""
     if not path.exists():
         return None
-    content = read_json(path)
-    found = content.get(key) if isinstance(content, dict) else None
+    found = read_object(path).get(key)
     return found if isinstance(found, dict) else {}
-
-
-def _settings_at(path: Path, recorded: Callable[[Path], dict[str, Any] | None]) -> dict[str, Any] | None:
-    try:
-        return recorded(path)
-    except UserError:
-        return {}
-    except OSError:  # such as a name that is too long, which writing reports
-        return None
 
 
 def require_regular_file(path: Path) -> os.stat_result:
@@ -281,22 +253,13 @@ def commit(root: Path = ROOT) -> str | None:
     """Return the checkout's commit, with "+changes" if tracked files differ; None outside a checkout or without git."""
     if not (root / ".git").exists():
         return None
+    command = ["git", "-C", root, "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"]
     try:
-        head = _git(root, "rev-parse", "HEAD")
-        return head + ("+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def _git(root: Path, *words: str) -> str:
-    command = ["git", "-C", str(root), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
-
-
 def sha256(path: Path) -> str:
     """Return the hash of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()

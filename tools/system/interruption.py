@@ -1,6 +1,7 @@
 """Ending a run on request: Ctrl-C, `kill`, preemption by a queueing system, or a terminal that closes."""
 
 import atexit
+import contextlib
 import multiprocessing
 import signal
 import time
@@ -10,16 +11,12 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE_SECONDS = 3  # a second signal within them counts as the first: a launcher may pass the same one on
 
 
-class Interrupted(Exception):
-    """A signal asks the run to end.
-
-    Attributes:
-        status: the exit status by convention, 128 + the signal's number (Ctrl-C 130, SIGTERM 143, SIGHUP 129).
-    """
+class Interrupted(SystemExit):
+    """A signal ends the program, with status 128 + its number (Ctrl-C 130, SIGTERM 143, SIGHUP 129)."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
-        self.status = 128 + number
+        self.code = 128 + number
 
 
 class Interruption:
@@ -35,12 +32,10 @@ class Interruption:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "Interruption":
-        try:
-            ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-            noted = [number for number in SIGNALS if not (ignored and number == signal.SIGHUP)]
-            self._before = {number: signal.signal(number, self._note) for number in noted}
-        except ValueError:
-            self._before = {}
+        ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        with contextlib.suppress(ValueError):  # outside the main thread
+            for number in SIGNALS[:2] if ignored else SIGNALS:
+                self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -56,7 +51,6 @@ class Interruption:
 
     @property
     def requested(self) -> bool:
-        """Whether a signal has arrived."""
         return self._number is not None
 
     def error(self) -> Interrupted:

@@ -1,5 +1,6 @@
 """The processes of one run: those that torchrun started, or only this one."""
 
+import contextlib
 import os
 import sys
 from datetime import timedelta
@@ -11,12 +12,8 @@ from torch.distributed.rendezvous import rendezvous
 
 from tools.system.errors import UserError, quoted
 
-# How long a process waits for the others, for example while the first one writes.
-TIMEOUT = timedelta(minutes=30)
-
-
-# How gloo and NCCL report that another process is gone.
-LOST = ("peer", "pair closure", "remote process", "Broken pipe")
+TIMEOUT = timedelta(minutes=30)  # of waiting for the other processes, for example while the first one writes
+LOST = ("peer", "pair closure", "remote process", "Broken pipe")  # how gloo and NCCL report that one is gone
 
 
 def _variable(name: str, default: int, least: int = 0) -> int:
@@ -28,14 +25,10 @@ def _variable(name: str, default: int, least: int = 0) -> int:
 
 
 class Processes:
-    """This process among those that torchrun started; without torchrun, the only one.
-
-    Attributes:
-        rank: this process's number, from 0; size: how many there are; local_rank: its number on its machine.
-    """
+    """This process among those that torchrun started; without torchrun, the only one."""
 
     def __init__(self):
-        self.rank, self.local_rank = _variable("RANK", 0), _variable("LOCAL_RANK", 0)
+        self.rank, self.local_rank = _variable("RANK", 0), _variable("LOCAL_RANK", 0)  # local: on its machine
         self.size = _variable("WORLD_SIZE", 1, least=1)
         if self.rank >= self.size:
             raise UserError(f"RANK is {self.rank} of WORLD_SIZE {self.size}: start with torchrun, or unset RANK")
@@ -51,10 +44,8 @@ class Processes:
         if self.size > 1:
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             try:
-                self._store, _, _ = next(rendezvous("env://", timeout=TIMEOUT))
-                dist.init_process_group(
-                    backend, timeout=TIMEOUT, store=self._store, rank=self.rank, world_size=self.size
-                )
+                self._store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+                dist.init_process_group(backend, timeout=TIMEOUT, store=self._store, rank=rank, world_size=size)
             except (ValueError, RuntimeError) as error:
                 raise UserError(f"the processes could not connect ({str(error).splitlines()[0]})") from error
         return self
@@ -76,7 +67,6 @@ class Processes:
         return values
 
     def broadcast(self, value: Any) -> Any:
-        """Return the first process's value in every process."""
         if self.size == 1:
             return value
         values = [value]
@@ -84,7 +74,6 @@ class Processes:
         return values[0]
 
     def sum(self, value: torch.Tensor) -> torch.Tensor:
-        """Return the sum of a tensor over the processes."""
         if self.size > 1:
             value = value.clone()
             dist.all_reduce(value)
@@ -97,16 +86,12 @@ class Processes:
         if error is None or isinstance(error, SystemExit):
             dist.destroy_process_group()
         elif isinstance(error, UserError):
-            if not self._speaks_first():
+            met_before = 0
+            with contextlib.suppress(RuntimeError):  # torchrun keeps the count: it outlives its processes
+                met_before = self._store.add("errors", 1) - 1 if self._store else 0
+            if met_before:
                 sys.exit(2)
             if not self.is_first:
                 print(file=sys.stderr)  # ends the line of the first process's progress bar
         elif isinstance(error, RuntimeError) and any(word in str(error) for word in LOST):
             raise SystemExit("another process of this run ended; its own message says why") from error
-
-    def _speaks_first(self) -> bool:
-        """Whether no other process met an error before. torchrun keeps the count: it outlives its processes."""
-        try:
-            return self._store is None or self._store.add("errors", 1) == 1
-        except RuntimeError:
-            return True

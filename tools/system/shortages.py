@@ -27,7 +27,8 @@ def shortage(error: Exception, memory: str = ": lower --batch_size or --num_work
         return "shared memory is full (/dev/shm): give it more space (Docker: --shm-size), or use --num_workers 0"
     lost = isinstance(error, (ConnectionError, EOFError, FileNotFoundError)) and _in_multiprocessing(error)
     if lost or (LOADER in text and _any(KILLED, text)):
-        return f"a loader process was killed ({_first_line(error)}): memory may be short, lower --num_workers"
+        said = (text or type(error).__name__).splitlines()[0]
+        return f"a loader process was killed ({said}): memory may be short, lower --num_workers"
     if "deterministic implementation" in text:
         return f"--deterministic: {text.split('.')[0]}: leave it out, or use --device cpu"
     if LOADER in text:
@@ -37,10 +38,6 @@ def shortage(error: Exception, memory: str = ": lower --batch_size or --num_work
 
 def _any(words: tuple[str, ...], text: str) -> bool:
     return any(word.lower() in text.lower() for word in words)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _in_multiprocessing(error: Exception) -> bool:
