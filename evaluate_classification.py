@@ -5,18 +5,21 @@ the archive that the PASCAL VOC test server accepts. Raw scores are kept, and --
 network. See docs/evaluation.md.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import Subset
 
 from core.evaluation.folding import folded
 from core.evaluation.loading import check_image_size, choose_device, keypoints_of, trained_network
 from core.evaluation.localization import THE_FOUR, Localization
+from core.evaluation.masks import Seeds
+from core.evaluation.pairs import PresentClasses
 from core.evaluation.prediction import PRECISIONS, TestTimeAugmentation, predict
-from core.networks import HEADS
+from core.networks import HEADS, Classifier
 from core.strategy import KEYPOINTS
 from tools.data.annotations import VOCObject, labels_of_objects, read_label_lists, read_objects, read_sizes
 from tools.data.datasets import VOCImages
@@ -42,13 +45,14 @@ from tools.system.files import check_writable, provenance, recorded_in_json, req
 SCORED_WITH = ("checkpoint", "head", "data_dir", "split", "split_sha256", "image_size", "eval_resize", "scales", "flip")
 SCORED_WITH += ("amp",)
 MEASURED_WITH = ("difficult", "labels", "threshold", "bootstrap", "seed")
-LOCALIZED_WITH = ("localization", "strategy")
+LOCALIZED_WITH = ("localization", "strategy", "masks")
 SCALES_HELP = "views of each image, as 0.5,1.0,1.5 (default 1.0)"
 DIFFICULT_HELP = "what a class shown only as difficult objects is (default positive: official code; ignore: server)"
 OUT_HELP = "result files without suffix (default experiments/evaluation/…)"
 RESIZE_HELP = "fit whole images to image_size, as inference does, not their top-left square (default: as trained)"
 PROTOCOL_HELP = "measure as other code bases do: all, or names with commas between them; see docs/protocols.md"
 LOCALIZATION_HELP = "also measure whether keypoints and CAMs fall on the objects"
+MASKS_HELP = "--localization, and CAMs as segmentation seeds; SPLIT (default: the other half) chooses the threshold"
 
 
 def scales(text: str) -> tuple[float, ...]:
@@ -89,6 +93,7 @@ class Config(Arguments):
     bootstrap: int = argument(1000, "samples for the interval of the mAP; 0: none", group="metrics", least=0)
     seed: int = argument(0, "of the bootstrap", group="metrics", least=0)
     localization: bool = argument(False, LOCALIZATION_HELP, group="metrics", aliases=("localisation",))
+    masks: str | None = argument(None, MASKS_HELP, group="metrics", bare="", metavar="SPLIT")
     strategy: str | None = argument(None, "FILE.py of your own STRATEGY, for --localization", group="metrics")
 
     out: Path | None = argument(None, OUT_HELP, group="output", names_file=True)
@@ -98,12 +103,14 @@ class Config(Arguments):
     def check(self) -> None:
         if not self.scores and not self.data_dir:
             raise UserError("--data_dir is missing: give the devkit folder (VOC2012)")
-        if self.scores and self.localization:
-            raise UserError("--localization needs the network: give --tag or --weights instead of --scores")
+        if self.scores and self.localizes:
+            raise UserError(
+                "--localization needs the network, as --masks does: give --tag or --weights instead of --scores"
+            )
         for name in self.protocol or ():
             if name not in PROTOCOLS:
                 raise UserError(f"--protocol {quoted(name)}: choose from {', '.join(PROTOCOLS)}, or all")
-        if self.strategy and not self.localization:
+        if self.strategy and not self.localizes:
             raise UserError("--strategy is only used by --localization: add that, or leave --strategy out")
         if self.thresholds:
             with advice("check --thresholds"):
@@ -113,14 +120,10 @@ class Config(Arguments):
         if self.image_size is not None:
             check_image_size(self.image_size)
 
-
-class Seen(NamedTuple):
-    """What of the images is evaluated: `image_size` pixels, of the whole image (`resize`) or its top left."""
-
-    objects: list[list[VOCObject]]
-    sizes: list[tuple[int, int]]  # (height, width) in pixels
-    image_size: int
-    resize: bool
+    @property
+    def localizes(self) -> bool:
+        """Whether keypoints and maps are measured."""
+        return self.localization or self.masks is not None
 
 
 def score(config: Config) -> tuple[Scores, Localization | None]:
@@ -137,12 +140,15 @@ def score(config: Config) -> tuple[Scores, Localization | None]:
     labels, objects = read_labels(config, split, dataset.ids, description.class_names)
     if not resize and (note := sight_note(sizes, objects, image_size)):
         print(f"note: {note}")
-    seen = Seen(objects, sizes, image_size, resize)
-    localization = localization_of(config, description, seen) if config.localization else None
-    device = choose_device(config.device)
-    views = TestTimeAugmentation(folded(network), config.scales, config.flip).to(device)
+    device, network, localization = choose_device(config.device), folded(network), None
+    views = TestTimeAugmentation(network, config.scales, config.flip).to(device)
     loader = evaluation_loader(dataset, config.batch_size, config.num_workers)
+    if config.localization:
+        present = PresentClasses(objects, sizes, len(description.class_names), image_size, resize)
+        localization = localization_of(config, description, present, network)
     try:
+        if config.masks is not None:
+            localization.seeds = seeds_of(config, description.class_names, dataset, localization, views)
         logits, _ = predict(views, loader, device, config.amp, localization.observe if localization else None)
     except torch.cuda.OutOfMemoryError as error:
         size = config.batch_size
@@ -183,7 +189,9 @@ def read_labels(
     return labels, objects
 
 
-def localization_of(config: Config, description: Description, seen: Seen) -> Localization:
+def localization_of(
+    config: Config, description: Description, present: PresentClasses, network: Classifier
+) -> Localization:
     """Prepare to measure the four strategies' keypoints, and those of the checkpoint's own strategy."""
     # A checkpoint of the official code does not say its strategy, but it is one of the four, which are measured anyway.
     is_one_of_the_four = config.strategy is None and description.strategy is None
@@ -191,10 +199,29 @@ def localization_of(config: Config, description: Description, seen: Seen) -> Loc
     # Of the project's keypoints, "centre" is measured as a level of chance.
     keypoints = THE_FOUR if own is None or own in KEYPOINTS.values() else (*THE_FOUR, own)
     try:
-        classes = len(description.class_names)
-        return Localization(seen.objects, seen.sizes, classes, seen.image_size, keypoints, options, seen.resize)
+        return Localization(present, keypoints, options, network)
     except ValueError as error:
         raise UserError(f"--localization: {error}: give the strategy another name") from error
+
+
+def seeds_of(
+    config: Config, class_names: list[str], images: VOCImages, localization: Localization, views: TestTimeAugmentation
+) -> Seeds:
+    """Prepare to measure maps against masks; predict the images of `--masks SPLIT`, which choose the thresholds."""
+    present, maps = localization.present, localization.maps
+    with advice("check --masks"):
+        seeds = Seeds(images.data_dir, images.ids, present, maps)
+        if not config.masks:
+            return seeds
+        others = VOCImages(config.data_dir, config.masks, images.transform)
+        if shared := set(others.ids).intersection(images.ids):
+            raise UserError(f"--masks {config.masks} shares {len(shared):,} images with the evaluated split")
+        _, objects = read_labels(config, config.masks, others.ids, class_names)
+        present = replace(present, objects=objects, sizes=read_sizes(others.data_dir, others.ids))
+        seeds.elsewhere = Seeds(others.data_dir, others.ids, present, maps)
+    loader = evaluation_loader(Subset(others, [*seeds.elsewhere.masks]), config.batch_size, config.num_workers)
+    predict(views, loader, choose_device(config.device), config.amp, seeds.elsewhere.observe)
+    return seeds
 
 
 def read_again(config: Config) -> Scores:
@@ -292,7 +319,7 @@ def result_base(config: Config, scored: Scores) -> Path:
     def recorded(base: Path) -> dict[str, Any] | None:
         results, scores = (base.with_name(base.name + suffix) for suffix in (".json", ".npz"))
         if (found := recorded_in_json(results, "made_with")) is not None:
-            found = {"class_names": scored.class_names} | found  # which results of before do not record
+            found = {"class_names": scored.class_names, "masks": None} | found  # which results of before do not record
             # Nothing is lost where only the localization is added.
             return found if found.get("localization") else found | {name: wanted[name] for name in LOCALIZED_WITH}
         # Scores alone are those of an unlabeled split or of an interrupted evaluation.
@@ -328,6 +355,7 @@ def summary(config: Config, scored: Scores, metrics: Metrics, interval: Interval
 def main() -> None:
     """Write every file before anything is printed: a closed pipe costs words, never results."""
     config = parse(Config, __doc__)
+    config = replace(config, localization=config.localizes)
     if config.out:
         check_writable(config.out, f"{LOCALIZATION}.csv")
     scored, localization = (read_again(config), None) if config.scores else score(config)

@@ -10,6 +10,7 @@ the four strategies side by side on a few images (the paper's figure 2), and --t
 map merged from them; both also take a labeled split. The description beside the checkpoint says how it was trained.
 """
 
+import itertools
 import os
 import sys
 from collections.abc import Iterator
@@ -38,9 +39,12 @@ from tools.pictures.figure import check_picture_path, recorded_in_picture, write
 from tools.runs.folder import Folder, checkpoint_path
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, advice, first_few, printable, quoted, run_main
-from tools.system.files import check_writable, reason, result_path
+from tools.system.files import reason, result_path
 
 MAX_NAME = 200  # bytes: a file system takes 255, and the temporary file beside a picture has a longer name
+STRATEGY_HELP = f"whose keypoints: {', '.join(STRATEGIES)}, or FILE.py that declares STRATEGY (default: as trained)"
+PICTURES_HELP = "draw each image too (default: experiments/pictures/NAME, or beside --out)"
+OUT_HELP = "table (default experiments/predictions/NAME.csv, and .json), or picture (.png, .jpg, .pdf or .svg)"
 
 _checkpoint, _images, _predictions = (partial(argument, group=name) for name in ("checkpoint", "images", "predictions"))
 _output, _computing = (partial(argument, group=name) for name in ("output", "computing"))
@@ -53,37 +57,25 @@ class Config(Arguments):
     weights: str | None = _checkpoint(None, "use this file, described by a .json of the same name", one_of="checkpoint")
     architecture: str | None = _checkpoint(None, "of the network (default: the description's)")
     class_file: str | None = _checkpoint(None, "names of the classes (default: the description's)")
-    images: list[str] | None = _images(None, "files, folders (with all below them) or quoted patterns")
-    data_dir: str | None = _images(None, "devkit folder, for --compare and --tiles on a labeled split")
+    images: list[str] | None = _images(None, "files, folders (with all below them) or quoted patterns", one_of="images")
+    data_dir: str | None = _images(None, "devkit folder, for --compare and --tiles of a --split", one_of="images")
     split: str = _images("val", "list in data/, or of the devkit as Main/val")
     count: int = _images(4, "the first images, drawn by --compare and --tiles", least=1)
     image_size: int | None = _images(None, "longer side (a split: crop), pixels, divisible by 32 (default: as trained)")
     threshold: float = _rule(0.5, "predict the classes with at least this score", least=0, most=1)
     thresholds: str | None = _rule(None, "instead, each class's own: a file of tools.thresholds")
     topk: int | None = _rule(None, "predict the K highest-scoring classes", least=1, metavar="K")
-    strategy: str | None = _predictions(
-        None, f"whose keypoints: {', '.join(STRATEGIES)}, or FILE.py that declares STRATEGY (default: as trained)"
-    )
-    pictures: str | None = _output(
-        None, "draw each image too (default: experiments/pictures/NAME, or beside --out)", bare="", metavar="FOLDER"
-    )
+    strategy: str | None = _predictions(None, STRATEGY_HELP)
+    pictures: str | None = _output(None, PICTURES_HELP, bare="", metavar="FOLDER")
     compare: bool = _drawing(False, "draw the four strategies side by side instead")
     tiles: bool = _drawing(False, "draw tiles and merged maps instead")
-    out: Path | None = _output(
-        None,
-        "table (default experiments/predictions/NAME.csv, and .json), or picture (.png, .jpg, .pdf or .svg)",
-        names_file=True,
-    )
+    out: Path | None = _output(None, OUT_HELP, names_file=True)
     batch_size: int = _computing(16, "images per batch", least=1)
     num_workers: int = _computing(0, "processes that read images (0: this one)", least=0)
     device: str = _computing("auto", "auto, cpu, cuda or cuda:N")
     amp: str = _computing("off", "precision; off: float32", choices=PRECISIONS)
 
     def check(self) -> None:
-        if not self.images and not self.data_dir:
-            raise UserError("no images: give --images with files, folders or patterns, or --data_dir with a --split")
-        if self.images and self.data_dir:
-            raise UserError("--images and --data_dir exclude each other: give one of them")
         if self.image_size is not None:
             check_image_size(self.image_size)
         if self.draws_examples and self.pictures is not None:
@@ -118,60 +110,63 @@ def load_model(config: Config) -> LoadedModel:
     checkpoint = checkpoint_path(config.tag, config.weights)
     class_names = read_class_names(config.class_file) if config.class_file else None
     network, description = trained_network(checkpoint, config.architecture, class_names)
-    keypoints, options = keypoints_of(description, config.strategy)
-    device = choose_device(config.device)
-    image_size = config.image_size or description.image_size
-    network, class_names = folded(network).to(device), description.class_names
-    how = (keypoints, options, description.arguments.get("eval_resize") is True, network.normalization)
-    thresholds = None
+    how = keypoints_of(description, config.strategy)
+    device, thresholds = choose_device(config.device), None
     if config.thresholds:
         with advice("check --thresholds"):
-            thresholds = torch.tensor(read_thresholds(Path(config.thresholds), class_names).thresholds)
-    return LoadedModel(checkpoint, network, device, class_names, image_size, *how, thresholds)
+            own = read_thresholds(Path(config.thresholds), description.class_names)
+            thresholds = torch.tensor(own.thresholds)
+    what = (checkpoint, folded(network).to(device), device, description.class_names)
+    resize = description.arguments.get("eval_resize") is True
+    size = config.image_size or description.image_size
+    return LoadedModel(*what, size, *how, resize, network.normalization, thresholds)
 
 
 def run(model: LoadedModel, config: Config) -> int:
     """Write the table, or draw the examples; return the exit status: 1 if images were skipped."""
-    if config.draws_examples:
-        draw_examples(model, config)
-        return 0
-    return 1 if predict_images(model, config) else 0
+    return draw_examples(model, config) if config.draws_examples else predict_images(model, config)
 
 
 def predicted_classes(logits: torch.Tensor, config: Config, thresholds: torch.Tensor | None = None) -> torch.Tensor:
     """Return the indices of the classes that logits `[V]` predict, highest first: scores would be equal from 17 on."""
-    order = logits.argsort(descending=True, stable=True)
-    scores = torch.sigmoid(logits)
+    order, scores = logits.argsort(descending=True, stable=True), torch.sigmoid(logits)
     reached = scores >= config.threshold if thresholds is None else scores > thresholds
     return order[: config.topk] if config.topk else order[reached[order]]
+
+
+def settings_of(model: LoadedModel, config: Config) -> dict[str, Any]:
+    """Return what tells these predictions or pictures from others."""
+    strategy = model.keypoints.name if model.keypoints else None
+    about = {"checkpoint": str(model.checkpoint), "strategy": strategy, "image_size": model.image_size}
+    about |= {"amp": config.amp} if config.amp != "off" else {}
+    about |= {"topk": config.topk} if config.topk else {"threshold": config.threshold}
+    about |= {"class_names": model.class_names, **recorded_thresholds(config.thresholds)}
+    images = [str(Path(name).resolve()) for name in config.images or ()]
+    return about | {"source": images or [f"{Path(config.data_dir).resolve()}, {config.split}"]}
 
 
 # The table and its pictures ----------------------------------------------------------------------------------------
 
 
 def predict_images(model: LoadedModel, config: Config) -> int:
-    """Write the table of `--images`, and their pictures if wanted; return how many images or pictures failed."""
+    """Write the table of `--images`, and their pictures if wanted; return 1 if an image or a picture failed."""
     with advice("check --images"):
         paths, others = find_images(config.images)
     if others:
         print(f"note: {len(others):,} other files there were skipped ({first_few([quoted(str(p)) for p in others])})")
-    about = settings_of(model, config)
-    if config.out:
-        check_writable(config.out)
+    about, folder, used, skipped, undrawn = settings_of(model, config), None, set(), 0, 0
     out = config.out or result_path(Folder().predictions(model.checkpoint), about, recorded_predictions)
-    own = prediction_paths(out)[0].with_suffix("")
-    own = Path(config.pictures or (own if config.out else Folder().pictures(own.name)))
-    folder = None if config.pictures is None else own
-    used, skipped, undrawn = set(), 0, 0
+    if config.pictures is not None:
+        beside = prediction_paths(out)[0].with_suffix("")
+        folder = Path(config.pictures or (beside if config.out else Folder().pictures(beside.name)))
+    images = ImageFiles(paths, model.image_size, model.normalization)
     with PredictionTable(out, about) as table, tqdm(total=len(paths), unit="image", desc="inference") as bar:
-        images = ImageFiles(paths, model.image_size, model.normalization)
         for batch in image_loader(images, config.batch_size, config.num_workers):
-            readable = [item for item in batch if not item.problem]
-            skipped += len(batch) - len(readable)
             for item in batch:
                 if item.problem:
+                    skipped += 1
                     tqdm.write(f"skipped: {printable(item.problem)}", file=sys.stderr)
-            for item, predictions, cams, scores in predict_batch(model, config, readable):
+            for item, predictions, cams, scores in predict_batch(model, config, batch):
                 more = {}
                 if folder is not None:
                     picture = folder / unused_name(item.path, used)
@@ -186,25 +181,15 @@ def predict_images(model: LoadedModel, config: Config) -> int:
     print(f"written: {table.paths[0]} and {table.paths[1]}" + (f", pictures in {folder}" if folder else ""))
     if skipped:
         print(f"{skipped} images could not be read and were skipped", file=sys.stderr)
-    return skipped + undrawn
-
-
-def settings_of(model: LoadedModel, config: Config) -> dict[str, Any]:
-    """Return what tells these predictions or pictures from others."""
-    strategy = model.keypoints.name if model.keypoints else None
-    about = {"checkpoint": str(model.checkpoint), "strategy": strategy, "image_size": model.image_size}
-    about |= {"amp": config.amp} if config.amp != "off" else {}
-    about |= {"topk": config.topk} if config.topk else {"threshold": config.threshold}
-    about |= {"class_names": model.class_names, **recorded_thresholds(config.thresholds)}
-    source = [f"{Path(config.data_dir).resolve()}, {config.split}"] if config.data_dir else []
-    return about | {"source": source + [str(Path(name).resolve()) for name in config.images or ()]}
+    return int(skipped + undrawn > 0)
 
 
 @torch.inference_mode()
 def predict_batch(
     model: LoadedModel, config: Config, batch: list[Letterboxed]
 ) -> Iterator[tuple[Letterboxed, list[Prediction], torch.Tensor, torch.Tensor]]:
-    """Yield each image, its C predictions, their maps `[C, n, n]`, 0 outside the image, and all scores `[V]`."""
+    """Yield readable images, their C predictions with maps `[C, n, n]`, 0 outside the image, and all scores `[V]`."""
+    batch = [item for item in batch if not item.problem]
     if not batch:
         return
     images = torch.stack([item.canvas for item in batch]).to(model.device)
@@ -213,22 +198,20 @@ def predict_batch(
     for item, maps, of_image in zip(batch, features.cpu(), logits.float().cpu(), strict=True):
         labels, scores = predicted_classes(of_image, config, model.thresholds), torch.sigmoid(of_image)
         cams = make_cam(maps[labels].float() * item.covered_cells(maps.shape[-1]))  # [C, n, n]
-        keypoints: list[tuple[int, int] | None] = [None] * len(labels)
+        points: list[tuple[int, int] | None] = [None] * len(labels)
         if model.keypoints and len(labels):
             found = model.keypoints.of_image(cams, torch.arange(len(cams)), model.image_size, model.options)
-            keypoints = [item.to_original(keypoint) for keypoint in found.tolist()]
-        classes = zip(labels.tolist(), keypoints, strict=True)
-        predictions = [Prediction(model.class_names[label], float(scores[label]), point) for label, point in classes]
-        yield item, predictions, cams, scores
+            points = [item.to_original(keypoint) for keypoint in found.tolist()]
+        names = [model.class_names[label] for label in labels.tolist()]
+        yield item, list(map(Prediction, names, scores[labels].tolist(), points)), cams, scores
 
 
 def unused_name(path: str, used: set[str]) -> str:
     """Return the name of the picture of the image `path`: its own, shortened, numbered if another image has it too."""
-    stem = name = os.fsdecode(os.fsencode(Path(path).stem)[:MAX_NAME])
-    number = 1
+    name = stem = os.fsdecode(os.fsencode(Path(path).stem)[:MAX_NAME])
+    number = itertools.count(2)
     while name.lower() in used:
-        number += 1
-        name = f"{stem}_{number}"
+        name = f"{stem}_{next(number)}"
     used.add(name.lower())
     return f"{name}.png"
 
@@ -237,8 +220,8 @@ def unused_name(path: str, used: set[str]) -> str:
 
 
 @torch.inference_mode()
-def draw_examples(model: LoadedModel, config: Config) -> None:
-    """Draw the picture of `--compare` or `--tiles`."""
+def draw_examples(model: LoadedModel, config: Config) -> int:
+    """Draw the picture of `--compare` or `--tiles`; return 0."""
     if config.tiles and model.keypoints is None:
         raise UserError(f"--tiles: {model.checkpoint} was trained without keypoints: name a strategy with --strategy")
     examples = []
@@ -251,8 +234,8 @@ def draw_examples(model: LoadedModel, config: Config) -> None:
             present = predicted_classes(logits, config, model.thresholds)
             present = present if len(present) else logits.argmax()[None]
         present = present.to(model.device)
-        shown = int(present[logits[present].argmax()])
-        title = f"{model.class_names[shown]} {torch.sigmoid(logits[shown]):.2f}"
+        shown = present[logits[present].argmax()][None]
+        title = f"{model.class_names[shown]} {torch.sigmoid(logits[shown]).item():.2f}"
         examples.append(Example(image, make_cam(features[0].float()), present, shown, title, model.normalization))
     if config.tiles:
         figure = draw_tiles(model.network, examples, model.keypoints, model.options)
@@ -263,6 +246,7 @@ def draw_examples(model: LoadedModel, config: Config) -> None:
     out = config.out or result_path(default, about, recorded_in_picture)
     write_picture(out, figure, about)
     print(f"written: {out}")
+    return 0
 
 
 def read_examples(model: LoadedModel, config: Config) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:

@@ -5,18 +5,9 @@ The names below are the public surface; `from core import Classifier` loads only
 
 import importlib
 
-_PUBLIC = {
-    "Argument": "core.strategy",
-    "Classifier": "core.networks",
-    "Crops": "core.strategy",
-    "Options": "core.strategy",
-    "Step": "core.strategy",
-    "Strategy": "core.strategy",
-    "load_weights": "core.weights",
-    "predict": "core.evaluation.prediction",
-    "train": "core.training",
-    "trained_network": "core.evaluation.loading",
-}
+_PUBLIC = dict.fromkeys(("Argument", "Crops", "Options", "Step", "Strategy"), "core.strategy")
+_PUBLIC |= {"Classifier": "core.networks", "load_weights": "core.weights", "train": "core.training"}
+_PUBLIC |= {"predict": "core.evaluation.prediction", "trained_network": "core.evaluation.loading"}
 __all__ = list(_PUBLIC)
 
 

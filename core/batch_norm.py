@@ -20,21 +20,13 @@ from torch import nn
 
 
 class Groups(NamedTuple):
-    """How a batch is made up, and what its statistics do.
+    """How a batch is made up, and what its statistics do."""
 
-    Attributes:
-        crops: number of crops in the batch, one after another; 1 for ordinary images.
-        replicas: number of equal parts each crop (or the batch of images) is split into for its batch statistics.
-        update_running: whether the running statistics move.
-        synchronize: average the batch statistics over the processes of `torch.distributed`.
-        padding: how many of the crops, the last ones, are copies that the running statistics do not see.
-    """
-
-    crops: int = 1
-    replicas: int = 1
-    update_running: bool = True
-    synchronize: bool = False
-    padding: int = 0
+    crops: int = 1  # number of crops in the batch, one after another; 1 for ordinary images
+    replicas: int = 1  # number of equal parts each crop (or the batch of images) is split into for its batch statistics
+    update_running: bool = True  # whether the running statistics move
+    synchronize: bool = False  # average the batch statistics over the processes of `torch.distributed`
+    padding: int = 0  # how many of the crops, the last ones, are copies that the running statistics do not see
 
     @property
     def total(self) -> int:
@@ -58,51 +50,40 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
     """Batch normalization of a batch of several groups, each normalized by itself.
 
     With `replicas` R, each crop is split further into R equal parts, as `nn.DataParallel` would scatter its tiles over
-    R GPUs. Running statistics see the first replica only, the one whose buffers `nn.DataParallel` keeps. Ordinary batch
-    normalization is the case of one crop and one replica.
+    R GPUs. Running statistics see the first replica only, the one whose buffers `nn.DataParallel` keeps.
 
     There are two ways to compute the same up to rounding: on a CPU the library's kernel group by group is as fast as
     one call on the whole batch; on a GPU one kernel launch per group and layer would cost more than the computation, so
     all groups are normalized by a few tensor operations at once. docs/performance.md has the figures.
-
-    Attributes:
-        groups: how the next batch is made up; see `set_groups`.
     """
 
     def __init__(self, num_features: int, **keywords):
         super().__init__(num_features, **keywords)
-        self.groups = ONE_GROUP
+        self.groups = ONE_GROUP  # how the next batch is made up, see `set_groups`
         # timm joins normalization, dropout and activation in one layer; elsewhere both are identities.
-        self.drop = nn.Identity()
-        self.act = nn.Identity()
+        self.drop, self.act = nn.Identity(), nn.Identity()
 
     @classmethod
     def from_batch_norm(cls, norm: nn.BatchNorm2d) -> "GroupedBatchNorm2d":
         """Return a layer that shares the parameters and buffers of `norm`."""
         grouped = cls(norm.num_features, eps=norm.eps, momentum=norm.momentum, affine=norm.affine)
-        grouped.weight, grouped.bias = norm.weight, norm.bias
-        grouped.running_mean, grouped.running_var = norm.running_mean, norm.running_var
-        grouped.num_batches_tracked = norm.num_batches_tracked
-        grouped.drop = getattr(norm, "drop", grouped.drop)
-        grouped.act = getattr(norm, "act", grouped.act)
+        for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked", "drop", "act"):
+            setattr(grouped, name, getattr(norm, name, getattr(grouped, name)))
         return grouped
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalize x `[crops · images, C, h, w]`."""
-        return self.act(self.drop(self._normalize(x)))
+        return self.act(self.drop(self._normalize(x) if self.training else super().forward(x)))
 
     def _normalize(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.training:
-            return super().forward(x)
         if len(x) % self.groups.total:
             raise ValueError(f"{len(x)} images cannot be split into {self.groups.total} equal groups")
         if x.numel() == x.shape[1] * self.groups.total and not self.groups.synchronize:
             raise OneValuePerChannel("a layer of batch normalization gets one value per channel")
         if self.groups.update_running:
             self.num_batches_tracked += self.groups.crops - self.groups.padding
-        if (x.is_cuda and self.groups.total > 1) or self.groups.synchronize:
-            return normalize_groups_at_once(self, x)
-        return normalize_group_by_group(self, x)
+        at_once = (x.is_cuda and self.groups.total > 1) or self.groups.synchronize
+        return normalize_groups_at_once(self, x) if at_once else normalize_group_by_group(self, x)
 
 
 def normalize_group_by_group(layer: GroupedBatchNorm2d, x: torch.Tensor) -> torch.Tensor:
@@ -138,9 +119,9 @@ def normalize_split(
     var, mean = torch.var_mean(split.float(), dim=(1, 3, 4), correction=0)
     if synchronize:
         mean, var = average_statistics(mean, var)
-    scale = torch.rsqrt(var + eps) * weight
-    shift = bias - mean * scale
-    return torch.addcmul(_broadcast(shift, split.dtype), split, _broadcast(scale, split.dtype)), mean, var
+    scale = (torch.rsqrt(var + eps) * weight)[:, None, :, None, None]  # [groups, 1, C, 1, 1]
+    shift = bias[:, None, None] - mean[:, None, :, None, None] * scale
+    return torch.addcmul(shift.to(split.dtype), split, scale.to(split.dtype)), mean, var
 
 
 class _GroupByGroup(torch.autograd.Function):
@@ -180,10 +161,9 @@ class _GroupByGroup(torch.autograd.Function):
 
 
 def average_statistics(mean: torch.Tensor, var: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mean and biased variance over the batches of all processes, which have equal length.
+    """Return mean and biased variance over all processes' batches of equal length, with gradient.
 
-    Args:
-        mean, var: of this process's batch, any shape. The gradient flows through the average.
+    `mean` and `var`, of any shape, are those of this process's batch.
     """
     size = torch.distributed.get_world_size()
     mean_of_all = torch.distributed.nn.functional.all_reduce(mean) / size
@@ -192,23 +172,15 @@ def average_statistics(mean: torch.Tensor, var: torch.Tensor) -> tuple[torch.Ten
     return mean_of_all, var_of_all
 
 
-def _broadcast(statistics: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """`[groups, C]` → `[groups, 1, C, 1, 1]`."""
-    return statistics.to(dtype)[:, None, :, None, None]
-
-
 def update_running_stats(running: torch.Tensor, values: torch.Tensor, momentum: float) -> None:
     """Move a running statistic by `values[0]`, `values[1]`, … in turn, in closed form and in place (see the top).
 
     Args:
-        running: `[...]`, the running mean or variance.
-        values: `[steps, ...]`, what each step saw.
-        momentum: the weight of each new value.
+        running: `[...]`; values: `[steps, ...]`, what each step saw; momentum: the weight of each.
     """
     steps = len(values)
     # The library's batch normalization saves this buffer for its backward pass, though training never reads it there.
-    # Through `.data`, autograd does not mistake this update for an error.
-    running = running.data
+    running = running.data  # so that autograd does not mistake this update for an error
     ages = torch.arange(steps - 1, -1, -1, device=values.device, dtype=running.dtype)
     weights = momentum * (1 - momentum) ** ages
     running.mul_((1 - momentum) ** steps).add_(torch.tensordot(weights, values.to(running.dtype), dims=1))

@@ -1,7 +1,7 @@
 """The classifier: a backbone of output stride 16, a CAM branch and class-specific instances (paper, section 2)."""
 
+from collections import OrderedDict
 from collections.abc import Callable
-from types import ModuleType
 
 import torch
 import torchvision
@@ -11,28 +11,13 @@ from core.batch_norm import ONE_GROUP, Groups, group_batch_norms, set_groups
 from core.cam import make_cam
 from core.instances import ClassSpecificInstances
 
-ARCHITECTURES = (
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnet152",
-    "resnext50_32x4d",
-    "wide_resnet50_2",
-    "resnest50",
-    "resnest101",
-    "resnest200",
-    "resnest269",
-)
-# The same networks, with the same names of parameters, in the optional timm.
-RESNESTS = {
-    "resnest50": "resnest50d",
-    "resnest101": "resnest101e",
-    "resnest200": "resnest200e",
-    "resnest269": "resnest269e",
-}
-HEADS = ("instances", "gap", "max")
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2")
 TIMM_PREFIX = "timm/"
+# The same networks, with the same names of parameters, in the optional timm.
+RESNESTS = {"resnest50": "timm/resnest50d", "resnest101": "timm/resnest101e"}
+RESNESTS |= {"resnest200": "timm/resnest200e", "resnest269": "timm/resnest269e"}
+ARCHITECTURES = (*RESNETS, *RESNESTS)
+HEADS = ("instances", "gap", "max")
 TILES = 4  # of a crop
 Head = Callable[[int, int], nn.Module]  # of D and V, see `Classifier`
 
@@ -50,14 +35,6 @@ class Classifier(nn.Module):
             average or maximum pooling of the CAM branch (baselines; the instances are then unused); or a function of D
             and V that returns a module, which replaces the CAM branch too. It maps the backbone's output `[B, D, h, w]`
             to logits `[B, V]` and features `[B, V, h, w]`; its `per_class` names its tensors with one row per class.
-
-    Attributes:
-        crops_at_once: how many crops of tiles to pass at most at a time, to save memory; 0: all. The numbers are the
-            same, and memory is saved only without gradient.
-        crop_multiple: make up the crops of a pass to a multiple of this with copies, which leave all numbers as they
-            are: on a GPU, cuDNN tunes its convolutions for every number of crops that it has not seen.
-        normalization: (mean, standard deviation), three numbers each, with which the caller normalizes images; None:
-            ImageNet's. The network itself does not use it.
 
     Raises:
         ValueError: unknown architecture or head (the choices are named).
@@ -80,10 +57,12 @@ class Classifier(nn.Module):
         self.instances = ClassSpecificInstances(channels, num_classes)
         self.own_head = None if isinstance(head, str) else head(channels, num_classes)
         self.head = head if isinstance(head, str) else type(self.own_head).__name__
-        self.image_groups = ONE_GROUP
-        self.tile_groups = ONE_GROUP
-        self.normalization = None
-        self.crops_at_once, self.crop_multiple = 0, 1
+        self.image_groups = self.tile_groups = ONE_GROUP
+        self.crops_at_once = 0  # crops of tiles per pass at most; 0: all. It saves memory only without gradient
+        # Copies, which change nothing, make up the crops of a pass to a multiple of this: on a GPU, cuDNN tunes its
+        # convolutions for every number of crops that it has not seen.
+        self.crop_multiple = 1
+        self.normalization = None  # for the caller: mean and standard deviation of its images' RGB; None: ImageNet's
         nn.init.kaiming_normal_(self.classifier.weight)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
@@ -128,8 +107,10 @@ class Classifier(nn.Module):
         """
         if images.dim() == 4:
             return self._forward(images, self.image_groups, features_only)
-        if len(images) == 0:
-            return self._no_crops(images, features_only)
+        if len(images) == 0:  # which convolutions would refuse
+            cells = [side // self.output_stride for side in images.shape[-2:]]
+            features = images.new_zeros(0, images.shape[1], self.num_classes, *cells)
+            return None if features_only else features.sum((-2, -1)), features
         parts = [self._forward_crops(part, features_only) for part in images.split(self.crops_at_once or len(images))]
         logits, features = zip(*parts, strict=True)
         return None if features_only else torch.cat(logits), torch.cat(features)
@@ -147,6 +128,10 @@ class Classifier(nn.Module):
     def _forward(self, images: torch.Tensor, groups: Groups, features_only: bool):
         set_groups(self.backbone, groups)
         x = self.backbone(images.contiguous(memory_format=self.memory_format))
+        return self.from_backbone(x, groups, features_only)
+
+    def from_backbone(self, x: torch.Tensor, groups: Groups = ONE_GROUP, features_only: bool = False):
+        """Return logits `[B, V]` (None with `features_only`) and features `[B, V, n, n]` of x `[B, D, n, n]`."""
         if self.own_head:
             logits, features = self.own_head(x)
             return None if features_only else logits, features
@@ -158,12 +143,6 @@ class Classifier(nn.Module):
         if self.head == "max":
             return features.float().amax((-2, -1)), features
         return self.instances(x, make_cam(features.float()), groups), features
-
-    def _no_crops(self, tiles: torch.Tensor, features_only: bool):
-        """Return empty outputs for a batch without crops, which convolutions would refuse."""
-        height, width = (side // self.output_stride for side in tiles.shape[-2:])
-        features = tiles.new_zeros(0, tiles.shape[1], self.num_classes, height, width)
-        return None if features_only else features.sum((-2, -1)), features
 
 
 def build_backbone(architecture: str) -> tuple[nn.Module, int, int]:
@@ -177,49 +156,36 @@ def build_backbone(architecture: str) -> tuple[nn.Module, int, int]:
     if architecture not in ARCHITECTURES:
         choices = ", ".join(ARCHITECTURES)
         raise ValueError(f"unknown architecture '{architecture}': choose one of {choices}, or timm/NAME")
-    backbone = _resnest(architecture) if architecture in RESNESTS else _resnet(architecture)
-    return backbone, backbone.channels, 16
+    network = _resnest(architecture) if architecture in RESNESTS else _resnet(architecture)
+    head = ("avgpool", "global_pool", "fc")
+    layers = OrderedDict((name, layer) for name, layer in network.named_children() if name not in head)
+    return nn.Sequential(layers), network.fc.in_features, 16
 
 
-class ResNetFeatures(nn.Module):
-    """The layers of a ResNet, of torchvision or timm, up to `layer4`, without the classification head."""
-
-    def __init__(self, resnet: nn.Module):
-        super().__init__()
-        self.channels = resnet.fc.in_features
-        for name, layer in resnet.named_children():
-            if name not in ("avgpool", "global_pool", "fc"):
-                self.add_module(name, layer)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for layer in self.children():
-            x = layer(x)
-        return x
-
-
-def _resnet(architecture: str) -> ResNetFeatures:
+def _resnet(architecture: str) -> nn.Module:
     """Return a ResNet whose `layer4` has stride 1 and no dilation: output stride 16 (official code)."""
-    backbone = ResNetFeatures(torchvision.models.get_model(architecture, weights=None))
-    for layer in backbone.layer4.modules():
+    network = torchvision.models.get_model(architecture, weights=None)
+    for layer in network.layer4.modules():
         if isinstance(layer, nn.Conv2d):
             layer.stride = (1, 1)
-    return backbone
+    return network
 
 
-def _resnest(architecture: str) -> ResNetFeatures:
+def _resnest(architecture: str) -> nn.Module:
     """Return a ResNeSt whose `layer4` has stride 1: output stride 16 (official code).
 
     There the first block keeps its 3×3 average pooling and is not dilated, and the other blocks are dilated by 2. At
     this stride timm's own model lacks that pooling, and averages 2 × 2 pixels in the first block's shortcut.
     """
-    timm = _import_timm(architecture)
-    backbone = ResNetFeatures(timm.create_model(RESNESTS[architecture], zero_init_last=False))
-    first, *others = backbone.layer4
+    import timm
+
+    network = timm.create_model(RESNESTS[architecture].removeprefix(TIMM_PREFIX), zero_init_last=False)
+    first, *others = network.layer4
     first.avd_last.stride = 1
     first.downsample[0] = nn.Identity()  # averages 2 × 2 pixels where the stride is 2
     for block in others:
         block.conv2.conv.dilation = block.conv2.conv.padding = (2, 2)
-    return backbone
+    return network
 
 
 class TimmFeatures(nn.Module):
@@ -234,7 +200,8 @@ class TimmFeatures(nn.Module):
 
 
 def _timm_backbone(name: str) -> tuple[nn.Module, int, int]:
-    timm = _import_timm(TIMM_PREFIX + name)
+    import timm
+
     if not timm.is_model(name):
         raise ValueError(f"timm does not have a model '{name}'")
     try:
@@ -243,11 +210,3 @@ def _timm_backbone(name: str) -> tuple[nn.Module, int, int]:
         raise ValueError(f"timm/{name} does not return feature maps of output stride 16: {error}") from error
     info = model.feature_info
     return TimmFeatures(model), info.channels()[-1], info.reduction()[-1]
-
-
-def _import_timm(architecture: str) -> ModuleType:
-    try:
-        import timm
-    except ImportError as error:
-        raise ImportError(f"{architecture} needs timm") from error
-    return timm

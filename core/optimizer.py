@@ -20,23 +20,14 @@ def parameter_groups(network: nn.Module, lr: float, wd: float) -> list[dict]:
         lr: the backbone weights' learning rate; biases have twice, the head ten times as much.
         wd: weight decay of weights; biases have none.
     """
-    groups: dict[tuple[str, str], list] = {
-        (part, kind): [] for part in ("backbone", "head") for kind in ("weight", "bias")
-    }
+    rates = {"backbone weight": lr, "backbone bias": 2 * lr, "head weight": 10 * lr, "head bias": 20 * lr}
+    groups: dict[str, dict] = {name: {"params": [], "name": name, "full_lr": rate} for name, rate in rates.items()}
     for name, parameter in network.named_parameters():
         part = "backbone" if name.startswith("backbone.") else "head"
-        groups[part, "bias" if name.endswith("bias") else "weight"].append(parameter)
-    part_factor = {"backbone": 1, "head": 10}
-    return [
-        {
-            "params": parameters,
-            "name": f"{part} {kind}",
-            "full_lr": lr * part_factor[part] * (2 if kind == "bias" else 1),
-            "weight_decay": 0.0 if kind == "bias" else wd,
-        }
-        for (part, kind), parameters in groups.items()
-        if parameters
-    ]
+        kind = "bias" if name.endswith("bias") else "weight"
+        groups[f"{part} {kind}"]["weight_decay"] = 0.0 if kind == "bias" else wd
+        groups[f"{part} {kind}"]["params"].append(parameter)
+    return [group for group in groups.values() if group["params"]]
 
 
 def make_optimizer(

@@ -18,52 +18,39 @@ from core.networks import Classifier
 
 
 class RunningStatistics(NamedTuple):
-    """All running statistics of a network.
+    """All running statistics of a network."""
 
-    Attributes:
-        values: `[N]`, every layer's running mean and variance, concatenated.
-        steps: `[N]`, for each of them, how many updates its layer has seen.
-    """
-
-    values: torch.Tensor
-    steps: torch.Tensor
+    values: torch.Tensor  # `[N]`, every layer's running mean and variance, concatenated
+    steps: torch.Tensor  # `[N]`, for each of them, how many updates its layer has seen
 
 
-def layers_with_stats(network: nn.Module) -> list[nn.Module]:
-    """Return the layers with running statistics, in a fixed order."""
-    return [layer for layer in network.modules() if isinstance(layer, (GroupedBatchNorm2d, ClassSpecificInstances))]
-
-
-def _buffers(network: nn.Module) -> list[torch.Tensor]:
-    return [statistic for layer in layers_with_stats(network) for statistic in (layer.running_mean, layer.running_var)]
+def _layers_and_buffers(network: nn.Module) -> list[tuple[nn.Module, torch.Tensor]]:
+    """Return every running mean and variance with its layer, in a fixed order."""
+    layers = [layer for layer in network.modules() if isinstance(layer, (GroupedBatchNorm2d, ClassSpecificInstances))]
+    return [(layer, buffer) for layer in layers for buffer in (layer.running_mean, layer.running_var)]
 
 
 def read_statistics(network: nn.Module) -> RunningStatistics:
     """Return a copy of the network's running statistics."""
-    values = torch.cat([statistic.flatten() for statistic in _buffers(network)])
-    counters = [
-        layer.num_batches_tracked.expand(2 * layer.running_mean.numel()) for layer in layers_with_stats(network)
-    ]
-    return RunningStatistics(values, torch.cat(counters))
+    found = _layers_and_buffers(network)
+    steps = [layer.num_batches_tracked.expand(buffer.numel()) for layer, buffer in found]
+    return RunningStatistics(torch.cat([buffer.flatten() for _, buffer in found]), torch.cat(steps))
 
 
 @torch.no_grad()
 def write_statistics(network: nn.Module, statistics: RunningStatistics) -> None:
     """Set the network's running statistics, in place."""
-    buffers = _buffers(network)
-    parts = statistics.values.split([buffer.numel() for buffer in buffers])
-    for buffer, part in zip(buffers, parts, strict=True):
-        buffer.data.copy_(part.view_as(buffer))  # `.data`: see `core.batch_norm.update_running_stats`
-    counts = statistics.steps.split([2 * layer.running_mean.numel() for layer in layers_with_stats(network)])
-    for layer, count in zip(layers_with_stats(network), counts, strict=True):
+    found = _layers_and_buffers(network)
+    values, steps = (part.split([buffer.numel() for _, buffer in found]) for part in statistics)
+    for (layer, buffer), value, count in zip(found, values, steps, strict=True):
+        buffer.data.copy_(value.view_as(buffer))  # `.data`: see `core.batch_norm.update_running_stats`
         layer.num_batches_tracked.copy_(count[0])
 
 
 def momenta(network: nn.Module) -> torch.Tensor:
     """Return the momentum of each running statistic, `[N]`."""
-    layers = layers_with_stats(network)
     return torch.cat(
-        [layer.running_mean.new_full((2 * layer.running_mean.numel(),), layer.momentum) for layer in layers]
+        [torch.full_like(buffer, layer.momentum).flatten() for layer, buffer in _layers_and_buffers(network)]
     )
 
 
@@ -93,13 +80,11 @@ def sync_running_stats(network: Classifier, before: RunningStatistics) -> None:
     Args:
         network: this process's copy after an iteration; before: its running statistics before.
     """
-    mine = read_statistics(network)
-    size = torch.distributed.get_world_size()
-    values = [torch.empty_like(mine.values) for _ in range(size)]
-    steps = [torch.empty_like(mine.steps) for _ in range(size)]
-    torch.distributed.all_gather(values, mine.values)
-    torch.distributed.all_gather(steps, mine.steps)
-    after = [RunningStatistics(*pair) for pair in zip(values, steps, strict=True)]
+    gathered = []
+    for mine in read_statistics(network):
+        gathered.append([torch.empty_like(mine) for _ in range(torch.distributed.get_world_size())])
+        torch.distributed.all_gather(gathered[-1], mine)
+    after = [RunningStatistics(*of_process) for of_process in zip(*gathered, strict=True)]
     write_statistics(network, merge_running_stats(before, after, momenta(network)))
 
 
@@ -115,9 +100,7 @@ def average_gradients(network: nn.Module) -> None:
     torch.distributed.all_reduce(message)
     message /= torch.distributed.get_world_size()
     parts = message.split([gradient.numel() for gradient in gradients])
-    torch._foreach_copy_(
-        gradients, [part.view(gradient.shape) for part, gradient in zip(parts, gradients, strict=True)]
-    )
+    torch._foreach_copy_(gradients, [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)])
 
 
 class CropDataParallel(nn.DataParallel):
@@ -127,15 +110,8 @@ class CropDataParallel(nn.DataParallel):
     move the running statistics, as in the official code; of the crops those of all GPUs do, in order.
     """
 
-    @property
-    def memory_format(self) -> torch.memory_format:
-        """The memory format of the wrapped network."""
-        return self.module.memory_format
-
-    @property
-    def normalization(self) -> tuple | None:
-        """The statistics with which the wrapped network's images are normalized."""
-        return self.module.normalization
+    memory_format = property(lambda self: self.module.memory_format)
+    normalization = property(lambda self: self.module.normalization)
 
     def scatter(self, inputs: Sequence, kwargs: dict, device_ids: Sequence[int]) -> tuple[Sequence, Sequence]:
         """Scatter the batch; GPUs that would receive no sample are skipped."""

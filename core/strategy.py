@@ -12,25 +12,19 @@ from torch import nn
 from core.keypoints import TOPK, TOPK_RADIUS, centre_keypoints, cmax_keypoints, ctopk_keypoints, ctopk_w_keypoints
 
 MAX_TOPK = 1000  # more local maxima than fit into a map of usual size
-LOSSES = ("loss", "class_loss", "p_class_loss", "re_loss")  # the official code's, in its order
 
 
 class Crops(NamedTuple):
-    """The crops of a batch: one per present class of every image, image by image, classes in order.
+    """The crops of a batch: one per present class of every image, image by image, classes in order."""
 
-    Attributes:
-        image: index of the image `[crops]` int64.
-        label: index of the class `[crops]` int64.
-    """
-
-    image: torch.Tensor
-    label: torch.Tensor
+    image: torch.Tensor  # index of each crop's image, `[crops]` int64
+    label: torch.Tensor  # index of its class, `[crops]` int64
 
     @classmethod
     def one_per_class(cls, labels: torch.Tensor) -> "Crops":
         """Return the crops of multi-hot labels `[B, V]`.
 
-        Call it while the labels are on the CPU, where the loader leaves them: on a GPU, `nonzero` synchronizes.
+        The labels are on the CPU, where the loader leaves them: on a GPU, `nonzero` would synchronize.
         """
         return cls(*labels.nonzero(as_tuple=True))
 
@@ -47,23 +41,14 @@ class Crops(NamedTuple):
 
 @dataclass(frozen=True)
 class Options:
-    """What a step and a keypoint function are told.
+    """What a step and a keypoint function are told. The strategy's own arguments are attributes, `options.NAME`."""
 
-    Attributes:
-        alpha_p: weight of the puzzle classification loss; 0: off.
-        alpha_re: weight of the reconstruction loss at this iteration (on its ramp); 0: off.
-        re_loss: "L1_Loss" or "L2_Loss".
-        topk: number of local maxima (cTopk, cTopk-w).
-        topk_radius: pixels at S = 512, 0 for none (cTopk).
-        own: values of the strategy's own arguments; each is also read as an attribute, `options.NAME`.
-    """
-
-    alpha_p: float = 0.0
-    alpha_re: float = 0.0
-    re_loss: str = "L1_Loss"
-    topk: int = TOPK
-    topk_radius: float = TOPK_RADIUS
-    own: Mapping[str, Any] = field(default_factory=dict)
+    alpha_p: float = 0.0  # weight of the puzzle classification loss; 0: off
+    alpha_re: float = 0.0  # weight of the reconstruction loss at this iteration (on its ramp); 0: off
+    re_loss: str = "L1_Loss"  # or "L2_Loss"
+    topk: int = TOPK  # number of local maxima (cTopk, cTopk-w)
+    topk_radius: float = TOPK_RADIUS  # pixels at S = 512, 0 for none (cTopk)
+    own: Mapping[str, Any] = field(default_factory=dict)  # values of the strategy's own arguments
 
     def __getattr__(self, name: str) -> Any:
         if name != "own" and name in self.own:  # `own` itself is missing while the dataclass is being copied
@@ -77,21 +62,14 @@ class Step:
 
     A batch may be split into micro-batches (`--accumulate`) or over processes, whose numbers of crops differ. So the
     loop has to know what is a mean over crops: everything in `loss` except `class_loss` and the `image_losses`.
-
-    Attributes:
-        loss: what is minimized: class_loss + sum of image_losses + means over crops, in any combination.
-        class_loss: mean over images, with weight 1 in `loss`; None: it is all of `loss`.
-        p_class_loss, re_loss: means over crops, before their weights.
-        keypoints: `[crops, 2]`, (row, column) in pixels.
-        image_losses: further named losses that are means over images, as they enter `loss` (weights included).
-        crop_losses: further named losses that are means over crops; for the log.
     """
 
-    loss: torch.Tensor
-    class_loss: torch.Tensor | None = None
-    p_class_loss: torch.Tensor | None = None
+    loss: torch.Tensor  # what is minimized: class_loss + sum of image_losses + means over crops, in any combination
+    class_loss: torch.Tensor | None = None  # mean over images, with weight 1 in `loss`; None: it is all of `loss`
+    p_class_loss: torch.Tensor | None = None  # mean over crops, before its weight; `re_loss` too
     re_loss: torch.Tensor | None = None
-    keypoints: torch.Tensor | None = None
+    keypoints: torch.Tensor | None = None  # `[crops, 2]`, (row, column) in pixels
+    # Further losses by name: means over images as they enter `loss` (weights included), and, for the log, over crops.
     image_losses: Mapping[str, torch.Tensor] = field(default_factory=dict)
     crop_losses: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
@@ -105,27 +83,20 @@ class Step:
 
     def over_crops(self) -> dict[str, torch.Tensor]:
         """Return the named losses that are means over crops."""
-        official = {"p_class_loss": self.p_class_loss, "re_loss": self.re_loss}
-        return {name: loss for name, loss in official.items() if loss is not None} | dict(self.crop_losses)
+        losses = {"p_class_loss": self.p_class_loss, "re_loss": self.re_loss, **self.crop_losses}
+        return {name: loss for name, loss in losses.items() if loss is not None}
 
 
 class Argument(NamedTuple):
-    """An argument of a strategy's own, for the command line.
+    """An argument of a strategy's own, for the command line."""
 
-    Attributes:
-        default: its type is the argument's: int, float, str or bool.
-        help: one line, with the unit.
-        above, least, below, most: bounds of a number.
-        choices: the accepted values.
-    """
-
-    default: Any
-    help: str
-    above: float | None = None
+    default: Any  # its type is the argument's: int, float, str or bool
+    help: str  # one line, with the unit
+    above: float | None = None  # bounds of a number
     least: float | None = None
     below: float | None = None
     most: float | None = None
-    choices: tuple | None = None
+    choices: tuple | None = None  # the accepted values
 
     def check(self, name: str, value: Any) -> None:
         """Raise a ValueError if a value, of a file that anyone may have written, is not one that the argument takes."""
@@ -150,43 +121,37 @@ ARGUMENTS = {
 class Keypoints(NamedTuple):
     """How a strategy finds keypoints, for whatever shows them: localization, pictures, tables.
 
-    Attributes:
-        name: what the keypoints are called.
-        find: (maps `[crops, n, n]`, image size S in pixels, `Options`) to `[crops, 2]` int64, (row, column) in pixels.
-        per_image: one keypoint per image, on the maximum over the maps of its present classes; otherwise one per
-            present class, on the map of that class.
+    `find` takes maps `[crops, n, n]`, the image size in pixels and `Options`, and returns (row, column) in pixels,
+    `[crops, 2]` int64.
     """
 
-    name: str
+    name: str  # what the keypoints are called
     find: Callable[[torch.Tensor, int, Options], torch.Tensor]
-    per_image: bool = False
+    per_image: bool = False  # one per image, on the maximum over its classes' maps; otherwise one per class, on its map
 
     def of_image(self, cams: torch.Tensor, present: torch.Tensor, image_size: int, options: Options) -> torch.Tensor:
         """Return a keypoint for each present class of one image, the same for all of them if `per_image`.
 
         Args:
-            cams: class activation maps of the image `[V, n, n]`.
-            present: indices of the classes `[C]`.
+            cams: class activation maps of the image `[V, n, n]`; present: indices of the classes `[C]`.
             image_size: S, pixels.
 
         Returns:
             `[C, 2]` int64, (row, column) in pixels.
         """
-        if not self.per_image:
-            return self.find(cams[present], image_size, options)
-        return self.find(cams[present].amax(0, keepdim=True), image_size, options).expand(len(present), -1)
+        maps = cams[present].amax(0, keepdim=True) if self.per_image else cams[present]
+        return self.find(maps, image_size, options).expand(len(present), -1)
 
 
 STRATEGIES = ("Max", "cMax", "cTopk", "cTopk-w")
-KEYPOINTS = {
-    "Max": Keypoints("Max", lambda cams, size, options: cmax_keypoints(cams, size), per_image=True),
-    "cMax": Keypoints("cMax", lambda cams, size, options: cmax_keypoints(cams, size)),
-    "cTopk": Keypoints(
-        "cTopk", lambda cams, size, options: ctopk_keypoints(cams, size, options.topk, options.topk_radius)
-    ),
-    "cTopk-w": Keypoints("cTopk-w", lambda cams, size, options: ctopk_w_keypoints(cams, size, options.topk)),
-    "centre": Keypoints("centre", lambda cams, size, options: centre_keypoints(len(cams), size, cams.device)),
-}
+_KNOWN = (
+    Keypoints("Max", lambda cams, size, _: cmax_keypoints(cams, size), per_image=True),
+    Keypoints("cMax", lambda cams, size, _: cmax_keypoints(cams, size)),
+    Keypoints("cTopk", lambda cams, size, options: ctopk_keypoints(cams, size, options.topk, options.topk_radius)),
+    Keypoints("cTopk-w", lambda cams, size, options: ctopk_w_keypoints(cams, size, options.topk)),
+    Keypoints("centre", lambda cams, size, _: centre_keypoints(len(cams), size, cams.device)),
+)
+KEYPOINTS = {keypoints.name: keypoints for keypoints in _KNOWN}
 
 
 @dataclass(frozen=True)
@@ -242,8 +207,9 @@ class Strategy:
         Raises:
             ValueError: a value that its argument does not take.
         """
-        for name, argument in {**ARGUMENTS, **self.arguments}.items():
-            argument.check(name, arguments.get(name, argument.default))
-        own = {name: arguments.get(name, argument.default) for name, argument in self.arguments.items()}
-        given = {name: arguments[name] for name in ARGUMENTS if name in arguments}
-        return Options(alpha_re=alpha_re, own=own, **given)
+        declared = {**ARGUMENTS, **self.arguments}
+        values = {name: arguments.get(name, argument.default) for name, argument in declared.items()}
+        for name, argument in declared.items():
+            argument.check(name, values[name])
+        own = {name: values[name] for name in self.arguments}
+        return Options(alpha_re=alpha_re, own=own, **{name: values[name] for name in ARGUMENTS})

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 
@@ -16,9 +16,11 @@ FULL_CHECKPOINTS = {
     "checkpoint": re.compile(r"(.*?)instances\.\w+"),
     "official checkpoint": re.compile(r"(.*?)stage6\.\d+\.weight"),
 }
-# The entries of a full checkpoint with one row per class.
-PER_CLASS = [f"instances.{name}" for name in ("weight", "bn_weight", "bn_bias", "running_mean", "running_var")]
-PER_CLASS.append("classifier.weight")
+# The instances' entries, one row per class, and the official code's, one entry per class.
+INSTANCES = {"instances.weight": "stage6.{}.weight", "instances.bn_weight": "BN.{}.weight"}
+INSTANCES |= {"instances.bn_bias": "BN.{}.bias", "instances.running_mean": "BN.{}.running_mean"}
+INSTANCES |= {"instances.running_var": "BN.{}.running_var"}
+PER_CLASS = [*INSTANCES, "classifier.weight"]
 
 
 def load_weights(network: Classifier, state_dict: StateDict, rows: Sequence[int | None] | None = None) -> str:
@@ -73,23 +75,13 @@ def _kind(state_dict: StateDict) -> tuple[str, StateDict]:
 def from_official(state_dict: StateDict) -> StateDict:
     """Return the official code's full state dict under our names, its entries per class stacked to `[V, D]`."""
     num_classes = min(len(state_dict["classifier.weight"]), len(state_dict))  # a tensor may claim any size
-    ours = {
-        name.replace("model.", "backbone.", 1): value
-        for name, value in state_dict.items()
-        if name.startswith("model.") and not name.startswith("model.fc.")
-    }
+    backbone = _below("model.", state_dict)
+    ours = {f"backbone.{name}": value for name, value in backbone.items() if not name.startswith("fc.")}
     ours["classifier.weight"] = state_dict["classifier.weight"]
-    stacked = {
-        "weight": "stage6.{}.weight",
-        "bn_weight": "BN.{}.weight",
-        "bn_bias": "BN.{}.bias",
-        "running_mean": "BN.{}.running_mean",
-        "running_var": "BN.{}.running_var",
-    }
-    for name, theirs in stacked.items():
+    for name, theirs in INSTANCES.items():
         values = [state_dict.get(theirs.format(v)) for v in range(num_classes)]
         if all(value is not None for value in values):
-            ours[f"instances.{name}"] = torch.stack([value.flatten() for value in values])
+            ours[name] = torch.stack([value.flatten() for value in values])
     ours["instances.num_batches_tracked"] = state_dict.get("BN.0.num_batches_tracked", torch.tensor(0))
     return ours
 
@@ -104,8 +96,8 @@ def _with_rows(network: Classifier, state_dict: StateDict, rows: Sequence[int | 
     names = network.own_head.per_class if network.own_head else ()
     if network.own_head and not names and list(rows) != list(range(len(state_dict["classifier.weight"]))):
         raise ValueError("its head mixes classes: give the classes that it was trained on, in their order")
-    taken = [(row, theirs) for row, theirs in enumerate(rows) if theirs is not None]
-    ours, theirs = (torch.tensor([pair[side] for pair in taken], dtype=torch.long) for side in (0, 1))
+    taken = {ours: theirs for ours, theirs in enumerate(rows) if theirs is not None}
+    ours, theirs = (torch.tensor(list(side), dtype=torch.long) for side in (taken, taken.values()))
     for name in (*PER_CLASS, *(f"own_head.{name}" for name in names)):
         if name in result and result[name].shape[1:] == own[name].shape[1:]:
             result[name] = own[name].cpu().index_copy(0, ours, result[name][theirs].to(own[name].dtype))
@@ -113,9 +105,8 @@ def _with_rows(network: Classifier, state_dict: StateDict, rows: Sequence[int | 
 
 
 def _unwrapped(state_dict: StateDict) -> StateDict:
-    return {
-        ".".join(part for part in name.split(".") if part not in WRAPPERS): value for name, value in state_dict.items()
-    }
+    names = [".".join(part for part in name.split(".") if part not in WRAPPERS) for name in state_dict]
+    return dict(zip(names, state_dict.values(), strict=True))
 
 
 def _below(prefix: str, state_dict: StateDict) -> StateDict:
@@ -130,34 +121,21 @@ def _backbone_names(backbone: torch.nn.Module, state_dict: StateDict) -> StateDi
     as the same. Modules that the backbone does not have are its classification head, which is skipped; a name that is
     neither is kept, so that it is reported.
     """
-    own = {_flat(name): name for name in backbone.state_dict()}
-    modules = {_module(name) for name in own.values()}
-    state_dict = _below(_prefix(own, state_dict), state_dict)
-
-    def is_head(name: str) -> bool:
-        return not any(f"{module}_".startswith(f"{_module(name)}_") for module in modules)
-
-    return {
-        own.get(_flat(name), name): value
-        for name, value in state_dict.items()
-        if _flat(name) in own or not is_head(name)
-    }
+    own, renamed = {_flat(name): name for name in backbone.state_dict()}, {}
+    for name, value in _below(_prefix(own, state_dict), state_dict).items():
+        module = name.removeprefix("model.").split(".")[0]
+        if _flat(name) in own or any(known.startswith(f"{module}_") for known in own):
+            renamed[own.get(_flat(name), name)] = value
+    return renamed
 
 
-def _prefix(flat_names: Iterable[str], state_dict: StateDict) -> str:
+def _prefix(flat_names: Collection[str], state_dict: StateDict) -> str:
     """Return the prefix of names, as "encoder.", below which a file holds most of the given names; "" if none."""
-    known, found = set(flat_names), Counter()
+    found: Counter[str] = Counter()
     for name in state_dict:
-        parts = name.split(".")
-        for start in range(len(parts)):
-            if _flat(".".join(parts[start:])) in known:
-                found[".".join([*parts[:start], ""]) if start else ""] += 1
-    return found.most_common(1)[0][0] if found else ""
-
-
-def _module(name: str) -> str:
-    """The first part of a name: the module of the backbone that holds the tensor."""
-    return name.removeprefix("model.").split(".")[0]
+        starts = [0, *(place + 1 for place, character in enumerate(name) if character == ".")]
+        found.update(name[:start] for start in starts if _flat(name[start:]) in flat_names)
+    return max(found, key=found.get, default="")
 
 
 def _flat(name: str) -> str:
@@ -170,18 +148,15 @@ def _load(module: torch.nn.Module, state_dict: StateDict, origin: StateDict) -> 
     # Counters do not influence anything here, and old files lack them.
     missing = [name for name in own if name not in state_dict and not name.endswith("num_batches_tracked")]
     extra = [name for name in state_dict if name not in own]
-    mismatched = [
-        f"{name} {list(state_dict[name].shape)} instead of {list(own[name].shape)}"
-        for name in own
-        if name in state_dict and state_dict[name].shape != own[name].shape
-    ]
+    shapes = {name: (list(state_dict[name].shape), list(own[name].shape)) for name in own if name in state_dict}
+    mismatched = [f"{name} {theirs} instead of {ours}" for name, (theirs, ours) in shapes.items() if theirs != ours]
     kinds = {"missing": missing, "extra": extra, "of another shape": mismatched}
     problems = [_few(kind, names) for kind, names in kinds.items() if names]
     if missing and not extra:
         problems.append(_few("in the file", list(origin)))
     if problems:
         raise ValueError("the weights do not fit this network: " + "; ".join(problems))
-    not_finite = [name for name in own if name in state_dict and not torch.isfinite(state_dict[name]).all()]
+    not_finite = [name for name in shapes if not torch.isfinite(state_dict[name]).all()]
     if not_finite:
         raise ValueError(f"the weights are not finite: {_few('with NaN or infinity', not_finite)}")
     module.load_state_dict(state_dict, strict=False)

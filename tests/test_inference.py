@@ -340,9 +340,9 @@ def test_a_table_holds_every_row(tmp_path):
 @pytest.mark.parametrize(
     "words, message",
     [
-        ([], "no images: give --images"),
+        ([], "one of the arguments --images --data_dir is required"),
         (["--images", "nothing/*.jpg"], "names no image"),
-        (["--images", "a.png", "--data_dir", "x"], "exclude each other"),
+        (["--images", "a.png", "--data_dir", "x"], "--data_dir: not allowed with argument --images"),
         (["--images", "a.png", "--threshold", "2"], "--threshold 2.0"),
         (["--images", "a.png", "--topk", "0"], "--topk 0"),
         (["--images", "a.png", "--image_size", "100"], "try 96"),

@@ -8,17 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.evaluation.localization import (
-    THE_FOUR,
-    Localization,
-    box_masks,
-    clip_boxes,
-    covered_share,
-    energy_share,
-    strongest_class_at,
-    visible_masks,
-    whole_pixels,
-)
+from core.evaluation.localization import THE_FOUR, Localization, box_masks, share_inside
+from core.evaluation.pairs import PresentClasses, visible_box
 from core.strategy import Keypoints, Options
 from tools.data.annotations import VOCObject
 from tools.data.sight import sight_note
@@ -27,6 +18,10 @@ from tools.data.transforms import fitted_box
 
 def an_object(label: int, xmin: float, ymin: float, xmax: float, ymax: float) -> VOCObject:
     return VOCObject("abc"[label], label, False, (xmin, ymin, xmax, ymax))
+
+
+def measured(objects: list, sizes: list, classes: int, image_size: int, *keypoints, resize: bool = False):
+    return Localization(PresentClasses(objects, sizes, classes, image_size, resize), *keypoints)
 
 
 @settings(max_examples=30, deadline=None)
@@ -51,39 +46,56 @@ def test_masks_contain_the_pixels_within_the_tolerance_of_a_box(seed, tolerance)
                 assert bool(masks[k, row, column]) == (min(distances, default=math.inf) <= tolerance)
 
 
+def seen(item: VOCObject, height: int = 100, width: int = 100, image_size: int = 200):
+    """Return the visible box of an object in an image that is not resized."""
+    return visible_box(item, (height, width), (0, 0, height, width), image_size)
+
+
 def test_boxes_are_clipped_to_the_visible_image():
-    boxes, kept = clip_boxes(torch.tensor([[-3, 2, 5, 50], [20, 0, 30, 9], [0, 0, 1, 1]]), torch.tensor([[10, 40]] * 3))
-    assert boxes.tolist()[0] == [0, 2, 5, 40] and kept.tolist() == [True, False, True]
+    assert seen(an_object(0, 3, -2, 50, 5), 10, 40) == (0, 2, 5, 40)
+    assert seen(an_object(0, 3, 1, 50, 50), 10, 40, 8) == (0, 2, 8, 8)
+    assert seen(an_object(0, 1, 21, 9, 30), 10, 40) is None
+    assert seen(an_object(0, 9, 1, 30, 9), 10, 40, 8) is None
 
 
 def test_inclusive_corners_of_the_devkit_become_whole_pixels():
-    assert whole_pixels(an_object(0, 1, 2, 3, 4)) == (1, 0, 4, 3)
-    assert whole_pixels(an_object(0, 1.5, 2, 3.2, 4)) == (1, 0, 4, 4)
-    assert whole_pixels(an_object(0, 3.2, 4, 1.5, 2)) == (1, 0, 4, 4)  # some tools swap corners
+    assert seen(an_object(0, 1, 2, 3, 4)) == (1, 0, 4, 3)
+    assert seen(an_object(0, 1.5, 2, 3.2, 4)) == (1, 0, 4, 4)
+    assert seen(an_object(0, 3.2, 4, 1.5, 2)) == (1, 0, 4, 4)  # some tools swap corners
 
 
-@pytest.mark.parametrize("box", [None, (1, 1, 1e300, 1e300), (-1e300, -1e300, 1e19, 1e9)])
+@pytest.mark.parametrize("box", [None, (1, 1, 1e300, 1e300), (-1e300, -1e300, 1e19, 1e9), (-1e300, 1, 1e300, 10)])
 def test_a_box_of_any_size_is_clipped_to_the_image(box):
-    rows = torch.tensor([whole_pixels(VOCObject("a", 0, False, box))])
-    boxes, kept = clip_boxes(rows, torch.tensor([[10, 40]]))
-    assert boxes.tolist() == [[0, 0, 10, 40]] and kept.tolist() == [True]
+    assert seen(VOCObject("a", 0, False, box), 10, 40) == (0, 0, 10, 40)
 
 
 def test_energy_is_the_share_of_the_visible_map():
     maps = torch.zeros(2, 8, 8)
     maps[0, 2, 2], maps[0, 5, 5], maps[0, 7, 7] = 3.0, 1.0, 100.0  # the last is outside the image
     masks = box_masks(torch.tensor([[0, 0, 4, 4], [0, 0, 4, 4]]), torch.tensor([0, 1]), 2, 8)
-    visible = visible_masks(torch.tensor([[7, 7], [7, 7]]), 8)
-    assert energy_share(maps, masks, visible).tolist() == [0.75, 0]
-    assert covered_share(masks, visible).tolist() == pytest.approx([16 / 49] * 2)
+    visible = box_masks(torch.tensor([[0, 0, 7, 7], [0, 0, 7, 7]]), torch.tensor([0, 1]), 2, 8)
+    assert share_inside(maps * visible, masks).tolist() == [0.75, 0]
+    assert share_inside(visible, masks).tolist() == pytest.approx([16 / 49] * 2)
 
 
 def test_the_keypoint_of_max_belongs_to_the_class_that_is_strongest_there():
-    maps = torch.zeros(3, 4, 4)
-    maps[0, 1, 1], maps[1, 1, 1], maps[2, 1, 1] = 0.5, 0.9, 0.2
-    image, label = torch.tensor([0, 0, 1]), torch.tensor([0, 2, 1])
-    points = torch.tensor([[1, 1], [1, 1]])
-    assert strongest_class_at(maps, image, label, points, 3).tolist() == [2, 1]
+    """Of equally strong ones to the first; the map of an absent class does not matter."""
+
+    def at_one_place(maps: torch.Tensor, image_size: int, options: Options) -> torch.Tensor:
+        return torch.full((len(maps), 2), 24)  # the centre of cell (1, 1)
+
+    features = torch.zeros(3, 3, 4, 4)
+    features[:, :, 0, 0] = 1  # the maximum that every map is scaled by
+    features[0, :, 1, 1] = torch.tensor([0.5, 0.99, 0.9])
+    features[1, :, 1, 1] = torch.tensor([0.9, 0.2, 0.9])
+    features[2, :, 1, 1] = torch.tensor([0.7, 0.7, 0.0])
+    present = [(0, 2), (1,), (0, 1)]
+    for image, labels in enumerate(present):
+        objects = [[an_object(label, 1, 1, 64, 64) for label in labels]]
+        localization = measured(objects, [(64, 64)], 3, 64, [Keypoints("one", at_one_place, per_image=True)])
+        localization.observe(features[image : image + 1], torch.tensor([0]))
+        counted = np.flatnonzero(np.isfinite(localization.per_class()["one"]))
+        assert counted.tolist() == [(2, 1, 0)[image]]
 
 
 def features_with_peaks(*peaks: tuple[int, int, int, int]) -> torch.Tensor:
@@ -104,12 +116,12 @@ def test_a_network_that_looks_at_its_objects_differs_from_one_that_does_not():
     bad = features_with_peaks((0, 0, 2, 2), (0, 1, 1, 1), (1, 2, 2, 1), (1, 0, 1, 2))
     found = {}
     for name, features in (("good", good), ("bad", bad)):
-        localization = Localization(objects, sizes, 3, 64)
+        localization = measured(objects, sizes, 3, 64)
         localization.observe(features[:1], torch.tensor([0]))  # batch by batch
         localization.observe(features[1:], torch.tensor([1]))
         assert localization.skipped == 1
         assert localization.per_class()["pairs"].tolist() == [1, 1, 1]
-        found[name] = localization.shares.over_all()
+        found[name] = localization.over_pairs()
     assert found["good"]["cMax"] == 100 and found["bad"]["cMax"] == 0
     # Every keypoint is that of one class: a network that mixes up the classes hits nothing.
     assert found["good"]["Max"] == 100 and found["bad"]["Max"] == 0
@@ -127,12 +139,12 @@ def test_boxes_follow_an_image_that_is_fitted_to_the_canvas(size):
     """The box of the whole image is exactly what the image covers; that of its quarter is a quarter of it."""
     height, width = size
     whole, quarter = an_object(0, 1, 1, width, height), an_object(1, 1, 1, width / 2, height / 2)
-    localization = Localization([[whole, quarter]], [size], 2, 64, resize=True)
+    localization = measured([[whole, quarter]], [size], 2, 64, resize=True)
     localization.observe(torch.ones(1, 2, 4, 4), torch.tensor([0]))
-    found = localization.shares.per_class()["uniform"]
+    found = localization.per_class()["uniform"]
     assert found[0] == 100 and 25 <= found[1] <= 51  # partly covered pixels count, and a side may have one pixel
-    assert localization.shares.over_all()["centre"] >= 50 and localization.skipped == 0
-    pairs = localization._pairs([0], torch.device("cpu"))
+    assert localization.over_pairs()["centre"] >= 50 and localization.skipped == 0
+    pairs = localization.present.pairs([0], torch.device("cpu"))
     assert pairs.boxes[0].tolist() == list(fitted_box(size, 64))
 
 
@@ -143,22 +155,18 @@ def test_what_the_crop_does_not_show_is_counted():
     assert note.startswith("2 of 3 images are larger than --image_size 64") and "2 of 5 labeled boxes" in note
     assert "--eval_resize" in note and "\n" not in note and not sight_note(sizes, [], 100)
     # The same boxes have no visible pixel for the localization.
-    localization = Localization([[inside, below], [], [right]], sizes, 2, 64)
+    localization = measured([[inside, below], [], [right]], sizes, 2, 64)
     localization.observe(torch.ones(3, 2, 4, 4), torch.arange(3))
     assert localization.skipped == 1
-
-
-def test_a_box_far_outside_is_no_accident():
-    assert whole_pixels(an_object(0, -1e300, 1, 1e300, 4))[3] == 1 << 40
 
 
 def test_maps_that_have_vanished_are_counted():
     objects = [[an_object(0, 17, 17, 32, 32), an_object(1, 33, 33, 48, 48), an_object(2, 70, 70, 90, 90)]]
     features = torch.full((1, 3, 4, 4), -2.0)
     features[0, 1, 2, 2] = 6  # of the two classes that are shown, one has a map
-    localization = Localization(objects, [(100, 100)], 3, 64)
+    localization = measured(objects, [(100, 100)], 3, 64)
     localization.observe(features, torch.tensor([0]))
-    assert localization.shares.over_all()["empty"] == 50 and localization.per_class()["empty"].tolist()[:2] == [100, 0]
+    assert localization.over_pairs()["empty"] == 50 and localization.per_class()["empty"].tolist()[:2] == [100, 0]
     assert localization.strength() == 2 and localization.summary(["a", "b", "c"])["strength"] == 2
     assert "empty maps: 50.00 over pairs" in localization.text()
 
@@ -170,10 +178,10 @@ def test_the_order_and_size_of_batches_change_nothing():
     features = torch.from_numpy(rng.normal(size=(6, 3, 4, 4)).astype(np.float32))
     results = []
     for batches in ([[0, 1, 2, 3, 4, 5]], [[5, 3], [1], [0, 2, 4]]):
-        localization = Localization(objects, sizes, 3, 64)
+        localization = measured(objects, sizes, 3, 64)
         for batch in batches:
             localization.observe(features[batch], torch.tensor(batch))
-        results.append(localization.shares.over_all())
+        results.append(localization.over_pairs())
     assert results[0] == pytest.approx(results[1])
 
 
@@ -186,14 +194,14 @@ def test_a_strategy_of_ones_own_has_a_column_named_by_it():
         return torch.full((len(maps), 2), options.topk)
 
     mine = [Keypoints("mine", upper_left), Keypoints("mine, one per image", upper_left, per_image=True)]
-    localization = Localization(objects, [(64, 64)], 3, 64, mine, Options(topk=20))
+    localization = measured(objects, [(64, 64)], 3, 64, mine, Options(topk=20))
     localization.observe(features, torch.tensor([0]))
     # (20, 20) is inside the box of class 0, and class 0 is the strongest there.
-    found = localization.shares.over_all()
+    found = localization.over_pairs()
     assert (found["mine"], found["mine, one per image"]) == (50, 100)
-    assert localization.shares.counts("mine").tolist() == [1, 1, 0]
-    assert localization.shares.counts("mine, one per image").tolist() == [1, 0, 0]
+    per_class = {name: np.isfinite(values).tolist() for name, values in localization.per_class().items()}
+    assert per_class["mine"] == [True, True, False] and per_class["mine, one per image"] == [True, False, False]
     assert "Max" not in found and "mine, one per image" in localization.csv(["a", "b", "c"])
     for name in ("centre", "energy", "cMax within 15"):
         with pytest.raises(ValueError, match=f"'{name}'"):
-            Localization(objects, [(64, 64)], 3, 64, [*THE_FOUR, Keypoints(name, upper_left)])
+            measured(objects, [(64, 64)], 3, 64, [*THE_FOUR, Keypoints(name, upper_left)])

@@ -36,22 +36,18 @@ def folded(network: Classifier) -> Classifier:
 
 def _pairs(network: Classifier, image: Tensor) -> list[tuple[str, str]]:
     """Return the names of convolutions and of the normalizations that read their output, each used once per image."""
-    outputs: list[tuple[str, Tensor]] = []  # of convolutions
-    pairs, calls, hooks = [], Counter(), []
+    names = {layer: name for name, layer in network.backbone.named_modules()}
+    outputs, pairs, calls = [], [], Counter()  # outputs of convolutions
 
-    def watch(name: str, layer: nn.Module) -> None:
-        def note(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            calls[name] += 1
-            if isinstance(layer, nn.Conv2d):
-                outputs.append((name, output))
-            else:
-                pairs.extend((convolution, name) for convolution, read in outputs if read is inputs[0])
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        calls[names[layer]] += 1
+        if isinstance(layer, nn.Conv2d):
+            outputs.append((names[layer], output))
+        else:
+            pairs.extend((convolution, names[layer]) for convolution, read in outputs if read is inputs[0])
 
-        hooks.append(layer.register_forward_hook(note))
-
-    for name, layer in network.backbone.named_modules():
-        if isinstance(layer, (nn.Conv2d, nn.BatchNorm2d)):
-            watch(name, layer)
+    watched = [layer for layer in names if isinstance(layer, (nn.Conv2d, nn.BatchNorm2d))]
+    hooks = [layer.register_forward_hook(note) for layer in watched]
     network(image, features_only=True)
     for hook in hooks:
         hook.remove()

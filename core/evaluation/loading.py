@@ -10,15 +10,9 @@ import torch
 
 from core.networks import HEADS, RESNESTS, TIMM_PREFIX, Classifier, Head
 from core.strategy import KEYPOINTS, STRATEGIES, Keypoints, Options, Strategy
-from core.weights import head_classes, load_weights
+from core.weights import StateDict, head_classes, load_weights
 from tools.data.devkit import class_columns
-from tools.runs.checkpoints import (
-    Description,
-    imagenet_state_dict,
-    normalization_of,
-    read_description,
-    read_state_dict,
-)
+from tools.runs.checkpoints import Description, imagenet_state_dict, normalization_of, read_description, read_state_dict
 from tools.system.errors import UserError, advice, first_few, printable, quoted, shorten
 from tools.system.files import ROOT
 from tools.system.memory import keep_freed_memory
@@ -43,81 +37,20 @@ def make_network(
     Raises:
         UserError: an unknown architecture, or weights that are not available or do not fit.
     """
-    network = untrained_network(architecture, num_classes, channels_last, head)
+    network = _untrained(architecture, num_classes, channels_last, head)
     if weights == "none":
         return network
-    rows, is_file = None, weights != "imagenet"
-    state_dict = read_state_dict(Path(weights)) if is_file else imagenet_state_dict(timm_name(architecture))
-    if is_file and head_classes(state_dict) is not None:
-        description = read_description(Path(weights))
+    source, rows = f"--weights {weights} for {architecture}", None
+    if weights == "imagenet":
+        return _filled(network, imagenet_state_dict(RESNESTS.get(architecture, architecture)), rows, source)
+    path = Path(weights)
+    state_dict = read_state_dict(path)
+    if (count := head_classes(state_dict)) is not None:
+        description = read_description(path)
         network.normalization = description.normalization
         if class_names is not None:
-            rows = _rows_by_name(weights, head_classes(state_dict), description.class_names, class_names, say)
-    try:
-        load_weights(network, state_dict, rows)
-    except ValueError as error:
-        raise UserError(f"--weights {weights} for {architecture} with {num_classes} classes: {error}") from error
-    return network
-
-
-def untrained_network(
-    architecture: str, num_classes: int, channels_last: bool = True, head: str | Head = "instances"
-) -> Classifier:
-    """Return a classifier that takes images as the published weights of its architecture do.
-
-    Raises:
-        UserError: an unknown architecture or head, or one that needs timm, which is not installed.
-    """
-    if isinstance(head, str) and head not in HEADS:
-        raise UserError(f"unknown head {quoted(head)}: choose one of {', '.join(HEADS)}")
-    try:
-        network = Classifier(architecture, num_classes, channels_last, head)
-    except ImportError as error:
-        raise UserError(f"--architecture {architecture} needs timm: pip install timm") from error
-    except ValueError as error:
-        raise UserError(f"--architecture: {error}{_similar_in_timm(architecture)}") from error
-    network.normalization = normalization_of(timm_name(architecture))
-    return network
-
-
-def timm_name(architecture: str) -> str:
-    """Return the name under which the weights of an architecture are published: torchvision's, or `timm/NAME`."""
-    return TIMM_PREFIX + RESNESTS[architecture] if architecture in RESNESTS else architecture
-
-
-def _rows_by_name(
-    path: str, count: int, trained_on: list[str] | None, class_names: list[str], say: Callable[[str], None]
-) -> list[int | None]:
-    """Return which row of a head of `count` classes each class takes, by name; None: it is not one of them.
-
-    Args:
-        trained_on: the head's classes; None: unknown, and those of the network if they are as many.
-    """
-    if trained_on is None:
-        trained_on = class_names if len(class_names) == count else []
-    elif len(trained_on) != count:
-        raise UserError(f"{path} has a head of {count} classes, but {len(trained_on)} class names are given for it")
-    index = {name: row for row, name in enumerate(trained_on)}
-    kept, new = ([shorten(name) for name in class_names if (name in index) is known] for known in (True, False))
-    if len(kept) == len(class_names) == count:
-        how = "" if trained_on == class_names else "the same classes in another order, matched by name"
-    else:
-        taken = f"{len(kept)} of its {count} classes ({first_few(kept) or 'no equal name'})"
-        how = f"the backbone and {taken} are taken; untrained: {first_few(new) or 'none'}"
-    if how:
-        say(f"note: {printable(path)}: {how}")
-    return [index.get(name) for name in class_names]
-
-
-def _similar_in_timm(architecture: str) -> str:
-    """Name models of timm that are spelled like an unknown one."""
-    if not architecture.startswith(TIMM_PREFIX):
-        return ""
-    import timm
-
-    name = architecture.removeprefix(TIMM_PREFIX)
-    similar = [] if timm.is_model(name) else difflib.get_close_matches(name, timm.list_models())
-    return f" (similar: {', '.join(similar)})" if similar else ""
+            rows = _rows_by_name(weights, count, description.class_names, class_names, say)
+    return _filled(network, state_dict, rows, source)
 
 
 def trained_network(
@@ -127,15 +60,12 @@ def trained_network(
     head: str | None = None,
     say: Callable[[str], None] = print,
 ) -> tuple[Classifier, Description]:
-    """Load a checkpoint of ours or of the official code, and the description in the .json file beside it.
+    """Return the network of a checkpoint, ours or the official code's, in evaluation mode, and its description.
 
     Args:
         architecture, class_names, head: replace what the description says; the first two suffice without one. Class
             names are matched by name, so they may have another order than the description's.
         say: called with a sentence if they have.
-
-    Returns:
-        the network in evaluation mode, and the description with these replacements.
 
     Raises:
         UserError: no such checkpoint, it does not fit, or its architecture or classes are unknown.
@@ -156,13 +86,67 @@ def trained_network(
     with advice(f"--class_file must name the classes of {path}, in any order"):
         class_columns(description.class_names, trained_on)
     rows = _rows_by_name(str(path), count, trained_on, description.class_names, say)
-    network = untrained_network(description.architecture, len(rows), head=_head_of(description))
+    network = _untrained(description.architecture, len(rows), head=_head_of(description))
+    network.normalization = description.normalization
+    return _filled(network.eval(), state_dict, rows, f"{path} for {description.architecture}"), description
+
+
+def _untrained(
+    architecture: str, num_classes: int, channels_last: bool = True, head: str | Head = "instances"
+) -> Classifier:
+    """Return a classifier that takes images as the published weights of its architecture do."""
+    if isinstance(head, str) and head not in HEADS:
+        raise UserError(f"unknown head {quoted(head)}: choose one of {', '.join(HEADS)}")
+    try:
+        network = Classifier(architecture, num_classes, channels_last, head)
+    except ImportError as error:
+        raise UserError(f"--architecture {architecture} needs timm: pip install timm") from error
+    except ValueError as error:
+        raise UserError(f"--architecture: {error}{_similar_in_timm(architecture)}") from error
+    network.normalization = normalization_of(RESNESTS.get(architecture, architecture))
+    return network
+
+
+def _filled(network: Classifier, state_dict: StateDict, rows: list[int | None] | None, what: str) -> Classifier:
     try:
         load_weights(network, state_dict, rows)
     except ValueError as error:
-        raise UserError(f"{path} for {description.architecture} with {len(rows)} classes: {error}") from error
-    network.normalization = description.normalization
-    return network.eval(), description
+        raise UserError(f"{what} with {network.num_classes} classes: {error}") from error
+    return network
+
+
+def _similar_in_timm(architecture: str) -> str:
+    """Name models of timm that are spelled like an unknown one."""
+    name = architecture.removeprefix(TIMM_PREFIX)
+    if name == architecture:
+        return ""
+    import timm
+
+    similar = [] if timm.is_model(name) else difflib.get_close_matches(name, timm.list_models())
+    return f" (similar: {', '.join(similar)})" if similar else ""
+
+
+def _rows_by_name(
+    path: str, count: int, trained_on: list[str] | None, class_names: list[str], say: Callable[[str], None]
+) -> list[int | None]:
+    """Return which row of a head of `count` classes each class takes, by name; None: it is not one of them.
+
+    Without the head's classes, `trained_on`, they are those of the network if they are as many.
+    """
+    if trained_on is None:
+        trained_on = class_names if len(class_names) == count else []
+    elif len(trained_on) != count:
+        raise UserError(f"{path} has a head of {count} classes, but {len(trained_on)} class names are given for it")
+    index = {name: row for row, name in enumerate(trained_on)}
+    kept, new = ([shorten(name) for name in class_names if (name in index) is known] for known in (True, False))
+    if len(kept) == len(class_names) == count:
+        how = "" if trained_on == class_names else "the same classes in another order, matched by name"
+    else:
+        taken = f"{len(kept)} of its {count} classes ({first_few(kept) or 'no equal name'})"
+        how = f"the backbone and {taken} are taken; untrained: {first_few(new) or 'none'}"
+    if how:
+        say(f"note: {printable(path)}: {how}")
+    return [index.get(name) for name in class_names]
 
 
 def _head_of(description: Description) -> str | Head:
@@ -185,11 +169,7 @@ def _baseline(description: Description) -> Strategy | None:
 
 
 def read_strategy(path: Path) -> Strategy:
-    """Import a script and return the `STRATEGY` that it declares.
-
-    Raises:
-        UserError: no such file, it cannot be imported, or it declares no strategy.
-    """
+    """Import a script and return the `STRATEGY` that it declares; a `UserError` if there is none."""
     if not path.is_file():
         raise UserError(f"no file {path}: give a script that declares a STRATEGY")
     try:
@@ -204,51 +184,37 @@ def read_strategy(path: Path) -> Strategy:
 def keypoints_of(description: Description, given: str | None = None) -> tuple[Keypoints | None, Options]:
     """Return how a checkpoint's keypoints are found (None: its strategy has none), and the options it was trained with.
 
-    Args:
-        given: `--strategy`: one of `STRATEGIES`, or the file of a strategy of one's own; None: the checkpoint's own.
-
-    Raises:
-        UserError: the strategy is unknown here.
+    `given` is `--strategy`: one of `STRATEGIES`, or the file of a strategy of one's own; None: the checkpoint's own,
+    which may be unknown here: a `UserError`.
     """
-    declared = None
-    if given and given.endswith(".py"):
-        declared = read_strategy(Path(given))
+    is_file, names = bool(given) and given.endswith(".py"), ", ".join(STRATEGIES)
+    if given and not is_file and given not in STRATEGIES:
+        raise UserError(f"--strategy {given}: choose one of {names}, or a script that declares STRATEGY")
+    if not given and description.strategy is None:
+        raise UserError(f"the checkpoint does not say its strategy: give --strategy ({names})")
+    strategy = Strategy("", None, keypoints=given or description.keypoints)
+    if is_file:
+        strategy = read_strategy(Path(given))
     elif not given and description.keypoints not in (None, *KEYPOINTS):
-        declared = _baseline(description)
-    strategy = declared or Strategy(given or description.strategy or "", training_step=None, keypoints=given)
-    options = _options_of(description, strategy)
-    if declared or given in STRATEGIES:
-        return strategy.shown_keypoints(), options
-    if given:
-        raise UserError(
-            f"--strategy {given}: choose one of {', '.join(STRATEGIES)}, or a script that declares STRATEGY"
-        )
-    if description.strategy is None:
-        raise UserError(f"the checkpoint does not say its strategy: give --strategy ({', '.join(STRATEGIES)})")
-    if description.keypoints is not None and description.keypoints not in KEYPOINTS:
+        strategy = _baseline(description)
+    if strategy is None:
         raise UserError(
             f"the checkpoint's strategy '{description.strategy}' is unknown here: give --strategy FILE.py, the script "
-            f"that declares it, or one of {', '.join(STRATEGIES)}"
+            f"that declares it, or one of {names}"
         )
-    return KEYPOINTS.get(description.keypoints), options
+    return strategy.shown_keypoints(), _options_of(description, strategy)
 
 
 def choose_device(name: str, keep_memory: bool = True) -> torch.device:
-    """Return the device of this name; "auto" is a GPU if there is one.
+    """Return the device of this name ("auto": a GPU if there is one), or raise a `UserError` if it is not here.
 
-    Args:
-        keep_memory: on a CPU, let this process keep freed memory (see `tools.system.memory`).
-
-    Raises:
-        UserError: no such device here.
+    `keep_memory`: on a CPU, let this process keep freed memory (see `tools.system.memory`).
     """
     try:
-        if name == "auto":
-            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        else:
-            device = torch.device(name)
-            if device.type not in ("cpu", "cuda"):
-                raise ValueError("not a CPU or a GPU of CUDA")
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        if device.type not in ("cpu", "cuda"):
+            raise ValueError("not a CPU or a GPU of CUDA")
+        if name != "auto":
             torch.empty(0, device=device)
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).splitlines()[0]
@@ -259,11 +225,7 @@ def choose_device(name: str, keep_memory: bool = True) -> torch.device:
 
 
 def check_image_size(image_size: int) -> None:
-    """Refuse an image size whose tiles do not fit the feature cells.
-
-    Raises:
-        UserError: it is not divisible by 32; names the nearest size that is.
-    """
+    """Refuse an image size whose tiles do not fit the feature cells; the `UserError` names the nearest that do."""
     if image_size % 32 or image_size < 32:
         near = max(32, round(image_size / 32) * 32)
         raise UserError(f"--image_size {image_size} is not divisible by 32 (half-size tiles at stride 16): try {near}")

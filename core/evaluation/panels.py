@@ -22,9 +22,7 @@ from tools.pictures import panels
 from tools.pictures.panels import BAR, PANEL
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
 
 COLUMNS = 4  # panels in a row
 SHORTEST = 80  # height of a panel, pixels: a color bar needs it
@@ -36,7 +34,7 @@ class Example(NamedTuple):
     image: torch.Tensor  # normalized [3, S, S]
     cams: torch.Tensor  # [V, n, n]
     present: torch.Tensor  # indices of its classes [C]
-    shown: int  # the class that the image is cut for
+    shown: torch.Tensor  # index of the class that the image is cut for [1]
     title: str  # of that class
     normalization: Normalization | None = None  # of the image
 
@@ -51,27 +49,22 @@ def draw_strategies(examples: list[Example], options: Options, own: Keypoints | 
         drawn.append(own)
     figure, grid = panels.panel_grid(len(examples), [PANEL] * len(drawn) + [BAR])
     for example, row in zip(examples, grid, strict=True):
+        picture = denormalize(example.image, example.normalization).numpy()
+        size = len(picture)
         for keypoints, axes in zip(drawn, row[:-1], strict=True):
-            heat = _draw_strategy(axes, example, keypoints, options)
+            classes = example.present if keypoints.per_image else example.shown
+            joined = example.cams[classes].amax(0, keepdim=True)
+            heat = panels.show_overlay(axes, picture, resize_cams(joined, size)[0].cpu().numpy())
+            if keypoints.name.startswith("cTopk"):
+                coordinates, _, exists = strongest_peaks(joined, size, options.topk)
+                panels.draw_points(axes, coordinates[exists].tolist())
+            panels.draw_cut(axes, keypoints.of_image(example.cams, classes, size, options)[0].tolist())
+            panels.caption(axes, f"{keypoints.name}: {'all classes' if keypoints.per_image else example.title}")
         panels.color_bar(row[-1], heat)
     return figure
 
 
 @torch.no_grad()
-def _draw_strategy(axes: Axes, example: Example, keypoints: Keypoints, options: Options) -> AxesImage:
-    picture = denormalize(example.image, example.normalization).numpy()
-    size = len(picture)
-    classes = example.present if keypoints.per_image else example.present.new_tensor([example.shown])
-    joined = example.cams[classes].amax(0, keepdim=True)
-    heat = panels.show_overlay(axes, picture, resize_cams(joined, size)[0].cpu().numpy())
-    if keypoints.name.startswith("cTopk"):
-        coordinates, _, exists = strongest_peaks(joined, size, options.topk)
-        panels.draw_points(axes, coordinates[exists].tolist())
-    panels.draw_cut(axes, keypoints.of_image(example.cams, classes, size, options)[0].tolist())
-    panels.caption(axes, f"{keypoints.name}: {'all classes' if keypoints.per_image else example.title}")
-    return heat
-
-
 def draw_tiles(network: Classifier, examples: list[Example], keypoints: Keypoints, options: Options) -> Figure:
     """Draw a row per image: its cut, its tiles, the map of the whole, the map merged from the tiles, their difference.
 
@@ -79,34 +72,26 @@ def draw_tiles(network: Classifier, examples: list[Example], keypoints: Keypoint
     """
     figure, grid = panels.panel_grid(len(examples), [PANEL] * 4 + [BAR, PANEL, BAR])
     for example, row in zip(examples, grid, strict=True):
-        _draw_tiles_row(row, network, example, keypoints, options)
+        image, size = example.image[None], example.image.shape[-1]
+        features = network(image, features_only=True)[1]
+        cut = keypoints.of_image(make_cam(features[0]), example.shown, size, options)
+        tiles = cut_tiles(image, torch.zeros_like(example.shown), cut)
+        merged_features = merge_tiles(network(tiles, features_only=True)[1], cut, size)
+        whole, merged = (maps[0, example.shown][0].float().cpu().numpy() for maps in (features, merged_features))
+        low, high = min(whole.min(), merged.min()), max(whole.max(), merged.max())
+        largest = max(abs(merged - whole).max(), 1e-12)
+
+        panels.show_image(row[0], denormalize(example.image, example.normalization).numpy())
+        panels.draw_cut(row[0], cut[0].tolist())
+        panels.show_tiles(row[1], denormalize(tiles[0], example.normalization).numpy())
+        panels.show_map(row[2], whole, low, high)
+        panels.color_bar(row[4], panels.show_map(row[3], merged, low, high), f"{low:.1f}", f"{high:.1f}")
+        difference = panels.show_map(row[5], merged - whole, -largest, largest, signed=True)
+        panels.color_bar(row[6], difference, f"-{largest:.1f}", f"+{largest:.1f}")
+        titles = (f"cut for {example.title}", "four tiles, resized", "map of the whole", "map of the tiles, merged")
+        for axes, title in zip(row[[0, 1, 2, 3, 5]], (*titles, "merged minus whole"), strict=True):
+            panels.caption(axes, title)
     return figure
-
-
-@torch.no_grad()
-def _draw_tiles_row(
-    row: np.ndarray, network: Classifier, example: Example, keypoints: Keypoints, options: Options
-) -> None:
-    image, picture = example.image[None], denormalize(example.image, example.normalization).numpy()
-    size, label = len(picture), example.present.new_tensor([example.shown])
-    features = network(image, features_only=True)[1]
-    cut = keypoints.of_image(make_cam(features[0]), label, size, options)
-    tiles = cut_tiles(image, torch.zeros_like(label), cut)
-    merged_features = merge_tiles(network(tiles, features_only=True)[1], cut, size)
-    whole, merged = (maps[0, example.shown].float().cpu().numpy() for maps in (features, merged_features))
-    low, high = min(whole.min(), merged.min()), max(whole.max(), merged.max())
-    largest = max(abs(merged - whole).max(), 1e-12)
-
-    panels.show_image(row[0], picture)
-    panels.draw_cut(row[0], cut[0].tolist())
-    panels.show_tiles(row[1], np.stack([denormalize(tile, example.normalization).numpy() for tile in tiles[0]]))
-    panels.show_map(row[2], whole, low, high)
-    panels.color_bar(row[4], panels.show_map(row[3], merged, low, high), f"{low:.1f}", f"{high:.1f}")
-    difference = panels.show_map(row[5], merged - whole, -largest, largest, signed=True)
-    panels.color_bar(row[6], difference, f"-{largest:.1f}", f"+{largest:.1f}")
-    titles = (f"cut for {example.title}", "four tiles, resized", "map of the whole", "map of the tiles, merged")
-    for axes, title in zip(row[[0, 1, 2, 3, 5]], (*titles, "merged minus whole"), strict=True):
-        panels.caption(axes, title)
 
 
 def draw_prediction(

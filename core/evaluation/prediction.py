@@ -26,9 +26,8 @@ def autocast(device: torch.device, amp: str) -> AbstractContextManager:
 def to_device(images: torch.Tensor, device: torch.device, network: nn.Module) -> torch.Tensor:
     """Return float32 `[B, 3, S, S]` on the device, normalized and in memory as the network wants its images.
 
-    It does not synchronize with the device.
-
-    Images are uint8 `[B, S, S, 4]` as the loaders return them, a third of the bytes, or normalized already.
+    Images are uint8 `[B, S, S, 4]` as the loaders return them, a third of the bytes, or normalized already. It does not
+    synchronize with the device.
     """
     images = images.to(device, non_blocking=True)
     if images.dtype == torch.uint8:
@@ -92,17 +91,14 @@ class TestTimeAugmentation(nn.Module):
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the average logits `[B, V]`, and the features of the scale nearest to 1, not mirrored."""
-        nearest = min(self.scales, key=lambda scale: abs(scale - 1))
-        total = 0
+        nearest, all_logits = min(self.scales, key=lambda scale: abs(scale - 1)), []
         for scale in self.scales:
             view = resize_images(images, scale)
             logits, features = self.network(view)
-            total = total + logits.float()
+            all_logits += [logits.float(), *([self.network(view.flip(-1))[0].float()] if self.flip else [])]
             if scale == nearest:
                 shown = features
-            if self.flip:
-                total = total + self.network(view.flip(-1))[0].float()
-        return total / (len(self.scales) * (2 if self.flip else 1)), shown
+        return torch.stack(all_logits).mean(0), shown
 
 
 def resize_images(images: torch.Tensor, scale: float) -> torch.Tensor:
