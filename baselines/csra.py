@@ -6,7 +6,7 @@ code: Kevinz-code/CSRA. Its recipe: --lr 0.01 --momentum 0.9 --nesterov False --
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, inf, nn
 
 from baselines.plain import training_step
 from baselines.recipe import RECIPE
@@ -14,7 +14,7 @@ from core.strategy import Argument, Crops, Strategy
 from core.training import train
 
 # By the number of heads; infinity takes the maximum.
-TEMPERATURES = {1: (1.0,), **{heads: (*map(float, range(1, heads)), torch.inf) for heads in (2, 4, 6, 8)}}
+TEMPERATURES = {1: (1,), 2: (1, inf), 4: (1, 2, 4, inf), 6: (1, 2, 3, 4, 5, inf), 8: (1, 2, 3, 4, 5, 6, 7, inf)}
 
 
 class CSRA(nn.Module):
@@ -42,7 +42,7 @@ class CSRA(nn.Module):
 
     def _logit(self, score: Tensor, temperature: float) -> Tensor:
         """Return the logit of a head `[B, V]` from its score `[B, V, hw]`."""
-        if temperature == torch.inf:
+        if temperature == inf:
             return score.mean(2) + self.lam * score.amax(2)
         return score.mean(2) + self.lam * (score * (temperature * score).softmax(2)).sum(2)
 
