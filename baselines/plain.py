@@ -1,22 +1,14 @@
-"""Baseline: plain fine-tuning. The logits are the CAM branch after global average pooling; no image is cut."""
+"""Baseline: plain fine-tuning. The logits are the CAM branch after global average pooling; no image is cut.
 
-from torch import Tensor
+It differs from the instances in the head alone.
+"""
 
-from baselines.recipe import RECIPE, class_loss
-from core.networks import Classifier
-from core.strategy import Crops, Options, Step, Strategy
+from dataclasses import replace
+
+from baselines import instances
 from core.training import train
 
-
-def training_step(
-    student: Classifier, teacher: None, images: Tensor, labels: Tensor, crops: Crops, options: Options
-) -> Step:
-    """Return the class loss of one batch; `core.strategy.Strategy` describes the arguments."""
-    logits, _ = student(images)  # [B, V]
-    return Step(class_loss(logits, labels, options))
-
-
-STRATEGY = Strategy("plain", training_step, teacher=False, crops=Crops.one_per_image, head="gap", arguments=RECIPE)
+STRATEGY = replace(instances.STRATEGY, name="plain", head="gap")
 
 if __name__ == "__main__":
     train(STRATEGY, __doc__)
