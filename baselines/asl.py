@@ -4,12 +4,13 @@ Paper: Asymmetric Loss For Multi-Label Classification (Ridnik et al., ICCV 2021)
 Its recipe: --optimizer adamw --lr 1e-4 --schedule onecycle --evaluate_ema --augment randaugment.
 """
 
-from baselines.plain import training_step
+from dataclasses import replace
+
+from baselines import plain
 from baselines.recipe import ASL
-from core.strategy import Crops, Strategy
 from core.training import train
 
-STRATEGY = Strategy("asl", training_step, teacher=False, crops=Crops.one_per_image, head="gap", arguments=ASL)
+STRATEGY = replace(plain.STRATEGY, name="asl", arguments=ASL)
 
 if __name__ == "__main__":
     train(STRATEGY, __doc__)

@@ -4,17 +4,19 @@ Paper: Residual Attention: A Simple but Effective Method for Multi-Label Recogni
 code: Kevinz-code/CSRA. Its recipe: --lr 0.01 --momentum 0.9 --nesterov False --warmup_epoch 2 --max_epoch 30.
 """
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, inf, nn
 
-from baselines.plain import training_step
+from baselines import plain
 from baselines.recipe import RECIPE
-from core.strategy import Argument, Crops, Strategy
+from core.strategy import Argument
 from core.training import train
 
 # By the number of heads; infinity takes the maximum.
-TEMPERATURES = {1: (1.0,), **{heads: (*map(float, range(1, heads)), torch.inf) for heads in (2, 4, 6, 8)}}
+TEMPERATURES = {1: (1,), 2: (1, inf), 4: (1, 2, 4, inf), 6: (1, 2, 3, 4, 5, inf), 8: (1, 2, 3, 4, 5, 6, 7, inf)}
 
 
 class CSRA(nn.Module):
@@ -33,25 +35,22 @@ class CSRA(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_classes, len(temperatures), channels).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits `[B, V]` and features `[B, V, h, w]` of x `[B, D, h, w]`."""
+        """Return logits `[B, V]` and features `[B, V, h, w]` of x `[B, D, h, w]`; scores are `[B, V, heads, h, w]`."""
         directions = F.normalize(self.weight, dim=2).flatten(0, 1)
-        scores = F.conv2d(x, directions[:, :, None, None]).float()
-        scores = scores.unflatten(1, self.weight.shape[:2])  # [B, V, heads, h, w]
+        scores = F.conv2d(x, directions[:, :, None, None]).float().unflatten(1, self.weight.shape[:2])
         logits = sum(map(self._logit, scores.flatten(3).unbind(2), self.temperatures))
         return logits, scores.sum(2)
 
     def _logit(self, score: Tensor, temperature: float) -> Tensor:
         """Return the logit of a head `[B, V]` from its score `[B, V, hw]`."""
-        if temperature == torch.inf:
+        if temperature == inf:
             return score.mean(2) + self.lam * score.amax(2)
         return score.mean(2) + self.lam * (score * (temperature * score).softmax(2)).sum(2)
 
 
-STRATEGY = Strategy(
-    "csra",
-    training_step,
-    teacher=False,
-    crops=Crops.one_per_image,
+STRATEGY = replace(
+    plain.STRATEGY,
+    name="csra",
     head=lambda channels, classes, options: CSRA(channels, classes, TEMPERATURES[options.num_heads], options.lam),
     arguments={
         **RECIPE,

@@ -3,12 +3,12 @@
 Paper: Is Object Localization for Free? (Oquab et al., CVPR 2015). Official code: none for PyTorch.
 """
 
-from baselines.plain import training_step
-from baselines.recipe import RECIPE
-from core.strategy import Crops, Strategy
+from dataclasses import replace
+
+from baselines import plain
 from core.training import train
 
-STRATEGY = Strategy("max_pool", training_step, teacher=False, crops=Crops.one_per_image, head="max", arguments=RECIPE)
+STRATEGY = replace(plain.STRATEGY, name="max_pool", head="max")
 
 if __name__ == "__main__":
     train(STRATEGY, __doc__)

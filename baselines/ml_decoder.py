@@ -5,17 +5,16 @@ Alibaba-MIIL/ML_Decoder. Its recipe is that of ASL: see baselines/asl.py.
 """
 
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.plain import training_step
+from baselines import plain
 from baselines.recipe import ASL
-from core.strategy import Argument, Crops, Strategy
+from core.strategy import Argument
 from core.training import train
-
-MOST_QUERIES = 100
 
 
 class MLDecoder(nn.Module):
@@ -31,7 +30,7 @@ class MLDecoder(nn.Module):
 
     def __init__(self, channels: int, num_classes: int, groups: int = 0, width: int = 768):
         super().__init__()
-        groups = min(groups or MOST_QUERIES, num_classes)
+        groups = min(groups or 100, num_classes)
         self.num_classes, self.group_size = num_classes, math.ceil(num_classes / groups)
         self.register_buffer("queries", torch.randn(groups, width))  # not trained
         self.embedding = nn.Linear(channels, width)
@@ -60,11 +59,9 @@ class MLDecoder(nn.Module):
         return logits[:, : self.num_classes].float() + self.group_bias, maps[:, : self.num_classes]
 
 
-STRATEGY = Strategy(
-    "ml_decoder",
-    training_step,
-    teacher=False,
-    crops=Crops.one_per_image,
+STRATEGY = replace(
+    plain.STRATEGY,
+    name="ml_decoder",
     head=lambda channels, classes, options: MLDecoder(channels, classes, options.num_of_groups),
     arguments={
         **ASL,

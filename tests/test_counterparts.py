@@ -430,26 +430,34 @@ def re_loss_of(strategy: Strategy, arguments: dict, features: torch.Tensor, tile
     return strategy.training_step(student, teacher, images, labels, Crops.one_per_class(labels), options)
 
 
-EXPONENTS = st.lists(st.floats(-12, 12), min_size=15, max_size=15)
+def per_map(values: st.SearchStrategy) -> st.SearchStrategy:
+    """Return factors of the student's maps `[B, V]` and the teacher's `[crops, V]`."""
+    lists = st.lists(values, min_size=15, max_size=15)
+    return lists.map(lambda drawn: (torch.tensor(drawn[:6]).view(2, 3), torch.tensor(drawn[6:]).view(3, 3)))
 
 
 @settings(max_examples=40, deadline=None)
 @given(
     st.integers(0, 2**31),
-    EXPONENTS,
+    per_map(st.integers(-40, 40).map(lambda exponent: 2.0**exponent)),
+    per_map(st.floats(1e-12, 1e12)),
     st.sampled_from(["cMax", "cTopk", "cTopk-w"]),
     st.sampled_from(["L1_Loss", "L2_Loss"]),
 )
-def test_the_scale_free_loss_does_not_change_with_the_scale_of_any_map(seed, exponents, cut, kind):
+def test_the_scale_free_loss_does_not_change_with_the_scale_of_any_map(seed, powers, factors, cut, kind):
     torch.manual_seed(seed)
     features, tiles = torch.randn(2, 3, 4, 4), torch.randn(3, 4, 3, 2, 2)
-    factors = 10 ** torch.tensor(exponents)
-    factors, ones = (factors[:6].view(2, 3), factors[6:].view(3, 3)), (torch.ones(2, 3), torch.ones(3, 3))
     arguments = {"strategy": cut, "re_loss": kind, "alpha_p": 0.5}
-    steps = [re_loss_of(declared("scale_free"), arguments, features, tiles, scale) for scale in (factors, ones)]
-    assert torch.equal(steps[0].keypoints, steps[1].keypoints)
-    for scaled, given_ in zip(steps[0].losses().values(), steps[1].losses().values(), strict=True):
-        torch.testing.assert_close(scaled, given_, atol=1e-6, rtol=1e-5)
+    ones = (torch.ones(2, 3), torch.ones(3, 3))
+    scaled, expected, other = (
+        re_loss_of(declared("scale_free"), arguments, features, tiles, scale) for scale in (powers, ones, factors)
+    )
+    # Powers of two are exact in float32. With other factors, rounding may move an arg-max within a level border.
+    assert torch.equal(scaled.keypoints, expected.keypoints)
+    for name, value in expected.losses().items():
+        assert torch.equal(scaled.losses()[name], value)
+        if torch.equal(other.keypoints, expected.keypoints):
+            torch.testing.assert_close(other.losses()[name], value, atol=1e-6, rtol=1e-5)
 
 
 def test_its_gradient_is_orthogonal_to_every_map_and_the_published_one_is_not():
