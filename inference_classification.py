@@ -60,7 +60,7 @@ class Config(Arguments):
     images: list[str] | None = _images(None, "files, folders (with all below them) or quoted patterns", one_of="images")
     data_dir: str | None = _images(None, "devkit folder, for --compare and --tiles of a --split", one_of="images")
     split: str = _images("val", "list in data/, or of the devkit as Main/val")
-    count: int = _images(4, "the first images, drawn by --compare and --tiles", least=1)
+    count: int = _images(4, "the first images, drawn by --compare and --tiles", least=1, most=190)
     image_size: int | None = _images(None, "longer side (a split: crop), pixels, divisible by 32 (default: as trained)")
     threshold: float = _rule(0.5, "predict the classes with at least this score", least=0, most=1)
     thresholds: str | None = _rule(None, "instead, each class's own: a file of tools.thresholds")

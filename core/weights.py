@@ -42,6 +42,7 @@ def load_weights(network: Classifier, state_dict: StateDict, rows: Sequence[int 
 
     Raises:
         ValueError: it does not fit, or is not finite; says what is missing, extra or of another shape.
+        RuntimeError: memory is short.
     """
     try:
         kind, ours = _kind(_unwrapped(state_dict))
@@ -51,6 +52,8 @@ def load_weights(network: Classifier, state_dict: StateDict, rows: Sequence[int 
         ours = ours if kind == "checkpoint" else from_official(ours)
         _load(network, ours if rows is None else _with_rows(network, ours, rows), state_dict)
     except (RuntimeError, TypeError, IndexError) as error:  # tensors that no network has: sparse, without values, …
+        if any(lack in str(error) for lack in ("out of memory", "allocate memory")):
+            raise  # the weights may fit
         raise ValueError(f"the weights do not fit this network: {str(error).splitlines()[-1].strip()}") from error
     return kind
 

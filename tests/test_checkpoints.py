@@ -38,7 +38,7 @@ from tools.runs.checkpoints import (
     write_tensors,
 )
 from tools.runs.folder import Folder
-from tools.system.errors import UserError
+from tools.system.errors import UserError, explain_shortages
 from tools.system.files import CHECKSUM, MAX_JSON_BYTES, read_json, write_json
 
 NAMES = ["dog", "cat", "cow"]
@@ -298,6 +298,16 @@ def test_a_continued_run_is_normalized_as_it_began():
     again = trainer_of("cMax", Classifier("resnet18", 2))
     again.load_state_dict(trainer.state_dict(), 0)
     assert again.student.normalization == trainer.student.normalization
+
+
+def test_a_lack_of_memory_is_not_taken_for_weights_that_do_not_fit(saved, monkeypatch):
+    def lacks_memory(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes. Error code 12")
+
+    monkeypatch.setattr(torch, "isfinite", lacks_memory)
+    for load in (lambda: trained_network(saved), lambda: make_network("resnet18", str(saved), 3)):
+        with pytest.raises(UserError, match="out of memory"), explain_shortages():
+            load()
 
 
 def test_the_head_of_a_description_is_checked(saved):

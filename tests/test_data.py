@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.helpers.command_line import ROOT
 from tools.data.annotations import read_annotation
-from tools.data.datasets import VOCClassification, multi_hot
+from tools.data.datasets import VOCClassification, checksum, multi_hot
 from tools.data.devkit import read_class_names, read_split
 from tools.data.loader import EpochSampler, evaluation_loader, interleave, training_loader
 from tools.data.transforms import (
@@ -233,6 +233,17 @@ def test_the_fingerprint_changes_with_ids_and_labels(devkit):
     assert VOCClassification(devkit, "Main/train", CLASSES[::-1]).fingerprint() != first
     (devkit / "ImageSets/Main/train.txt").write_text("im_1\nim_0\n")
     assert VOCClassification(devkit, "Main/train", CLASSES).fingerprint() != first
+
+
+@pytest.mark.parametrize("size", [1, 4096, 16384, 16385, 100_000])
+def test_the_checksum_of_a_file_covers_all_of_a_small_one_and_the_ends_of_any(tmp_path, size):
+    content = np.random.default_rng(0).integers(0, 256, size, np.uint8).tobytes()
+    path = tmp_path / "a.jpg"
+    path.write_bytes(content)
+    intact = checksum(path, size)
+    for place in (0, size // 2, size - 1) if size <= 16384 else (0, 4095, size - 4096, size - 1):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        assert checksum(path, size) != intact
 
 
 def test_a_batch_larger_than_the_data_set_is_an_error(devkit):

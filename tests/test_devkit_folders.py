@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.helpers.command_line import run
 from tests.test_own_data import error_of, tool
 from tools.data.annotations import (
     is_empty,
@@ -137,6 +138,18 @@ def test_umlauts_are_found_in_either_form(tmp_path, in_list, on_disk):
     assert read_label_lists(kit, "Main/train", [composed], CLASSES).tolist() == [[1, 1]]
     assert scale_devkit(kit, tmp_path / "small", 20) == 1
     assert labels(tmp_path / "small") == {composed: [1, 0]}
+
+
+def test_umlauts_are_found_where_python_takes_names_for_ascii(tmp_path):
+    write_kit(tmp_path / "kit", {"Kätzchen": labeled("cat")})
+    (tmp_path / "table.csv").write_text("image,labels\nKätzchen.jpg,cat\n", encoding="utf-8")
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    words = ("--csv", "table.csv", "--images", "kit/JPEGImages", "--out", "imported", "--val_share", 0)
+    result = run(tmp_path, "-m", "tools.import_csv", *words, **plain)
+    assert result.returncode == 0 and result.stdout.isascii(), result.stderr
+    words = ("--data_dir", "imported", "--split", "Main/train", "--class_file", "imported/classes.json")
+    result = run(tmp_path, "-m", "tools.check_data", *words, "--num_workers", 0, **plain)
+    assert result.returncode == 0 and "1 images, 1 of them intact" in result.stdout, result.stderr
 
 
 # Lists ---------------------------------------------------------------------------------------------------------------

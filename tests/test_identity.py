@@ -68,6 +68,14 @@ def change_image(folder: Path, split: str) -> None:
     image.write_bytes(image.read_bytes() + b"\0")
 
 
+def edit_image(folder: Path, split: str) -> None:
+    first = (folder / f"toy/ImageSets/Main/{split}.txt").read_text().split()[0]
+    image = folder / f"toy/JPEGImages/{first}.jpg"
+    content = bytearray(image.read_bytes())
+    content[-3] ^= 1  # before the two bytes that end a JPEG
+    image.write_bytes(content)
+
+
 def change_label(folder: Path, split: str) -> None:
     for image_id in (folder / f"toy/ImageSets/Main/{split}.txt").read_text().split():
         path = folder / f"toy/Annotations/{image_id}.xml"
@@ -81,6 +89,8 @@ CHANGES = {
     "class names: saved 'aeroplane'": change_classes,
     "other training image files": lambda folder: change_image(folder, "train"),
     "other validation image files": lambda folder: change_image(folder, "val"),
+    "other training image contents": lambda folder: edit_image(folder, "train"),
+    "other validation image contents": lambda folder: edit_image(folder, "val"),
     "other training list or labels": lambda folder: change_label(folder, "train"),
     "other validation list or labels": lambda folder: change_label(folder, "val"),
 }
@@ -163,6 +173,10 @@ def test_a_run_killed_before_its_first_state_does_not_continue_the_one_before(ru
         lambda trainer: trainer.update(optimizer=[]),
         lambda trainer: trainer.update(student={}),
         lambda trainer: trainer.update(teacher=5),
+        lambda trainer: trainer.update(normalization=torch.zeros(2, 2)),
+        lambda trainer: trainer["optimizer"][0].update(
+            momentum_buffer=trainer["optimizer"][0]["momentum_buffer"].to_sparse()
+        ),
     ],
 )
 def test_a_state_with_odd_tensors_is_one_line(run_folder, change):

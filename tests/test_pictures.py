@@ -109,6 +109,11 @@ def test_a_figure_has_the_pixels_that_were_asked_for(tmp_path):
     assert Image.open(tmp_path / "a.png").size == (321, 123)
 
 
+def test_a_figure_that_no_format_holds_is_refused():
+    with pytest.raises(UserError, match="pixels is too large"):
+        bar_chart("title", ["one"], [str(number) for number in range(5000)], [[1.0]] * 5000)
+
+
 def test_names_are_written_as_they_are(tmp_path):
     names = ["$5 note", "größer κλ и", "a_b^c", "line\nbreak", "\udcff"]
     write_picture(tmp_path / "a.svg", bar_chart("title", ["$x$"], names, [[1.0]] * 5))

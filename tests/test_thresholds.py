@@ -260,6 +260,13 @@ def test_halves_of_one_file_and_other_goals(files):
     assert len(set(temperatures)) == 3
 
 
+def test_one_image_has_no_halves(tmp_path):
+    (tmp_path / "one.csv").write_text("image,cat,label:cat\na,0.5,1\n")
+    assert "--halves needs two" in refused(tmp_path, "-m", "tools.thresholds", "--scores", "one.csv", "--halves")
+    result = run(tmp_path, "-m", "tools.thresholds", "--scores", "one.csv", "--out", "t")
+    assert result.returncode == 0, result.stderr
+
+
 def thresholds(monkeypatch, *words):
     """Run the program in this process."""
     monkeypatch.setattr(sys, "argv", ["thresholds", *map(str, words)])

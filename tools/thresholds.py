@@ -62,6 +62,8 @@ def read_sets(config: Config) -> tuple[LabeledScores, LabeledScores]:
     names = read_class_names(config.class_file) if config.class_file else None
     chosen = read_labeled(config.scores, names, config.difficult)
     test = chosen
+    if config.halves and len(chosen.ids) < 2:
+        raise UserError(f"{config.scores} holds one image: --halves needs two")
     if config.halves:
         order = np.random.default_rng(config.seed).permutation(len(chosen.ids))
         chosen, test = (chosen.select(np.sort(half)) for half in np.array_split(order, 2))

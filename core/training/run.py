@@ -162,7 +162,9 @@ class Run:
             if name in saved and saved[name] != value and name not in (*NOT_REPLAYED, "tag")
         }
         blocking = [text for name, text in differing.items() if not self.config.resumable(name)]
-        others = {name: f"other {name}" for name, digest in self._data.items() if state["data"].get(name) != digest}
+        # States of before do not know the contents of the images.
+        theirs = {name: state["data"].get(name, digest) for name, digest in self._data.items()}
+        others = {name: f"other {name}" for name, digest in self._data.items() if theirs[name] != digest}
         if state["class_names"] != self.class_names:
             names = (first_few([quoted(str(name)) for name in of]) for of in (state["class_names"], self.class_names))
             others["class_names"] = "class names: saved {}, now {}".format(*names)

@@ -180,22 +180,32 @@ class Trainer:
         A state of a different network or strategy raises a RuntimeError, ValueError, LookupError or AttributeError.
         """
         self.student.load_state_dict(state["student"])
-        self.student.normalization = Normalization(*map(tuple, state["normalization"].tolist()))
+        normalization = state["normalization"].double()
+        if normalization.shape != (2, 3):
+            raise ValueError(f"its normalization has the shape {tuple(normalization.shape)}")
+        self.student.normalization = Normalization(*map(tuple, normalization.tolist()))
         if self.teacher is not None:
             self.teacher.load_state_dict(state["teacher"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
             self.average.normalization = self.student.normalization
         # Learning rates and weight decays are those of the arguments, which --force may have changed.
+        self._check_optimizer(state["optimizer"])
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state["optimizer"]})
-        for parameter, entry in self.optimizer.state.items():  # it accepts the buffers of any optimizer and shape
+        self.scaler.load_state_dict(state["scaler"])
+        self.iteration = iteration
+
+    def _check_optimizer(self, saved: dict[int, dict[str, Any]]) -> None:
+        """Raise a `ValueError` for buffers of another optimizer, shape or kind, which this one would accept."""
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        for index, entry in saved.items():
             if ("exp_avg" in entry) != isinstance(self.optimizer, AdamW):
                 raise ValueError("its state is that of another --optimizer")
             for buffer in map(entry.get, ("momentum_buffer", "exp_avg", "exp_avg_sq")):
-                if buffer is not None and buffer.shape != parameter.shape:
-                    raise ValueError(f"a momentum has the shape {tuple(buffer.shape)}, not {tuple(parameter.shape)}")
-        self.scaler.load_state_dict(state["scaler"])
-        self.iteration = iteration
+                if buffer is not None and buffer.shape != parameters[index].shape:
+                    raise ValueError(f"the momentum of parameter {index} has the shape {tuple(buffer.shape)}")
+                if buffer is not None and (buffer.is_sparse or not buffer.is_floating_point()):
+                    raise ValueError(f"the momentum of parameter {index} is {buffer.layout}, {buffer.dtype}")
 
 
 @torch.no_grad()

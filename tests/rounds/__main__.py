@@ -14,18 +14,20 @@ import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before PyTorch: threads do not survive a fork
 
-from tests.rounds import arguments, interruptions, shortages  # noqa: E402
+from tests.rounds import arguments, contents, interruptions, shortages  # noqa: E402
 from tests.rounds.setting import World  # noqa: E402
 
 ROUNDS = {
     "kills": (interruptions.kills, 72),
     "operations": (interruptions.operations, 240),
     "damage": (interruptions.damage, 72),
-    "disks": (interruptions.disks, 32),
+    "disks": (interruptions.disks, 48),
     "loaders": (shortages.loaders, 100),
     "memory": (shortages.memory, 36),
     "shared_memory": (shortages.shared_memory, 12),
     "open_files": (shortages.open_files, 24),
+    "states": (contents.states, 600),
+    "checkpoints": (contents.checkpoints, 600),
     "arguments": (arguments.arguments, 6400),
 }
 

@@ -1,13 +1,18 @@
 """A round of mistyped, absurd and hostile arguments: every program runs, or says in one line why not."""
 
+import ctypes
 import json
 import os
 import re
 import resource
 import shutil
+import struct
+from pathlib import Path
 
+from tests.helpers.command_line import SCRIPTS
 from tests.rounds.sandbox import Outcome, run
 from tests.rounds.setting import Tally, World
+from tests.rounds.shortages import address_space
 
 NOBODY = 65534
 # Numbers, words and paths that somebody has typed, or that an attacker would.
@@ -21,10 +26,14 @@ WORDS += ["{}", "$HOME", "`id`", "x" * 300, "ä", "犬", "\udcff", "a\nb", "a\tb
 WORDS += ['"', "\\", "=cmd", "@x", "[1]", "{'a': 1}", "f1", "precision=0.9", "all"]
 PATHS = [".", "..", "/", "~", "./", "x/y/z", "../..", "/dev/null", "/dev/full", "/proc/self/mem", "file", "folder"]
 PATHS += ["pipe", "missing", "file/below", "y" * 256, "z/" * 300, "list.txt", "names.json", "t\udcff", "a b", "dir.pth"]
+CLOSED = "http://127.0.0.1:9"  # a proxy that refuses: nothing is downloaded
 
 
 def arguments(world: World, count: int) -> Tally:
-    """Give every program random values for one to three of its arguments, as an ordinary user of the machine."""
+    """Give every program random values for one to three of its arguments, as an ordinary user of the machine.
+
+    A run may be long, for example with `--max_epoch 2147483648`: it counts as well if it computes when it is killed.
+    """
     tally = Tally("mutated arguments")
     os.chmod(world.root, 0o755)
     programs = _programs(world)
@@ -34,48 +43,92 @@ def arguments(world: World, count: int) -> Tally:
         words = list(programs[name])
         for _ in range(world.chance.choice([1, 1, 1, 2, 3])):
             _mutate(world, words, flags[name])
+        variables = _launcher(world) if "--max_epoch" in words and world.chance.random() < 0.1 else {}
         if any("\0" in word for word in map(str, words)):
             continue
-        ended = _run_as_nobody(world, words)
+        ended = _run_as_nobody(world, words, variables)
         changed = [word for word in map(str, words) if word not in map(str, programs[name])]
-        tally.add(ended.fault(), (name, changed), f"status {ended.status}")
+        if ended.status is None and ended.computing:
+            print(f"killed while it computed: {name} {changed}", flush=True)
+            tally.add(None, name, "long")
+        else:
+            tally.add(ended.fault(), (name, changed, variables), f"status {ended.status}")
     return tally
 
 
 def _programs(world: World) -> dict[str, tuple]:
     """Return a short valid command line of every program."""
-    toy, model = world.toy, world.model()
-    experiments = model.parents[1]
-    images = world.root / "images"
-    shutil.copytree(toy / "JPEGImages", images, dirs_exist_ok=True)
-    names = sorted(path.name for path in images.iterdir())
-    table, coco = world.root / "table.csv", world.root / "coco.json"
-    rows = [f"{name},{'dog' if number % 2 else 'cat'}\n" for number, name in enumerate(names)]
-    table.write_text("image,labels\n" + "".join(rows))
-    content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
-    for number, name in enumerate(names):
-        content["images"].append({"id": number, "file_name": name, "width": 64, "height": 64})
-        content["annotations"].append({"id": number, "image_id": number, "category_id": 1, "bbox": [1, 1, 9, 9]})
-    coco.write_text(json.dumps(content))
-    training = {tag: (*world.words(tag), "--max_epoch", 1) for tag in ("Max", "cTopk", "cTopk_w")}
-    evaluate = ("--weights", model, "--num_workers", 0, "--device", "cpu")
-    split = ("--data_dir", toy, "--split", "Main/val")
+    toy, split = world.toy, ("--data_dir", world.toy, "--split", "Main/val")
+    programs = {name: (SCRIPTS[name],) for name in ("Max", "cTopk", "cTopk_w")}
+    programs |= {name: ("-m", f"baselines.{name}") for name in ("plain", "centre_ema")}
+    training = {name: world.tiny(program, name) for name, program in programs.items()}
+    folder = world.folder()
+    assert run(folder, *training["cTopk_w"]).status == 0
+    experiments = folder / "experiments"
+    evaluate = ("--weights", experiments / "models/best_cTopk_w.pth", "--num_workers", 0, "--device", "cpu")
+    scores = [world.root / "one.npz", world.root / "two.npz"]
+    for number, path in enumerate(scores):
+        more = ("--bootstrap", 0, "--out", path.with_suffix(""), *(["--flip"] if number else []))
+        assert run(folder, "evaluate_classification.py", *evaluate, *split, *more).status == 0
+    images, sources = world.root / "images", _sources(world)
+    _give_to_nobody(experiments)
     return {
         **training,
         "evaluate": ("evaluate_classification.py", *evaluate, *split, "--bootstrap", 10),
+        "measure again": ("evaluate_classification.py", "--scores", scores[0], "--protocol", "all", "--bootstrap", 10),
         "inference": ("inference_classification.py", *evaluate, "--images", images),
+        "pictures": ("inference_classification.py", *evaluate, "--images", *sorted(images.iterdir())[:2], "--pictures"),
         "compare": ("inference_classification.py", *evaluate, *split, "--compare", "--count", 1),
+        "tiles": ("inference_classification.py", *evaluate, *split, "--tiles", "--count", 1),
+        "thresholds": ("-m", "tools.thresholds", "--scores", scores[0], "--for", "f1", "--bootstrap", 10),
+        "compare scores": ("-m", "tools.compare", *scores, "--bootstrap", 100),
         "check_data": ("-m", "tools.check_data", *split, "--num_workers", 0),
-        "import_csv": ("-m", "tools.import_csv", "--csv", table, "--images", images, "--out", "o"),
-        "import_coco": ("-m", "tools.import_coco", "--annotations", coco, "--images", images, "--out", "o"),
+        **{name: ("-m", f"tools.{name}", *words, "--out", "o") for name, words in sources.items()},
         "make_class_file": ("-m", "tools.make_class_file", "--data_dir", toy, "--out", "c.json"),
-        "make_toy_voc": ("-m", "tools.make_toy_voc", "--out", "t", "--images", 4, "--image_size", 32),
+        "make_toy_voc": ("-m", "tools.make_toy_voc", "--out", "t", "--images", 80, "--image_size", 64),
         "scale_devkit": ("-m", "tools.scale_devkit", "--data_dir", toy, "--out", "s", "--longer_side", 32),
         "plot_history": ("-m", "tools.plot_history", "cTopk_w", "--experiments", experiments),
         "plot_classes": ("-m", "tools.plot_classes", "cTopk_w", "--experiments", experiments),
-        "reproduce": ("reproduce_tables.py", "--dry_run", "--data_dir", toy),
+        "reproduce": ("reproduce_tables.py", "--preset", "toy", "--dry_run"),
         "download_voc": ("-m", "tools.download_voc", "--out", "v", "--tar", "missing.tar"),
     }
+
+
+def _sources(world: World) -> dict[str, tuple]:
+    """Make a source of ten images for each importer; return its arguments."""
+    images, yolo, folders = (world.root / name for name in ("images", "yolo", "folders"))
+    images.mkdir()
+    for source in sorted((world.toy / "JPEGImages").iterdir())[:10]:
+        shutil.copy(source, images)
+    names = sorted(path.name for path in images.iterdir())
+    shutil.copytree(images, yolo / "images")
+    (yolo / "labels").mkdir()
+    (yolo / "classes.txt").write_text("cat\ndog\n")
+    content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+    table = "image,labels\n"
+    for number, name in enumerate(names):
+        label = ("cat", "dog")[number % 2]
+        table += f"{name},{label}\n"
+        content["images"].append({"id": number, "file_name": name, "width": 64, "height": 64})
+        content["annotations"].append({"id": number, "image_id": number, "category_id": 1, "bbox": [1, 1, 9, 9]})
+        (yolo / "labels" / name).with_suffix(".txt").write_text(f"{number % 2} 0.5 0.5 0.2 0.2\n")
+        (folders / label).mkdir(parents=True, exist_ok=True)
+        shutil.copy(images / name, folders / label)
+    (world.root / "table.csv").write_text(table)
+    (world.root / "coco.json").write_text(json.dumps(content))
+    return {
+        "import_csv": ("--csv", world.root / "table.csv", "--images", images),
+        "import_coco": ("--annotations", world.root / "coco.json", "--images", images),
+        "import_yolo": ("--folder", yolo),
+        "import_folders": ("--folder", folders),
+    }
+
+
+def _launcher(world: World) -> dict[str, str]:
+    """Return variables as a launcher sets them, or should not; without an address, no process waits for others."""
+    names = world.chance.sample(["RANK", "WORLD_SIZE", "LOCAL_RANK"], world.chance.choice([1, 1, 2, 3]))
+    values = [world.chance.choice(world.chance.choice([NUMBERS, WORDS])) for _ in names]
+    return dict(zip(names, values, strict=True))
 
 
 def _flags(world: World, program: tuple) -> list[str]:
@@ -105,7 +158,7 @@ def _mutate(world: World, words: list, flags: list[str]) -> None:
         words.insert(chance.randrange(2, len(words) + 1), value)
 
 
-def _run_as_nobody(world: World, words: list) -> Outcome:
+def _run_as_nobody(world: World, words: list, variables: dict[str, str]) -> Outcome:
     folder = world.folder()
     for name in ("file", "list.txt"):
         (folder / name).write_text("toy_0001\n")
@@ -115,24 +168,32 @@ def _run_as_nobody(world: World, words: list) -> Outcome:
     os.mkfifo(folder / "pipe")
 
     def prepare() -> None:
-        size = (4 << 30) + _mapped()
+        size = (4 << 30) + address_space()
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))
-        os.environ["HOME"] = str(folder)
+        resource.setrlimit(resource.RLIMIT_NPROC, (256, 256))
+        os.environ.update({"HOME": str(folder), "http_proxy": CLOSED, "https_proxy": CLOSED, **variables})
         if os.geteuid() == 0:
-            os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
+            _become_nobody()
 
-    if os.geteuid() == 0:
-        for path in [folder.parent, folder, *folder.rglob("*")]:
-            os.chown(path, NOBODY, NOBODY)
-    os.environ.pop("RANK", None)
+    _give_to_nobody(folder.parent)
     ended = run(folder, *words, prepare=prepare, seconds=40)
     world.remove(folder)
     return ended
 
 
-def _mapped() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[0]) * resource.getpagesize()
+def _become_nobody() -> None:
+    """Give up root's rights, except to read: Python's own files may be in a folder of root's."""
+    libc, keep_capabilities = ctypes.CDLL(None), 8
+    libc.prctl(keep_capabilities, 1, 0, 0, 0)
+    os.setgroups([])
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
+    version, read_and_search = 0x20080522, 1 << 2
+    libc.capset(struct.pack("Ii", version, 0), struct.pack("6I", read_and_search, read_and_search, 0, 0, 0, 0))
+
+
+def _give_to_nobody(folder: Path) -> None:
+    if os.geteuid() == 0:
+        for path in [folder, *folder.rglob("*")]:
+            os.chown(path, NOBODY, NOBODY)

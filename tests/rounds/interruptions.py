@@ -1,6 +1,7 @@
 """Rounds against a run's files: kills, damaged states, full disks. A run ends with the bits it would have had."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from tests.helpers.command_line import SCRIPTS
 from tests.rounds.sandbox import Operations, Program, die, full_disk, run
-from tests.rounds.setting import Tally, World, failed
+from tests.rounds.setting import SMALLEST, Tally, World, failed
 
 TAGS = tuple(SCRIPTS)
 
@@ -51,7 +52,7 @@ def operations(world: World, count: int) -> Tally:
     tally = Tally("kills at file operations")
     for situation in ("new", "again", "damaged"):
         prepared = _situation(world, situation)
-        words = world.words("cMax", *(["--resume"] if situation == "damaged" else []))
+        words = world.words("cMax", *SMALLEST, *(["--resume"] if situation == "damaged" else []))
         total = _count_operations(world, prepared, words)
         chosen = sorted(world.chance.sample(range(total), min(total, max(1, count // 3))))
         for number in chosen:
@@ -59,10 +60,12 @@ def operations(world: World, count: int) -> Tally:
             killed = run(folder, *words, prepare=Operations(folder, number, die))
             if killed.status not in (-signal.SIGKILL, 0):
                 tally.add(f"status {killed.status}", (situation, number))
-            ended = run(folder, *world.words("cMax", "--resume"))
-            fault = failed(ended) or world.differs(folder, "cMax")
+            untouched = situation == "again" and not list((folder / "experiments/earlier").glob("*"))
+            # Until the earlier run is moved, it is what --resume would continue.
+            ended = run(folder, *world.words("cMax", *SMALLEST, *([] if untouched else ["--resume"])))
+            fault = failed(ended) or world.differs(folder, "cMax", *SMALLEST)
             if situation == "again" and not fault:
-                fault = _torn(folder)
+                fault = _torn(folder, prepared)
             tally.add(fault, f"{situation}, operation {number} of {total}", situation)
             world.remove(folder)
     return tally
@@ -74,18 +77,18 @@ def _situation(world: World, name: str) -> Path:
         return world.folder()
     if name == "again":
         folder = world.folder()
-        assert run(folder, *world.words("cMax", "--seed", 5, "--max_epoch", 1)).status == 0
+        assert run(folder, *world.words("cMax", *SMALLEST, "--seed", 5, "--max_epoch", 1)).status == 0
         return folder
-    folder = _stopped(world, "cMax")
+    folder = _stopped(world, "cMax", *SMALLEST)
     state = folder / "experiments/states/cMax.pth"
     os.truncate(state, state.stat().st_size // 2)
     return folder
 
 
-def _stopped(world: World, tag: str) -> Path:
+def _stopped(world: World, tag: str, *more: object) -> Path:
     """Return a folder with a run that was killed after it had saved two states."""
     folder = world.folder()
-    program = Program(folder, *world.words(tag))
+    program = Program(folder, *world.words(tag, *more))
     state = folder / f"experiments/states/{tag}.earlier.pth"
     while program.running() and not state.exists():
         time.sleep(0.005)
@@ -101,13 +104,12 @@ def _count_operations(world: World, prepared: Path, words: tuple) -> int:
     return counted.stat().st_size
 
 
-def _torn(folder: Path) -> str | None:
-    """Return what is wrong with the earlier run that a new one with its tag has put aside, before anything else."""
-    first = folder / "experiments/earlier/cMax.1"
-    parts = [first / "models/best_cMax.pth", first / "models/last_cMax.pth", first / "logs/cMax.txt"]
-    parts += [first / "states/cMax.pth", first / "data/cMax.json"]
-    missing = [str(path) for path in parts if not path.exists()]
-    return f"the earlier run lacks {', '.join(missing)}" if missing else None
+def _torn(folder: Path, before: Path) -> str | None:
+    """Return what is wrong with the earlier run that a new one with its tag has moved away."""
+    parts = ("models/best_cMax.pth", "models/last_cMax.pth", "states/cMax.pth", "data/cMax.json", "logs/cMax.txt")
+    paths = [(folder / "experiments/earlier/cMax.1" / part, before / "experiments" / part) for part in parts]
+    torn = [str(now) for now, then in paths if not now.exists() or now.read_bytes() != then.read_bytes()]
+    return f"of the earlier run, these are missing or others: {', '.join(torn)}" if torn else None
 
 
 def damage(world: World, count: int) -> Tally:
@@ -161,27 +163,49 @@ def _damage(world: World, path: Path, kind: str) -> None:
 
 
 def disks(world: World, count: int) -> Tally:
-    """Fill the disk under `experiments`, at different sizes, in training, evaluation and inference."""
+    """Fill the disk under `experiments`, at different sizes, in programs that write; then resume with enough space."""
     tally = Tally("full disks")
     if os.geteuid() != 0:
         tally.add(None, "skipped", "skipped: only root can mount a small disk")
         return tally
-    evaluate = ("evaluate_classification.py", "--weights", world.model(), "--data_dir", world.toy)
-    evaluate += ("--split", "Main/val", "--num_workers", 0, "--device", "cpu", "--bootstrap", 10)
-    infer = ("inference_classification.py", "--weights", world.model(), "--images", world.toy / "JPEGImages")
-    programs = [world.words("cMax"), world.words("cMax", "--tensorboard"), evaluate, (*infer, "--pictures")]
+    programs = _writing_programs(world)
     for case in range(count):
         words = programs[case % len(programs)]
-        folder = world.folder()
+        trains = words[0] in SCRIPTS.values()
+        folder, later = world.folder(), world.folder()
         experiments = folder / "experiments"
         experiments.mkdir()
-        megabytes = world.chance.choice([45, 90, 100, 135, 180, 220]) if words[0] in SCRIPTS.values() else 0
-        size = f"{megabytes}m" if megabytes else f"{world.chance.choice([4, 8, 12, 40])}k"
+        size = f"{world.chance.choice([45, 90, 100, 135, 180, 220])}m" if trains else f"{4 * 2 ** (case // 8 % 4)}k"
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", experiments], check=True)
         try:
             ended = run(folder, *words)
+            shutil.copytree(experiments, later / "experiments")
         finally:
             subprocess.run(["umount", "-l", experiments], check=True)
-        tally.add(ended.fault((0, 2)), (words[0], size), f"status {ended.status}")
+        left = [path.name for path in later.rglob("*.tmp")]
+        fault = ended.fault() or (f"left behind: {', '.join(left)}" if left else None)
+        if trains and not fault:
+            fault = failed(run(later, *words, "--resume")) or world.differs(later, "cMax")
+        tally.add(fault, (words[:2], size), f"status {ended.status}")
         world.remove(folder)
+        world.remove(later)
     return tally
+
+
+def _writing_programs(world: World) -> list[tuple]:
+    evaluate = ("evaluate_classification.py", "--weights", world.model(), "--data_dir", world.toy)
+    evaluate += ("--split", "Main/val", "--num_workers", 0, "--device", "cpu", "--bootstrap", 10)
+    images = sorted((world.toy / "JPEGImages").iterdir())[:5]
+    infer = ("inference_classification.py", "--weights", world.model(), "--images", *images)
+    data, out = ("--data_dir", world.toy), Path("experiments")
+    check = ("-m", "tools.check_data", *data, "--split", "Main/train", "--num_workers", 0)
+    return [
+        world.words("cMax"),
+        evaluate,
+        world.words("cMax", "--tensorboard"),
+        (*infer, "--pictures"),
+        (*check, "--fix_list", out / "list.txt"),
+        ("-m", "tools.make_class_file", *data, "--out", out / "classes.json"),
+        ("-m", "tools.make_toy_voc", "--out", out / "toy", "--images", 80, "--image_size", 64),
+        ("-m", "tools.scale_devkit", *data, "--out", out / "small", "--longer_side", 32),
+    ]

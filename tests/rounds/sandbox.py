@@ -13,7 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import evaluate_classification  # noqa: F401 – imported here, so that no child has to
+# Imported here, so that no child has to.
+import matplotlib.backends.backend_agg  # noqa: F401
+import matplotlib.font_manager  # noqa: F401
+import timm  # noqa: F401
+import torchvision.datasets  # noqa: F401
+import yaml  # noqa: F401
+
+import evaluate_classification  # noqa: F401
 import inference_classification  # noqa: F401
 import reproduce_tables  # noqa: F401
 from core.training import loop  # noqa: F401
@@ -30,17 +37,19 @@ class Outcome:
         words: its command line.
         status: exit status; negative: the signal that ended it; None: it did not end in time and was killed.
         output, errors: what it printed.
+        computing: whether it was computing when its time was over.
     """
 
     words: tuple[str, ...]
     status: int | None
     output: str
     errors: str
+    computing: bool = False
 
     def fault(self, accepted: tuple[int, ...] = (0, 1, 2)) -> str | None:
         """Return what is wrong with this end, or None: a hang, a traceback, or a failure without its one line."""
         if self.status is None:
-            return "a hang"
+            return "a hang" if not self.computing else "no end in time"
         if "Traceback (most recent call last)" in self.errors or "Traceback (most" in self.output:
             return f"a traceback: {self.errors.strip().splitlines()[-1]}"
         if self.status not in accepted:
@@ -146,6 +155,7 @@ class Program:
         while self.running() and time.monotonic() < until:
             time.sleep(0.01)
         hangs = self.running()
+        computing = hangs and self._computes()
         self.kill()
         while self.running():
             time.sleep(0.01)
@@ -155,7 +165,22 @@ class Program:
         output, errors = (path.read_text(errors="replace").replace("\0", "") for path in self._logs)
         for path in self._logs:
             path.unlink()
-        return Outcome(self.words, None if hangs else self._status, output, errors)
+        return Outcome(self.words, None if hangs else self._status, output, errors, computing)
+
+    def _computes(self, seconds: float = 2) -> bool:
+        """Return whether it and its children use a tenth of a processor or more."""
+        before = self._processor_seconds()
+        time.sleep(seconds)
+        return self._processor_seconds() - before > seconds / 10
+
+    def _processor_seconds(self) -> float:
+        ticks = 0
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):  # it has ended
+                fields = path.read_text(errors="replace").rsplit(")", 1)[1].split()
+                if int(fields[3]) == self.pid:  # the session
+                    ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _empty_file(folder: Path) -> Path:

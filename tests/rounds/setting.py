@@ -20,6 +20,9 @@ SMALL = (
     *("--image_size", "32", "--min_image_size", "32", "--max_image_size", "48", "--lr", "0.01", "--max_epoch", "2"),
     *("--train_split", "Main/train", "--val_split", "Main/val", "--save_minutes", "1e-9", "--print_ratio", "0.5"),
 )
+# The smallest network that there is: a run takes half a second.
+SMALLEST = ("--architecture", "timm/test_efficientnet")
+TINY = dict([SMALLEST]) | {"--max_epoch": 1, "--save_minutes": 10}
 
 
 @dataclass
@@ -54,7 +57,7 @@ class World:
         self.chance = random.Random(seed)
         self.root = Path(tempfile.mkdtemp(prefix="rounds."))
         self.toy = self.root / "toy"
-        self._whole: dict[str, Path] = {}
+        self._whole: dict[tuple, Path] = {}
         self._number = 0
         words = ("--out", self.toy, "--images", 80, "--seed", 1, "--image_size", 64)
         made = run(self.folder(), "-m", "tools.make_toy_voc", *words)
@@ -86,22 +89,29 @@ class World:
         """Return the command line of a small run of a strategy."""
         return (SCRIPTS[tag], *SMALL, "--data_dir", self.toy, "--tag", tag, *more)
 
-    def whole(self, tag: str) -> Path:
+    def tiny(self, program: tuple, tag: str) -> tuple:
+        """Return the command line of a run as short as possible."""
+        _, *words = self.words("cTopk_w")
+        pairs = dict(zip(words[::2], words[1::2], strict=True)) | TINY | {"--tag": tag}
+        return (*program, *(word for pair in pairs.items() for word in pair))
+
+    def whole(self, tag: str, *more: object) -> Path:
         """Return the folder of a strategy's run that nothing interrupted."""
-        if tag not in self._whole:
+        key = (tag, *more)
+        if key not in self._whole:
             folder = self.folder()
-            ended = run(folder, *self.words(tag))
+            ended = run(folder, *self.words(tag, *more))
             assert ended.status == 0, ended.errors
-            self._whole[tag] = folder
-        return self._whole[tag]
+            self._whole[key] = folder
+        return self._whole[key]
 
     def model(self) -> Path:
         """Return the best checkpoint of an uninterrupted run."""
         return self.whole("cTopk_w") / "experiments/models/best_cTopk_w.pth"
 
-    def differs(self, folder: Path, tag: str) -> str | None:
+    def differs(self, folder: Path, tag: str, *more: object) -> str | None:
         """Return how a run's result differs from the uninterrupted one's, or None: weights bit for bit, history."""
-        whole = self.whole(tag)
+        whole = self.whole(tag, *more)
         models = [root / f"experiments/models/last_{tag}.pth" for root in (folder, whole)]
         if not models[0].exists():
             return "no final model"

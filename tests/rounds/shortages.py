@@ -69,7 +69,7 @@ def memory(world: World, count: int) -> Tally:
     for case in range(count):
         name, words = list(programs(world, image_size=512, batch_size=16, workers=case % 2).items())[case % 3]
         megabytes = world.chance.randrange(0, 1600)
-        size = _address_space() + (megabytes << 20)
+        size = address_space() + (megabytes << 20)
         folder = world.folder()
         ended = run(folder, *words, prepare=limited(resource.RLIMIT_AS, size))
         tally.add(ended.fault((0, 2)), (name, f"{megabytes} MB more", f"{case % 2} workers"), f"{name} {ended.status}")
@@ -82,7 +82,8 @@ def limited(kind: int, amount: int) -> Callable[[], None]:
     return lambda: resource.setrlimit(kind, (amount, amount))
 
 
-def _address_space() -> int:
+def address_space() -> int:
+    """Return how much memory this process has mapped, in bytes."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[0]) * resource.getpagesize()
 

@@ -28,6 +28,7 @@ RECORD = "Description"  # of a PNG: what the picture was made with, as JSON
 SUFFIXES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")
 DPI = 100
 POINTS = 72 / DPI  # per pixel
+MAX_SIDE = 65_000  # pixels, that every format and matplotlib can have
 FONT_SIZE = 14.0  # points: capitals are 14 pixels high
 # matplotlib's own font first; the others (Linux, macOS, Windows) have the Chinese, Japanese and Korean characters that
 # it lacks. Any other font is taken where these lack a character.
@@ -58,10 +59,14 @@ def style() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float, **options: str) -> Figure:
-    """Return an empty white figure of this size in pixels."""
+    """Return an empty white figure of this size in pixels, at most `MAX_SIDE`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    if max(width, height) > MAX_SIDE:
+        raise UserError(
+            f"a picture of {width:.0f} × {height:.0f} pixels is too large (at most {MAX_SIDE:,}): show less"
+        )
     figure = Figure((width / DPI, height / DPI), dpi=DPI, facecolor="white", **options)
     FigureCanvasAgg(figure)  # measures text
     return figure

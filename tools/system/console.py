@@ -1,4 +1,4 @@
-"""The screen as a program sees it: what cannot be shown there costs words, never the program."""
+"""The screen, and the names of files, as a program sees them: what cannot be shown costs words, never the program."""
 
 import contextlib
 import os
@@ -68,3 +68,15 @@ def forgive_streams() -> None:
         sys.stdout = ForgivingStream(sys.stdout)
     if not isinstance(sys.stderr, ForgivingStream):
         sys.stderr = ForgivingStream(sys.stderr)
+
+
+def restart_in_utf8() -> None:
+    """Restart this program in Python's UTF-8 mode if Python takes file names for ASCII (LC_ALL=C, PYTHONUTF8=0).
+
+    There a folder lists an umlaut's name in another form than a list or a table holds it, and neither finds the file.
+    The screen keeps its encoding.
+    """
+    if sys.getfilesystemencoding() == "ascii" and sys.executable and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.environ.setdefault("PYTHONIOENCODING", "ascii")
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

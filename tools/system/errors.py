@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from tools.system.console import forgive_streams, printable
+from tools.system.console import forgive_streams, printable, restart_in_utf8
 from tools.system.shortages import shortage
 
 MAX_QUOTED_CHARS = 60
@@ -29,6 +29,7 @@ def run_main(main: Callable[[], None]) -> None:
 
     What cannot be written to stdout and stderr is lost without an error.
     """
+    restart_in_utf8()
     forgive_streams()
     try:
         # Twice: the signal of a dead loader process may arrive while the inner context ends.
