@@ -16,16 +16,16 @@ from PIL import Image
 
 from tests.helpers.command_line import ROOT
 from tools.data.annotations import read_annotation
-from tools.data.datasets import VOCClassification, checksum, multi_hot
+from tools.data.datasets import VOCClassification, checksum
 from tools.data.devkit import read_class_names, read_split
 from tools.data.loader import EpochSampler, evaluation_loader, interleave, training_loader
 from tools.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    RandomLongerSide,
     denormalize,
     evaluation_transform,
     normalize,
+    resize_longer_side,
     to_pixels,
     training_transform,
 )
@@ -52,11 +52,11 @@ def test_labels_come_from_the_xml(devkit):
     assert image.size == (60, 41) and label.tolist() == [0, 1] and index == 1
 
 
-def test_difficult_objects_count_but_empty_boxes_do_not(tmp_path):
-    path = write_xml(tmp_path / "a.xml", OBJECT.format("cat", 1, 5, 9), OBJECT.format("dog", 0, 5, 5))
+def test_difficult_objects_count_but_empty_boxes_do_not(devkit):
+    path = write_xml(devkit / "Annotations/im_0.xml", OBJECT.format("cat", 1, 5, 9), OBJECT.format("dog", 0, 5, 5))
     objects = read_annotation(path, CLASSES)
     assert [(item.name, item.difficult, item.box) for item in objects] == [("cat", True, (5, 2, 9, 20.5))]
-    assert multi_hot(objects, 2).tolist() == [1, 0]
+    assert VOCClassification(devkit, "Main/train", CLASSES).labels[0].tolist() == [1, 0]
 
 
 def test_difficult_objects_alone_may_count_as_negatives(devkit):
@@ -325,7 +325,7 @@ def test_resizing_is_within_two_levels_of_pillows_bicubic(longer):
     noise = np.random.default_rng(0).integers(0, 255, (31, 40, 3), dtype=np.uint8)
     image = Image.fromarray(noise).resize((500, 388), Image.Resampling.BICUBIC)
     image.paste((255, 0, 0), (100, 100, 200, 150))  # hard edges
-    ours = RandomLongerSide(longer, longer)(to_pixels(image))
+    ours = resize_longer_side(to_pixels(image), longer, longer)
     theirs = np.asarray(image.resize((longer, round(388 * longer / 500)), Image.Resampling.BICUBIC))
     assert np.abs(ours[:3].movedim(0, -1).numpy().astype(int) - theirs).max() <= 2
     assert (ours[3] > 0).all()

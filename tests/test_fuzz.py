@@ -28,7 +28,7 @@ from tests.helpers.golden import config_of, strategy_of
 from tools.check_data import ValidationResult, validate_image
 from tools.data.annotations import read_annotation
 from tools.data.datasets import ImageFiles
-from tools.data.devkit import image_path, read_split, split_path
+from tools.data.devkit import read_split, split_path
 from tools.data.images import read_image, upright_size
 from tools.runs.checkpoints import read_state_dict
 from tools.runs.folder import Folder
@@ -151,7 +151,7 @@ def test_lists(share, tmp_path):
         found = settled(read_split, tmp_path, "Main/list") or []
         assert len(set(found)) == len(found)
         for image_id in found:
-            assert os.path.dirname(os.path.normpath(image_path(tmp_path, image_id))) == str(home)
+            assert os.path.dirname(os.path.normpath(home / f"{image_id}.jpg")) == str(home)
             assert image_id.strip() == image_id and len(image_id.splitlines()) == 1
 
     try_all(2000 * share, lists() | damaged(lists()), check)

@@ -42,6 +42,11 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
+def printed_rows(result: subprocess.CompletedProcess) -> set[str]:
+    """Return the lines of a program, with single spaces."""
+    return {" ".join(line.split()) for line in result.stdout.splitlines()}
+
+
 def import_table(folder: Path, content: str | bytes, *words: object) -> subprocess.CompletedProcess:
     (folder / "t.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
     arguments = ["--csv", folder / "t.csv", "--images", folder / "photos", "--out", folder / "out", "--val_share", 0]
@@ -81,7 +86,7 @@ def test_tables_in_every_form(folder, table, understood):
     assert result.returncode == 0, result.stderr
     assert understood in result.stdout, result.stdout
     assert labels_in(folder / "out") == TWO
-    assert "dog          2 images\nperson       1 images" in result.stdout
+    assert {"dog 2", "person 1"} <= printed_rows(result)
 
 
 @pytest.mark.parametrize(
@@ -255,15 +260,15 @@ def test_boxes_at_the_border_keep_their_label(tmp_path, bbox):
         ({"annotations": annotations((7, 44), bbox=[int("9" * 400), 0, 1, 1])}, "annotation 0: bbox is not"),
         ({"annotations": annotations((7, 44), bbox=[float("nan"), 0, 1, 1])}, "annotation 0: bbox is not"),
         ({"annotations": annotations((7, 44), bbox=[True, 0, 1, 1])}, "annotation 0: bbox is not"),
-        ({"annotations": annotations((7, None), bbox=[0, 0, 1, 1])}, "annotation 0: category_id: it is missing"),
-        ({"annotations": annotations(([7], 2), bbox=[0, 0, 1, 1])}, "annotation 0: image_id: '[7]' is not a number"),
-        ({"annotations": annotations((float("inf"), 2), bbox=[0, 0, 1, 1])}, "image_id: 'inf' is not a number"),
-        ({"categories": [{"id": "x", "name": "c"}, {"name": "d"}], "annotations": []}, "category d: it is missing"),
+        ({"annotations": annotations((7, None), bbox=[0, 0, 1, 1])}, "annotation 0: category_id is missing"),
+        ({"annotations": annotations(([7], 2), bbox=[0, 0, 1, 1])}, "annotation 0: image_id '[7]' is not a number"),
+        ({"annotations": annotations((float("inf"), 2), bbox=[0, 0, 1, 1])}, "image_id 'inf' is not a number"),
+        ({"categories": [{"id": "x", "name": "c"}, {"name": "d"}], "annotations": []}, "category d: id is missing"),
         (
             {"categories": [{"id": 1, "name": "c"}, {"id": "1", "name": "d"}], "annotations": []},
             "category 1: its id or",
         ),
-        ({"images": [{"file_name": "a.jpg"}], "annotations": []}, "image number 1: it is missing"),
+        ({"images": [{"file_name": "a.jpg"}], "annotations": []}, "image a.jpg: id is missing"),
         ({"images": [{"id": 1, "file_name": "../a.jpg"}], "annotations": []}, "is outside"),
         ({"images": [{"id": 1, "file_name": "/etc/passwd"}], "annotations": []}, "is outside"),
         ({"images": [{"id": 1, "file_name": "a" * 300}], "annotations": []}, "no image 'aaa"),
@@ -317,7 +322,7 @@ def test_a_folder_per_class(tmp_path):
     }
     for note in ("2 files that are not images, or were read before ('cat/notes.txt', 'dog/loop')", "'loose.jpg'"):
         assert note in result.stdout
-    assert "cat         2 images" in result.stdout
+    assert "cat 2" in printed_rows(result)
 
 
 def test_folders_of_lists_hold_a_folder_per_class(tmp_path):
@@ -392,9 +397,9 @@ def test_a_yolo_folder(tmp_path, names, names_file):
         "4 images, 3 with a label file",
         "1 boxes without width or height",
         "('labels/orphan.txt')",
-        "no        2 images",
     ):
         assert note in result.stdout
+    assert "no 2" in printed_rows(result)
     objects = read_annotation(tmp_path / "out/Annotations/1.xml", ["no", "dog"])
     assert [item.box for item in objects] == [(16, 11, 45, 30), (1, 1, 6, 4)]
 
@@ -432,9 +437,9 @@ def test_yolo_labels_that_are_refused(tmp_path, line, message):
 @pytest.mark.parametrize(
     "names, message",
     [
-        ("names: {1: dog, 2: cat}", "no list of names, numbered from 0"),
+        ("names: {1: dog, 2: cat}", "no list of names under 'names', or of names numbered from 0"),
         ("nc: 2", "no list of names"),
-        ("names: [a, a]", "'a' occurs twice"),
+        ("names: [a, a]", "contains the name 'a' twice"),
         ("names: [a, [b]]", "no list of names"),
         ("names: [a", "cannot read"),
         ("[" * 5000, "cannot read"),

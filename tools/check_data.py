@@ -10,27 +10,24 @@ import functools
 import os
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image
 from tqdm import tqdm
 
 from tools.data import devkit
 from tools.data.annotations import Box, VOCObject, annotated_size, read_xml, validate_annotation
-from tools.data.devkit import Files
 from tools.data.images import Size, opened_image, orientation, upright_rgb
+from tools.data.importing import print_classes
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, advice, first_few, quoted, run_main
 from tools.system.files import write_text
 from tools.system.interruption import end_loader_processes_at_exit, ignore_signals
-from tools.system.text_table import fixed_width_table
 
 SUFFIXES_OF = {"JPEG": (".jpg", ".jpeg"), "MPO": (".jpg", ".jpeg")}  # of other formats, the suffix is the name
 LIST, IMAGE, ANNOTATION, BOX = "lines of the list", "images", "annotations", "boxes"
 FIX_LIST = "write the list without the ids that have problems; in ImageSets/Main/ or data/ it can be used as a split"
+Files = tuple[devkit.Files, devkit.Files]  # images and annotations
 
 
 @dataclass(frozen=True)
@@ -47,60 +44,52 @@ class ValidationResult:
     """The result of one image and its annotation."""
 
     size: Size | None = None  # of the image; None if it cannot be decoded
-    problems: list[tuple[str, str]] = field(default_factory=list)  # (IMAGE, ANNOTATION or BOX; what is wrong)
+    # By kind, what is wrong.
+    problems: dict[str, list[str]] = field(default_factory=lambda: {IMAGE: [], ANNOTATION: [], BOX: []})
     notes: list[str] = field(default_factory=list)  # what is unusual
     objects: list[VOCObject] = field(default_factory=list)  # the valid ones, without empty boxes
 
 
-def validate(images: Files, annotations: Files, class_names: list[str], image_id: str) -> ValidationResult:
+def validate(files: Files, class_names: list[str], image_id: str) -> ValidationResult:
     """Check one image and its annotation."""
+    images, annotations = files
     result = ValidationResult()
-    with _reported(IMAGE, result):
+    with devkit.noted(result.problems[IMAGE]):
         validate_image(images.path(image_id), result)
-    with _reported(ANNOTATION, result):
+    with devkit.noted(result.problems[ANNOTATION]):
         validate_objects(annotations.path(image_id), class_names, result)
     return result
 
 
-@contextmanager
-def _reported(kind: str, result: ValidationResult) -> Iterator[None]:
-    try:
-        yield
-    except UserError as error:
-        result.problems.append((kind, str(error)))
-
-
 def validate_image(path: Path, result: ValidationResult) -> None:
     """Decode the image, as training does; add its size, and what is unusual, to `result`."""
+    suffix = path.suffix.lower()
     with opened_image(path) as image:
         result.size = upright_rgb(image).size
-        result.notes += _unusual(image, path)
-
-
-def _unusual(image: Image.Image, path: Path) -> Iterator[str]:
-    if image.mode.startswith("I"):
-        yield f"{image.mode} pixels, of whose 16 bits the upper 8 count"
-    elif image.mode != "RGB":
-        yield f"{image.mode} pixels, converted to RGB"
-    if image.mode.endswith("A") or "transparency" in image.info:
-        yield "transparency, which is dropped"
-    suffixes = SUFFIXES_OF.get(image.format, (f".{image.format.lower()}",))
-    if path.suffix.lower() not in suffixes:
-        yield f"{image.format} format despite the {path.suffix.lower()} extension"
-    turned = orientation(image)
-    if turned is None:
-        yield "damaged EXIF data, which are ignored"
-    elif turned != 1:
-        yield "an EXIF orientation, which is applied"
+        turned, has_16_bits = orientation(image), image.mode.startswith("I")
+        notes = {
+            f"{image.mode} pixels, of whose 16 bits the upper 8 count": has_16_bits,
+            f"{image.mode} pixels, converted to RGB": image.mode != "RGB" and not has_16_bits,
+            "transparency, which is dropped": image.mode.endswith("A") or "transparency" in image.info,
+            f"{image.format} format despite the {suffix} extension": (
+                suffix not in SUFFIXES_OF.get(image.format, (f".{image.format.lower()}",))
+            ),
+            "damaged EXIF data, which are ignored": turned is None,
+            "an EXIF orientation, which is applied": turned not in (None, 1),
+        }
+    result.notes += [note for note, applies in notes.items() if applies]
 
 
 def validate_objects(path: Path, class_names: list[str], result: ValidationResult) -> None:
     """Add to `result` the objects of an annotation and what is wrong or unusual."""
     objects, problems = validate_annotation(path, class_names)
-    result.problems += [(ANNOTATION, f"{path}: {problem}") for problem in problems]
+    result.problems[ANNOTATION] += [f"{path}: {problem}" for problem in problems]
     for item in objects:
-        if problem := item.box and result.size and box_problem(item.box, result.size):
-            result.problems.append((BOX, f"{path}: the box of the object {quoted(item.name)} {problem}"))
+        if item.box and result.size and is_far_outside(item.box, result.size):
+            width, height = result.size
+            corners = ", ".join(f"{side:g}" for side in item.box)
+            problem = f"is far outside the image of {width} × {height} pixels ({corners})"
+            result.problems[BOX].append(f"{path}: the box of the object {quoted(item.name)} {problem}")
         result.notes += item.notes
     result.objects = [item for item in objects if not item.is_empty]
     if len(result.objects) < len(objects):
@@ -111,56 +100,43 @@ def validate_objects(path: Path, class_names: list[str], result: ValidationResul
         result.notes.append("no objects: all labels are 0")
 
 
-def box_problem(box: Box, size: Size) -> str | None:
-    """Return what is certainly wrong with a box in an image of this size: it is far outside."""
-    width, height = size
-    (left, right), (top, bottom) = sorted(box[::2]), sorted(box[1::2])
-    beyond = max(-left / width, -top / height, right / width - 1, bottom / height - 1)
-    misses = left > width or top > height or right < 0 or bottom < 0
-    # A side that is a few pixels off is common and harmless: tools count from 0 or 1, and labels do not depend on it.
-    if misses or beyond > 1:
-        corners = ", ".join(f"{side:g}" for side in box)
-        return f"is far outside the image of {width} × {height} pixels ({corners})"
-    return None
+def is_far_outside(box: Box, size: Size) -> bool:
+    """Return whether a box misses an image of this size, or goes beyond it by more than the image's own side.
+
+    A side that is a few pixels off is common and harmless: tools count from 0 or 1, and labels do not depend on it.
+    """
+    sides = [(*sorted(box[axis::2]), size[axis]) for axis in (0, 1)]
+    return any(first > side or last < 0 or first < -side or last > 2 * side for first, last, side in sides)
 
 
-def validate_all(
-    config: Config, files: tuple[Files, Files], class_names: list[str], ids: list[str]
-) -> list[ValidationResult]:
+def validate_all(config: Config, files: Files, class_names: list[str], ids: list[str]) -> dict[str, ValidationResult]:
     """Return the result of every id, in their order, with a progress bar."""
     end_loader_processes_at_exit()
     # Without batches, a loader applies `collate_fn` to each sample, in its worker processes.
     options = {"batch_size": None, "num_workers": config.num_workers, "worker_init_fn": ignore_signals}
     from torch.utils.data import DataLoader  # here, so that --help need not wait for PyTorch
 
-    loader = DataLoader(ids, collate_fn=functools.partial(validate, *files, class_names), **options)
-    return list(tqdm(loader, desc="checking", unit="image"))
+    loader = DataLoader(ids, collate_fn=functools.partial(validate, files, class_names), **options)
+    return dict(zip(ids, tqdm(loader, desc="checking", unit="image"), strict=True))
 
 
-def print_counts(class_names: list[str], results: list[ValidationResult]) -> None:
-    """Print the images and objects of every class, and how many of the objects are difficult."""
-    objects = [item for result in results for item in result.objects]
-    images = Counter(name for result in results for name in {item.name for item in result.objects})
-    counters = images, Counter(item.name for item in objects), Counter(item.name for item in objects if item.difficult)
-    rows = [("class", "images", "objects", "difficult")]
-    rows += [(name, *(f"{counter[name]:,d}" for counter in counters)) for name in class_names]
-    print(fixed_width_table(rows, widths=(5, 8, 8, 9)))
-
-
-def print_notes(ids: list[str], results: list[ValidationResult]) -> None:
-    """Print one line per kind of note."""
+def print_results(
+    files: Files, class_names: list[str], results: dict[str, ValidationResult], problems: dict[str, list[str]]
+) -> None:
+    """Print the counts of every class, one line per kind of note, and all problems by their kinds."""
+    objects = [item for result in results.values() for item in result.objects]
+    images = Counter(name for result in results.values() for name in {item.name for item in result.objects})
+    difficult = Counter(item.name for item in objects if item.difficult)
+    print_classes(class_names, images=images, objects=Counter(item.name for item in objects), difficult=difficult)
     groups = defaultdict(list)
-    for image_id, result in zip(ids, results, strict=True):
+    for image_id, result in results.items():
         for note in dict.fromkeys(result.notes):
             groups[note].append(image_id)
     for note, named in sorted(groups.items()):
-        print(f"note: {len(named):,} of {len(ids):,} images: {note} ({first_few(named)})")
-
-
-def print_problems(problems: list[tuple[str, str]]) -> None:
-    """Print one line per problem, under one headline per kind."""
-    for kind in (LIST, IMAGE, ANNOTATION, BOX):
-        texts = [text for of_kind, text in problems if of_kind == kind]
+        print(f"note: {len(named):,} of {len(results):,} images: {note} ({first_few(named)})")
+    for folder in files:
+        folder.print_skipped()
+    for kind, texts in problems.items():
         if texts:
             print(f"problems with {kind}: {len(texts):,}", *texts, sep="\n  ")
 
@@ -174,30 +150,28 @@ def check_data(config: Config) -> int:
     # Tested before the long part; a link to the list counts as the list.
     if config.fix_list and os.path.exists(config.fix_list) and os.path.samefile(config.fix_list, path):
         raise UserError(f"--fix_list {config.fix_list} is the list of --split {config.split} itself: choose another")
-    files = images, annotations = devkit.image_files(config.data_dir), devkit.annotation_files(config.data_dir)
-    ids, list_problems = devkit.validate_split(path, images)
+    files = devkit.image_files(config.data_dir), devkit.annotation_files(config.data_dir)
+    ids, list_problems = devkit.validate_split(path, files[0])
     if not ids and not list_problems:
         raise UserError(f"{path} contains no image id: choose another --split")
     results = validate_all(config, files, class_names, ids)
 
-    problems = [(LIST, f"{path}, {problem}") for problem in list_problems]
-    problems += [problem for result in results for problem in result.problems]
-    intact = [image_id for image_id, result in zip(ids, results, strict=True) if not result.problems]
+    problems = {LIST: [f"{path}, {problem}" for problem in list_problems]}
+    for kind in (IMAGE, ANNOTATION, BOX):
+        problems[kind] = [problem for result in results.values() for problem in result.problems[kind]]
+    count = sum(map(len, problems.values()))
+    intact = [image_id for image_id, result in results.items() if not any(result.problems.values())]
     if config.fix_list and intact:
         write_text(config.fix_list, "".join(f"{image_id}\n" for image_id in intact))
-    print_counts(class_names, results)
-    print_notes(ids, results)
-    for line in (*images.skipped(), *annotations.skipped()):
-        print(line)
-    print_problems(problems)
-    print(f"{len(ids):,} images, {len(intact):,} of them intact; {len(problems):,} problems in all")
+    print_results(files, class_names, results, problems)
+    print(f"{len(ids):,} images, {len(intact):,} of them intact; {count:,} problems in all")
     if config.fix_list and not intact:
         raise UserError(f"every image of the split has a problem: --fix_list {config.fix_list} is not written")
     if config.fix_list:
         print(f"written: {config.fix_list} ({len(intact):,} ids)")
-    elif problems:
+    elif count:
         print("restore damaged files from the devkit, or write a list without them with --fix_list")
-    return 1 if problems else 0
+    return 1 if count else 0
 
 
 def main() -> None:

@@ -95,9 +95,10 @@ def fetch(archive: Archive, folder: Path) -> Path:
         except (http.client.HTTPException, OSError, ValueError) as error:
             after = _size(part)
             failures = 0 if after > before else failures + 1
-            if failures >= MAX_RETRIES or not _is_temporary(error):
+            cause, may_pass = _explain(error)
+            if failures >= MAX_RETRIES or not may_pass:
                 where = f"after {after:,} bytes " if after else ""
-                raise UserError(f"cannot download {archive.url} {where}({_cause(error)}): {ALTERNATIVES}") from error
+                raise UserError(f"cannot download {archive.url} {where}({cause}): {ALTERNATIVES}") from error
         time.sleep(min(2**failures, 30) / 2)
     found = datasets().utils.calculate_md5(part)
     if found != archive.md5:
@@ -136,29 +137,24 @@ def _transfer(url: str, part: Path) -> None:
         raise ConnectionError(f"the connection ended at {_size(part):,} of {total:,} bytes")
 
 
-def _is_temporary(error: Exception) -> bool:
-    """Return whether a retry can help: not if the server refuses, the address is wrong or the disk is full."""
+def _explain(error: Exception) -> tuple[str, bool]:
+    """Return why a transfer failed, and whether a retry can help: not if the server refuses or the disk is full."""
     if isinstance(error, urllib.error.HTTPError):
-        return error.code >= 500
-    return isinstance(error, (http.client.HTTPException, ConnectionError, TimeoutError))
-
-
-def _cause(error: Exception) -> str:
-    if isinstance(error, urllib.error.HTTPError):
-        return f"the server says {error.code} {shorten(printable(str(error.reason)))}"
+        return f"the server says {error.code} {shorten(printable(str(error.reason)))}", error.code >= 500
     inner = getattr(error, "reason", None)
-    return reason(inner if isinstance(inner, Exception) else error)
+    is_temporary = isinstance(error, (http.client.HTTPException, ConnectionError, TimeoutError))
+    return reason(inner if isinstance(inner, Exception) else error), is_temporary
 
 
-def check_local(file: Path, archives: list[Archive]) -> Path:
-    """Return the file, which has to be one of the archives."""
+def check_local(file: Path, archives: list[Archive]) -> str:
+    """Return the MD5 sum of a file, which has to be one of the archives."""
     if not file.is_file():
         raise UserError(f"no file {file}: give an archive of the year as --tar")
     found = datasets().utils.calculate_md5(file)
     if found not in [archive.md5 for archive in archives]:
         wanted = ", ".join(f"{archive.filename} {archive.md5}" for archive in archives)
         raise UserError(f"{file} is damaged or another archive (MD5 {found}; wanted: {wanted}): download it again")
-    return file
+    return found
 
 
 def unpack(path: Path, folder: Path) -> list[str]:
@@ -221,11 +217,10 @@ def download(args: Config) -> int:
     with writing(args.out):
         args.out.mkdir(parents=True, exist_ok=True)
         if args.tar:
-            paths = [check_local(file, archives) for file in args.tar]
+            paths = {check_local(file, archives): file for file in args.tar}
         else:
-            paths = [fetch(archive, args.out) for archive in archives if archive.md5 not in done]
-        for path in paths:
-            md5 = datasets().utils.calculate_md5(path)
+            paths = {archive.md5: fetch(archive, args.out) for archive in archives if archive.md5 not in done}
+        for md5, path in paths.items():
             if md5 in done:
                 continue
             refused += unpack(path, args.out)
@@ -237,7 +232,7 @@ def download(args: Config) -> int:
         print(f"refused {len(refused):,} members of the archive:", *refused[:10], sep="\n  ")
     print(f"{data_dir}: {len(list((data_dir / 'JPEGImages').glob('*.jpg'))):,} images")
     if paths and not args.tar:
-        print(f"no longer needed: {', '.join(map(str, paths))}")
+        print(f"no longer needed: {', '.join(map(str, paths.values()))}")
     print_next_commands(data_dir, None, *SPLITS[args.year])
     return 1 if refused else 0
 

@@ -10,21 +10,20 @@ not imported. With a file for val, --val_share and --seed have no effect.
 
 import math
 import re
-from collections import Counter
-from contextlib import suppress
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tools.data.annotations import Annotated
-from tools.data.devkit import class_name_problem
-from tools.data.importing import Found, ImportArguments, devkit_box, import_samples, sample_of
-from tools.data.writing import Sample, raise_problems
+from tools.data.devkit import noted, raise_problems
+from tools.data.importing import Found, ImportArguments, devkit_box, import_samples, read_all, sample_of
+from tools.data.writing import Sample
 from tools.system.command_line import argument, parse
 from tools.system.errors import UserError, quoted, run_main, shorten
 from tools.system.files import read_json
 
-Entries = list[dict[str, Any]]  # of one of the file's lists; what is wrong with them is appended to `problems`
+Entry = dict[str, Any]  # of one of the file's lists
 
 
 @dataclass(frozen=True)
@@ -52,103 +51,78 @@ def read_instances(path: Path, images: Path, part: str = "") -> Found:
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise UserError(f"{path} is not a COCO file: it has no list of objects under '{key}'")
     problems: list[str] = []
-    counts: Counter = Counter()
-    names = _categories(content["categories"], problems)
-    objects = _objects(content, names, problems, counts)
-    samples = _samples(content["images"], images, objects, part, problems)
+    names = read_categories(content["categories"], problems)
+    objects = read_objects(content, names, problems)
     raise_problems(path, problems)
+
+    def read(origin: str, entry: Entry) -> Sample:
+        if not isinstance(entry.get("file_name"), str):
+            raise ValueError("it has no file_name")
+        return sample_of(origin, images, entry["file_name"], objects[id_of(entry)], part)
+
+    samples = read_all(path, [(name_of("image", entry), entry) for entry in content["images"]], read)
     if not samples or not names:
         raise UserError(f"{path} has no {'image' if names else 'category'}")
-    shown = [f"{path.name}: {len(samples):,} images", *(f"{counts[kind]:,} {kind}" for kind in sorted(counts))]
-    return Found(path, "COCO file", samples, list(names.values()), [", ".join(shown)])
+    without_box = sum(item.box is None for sample in samples for item in sample.objects)
+    note = f"{path.name}: {len(samples):,} images" + (f", {without_box:,} labels without a box" if without_box else "")
+    return Found(path, "COCO file", samples, list(names.values()), [note])
 
 
-def id_of(value: Any) -> str:
+def name_of(kind: str, entry: Entry) -> str:
+    """Return how messages name an entry."""
+    return f"{kind} {shorten(str(next((entry[key] for key in ('id', 'name', 'file_name') if key in entry), None)))}"
+
+
+def id_of(entry: Entry, key: str = "id", known: Collection[str] | None = None) -> str:
     """Return an id as text: 7, 7.0 (a table's) and "7" are the same; raise a `ValueError` for anything else.
 
-    >>> id_of(7.0), id_of("7"), id_of("007"), id_of("cat_1")
+    >>> id_of({"id": 7.0}), id_of({"id": "7"}), id_of({"id": "007"}), id_of({"id": "cat_1"})
     ('7', '7', '007', 'cat_1')
     """
+    value = entry.get(key)
     if isinstance(value, str) and value.strip():
-        return re.sub(r"^(\d+)\.0+$", r"\1", value.strip())
-    if type(value) in (int, float) and abs(value) < math.inf:
-        return str(int(value)) if value == int(value) else str(value)
-    raise ValueError("it is missing" if value is None else f"{quoted(str(value))} is not a number or a text")
+        text = re.sub(r"^(\d+)\.0+$", r"\1", value.strip())
+    elif type(value) in (int, float) and abs(value) < math.inf:
+        text = str(int(value)) if value == int(value) else str(value)
+    else:
+        problem = "is missing" if value is None else f"{quoted(str(value))} is not a number or text"
+        raise ValueError(f"{key} {problem}")
+    if known is not None and text not in known:
+        raise ValueError(f"{key} {shorten(text)} is not in the file")
+    return text
 
 
-def _categories(entries: Entries, problems: list[str]) -> dict[str, str]:
+def read_categories(entries: list[Entry], problems: list[str]) -> dict[str, str]:
     """Return the categories' names by id: numbers in order, then all other ids as text."""
     names: dict[str, str] = {}
     for entry in entries:
-        try:
-            category, name = id_of(entry.get("id")), entry.get("name")
-            problem = class_name_problem(name) if isinstance(name, str) else "it has no name"
+        with noted(problems, name_of("category", entry)):
+            category, name = id_of(entry), entry.get("name")
+            if not isinstance(name, str):
+                raise ValueError("it has no name")
             if category in names or name in names.values():
-                problem = "its id or name occurs twice"
-            if problem:
-                problems.append(f"category {shorten(category)}: {problem}")
+                raise ValueError("its id or name occurs twice")
             names[category] = name
-        except ValueError as error:
-            problems.append(f"the id of category {shorten(str(entry.get('name')))}: {error}")
     numbers = sorted((name for name in names if re.fullmatch(r"-?\d{1,20}", name)), key=int)
-    return {category: names[category] for category in [*numbers, *sorted(set(names) - set(numbers))]}
+    return {category: names[category] for category in [*numbers, *sorted(names.keys() - numbers)]}
 
 
-def _objects(
-    content: dict[str, Entries], names: dict[str, str], problems: list[str], counts: Counter
+def read_objects(
+    content: dict[str, list[Entry]], names: dict[str, str], problems: list[str]
 ) -> dict[str, list[Annotated]]:
-    """Return each image's objects by the image's id; count those that are special."""
+    """Return each image's objects by the image's id."""
     objects: dict[str, list[Annotated]] = {}
-    for number, entry in enumerate(content["images"], start=1):
-        try:
-            image = id_of(entry.get("id"))
-            if image in objects:
-                problems.append(f"image {shorten(image)}: its id occurs twice")
-            objects[image] = []
-        except ValueError as error:
-            problems.append(f"the id of image number {number:,}: {error}")
+    for entry in content["images"]:
+        with noted(problems, name_of("image", entry)):
+            if id_of(entry) in objects:
+                raise ValueError("its id occurs twice")
+            objects[id_of(entry)] = []
     for entry in content["annotations"]:
-        try:
-            image = _known(entry, "image_id", objects)
-            name = names[_known(entry, "category_id", names)]
-            bbox = entry.get("bbox")
-            box = None if bbox in (None, []) else devkit_box(bbox)
-            if box or bbox in (None, []):
-                counts["labels without a box"] += box is None
-                objects[image].append(Annotated(name, box, difficult=entry.get("iscrowd") in (1, "1", "true")))
-            else:
-                counts["boxes without width or height, skipped"] += 1
-        except ValueError as error:
-            problems.append(f"annotation {shorten(str(entry.get('id')))}: {error}")
+        with noted(problems, name_of("annotation", entry)):
+            image, category = id_of(entry, "image_id", objects), id_of(entry, "category_id", names)
+            box = None if entry.get("bbox") in (None, []) else devkit_box(entry["bbox"])
+            objects[image].append(Annotated(names[category], box, difficult=entry.get("iscrowd") in (1, "1", "true")))
     return objects
-
-
-def _known(entry: dict[str, Any], key: str, known: dict) -> str:
-    try:
-        found = id_of(entry.get(key))
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}") from error
-    if found not in known:
-        raise ValueError(f"{key} {shorten(found)} is not in the file")
-    return found
-
-
-def _samples(
-    entries: Entries, images: Path, objects: dict[str, list[Annotated]], part: str, problems: list[str]
-) -> list[Sample]:
-    """Return one sample per usable image."""
-    samples = []
-    for entry in entries:
-        name = entry.get("file_name")
-        with suppress(ValueError):  # an image without id is a problem already
-            image = id_of(entry.get("id"))
-            try:
-                if not isinstance(name, str):
-                    raise ValueError("it has no file_name")
-                samples.append(sample_of(f"image {shorten(image)}", images, name, tuple(objects[image]), part))
-            except ValueError as error:
-                problems.append(f"image {shorten(image)}: {error}")
-    return samples
 
 
 def main() -> None:

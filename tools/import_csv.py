@@ -12,18 +12,17 @@ import codecs
 import csv
 import io
 import re
-import unicodedata
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tools.data.annotations import Annotated
-from tools.data.devkit import class_name_problem
-from tools.data.importing import Found, ImportArguments, find_similar_names, import_samples, sample_of
-from tools.data.writing import Sample, raise_problems
+from tools.data.devkit import composed, raise_problems, read_bytes
+from tools.data.importing import Found, ImportArguments, find_similar_names, import_samples, read_all, sample_of
+from tools.data.writing import Sample
 from tools.system.command_line import argument, parse
 from tools.system.errors import UserError, first_few, quoted, run_main
-from tools.system.files import reason, require_regular_file
+from tools.system.files import reason
 
 # Headers in lower case, with underscores for whitespace and hyphens.
 IMAGE_COLUMNS = {"image", "images", "img", "file", "filename", "filepath", "path", "photo", "picture"}
@@ -34,8 +33,9 @@ PRESENT = {"1", "1.0", "true", "t", "yes", "y", "x"}
 ABSENT = {"0", "0.0", "false", "f", "no", "n", ""}
 MISSING = {"nan", "none", "null", "n/a", "#n/a", "<na>"}  # what programs write for an empty cell
 SEPARATORS = {"\t": "tabs", ",": "commas", ";": "semicolons"}
+MAX_BYTES = 1 << 30
 QUOTED = r"""(?:'[^'\\]*'|"[^"\\]*")"""
-Rows = list[tuple[int, list[str]]]  # the cells of each row, with the number of its line
+Rows = list[tuple[str, list[str]]]  # the name and the cells of each row
 
 
 @dataclass(frozen=True)
@@ -59,24 +59,24 @@ def read_table(path: Path, images: Path) -> Found:
     """Return one sample per row, and what was understood. The `UserError` for unusable rows names them."""
     encoding, text = _decode(path)
     separator, rows = _parse(path, text)
-    layout, samples, problems = Layout(), [], []
+    layout = Layout()
     if rows and _is_header(rows[0][1]):
         layout, rows = find_layout(path, *rows[0], rows[1:]), rows[1:]
-    seen: dict[Path, tuple] = {}
-    for number, row in rows:
-        try:
-            name, labels = row[layout.image] if layout.image < len(row) else "", labels_of(row, layout)
-            sample = sample_of(f"row {number}", images, name, tuple(map(Annotated, labels)))
-            if layout.classes and seen.setdefault(sample.source, sample.objects) != sample.objects:
-                raise ValueError(f"names {sample.source.name} again, with other classes")
-            samples.append(sample)
-        except ValueError as error:
-            problems.append(f"row {number}: {error}")
-    raise_problems(path, problems)
+
+    def read(origin: str, row: list[str]) -> Sample:
+        row = row + [""] * (layout.width - len(row))
+        labels = labels_of(row, layout)
+        return sample_of(origin, images, row[layout.image], map(Annotated, labels))
+
+    samples = read_all(path, rows, read)
     used = {item.name for sample in samples for item in sample.objects}
     if not used:
         raise UserError(f"{path} has no label in any row: it needs a column 'labels', or a column of 0 and 1 per class")
-    if layout.classes is None and {name.lower() for name in used} <= PRESENT | ABSENT:
+    if layout.classes:
+        seen: dict[Path, tuple] = {}
+        changed = [each for each in samples if seen.setdefault(each.source, each.objects) != each.objects]
+        raise_problems(path, [f"{each.origin}: names {each.source.name} again, with other classes" for each in changed])
+    elif {name.lower() for name in used} <= PRESENT | ABSENT:
         raise UserError(f"{path}: its labels are only {', '.join(sorted(used))}: give the column the name of its class")
     names = list(layout.classes.values()) if layout.classes else sorted(used)
     notes = [f"{encoding}, columns separated by {SEPARATORS.get(separator, separator)}; {layout.text}"]
@@ -91,24 +91,19 @@ def _with_one_spelling(found: Found) -> Found:
         kept = max(group, key=lambda name: (counts[name], name))
         spelling |= dict.fromkeys(group, kept)
         notes.append(f"read as {quoted(kept)}: {', '.join(quoted(name) for name in group if name != kept)}")
-
-    def respelled(sample: Sample) -> Sample:
-        objects = (replace(item, name=spelling[item.name]) for item in sample.objects)
-        return replace(sample, objects=tuple(dict.fromkeys(objects)))
-
-    names = list(dict.fromkeys(spelling[name] for name in found.class_names))
-    return replace(found, samples=list(map(respelled, found.samples)), class_names=names, notes=notes)
+    samples = []
+    for sample in found.samples:
+        names = dict.fromkeys(spelling[item.name] for item in sample.objects)
+        samples.append(replace(sample, objects=tuple(map(Annotated, names))))
+    return replace(found, samples=samples, class_names=list(dict.fromkeys(spelling.values())), notes=notes)
 
 
 def _decode(path: Path) -> tuple[str, str]:
     """Return the name of the table's encoding, and its text."""
-    require_regular_file(path)
+    content = read_bytes(path, MAX_BYTES, "a table")
+    encoding = "UTF-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "UTF-8"
     try:
-        content = path.read_bytes()
-        encoding = "UTF-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "UTF-8"
         text = content.decode("utf-16" if encoding == "UTF-16" else "utf-8-sig")
-    except OSError as error:
-        raise UserError(f"cannot read {path} ({reason(error)})") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not in UTF-8: save it as 'CSV UTF-8'") from error
     if "\0" in text:
@@ -127,8 +122,8 @@ def _parse(path: Path, text: str) -> tuple[str, Rows]:
     def rows(separator: str, strict: bool) -> Rows:
         lines = io.StringIO(text[first.end() :] if first else text, newline="")
         reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=strict)
-        cells = ((reader.line_num + bool(first), list(map(str.strip, row))) for row in reader)
-        return [(number, row) for number, row in cells if any(row)]
+        cells = ((f"row {reader.line_num + bool(first)}", list(map(str.strip, row))) for row in reader)
+        return [(origin, row) for origin, row in cells if any(row)]
 
     def fit(separator: str) -> tuple[bool, bool]:
         found = rows(separator, strict=False)
@@ -149,34 +144,36 @@ def _is_header(row: list[str]) -> bool:
     return any(_plain(cell) in IMAGE_COLUMNS | ID_COLUMNS for cell in row)
 
 
-def find_layout(path: Path, number: int, header: list[str], rows: Rows) -> Layout:
+def find_layout(path: Path, origin: str, header: list[str], rows: Rows) -> Layout:
     """Return what the columns of a table with a header hold; raise a `UserError` if that is not clear."""
-    names = list(map(_plain, header))
-    images = [i for i, name in enumerate(names) if name in IMAGE_COLUMNS]
-    images = images or [i for i, name in enumerate(names) if name in ID_COLUMNS]
-    words = [re.sub(r"_?\d+$", "", name) for name in names]  # label1, label2, …
-    labels = [i for i, word in enumerate(words) if word in LABEL_COLUMNS]
-    others = [i for i in range(len(names)) if i not in images + labels]
-    unnamed = [i for i in others if not names[i] or re.fullmatch(r"unnamed:_\d+", names[i])]
-    index = [0] if 0 in unnamed else []  # of the rows, as pandas writes it
-    full = [i for i in unnamed if i not in index and any(row[i] for _, row in rows if len(row) > i)]
+    names = dict(enumerate(map(_plain, header)))
+    images = [i for i in names if names[i] in IMAGE_COLUMNS] or [i for i in names if names[i] in ID_COLUMNS]
+    words = {i: re.sub(r"_?\d+$", "", name) for i, name in names.items()}  # label1, label2, …
+    labels = [i for i in names if words[i] in LABEL_COLUMNS]
+    unnamed = [i for i in names if re.fullmatch(r"(unnamed:_\d+)?", names[i])]
+    others = [i for i in names if i not in images + labels + unnamed]
+    # An unnamed first column is the index of the rows, as pandas writes it.
+    full = [i for i in unnamed if i and any(any(row[i : i + 1]) for _, row in rows)]
+
+    def shown(columns: list[int]) -> str:
+        return first_few([quoted(header[i]) for i in columns], count=10)
+
     problem = ""
     if len(images) > 1 or len({words[i] for i in labels}) > 1:
-        several = first_few([quoted(header[i]) for i in (images if len(images) > 1 else labels)])
+        several = shown(images if len(images) > 1 else labels)
         problem = f"the columns {several} could mean the same: rename all but one"
     elif full:
         problem = f"column {full[0] + 1} has no name: name it, or remove it"
-    elif len({header[i] for i in others if i not in unnamed}) < len(others) - len(unnamed):
+    elif len({header[i] for i in others}) < len(others):
         problem = "two columns have the same name: rename one of them"
     if problem:
-        raise UserError(f"{path}, row {number}: {problem}")
-    shown = f"header in row {number}; images: column {quoted(header[images[0]])}"
-    named = [i for i in others if i not in unnamed]
+        raise UserError(f"{path}, {origin}: {problem}")
+    text = f"header in {origin}; images: column {shown(images)}"
     if not labels:
-        classes = {i: unicodedata.normalize("NFC", header[i]) for i in named}
-        return Layout(images[0], (), classes, len(names), f"{shown}; a column per class")
-    ignored = f"; columns without effect: {first_few([quoted(header[i]) for i in named], 10)}" if named else ""
-    text = f"{shown}; labels: column {', '.join(quoted(header[i]) for i in labels)}{ignored}"
+        classes = {i: composed(header[i]) for i in others}
+        return Layout(images[0], (), classes, len(names), f"{text}; a column per class")
+    ignored = f"; columns without effect: {shown(others)}" if others else ""
+    text += f"; labels: column {shown(labels)}{ignored}"
     return Layout(images[0], tuple(labels), None, len(names), text)
 
 
@@ -184,15 +181,12 @@ def labels_of(row: list[str], layout: Layout) -> list[str]:
     """Return the labels of a row, each once; raise a `ValueError` for cells of another form."""
     if any(row[layout.width :]):
         raise ValueError(f"{len(row)} columns instead of {layout.width} (quote a cell that contains the separator)")
-    cells = dict(enumerate(row))
     if layout.classes is None:
-        return list(dict.fromkeys(name for i in layout.labels for name in split_cell(cells.get(i, ""))))
+        return list(dict.fromkeys(name for i in layout.labels for name in split_cell(row[i])))
     for i, name in layout.classes.items():
-        if cells.get(i, "").lower() not in PRESENT | ABSENT:
-            raise ValueError(f"column {quoted(name)} holds {quoted(cells[i])} instead of 0 or 1")
-        if problem := class_name_problem(name):
-            raise ValueError(problem)
-    return [name for i, name in layout.classes.items() if cells.get(i, "").lower() in PRESENT]
+        if row[i].lower() not in PRESENT | ABSENT:
+            raise ValueError(f"column {quoted(name)} holds {quoted(row[i])} instead of 0 or 1")
+    return [name for i, name in layout.classes.items() if row[i].lower() in PRESENT]
 
 
 def split_cell(cell: str) -> list[str]:
@@ -201,18 +195,15 @@ def split_cell(cell: str) -> list[str]:
     >>> split_cell("dog; hot dog"), split_cell("['dog', 'dog, brown']"), split_cell("[]")
     (['dog', 'hot dog'], ['dog', 'dog, brown'], [])
     """
+    labels = re.split("[;,|]", cell)
     if cell.startswith("["):
         if not re.fullmatch(rf"\[\s*({QUOTED}\s*(,\s*{QUOTED}\s*)*)?\]", cell):
             raise ValueError(f"{quoted(cell)} is not a list of quoted names")
         labels = [name[1:-1] for name in re.findall(QUOTED, cell)]
-    else:
-        labels = re.split("[;,|]", cell)
-    labels = [unicodedata.normalize("NFC", label.strip()) for label in labels if label.strip()]
+    labels = [composed(label.strip()) for label in labels if label.strip()]
     for label in labels:
         if label.lower() in MISSING:
             raise ValueError(f"{quoted(label)} is not a label: leave the cell of an image without labels empty")
-        if problem := class_name_problem(label):
-            raise ValueError(problem)
     return labels
 
 

@@ -8,14 +8,13 @@
 An image that lies in several class folders by links has all their labels.
 """
 
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from tools.data.annotations import Annotated
-from tools.data.devkit import class_name_problem
-from tools.data.importing import PARTS, Found, ImportArguments, import_samples, sample_of, skipped, walk
-from tools.data.writing import raise_problems
+from tools.data.devkit import composed
+from tools.data.importing import PARTS, Found, ImportArguments, import_samples, read_all, sample_of, skipped, walk
+from tools.data.writing import Sample
 from tools.system.command_line import argument, parse
 from tools.system.errors import UserError, run_main
 
@@ -28,29 +27,21 @@ class Config(ImportArguments):
 def read_folders(folder: Path) -> Found:
     """Return one sample per image, labeled with the name of its class folder."""
     images, others = walk(folder)
-    paths = list(map(PurePath, images))
-    has_parts = {path.parts[0].lower() for path in paths} <= set(PARTS) and all(len(path.parts) > 2 for path in paths)
+    folders = {image: PurePath(image).parts[:-1] for image in images}
+    has_parts = all(len(names) > 1 and names[0].lower() in PARTS for names in folders.values())
     depth = 1 if has_parts else 0  # of the folder whose name is the class
-    samples, problems, outside = [], [], []
-    for path in paths:
-        if len(path.parts) < depth + 2:
-            outside.append(str(path))
-            continue
-        name = unicodedata.normalize("NFC", path.parts[depth])
-        part = PARTS[path.parts[0].lower()] if has_parts else ""
-        try:
-            if problem := class_name_problem(name):
-                raise ValueError(problem)
-            samples.append(sample_of(str(path), folder, str(path), (Annotated(name),), part))
-        except ValueError as error:
-            problems.append(f"{path}: {error}")
-    raise_problems(folder, problems)
-    if not samples:
+    inside = {image: names for image, names in folders.items() if len(names) > depth}
+    if not inside:
         raise UserError(f"{folder} has no image in a folder of a class: it needs {folder}/CLASS/IMAGE.jpg")
+
+    def read(image: str, names: tuple[str, ...]) -> Sample:
+        part = PARTS[names[0].lower()] if has_parts else ""
+        return sample_of(image, folder, image, [Annotated(composed(names[depth]))], part)
+
+    samples = read_all(folder, inside.items(), read)
     how = "lists as the folders say, with a folder per class" if has_parts else "a folder per class"
-    notes = [how, *skipped(others), *skipped(outside, "outside the class folders")]
-    names = sorted({item.name for sample in samples for item in sample.objects})
-    return Found(folder, "folder", samples, names, notes)
+    notes = [how, *skipped(others), *skipped(folders.keys() - inside.keys(), "outside the class folders")]
+    return Found(folder, "folder", samples, sorted({item.name for sample in samples for item in sample.objects}), notes)
 
 
 def main() -> None:

@@ -10,30 +10,29 @@ numbers relative to the image. An image without label file, or with an empty one
 """
 
 import os
-from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 import yaml
 
 from tools.data.annotations import Annotated
-from tools.data.devkit import class_name_problem
+from tools.data.devkit import class_names_problem, read_bytes
+from tools.data.images import Size
 from tools.data.importing import (
     PARTS,
     Found,
     ImportArguments,
     devkit_box,
-    image_id_of,
-    image_sizes,
     import_samples,
+    read_all,
     sample_of,
     skipped,
     walk,
 )
-from tools.data.writing import Sample, Size, raise_problems
+from tools.data.writing import Sample
 from tools.system.command_line import argument, parse
 from tools.system.errors import UserError, first_few, quoted, run_main
-from tools.system.files import reason, require_regular_file
+from tools.system.files import reason
 
 NAME_FILES = ("*.yaml", "*.yml", "classes.txt", "*.names", "labels/classes.txt")
 TOLERANCE = 0.01  # by which a rounded coordinate may lie outside the image
@@ -51,41 +50,23 @@ def read_yolo(folder: Path, names_file: Path | None) -> Found:
     images, others = walk(folder)
     names_file = names_file or find_names(folder)
     class_names = read_names(names_file)
-    problems: list[str] = []
-    samples = _samples(folder, images, problems)
-    raise_problems(folder, problems)
-    label_files = {sample.origin: label_file(sample.origin) for sample in samples}
+    label_files = {image: label_file(image) for image in images}
     present = set(label_files.values()) & set(others)
     if not present:
         raise UserError(f"{folder} has no label file for any image: it needs images/1.jpg and labels/1.txt")
-    sizes = image_sizes(samples, folder)
-    empty: Counter = Counter()
-    for index, sample in enumerate(samples):
-        file = label_files[sample.origin]
-        try:
-            if file in present:
-                objects = read_labels(folder / file, class_names, sizes[sample.source], empty)
-                samples[index] = replace(sample, objects=objects)
-        except ValueError as error:
-            problems.append(f"{file}, {error}")
-    raise_problems(folder, problems)
-    notes = [f"{len(samples):,} images, {len(present):,} with a label file; classes: {names_file}"]
-    notes += [f"skipped: {empty.total():,} boxes without width or height"] if empty else []
-    notes += skipped(set(others) - present - {os.path.relpath(names_file, folder)})
-    return Found(folder, "YOLO folder", samples, class_names, notes, sizes)
 
-
-def _samples(folder: Path, images: list[str], problems: list[str]) -> list[Sample]:
-    """Return one sample per image, without objects; its list and its id do not depend on folders named images."""
-    samples = []
-    for image in images:
+    def read(image: str, file: str) -> Sample:
+        # An image's list and id do not depend on folders named images.
         *folders, name = (part for part in PurePath(image).parts if part != "images")
-        try:
-            sample = sample_of(image, folder, image, (), PARTS.get(folders[0].lower(), "") if folders else "")
-            samples.append(replace(sample, image_id=image_id_of("/".join([*folders, name]))))
-        except ValueError as error:
-            problems.append(f"{image}: {error}")
-    return samples
+        part = PARTS.get(folders[0].lower(), "") if folders else ""
+        sample = sample_of(image, folder, image, (), part, "/".join([*folders, name]))
+        objects = read_labels(folder, file, class_names, sample.size) if file in present else []
+        return replace(sample, objects=tuple(objects))
+
+    samples = read_all(folder, label_files.items(), read)
+    notes = [f"{len(samples):,} images, {len(present):,} with a label file; classes: {names_file}"]
+    notes += skipped(set(others) - present - {os.path.relpath(names_file, folder)})
+    return Found(folder, "YOLO folder", samples, class_names, notes)
 
 
 def label_file(image: str) -> str:
@@ -94,10 +75,8 @@ def label_file(image: str) -> str:
     >>> label_file("images/train/1.jpg"), label_file("obj/1.jpg")
     ('labels/train/1.txt', 'obj/1.txt')
     """
-    parts = list(PurePath(image).with_suffix(".txt").parts)
-    if "images" in parts[:-1]:
-        parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
-    return "/".join(parts)
+    before, found, after = f"/{PurePath(image).with_suffix('.txt')}".rpartition("/images/")
+    return f"{before}/labels/{after}"[1:] if found else after[1:]
 
 
 def find_names(folder: Path) -> Path:
@@ -121,54 +100,47 @@ def read_names(path: Path) -> list[str]:
         names = content.get("names") if isinstance(content, dict) else None
         if isinstance(names, dict):
             names = [names.get(str(index)) for index in range(len(names))]
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{path} has no list of names, numbered from 0, under 'names'")
-    problems = list(filter(None, map(class_name_problem, names)))
-    raise_problems(path, problems or [f"{quoted(name)} occurs twice" for name in set(names) if names.count(name) > 1])
+    if problem := class_names_problem(names, "under 'names', or of names numbered from 0"):
+        raise UserError(f"{path}{problem}")
     return names
 
 
-def read_labels(path: Path, class_names: list[str], size: Size, empty: Counter) -> tuple[Annotated, ...]:
-    """Return the objects of a label file in an image of this size; raise a `ValueError` with the line if it is invalid.
-
-    Boxes without width or height do not count; they are counted in `empty`.
-    """
+def read_labels(folder: Path, file: str, class_names: list[str], size: Size) -> list[Annotated]:
+    """Return the objects of a label file in an image of this size; the `ValueError` of an invalid line names it."""
     objects = []
-    for number, line in enumerate(_read(path).splitlines(), start=1):
-        words = line.split()
+    for number, line in enumerate(_read(folder / file).splitlines(), start=1):
         try:
-            numbers = list(map(float, words[1:]))
-            known = not words or float(words[0]) in range(len(class_names))
+            if line.strip():
+                objects.append(_read_object(line, class_names, size))
         except ValueError as error:
-            raise ValueError(f"line {number}: {quoted(line)} is not a list of numbers") from error
-        if not known:
-            raise ValueError(f"line {number}: class {quoted(words[0])} is not one of 0 to {len(class_names) - 1}")
-        if words and not (len(numbers) == 4 or len(numbers) >= 6 and len(numbers) % 2 == 0):
-            raise ValueError(f"line {number}: {quoted(line)} is not class center_x center_y width height")
-        if not all(-TOLERANCE <= value <= 1 + TOLERANCE for value in numbers):
-            raise ValueError(f"line {number}: {quoted(line)} is not relative to the image, from 0 to 1")
-        if words and (box := devkit_box(_left_top_width_height(numbers, size))):
-            objects.append(Annotated(class_names[int(float(words[0]))], box))
-        elif words:
-            empty[path] += 1
-    return tuple(objects)
+            raise ValueError(f"{file}, line {number}: {error}") from error
+    return objects
 
 
-def _left_top_width_height(numbers: list[float], size: Size) -> list[float]:
-    """Return the box, in pixels, of a line's numbers: a center, a width and a height, or a polygon's corners."""
+def _read_object(line: str, class_names: list[str], size: Size) -> Annotated:
+    """Return the object of a line: its class, then a center, a width and a height, or a polygon's corners."""
+    try:
+        index, *numbers = map(float, line.split())
+    except ValueError as error:
+        raise ValueError(f"{quoted(line)} is not a list of numbers") from error
+    if index not in range(len(class_names)):
+        raise ValueError(f"class {quoted(line.split()[0])} is not one of 0 to {len(class_names) - 1}")
+    if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
+        raise ValueError(f"{quoted(line)} is not class center_x center_y width height")
+    if not all(-TOLERANCE <= value <= 1 + TOLERANCE for value in numbers):
+        raise ValueError(f"{quoted(line)} is not relative to the image, from 0 to 1")
     x, y = numbers[0::2], numbers[1::2]
     left, top, width, height = min(x), min(y), max(x) - min(x), max(y) - min(y)
     if len(numbers) == 4:
         left, top, width, height = x[0] - x[1] / 2, y[0] - y[1] / 2, x[1], y[1]
-    return [left * size[0], top * size[1], width * size[0], height * size[1]]
+    box = devkit_box([left * size[0], top * size[1], width * size[0], height * size[1]])
+    return Annotated(class_names[int(index)], box)
 
 
 def _read(path: Path) -> str:
-    if require_regular_file(path).st_size > MAX_BYTES:
-        raise UserError(f"{path} is too large (over {MAX_BYTES >> 20} MiB)")
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_bytes(path, MAX_BYTES, "a file of names or labels").decode("utf-8-sig")
+    except UnicodeDecodeError as error:
         raise UserError(f"cannot read {path} ({reason(error)})") from error
 
 

@@ -10,15 +10,16 @@ number.
 import math
 import re
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from tools.data.annotations import Annotated, annotation, labels_of_objects
-from tools.data.devkit import DATA, annotation_path, image_path, read_class_names
+from tools.data.annotations import Annotated, labels_of_objects, write_annotation
+from tools.data.devkit import DATA, read_class_names
 from tools.data.toy_scenes import VOID, draw_scene, segmentation_mask
 from tools.data.writing import JPEG_QUALITY, make_folders, write_lists
 from tools.system.command_line import Arguments, argument, parse
@@ -29,7 +30,7 @@ DATABASE = "toy data, drawn by tools/make_toy_voc.py"  # as the annotations name
 VOID_COLOR = (224, 224, 192)
 FOLDERS = ("JPEGImages", "Annotations", "ImageSets", "SegmentationClass")
 CLASS_FILE = DATA / "VOC_2012.json"
-RECORD = "toy_voc.json"
+RECORD = "toy_voc.json"  # in the folder: everything that determines the bytes of the set, and whether it is complete
 RECORD_FORMAT = 1  # increase it when the same arguments draw other images
 
 
@@ -43,18 +44,6 @@ class Config(Arguments):
     class_file: Path = argument(CLASS_FILE, "JSON file with class_names and color_dict (default: data/VOC_2012.json)")
     overwrite: bool = argument(False, "replace the toy set that --out already holds")
 
-
-@dataclass(frozen=True)
-class ToySet:
-    """Everything that determines the bytes of a toy set; recorded in its `toy_voc.json`."""
-
-    images: int
-    seed: int
-    image_size: int
-    val_share: float
-    class_names: list[str]
-    colors: list[list[int]]
-
     def lists(self) -> dict[str, list[str]]:
         """Return the ids of train, val and trainval; val is the last part."""
         ids = [f"toy_{index + 1:06d}" for index in range(self.images)]
@@ -62,27 +51,27 @@ class ToySet:
         return {"train": ids[:first_val], "val": ids[first_val:], "trainval": ids}
 
 
-def write_toy_set(toy: ToySet, out: Path) -> int:
-    """Draw every image of the set into `out`, with annotations, masks and lists; return the number of objects."""
+def write_toy_set(config: Config, names: list[str], colors: list[list[int]]) -> int:
+    """Draw every image of the set, with annotations, masks and lists; return the number of objects."""
+    out = config.out
     make_folders(out)
     (out / "SegmentationClass").mkdir(exist_ok=True)
     palette = np.zeros((256, 3), np.uint8)
-    palette[1 : 1 + len(toy.colors)] = toy.colors
+    palette[1 : 1 + len(colors)] = colors
     palette[VOID] = VOID_COLOR
-    names, count, labels = toy.class_names, 0, {}
-    for index, image_id in enumerate(tqdm(toy.lists()["trainval"], desc="drawing", unit="image")):
-        image, objects = draw_scene(index, toy.seed, toy.image_size, len(names))
+    count, labels = 0, {}
+    for index, image_id in enumerate(tqdm(config.lists()["trainval"], desc="drawing", unit="image")):
+        image, objects = draw_scene(index, config.seed, config.image_size, len(names))
         height, width = image.shape[:2]
-        Image.fromarray(image).save(image_path(out, image_id), quality=JPEG_QUALITY)
+        Image.fromarray(image).save(out / "JPEGImages" / f"{image_id}.jpg", quality=JPEG_QUALITY)
         mask = Image.fromarray(segmentation_mask(objects, (height, width)))
         mask.putpalette(palette.flatten().tolist())
         mask.save(out / "SegmentationClass" / f"{image_id}.png")
         items = [Annotated(names[item.class_index], item.box(), item.difficult, item.truncated) for item in objects]
-        xml = annotation(image_id, (width, height), items, DATABASE, "toy_voc", segmented=1)
-        xml.write(annotation_path(out, image_id))
+        write_annotation(out, image_id, (width, height), items, DATABASE, "toy_voc", segmented=1)
         labels[image_id] = labels_of_objects([objects], len(names))[0]
         count += len(objects)
-    for split, ids in toy.lists().items():
+    for split, ids in config.lists().items():
         write_lists(out, {split: ids})
         for class_index, name in enumerate(names):
             lines = [f"{image_id} {labels[image_id][class_index]:2d}" for image_id in ids]
@@ -105,18 +94,7 @@ def read_classes(path: Path) -> tuple[list[str], list[list[int]]]:
     return names, [colors[name] for name in names]
 
 
-def require_enough_images(toy: ToySet) -> None:
-    """Refuse a set in which a class would be missing from train or val."""
-    classes, lists = len(toy.class_names), toy.lists()
-    if min(len(lists["train"]), len(lists["val"])) < classes:
-        enough = math.ceil(classes / min(toy.val_share, 1 - toy.val_share))
-        raise UserError(
-            f"--images {toy.images} is too few to show every class in train and in val: "
-            f"{classes} classes and --val_share {toy.val_share} need {enough}"
-        )
-
-
-def prepare_folder(toy: ToySet, out: Path, overwrite: bool) -> bool:
+def prepare_folder(record: dict[str, Any], out: Path, overwrite: bool) -> bool:
     """Remove an incomplete or replaced set from `out`; return False if `out` already holds this very set.
 
     Raises:
@@ -126,14 +104,14 @@ def prepare_folder(toy: ToySet, out: Path, overwrite: bool) -> bool:
         return True
     if not (out / RECORD).is_file():
         raise UserError(f"{out} already exists and is not a toy data set: choose another folder")
-    found, wanted = read_json(out / RECORD), _record(toy, complete=True)
+    found = read_json(out / RECORD)
     found = found if isinstance(found, dict) else {}
     if "colours" in found:  # the key's earlier spelling
         found["colors"] = found.pop("colours")
-    if found == wanted and not overwrite:
+    if found == record and not overwrite:
         return False
     # An interrupted run leaves the same arguments but an incomplete set, which is drawn again without asking.
-    differing = ", ".join(key for key in wanted if key != "complete" and found.get(key) != wanted[key])
+    differing = ", ".join(key for key in record if key != "complete" and found.get(key) != record[key])
     if differing and not overwrite:
         raise UserError(f"{out} holds a toy set with other {differing}: choose another folder or add --overwrite")
     for folder in FOLDERS:
@@ -142,23 +120,24 @@ def prepare_folder(toy: ToySet, out: Path, overwrite: bool) -> bool:
     return True
 
 
-def _record(toy: ToySet, complete: bool) -> dict[str, object]:
-    return {"format": RECORD_FORMAT, **asdict(toy), "complete": complete}
-
-
 def main() -> None:
-    args = parse(Config, __doc__)
-    toy = ToySet(args.images, args.seed, args.image_size, args.val_share, *read_classes(args.class_file))
-    require_enough_images(toy)
-    with writing(args.out):
-        if not prepare_folder(toy, args.out, args.overwrite):
-            print(f"{args.out} already holds this toy set: nothing to do")
+    config = parse(Config, __doc__)
+    names, colors = read_classes(config.class_file)
+    train, val = len(config.lists()["train"]), len(config.lists()["val"])
+    if min(train, val) < len(names):
+        enough = math.ceil(len(names) / min(config.val_share, 1 - config.val_share))
+        need = f"{len(names)} classes and --val_share {config.val_share} need {enough}"
+        raise UserError(f"--images {config.images} is too few to show every class in train and in val: {need}")
+    of_config = {name: getattr(config, name) for name in ("images", "seed", "image_size", "val_share")}
+    record = {"format": RECORD_FORMAT, **of_config, "class_names": names, "colors": colors, "complete": True}
+    with writing(config.out):
+        if not prepare_folder(record, config.out, config.overwrite):
+            print(f"{config.out} already holds this toy set: nothing to do")
             return
-        write_json(args.out / RECORD, _record(toy, complete=False))
-        count = write_toy_set(toy, args.out)
-        write_json(args.out / RECORD, _record(toy, complete=True))
-    train, val = len(toy.lists()["train"]), len(toy.lists()["val"])
-    print(f"{args.out}: {train} train and {val} val images, {count} objects of {len(toy.class_names)} classes")
+        write_json(config.out / RECORD, {**record, "complete": False})
+        count = write_toy_set(config, names, colors)
+        write_json(config.out / RECORD, record)
+    print(f"{config.out}: {train} train and {val} val images, {count} objects of {len(names)} classes")
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ from typing import Any
 from tqdm import tqdm
 
 from tools.data.annotations import BOX_SIDES, annotated_size, read_box, read_xml, scaled_box
-from tools.data.devkit import annotation_files, annotation_path, check_folder, image_files, image_path
+from tools.data.devkit import annotation_files, check_folder, image_files
 from tools.data.images import SUFFIXES, save_smaller
-from tools.data.writing import make_folders, new_folder
+from tools.data.writing import new_folder
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, advice, run_main
 from tools.system.files import read_json, reason, write_json
@@ -41,17 +41,16 @@ def scale_devkit(data_dir: Path, out: Path, longer_side: int) -> int:
     if not images:
         raise UserError(f"{images.folder} holds no image ({', '.join(SUFFIXES)}): there is nothing to scale")
     with new_folder(out) as folder:
-        make_folders(folder)
         for image_id in tqdm(images, desc="scaling", unit="image"):
             with advice("restore it from the original data set"):
-                source, target = images.path(image_id), image_path(folder, image_id)
-                _, factor = save_smaller(source, target, longer_side, JPEG_QUALITY)
+                target = folder / "JPEGImages" / f"{image_id}.jpg"
+                _, factor = save_smaller(images.path(image_id), target, longer_side, JPEG_QUALITY)
                 if image_id in annotations:  # VOC's test images have none
-                    _scale_annotation(annotations.path(image_id), annotation_path(folder, image_id), factor)
+                    _scale_annotation(annotations.path(image_id), folder / "Annotations" / f"{image_id}.xml", factor)
         shutil.copytree(data_dir / "ImageSets", folder / "ImageSets", dirs_exist_ok=True)
         write_json(folder / RECORD, _record(data_dir, longer_side))
-    for line in (*images.skipped(), *annotations.skipped()):
-        print(line)
+    images.print_skipped()
+    annotations.print_skipped()
     return len(images)
 
 

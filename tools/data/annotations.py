@@ -9,17 +9,18 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from tools.data.devkit import LABELED_LINE, annotation_files, image_files, read_lines
+from tools.data.devkit import LABELED_LINE, annotation_files, image_files, noted, read_bytes, read_lines
 from tools.data.images import Size, upright_size
 from tools.system.errors import UserError, first_few, printable, quoted
-from tools.system.files import reason, require_regular_file
+from tools.system.files import reason
 
 MAX_ANNOTATION_BYTES = 1 << 20  # the devkit's largest has 20 thousand
 MAX_DEPTH = 20  # elements inside each other; the devkit has 4
 FAR = 1e9  # pixels; a coordinate beyond it counts as this
 PRESENT, DIFFICULT_ONLY, ABSENT = 1, 0, -1  # the devkit's labels
 # What people write in <difficult>, besides numbers.
-YES, NO = ("true", "yes", "y", "t"), ("", "false", "no", "n", "f", "none", "null", "unspecified")
+DIFFICULT = dict.fromkeys(("true", "yes", "y", "t"), 1)
+DIFFICULT |= dict.fromkeys(("", "false", "no", "n", "f", "none", "null", "unspecified"), 0)
 
 # The tags that are read; one that differs from them by case or a namespace alone would be overlooked.
 TAGS = ("object", "name", "difficult", "bndbox", "xmin", "ymin", "xmax", "ymax", "size", "width", "height")
@@ -45,9 +46,8 @@ def is_empty(box: Box, size: Size | None) -> bool:
     Each corner is clamped to the image, of `size` as its annotation says, and cut to an integer; then the box has no
     width or no height. Swapped corners count. Without a size (None) only negative coordinates are clamped.
     """
-    width, height = size or (math.inf, math.inf)
-    xmin, ymin, xmax, ymax = map(_clamped, box, (width, height, width, height))
-    return xmin == xmax or ymin == ymax
+    sides = zip(box[:2], box[2:], size or (math.inf, math.inf), strict=True)
+    return any(_clamped(start, side) == _clamped(end, side) for start, end, side in sides)
 
 
 def _clamped(coordinate: float, side: float) -> int:
@@ -62,11 +62,11 @@ def scaled_box(box: Box, factor: float, before: Size | None, after: Size | None)
     copy, see `is_empty`.
     """
     is_whole = all(isinstance(side, int) for side in box)
-    xmin, ymin, xmax, ymax = (max(1, round(side * factor)) if is_whole else round(side * factor, 2) for side in box)
+    scaled = tuple(max(1, round(side * factor)) if is_whole else round(side * factor, 2) for side in box)
     if is_empty(box, before):
-        return (xmin, ymin, xmax, ymax) if is_empty((xmin, ymin, xmax, ymax), after) else (xmin, ymin, xmin, ymax)
-    width, height = after or (math.inf, math.inf)
-    (xmin, xmax), (ymin, ymax) = _distinct(xmin, xmax, width), _distinct(ymin, ymax, height)
+        return scaled if is_empty(scaled, after) else (*scaled[:2], scaled[0], scaled[3])
+    sides = zip(scaled[:2], scaled[2:], after or (math.inf, math.inf), strict=True)
+    (xmin, xmax), (ymin, ymax) = (_distinct(start, end, side) for start, end, side in sides)
     return xmin, ymin, xmax, ymax
 
 
@@ -98,61 +98,52 @@ def validate_annotation(path: Path, class_names: list[str] | None) -> tuple[list
     indices = {name: index for index, name in enumerate(dict.fromkeys(names) if class_names is None else class_names)}
     objects, problems = [], []
     for name, element in zip(names, elements, strict=True):
-        try:
+        with noted(problems):
             objects.append(_read_object(name, element, indices, size))
-        except ValueError as error:
-            problems.append(str(error))
     return objects, problems
 
 
 def _read_object(name: str, element: ElementTree.Element, indices: dict[str, int], size: Size | None) -> VOCObject:
     if name not in indices:
         raise ValueError(f"class {quoted(name)} is not in the class file ({first_few(list(indices))})")
-    difficult, note = _read_difficult(element)
-    if element.find("bndbox/*") is None:
-        return VOCObject(name, indices[name], difficult, None, notes=(*note, "an object without a box, which counts"))
-    box = read_box(name, element)
-    if box[2] < box[0] or box[3] < box[1]:
-        note += ("a box with swapped corners, which counts",)
-    return VOCObject(name, indices[name], difficult, box, is_empty(box, size), note)
+    notes = []
+    mark = (element.findtext("difficult") or "").strip()
+    difficult = DIFFICULT.get(mark.casefold(), _number(mark))
+    if difficult not in (0, 1):
+        notes.append(f"<difficult> is {quoted(mark)}, which counts as 0")
+    box = None if element.find("bndbox/*") is None else read_box(name, element)
+    if box is None:
+        notes.append("an object without a box, which counts")
+    elif box[2] < box[0] or box[3] < box[1]:
+        notes.append("a box with swapped corners, which counts")
+    empty = box is not None and is_empty(box, size)
+    return VOCObject(name, indices[name], difficult == 1, box, empty, tuple(notes))
 
 
-def _read_difficult(element: ElementTree.Element) -> tuple[bool, tuple[str, ...]]:
-    """Return whether the object is difficult, and a note if its mark is none of the known ones, which means no."""
-    text = (element.findtext("difficult") or "").strip()
-    word = text.casefold()
+def _number(text: str | None) -> float:
     try:
-        number = float(word)
+        return float(text or "")
     except ValueError:
-        number = 1.0 if word in YES else 0.0 if word in NO else math.nan
-    note = () if number in (0, 1) else (f"<difficult> is {quoted(text)}, which counts as 0",)
-    return number == 1, note
+        return math.nan
 
 
 def read_box(name: str, element: ElementTree.Element) -> Box:
     """Return the box of an object's element; raise a `ValueError` unless it has four numbers."""
-    return tuple(_coordinate(name, element, side) for side in BOX_SIDES)
-
-
-def _coordinate(name: str, element: ElementTree.Element, side: str) -> float:
-    text = element.findtext(f"bndbox/{side}")
-    try:
-        value = float(text or "")
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        found = "none" if text is None else quoted(text)
-        raise ValueError(f"the object {quoted(name)} has no complete bndbox of numbers ({side}: {found})")
-    return max(min(value, FAR), -FAR)
+    box = []
+    for side in BOX_SIDES:
+        text = element.findtext(f"bndbox/{side}")
+        value = _number(text)
+        if not math.isfinite(value):
+            found = "none" if text is None else quoted(text)
+            raise ValueError(f"the object {quoted(name)} has no complete bndbox of numbers ({side}: {found})")
+        box.append(max(min(value, FAR), -FAR))
+    return tuple(box)
 
 
 def annotated_size(root: ElementTree.Element) -> Size | None:
     """Return the image's width and height as an annotation says; None if it says nothing or nothing possible."""
-    try:
-        width, height = (int(float(root.findtext(f"size/{side}") or "")) for side in ("width", "height"))
-    except (ValueError, OverflowError):
-        return None
-    return (width, height) if 0 < width <= FAR and 0 < height <= FAR else None
+    width, height = (_number(root.findtext(f"size/{side}")) for side in ("width", "height"))
+    return (int(width), int(height)) if 1 <= width <= FAR and 1 <= height <= FAR else None
 
 
 class _TreeWithoutDoctype(ElementTree.TreeBuilder):
@@ -164,32 +155,23 @@ class _TreeWithoutDoctype(ElementTree.TreeBuilder):
 
 def read_xml(path: Path) -> ElementTree.Element:
     """Return the root of an annotation file."""
-    if require_regular_file(path).st_size > MAX_ANNOTATION_BYTES:
-        raise UserError(f"{path} is not a devkit annotation (over {MAX_ANNOTATION_BYTES >> 20} MiB)")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path} ({reason(error)})") from error
+    content = read_bytes(path, MAX_ANNOTATION_BYTES, "a devkit annotation")
     try:
         root = ElementTree.fromstring(content, ElementTree.XMLParser(target=_TreeWithoutDoctype()))
     except Exception as error:  # the file chooses its encoding, and a codec can raise anything
         raise UserError(f"{path} is not readable XML ({reason(error)})") from error
     if root.tag != "annotation":
         raise UserError(f"{path} is not a devkit annotation (its root is {quoted(root.tag)}, not 'annotation')")
-    if _is_deep(root):  # reading and writing it would recurse
+    level = [root]
+    for _ in range(MAX_DEPTH):
+        level = [child for element in level for child in element]
+    if level:  # reading and writing it would recurse
         raise UserError(f"{path} is not a devkit annotation (over {MAX_DEPTH} elements inside each other)")
     for tag in {element.tag for element in root.iter()}.difference(TAGS):
         plain = tag.rpartition("}")[2].casefold()
         if plain in TAGS:
             raise UserError(f"{path} has an element {quoted(tag)} in place of '{plain}': rename it")
     return root
-
-
-def _is_deep(root: ElementTree.Element) -> bool:
-    level = [root]
-    for _ in range(MAX_DEPTH):
-        level = [child for element in level for child in element]
-    return bool(level)
 
 
 def read_objects(data_dir: Path, ids: list[str], split: str, class_names: list[str]) -> list[list[VOCObject]]:
@@ -224,22 +206,17 @@ def read_label_lists(data_dir: Path, split: str, ids: list[str], class_names: li
         if name != Path(name).name:
             raise UserError(f"the class name {quoted(name)} cannot be part of a file name of {data_dir}")
         path = data_dir / "ImageSets" / "Main" / f"{name}_{PurePosixPath(split).name}.txt"
-        labels = _read_label_list(path)
+        labels = {}
+        for number, line in read_lines(path):
+            match = LABELED_LINE.fullmatch(line)
+            if not match:
+                raise UserError(f"{path}, line {number}: expected an image id and 1, 0 or -1")
+            labels[match[1]] = int(match[2])
         if missing := [image_id for image_id in ids if image_id not in labels]:
             images = f"{len(missing):,} of the {len(ids):,} images of split '{split}'"
             raise UserError(f"{path} lacks {images} ({first_few(missing)})")
         columns.append([labels[image_id] for image_id in ids])
     return np.array(columns, np.int8).T
-
-
-def _read_label_list(path: Path) -> dict[str, int]:
-    labels = {}
-    for number, line in read_lines(path):
-        match = LABELED_LINE.fullmatch(line)
-        if not match:
-            raise UserError(f"{path}, line {number}: expected an image id and 1, 0 or -1")
-        labels[match[1]] = int(match[2])
-    return labels
 
 
 @dataclass(frozen=True)
@@ -252,31 +229,30 @@ class Annotated:
     truncated: bool = False
 
 
-def annotation(
-    image_id: str, size: tuple[int, int], objects: Iterable[Annotated], database: str, folder: str, segmented: int = 0
-) -> ElementTree.ElementTree:
-    """Return the devkit's XML for one image.
+def write_annotation(
+    folder: Path, image_id: str, size: Size, objects: Iterable[Annotated], database: str, name: str, segmented: int = 0
+) -> None:
+    """Write the devkit's XML for one image into `folder`, a devkit folder.
 
     Args:
         size: the image's width and height in pixels.
-        database, folder: where the image comes from, and the name of its devkit folder.
+        database, name: where the image comes from, and the name of its devkit folder.
         segmented: 1 if the folder has a mask of the image.
     """
     root = ElementTree.Element("annotation")
-    _add(root, folder=printable(folder), filename=f"{image_id}.jpg")
+    _add(root, folder=printable(name), filename=f"{image_id}.jpg")
     _add(ElementTree.SubElement(root, "source"), database=database)
     _add(ElementTree.SubElement(root, "size"), width=size[0], height=size[1], depth=3)
     _add(root, segmented=segmented)
     for item in objects:
         node = ElementTree.SubElement(root, "object")
-        _add(node, name=item.name, pose="Unspecified")
-        _add(node, truncated=int(item.truncated), difficult=int(item.difficult))
+        _add(node, name=item.name, pose="Unspecified", truncated=int(item.truncated), difficult=int(item.difficult))
         if item.box is None and min(size) < 3:
             continue  # the official rule would take the box of so small an image for empty, and drop the label
-        xmin, ymin, xmax, ymax = item.box or (1, 1, *size)
-        _add(ElementTree.SubElement(node, "bndbox"), xmin=xmin, ymin=ymin, xmax=xmax, ymax=ymax)
+        box = zip(BOX_SIDES, item.box or (1, 1, *size), strict=True)
+        _add(ElementTree.SubElement(node, "bndbox"), **dict(box))
     ElementTree.indent(root, "\t")
-    return ElementTree.ElementTree(root)
+    ElementTree.ElementTree(root).write(folder / "Annotations" / f"{image_id}.xml")
 
 
 def _add(parent: ElementTree.Element, **texts: object) -> None:

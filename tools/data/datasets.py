@@ -3,7 +3,6 @@
 import hashlib
 import os
 import zlib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,23 +12,14 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from tools.data.annotations import VOCObject, read_annotation
+from tools.data.annotations import ABSENT, DIFFICULT_ONLY, VOCObject, labels_of_objects, read_annotation
 from tools.data.devkit import annotation_files, check_folder, image_files, read_split
 from tools.data.images import opened_image, read_image
 from tools.data.loader import worker_options
-from tools.data.transforms import Normalization, fit, fitted_box, normalize
+from tools.data.transforms import Normalization, Transform, fit, fitted_box, normalize
 from tools.system.errors import UserError, advice
 
 BLOCK, BLOCKS = 4096, 4  # bytes, and how many of them a checksum of an image file reads
-Transform = Callable[[Image.Image], Any]
-
-
-def multi_hot(objects: list[VOCObject], num_classes: int) -> torch.Tensor:
-    """Return `[V]` float32: 1 for every class among the objects."""
-    labels = torch.zeros(num_classes)
-    for item in objects:
-        labels[item.class_index] = 1
-    return labels
 
 
 class VOCImages(Dataset):
@@ -73,7 +63,7 @@ class VOCClassification(VOCImages):
     image, so that a damaged file does not stop a run hours later. `tools.check_data` decodes the images too.
 
     Args:
-        difficult: the label, "positive" or "negative", of a class whose objects are all difficult.
+        difficult: whether a class whose objects are all difficult is "positive" (official code) or "negative".
     """
 
     folders = ("JPEGImages", "Annotations")
@@ -87,16 +77,15 @@ class VOCClassification(VOCImages):
         difficult: str = "positive",
     ):
         super().__init__(data_dir, split, transform)
-        self.class_names, self.difficult = class_names, difficult
+        self.class_names = class_names
         self.annotations = annotation_files(self.data_dir).paths(self.ids, split)
         with ThreadPoolExecutor() as pool:
-            self.labels = torch.stack(list(pool.map(self._read_labels, range(len(self.ids)))))
+            labels = np.concatenate(list(pool.map(self._read_labels, range(len(self.ids)))))
+        self.labels = torch.from_numpy(labels > (ABSENT if difficult == "positive" else DIFFICULT_ONLY)).float()
 
-    def _read_labels(self, index: int) -> torch.Tensor:
-        counted = [item for item in self.objects(index) if self.difficult == "positive" or not item.difficult]
-        labels = multi_hot(counted, len(self.class_names))
+    def _read_labels(self, index: int) -> np.ndarray:
         with opened_image(self.paths[index]):  # checks the header
-            return labels
+            return labels_of_objects([self.objects(index)], len(self.class_names))
 
     def objects(self, index: int) -> list[VOCObject]:
         """Return the annotated objects of an image, as `read_annotation`."""
@@ -170,20 +159,14 @@ class ImageFiles(Dataset):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Letterboxed:
-        path = self.paths[index]
+        path = str(self.paths[index])
         try:
-            return letterbox(str(path), read_image(path), self.image_size, self.normalization)
+            image = read_image(self.paths[index])
         except UserError as error:
-            return Letterboxed(str(path), str(error), torch.zeros(0), (0, 0, 0, 0), (0, 0))
-
-
-def letterbox(
-    path: str, image: Image.Image, image_size: int, normalization: Normalization | None = None
-) -> Letterboxed:
-    """Return an upright image on its canvas, see `ImageFiles`."""
-    size = image.height, image.width
-    canvas = normalize(fit(image, image_size), normalization)
-    return Letterboxed(path, "", canvas, fitted_box(size, image_size), size)
+            return Letterboxed(path, str(error), torch.zeros(0), (0, 0, 0, 0), (0, 0))
+        size = image.height, image.width
+        canvas = normalize(fit(image, self.image_size), self.normalization)
+        return Letterboxed(path, "", canvas, fitted_box(size, self.image_size), size)
 
 
 def image_loader(images: ImageFiles, batch_size: int, num_workers: int) -> DataLoader:

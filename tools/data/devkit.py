@@ -1,9 +1,12 @@
 """PASCAL VOC devkit folders: class files, split lists and file paths, checked before they are used."""
 
+import io
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +31,13 @@ def read_class_names(path: str | Path) -> list[str]:
     return names
 
 
-def class_names_problem(names: Any) -> str | None:
+def class_names_problem(names: Any, where: str = "under 'class_names'") -> str | None:
     """Return why a value is not a list of class names, as a message about its file ends, or None."""
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        return " has no list of names under 'class_names'"
+        return f" has no list of names {where}"
     problem = next(filter(None, map(class_name_problem, names)), None)
-    return f": {problem}" if problem else " contains a name twice" if len(set(names)) < len(names) else None
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    return f": {problem}" if problem else f" contains the name {quoted(twice[0])} twice" if twice else None
 
 
 def class_columns(wanted: Sequence[str], present: Sequence[str]) -> list[int]:
@@ -81,13 +85,25 @@ def read_split(data_dir: str | Path, split: str, images: Collection[str] | None 
     """Return the image ids of a split, at least one and each once, in the list's order; see `validate_split`."""
     path = split_path(data_dir, split)
     ids, problems = validate_split(path, image_files(Path(data_dir)) if images is None else images)
-    if len(problems) == 1:
-        raise UserError(f"{path}, {problems[0]}")
-    if problems:
-        raise UserError(f"{path} has {len(problems):,} invalid lines: {first_few(problems, separator='; ')}")
+    raise_problems(path, problems)
     if not ids:
         raise UserError(f"{path} contains no image id")
     return ids
+
+
+def raise_problems(path: Path, problems: Sequence[str]) -> None:
+    """Raise a `UserError` that names the first problems of the file or folder `path`, if there are any."""
+    if problems:
+        raise UserError(f"{path}, {first_few(problems, separator='; ')}")
+
+
+@contextmanager
+def noted(problems: list[str], origin: str = "") -> Iterator[None]:
+    """Add a `ValueError` or `UserError` of the `with` block to the problems, with its origin, instead of raising it."""
+    try:
+        yield
+    except (ValueError, UserError) as error:
+        problems.append(f"{origin}: {error}" if origin else str(error))
 
 
 def validate_split(path: Path, images: Collection[str]) -> tuple[list[str], list[str]]:
@@ -99,56 +115,41 @@ def validate_split(path: Path, images: Collection[str]) -> tuple[list[str], list
     first_lines: dict[str, int] = {}
     problems = []
     for number, line in read_lines(path):
-        image_id = _id_of_line(line, images)
-        if problem := _id_problem(image_id, line, first_lines):
-            problems.append(f"line {number}: {problem}")
+        labeled = LABELED_LINE.fullmatch(line)
+        image_id = labeled[1] if labeled and line not in images else line
+        if labeled and line in images and labeled[1] in images:
+            image = f"{quoted(labeled[1])} (with the label {labeled[2]})"
+            problem = f"{quoted(line)} is an image, and so is {image}: rename a file"
+        # An id is part of a path that must stay inside the data folder, and messages print it.
+        elif image_id in (".", "..") or re.search(rf"[/\\{UNPRINTABLE}]", image_id):
+            problem = f"{quoted(image_id)} is not an image id (a file name without folder and suffix, in UTF-8)"
+        elif image_id in first_lines:
+            problem = f"repeats {shorten(image_id)} (first on line {first_lines[image_id]}): remove one of the lines"
         else:
             first_lines[image_id] = number
+            continue
+        problems.append(f"line {number}: {problem}")
     return list(first_lines), problems
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the number and the text of each line of a list, without surrounding whitespace and empty lines."""
-    if require_regular_file(path).st_size > MAX_LIST_BYTES:
-        raise UserError(f"{path} is not a list of image ids (over {MAX_LIST_BYTES >> 20} MiB)")
+def read_bytes(path: Path, most: int, what: str) -> bytes:
+    """Read a regular file of at most `most` bytes that should be `what`; raise a `UserError` if that is impossible."""
+    if require_regular_file(path).st_size > most:
+        raise UserError(f"{path} is not {what} (over {most >> 20} MiB)")
     try:
-        # Bytes that are not UTF-8 stay visible in their line's id instead of stopping the reader.
-        with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
-            for number, line in enumerate(lines, start=1):
-                if text := line.strip():
-                    yield number, composed(text)
+        return path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path} ({reason(error)})") from error
 
 
-def _id_of_line(line: str, images: Collection[str]) -> str | None:
-    """Return the id that a line names; None if the line can be read in two ways."""
-    labeled = LABELED_LINE.fullmatch(line)
-    if not labeled or (line in images and labeled[1] not in images):
-        return line
-    return None if line in images else labeled[1]
-
-
-def _id_problem(image_id: str | None, line: str, first_lines: dict[str, int]) -> str | None:
-    if image_id is None:
-        image, label = LABELED_LINE.fullmatch(line).groups()
-        return f"{quoted(line)} is an image, and so is {quoted(image)} (with the label {label}): rename a file"
-    # An id is part of a path that must stay inside the data folder, and messages print it.
-    if image_id in (".", "..") or re.search(rf"[/\\{UNPRINTABLE}]", image_id):
-        return f"{quoted(image_id)} is not an image id (a file name without folder and suffix, in UTF-8)"
-    if image_id in first_lines:
-        return f"repeats {shorten(image_id)} (first on line {first_lines[image_id]}): remove one of the lines"
-    return None
-
-
-def image_path(data_dir: Path, image_id: str) -> Path:
-    """Return where the image is written; `image_files` finds those that others wrote."""
-    return data_dir / "JPEGImages" / f"{image_id}.jpg"
-
-
-def annotation_path(data_dir: Path, image_id: str) -> Path:
-    """Return where the annotation is written; `annotation_files` finds those that others wrote."""
-    return data_dir / "Annotations" / f"{image_id}.xml"
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the number and the text of each line of a list, without surrounding whitespace and empty lines."""
+    content = io.BytesIO(read_bytes(path, MAX_LIST_BYTES, "a list of image ids"))
+    # Bytes that are not UTF-8 stay visible in their line's id instead of stopping the reader.
+    lines = io.TextIOWrapper(content, encoding="utf-8-sig", errors="surrogateescape")
+    for number, line in enumerate(lines, start=1):
+        if text := line.strip():
+            yield number, composed(text)
 
 
 def composed(text: str) -> str:
@@ -175,13 +176,15 @@ class Files(dict[str, list[str]]):
     def __init__(self, folder: Path, suffixes: Sequence[str]):
         super().__init__()
         self.folder, self.suffixes = folder, suffixes
-        self.others: list[str] = []  # visible files of other kinds
-        for name in _visible_names(folder):
+        try:
+            names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+        except OSError as error:
+            raise UserError(f"cannot read {folder} ({reason(error)})") from error
+        self.names = [name for name in names if not name.startswith(".") and name not in WINDOWS_FILES]
+        for name in self.names:
             stem, suffix = os.path.splitext(name)
             if suffix.lower() in suffixes:
                 self.setdefault(composed(stem), []).append(name)
-            else:
-                self.others.append(name)
 
     def path(self, image_id: str) -> Path:
         """Return the file of an id. None, or several (`a.jpg` and `a.PNG`), are an error."""
@@ -197,7 +200,7 @@ class Files(dict[str, list[str]]):
         """Return the files of a split. The error for missing files counts them and says what is there instead."""
         if missing := self.missing(ids):
             files = f"{len(missing):,} of the {len(ids):,} files of split '{split}'"
-            instead = self._alike(missing[0]) or f"; it holds {_named(self._all_names()) or 'no files'}"
+            instead = self._alike(missing[0]) or f"; it holds {_named(self.names) or 'no files'}"
             raise UserError(f"{self.folder} lacks {files} ({first_few(list(map(shorten, missing)))}){instead}")
         return [self.path(image_id) for image_id in ids]
 
@@ -205,31 +208,21 @@ class Files(dict[str, list[str]]):
         """Return the ids without a file."""
         return [image_id for image_id in ids if image_id not in self]
 
-    def skipped(self) -> list[str]:
-        """Return one line that counts the files of other kinds, if there are any."""
-        count = f"{len(self.others):,} other files, which are skipped"
-        return [f"note: {self.folder} holds {count} ({_named(self.others)})"] if self.others else []
+    def print_skipped(self) -> None:
+        """Print how many visible files of other kinds there are, if any."""
+        others = [name for name in self.names if not name.lower().endswith(tuple(self.suffixes))]
+        if others:
+            print(f"note: {self.folder} holds {len(others):,} other files, which are skipped ({_named(others)})")
 
     def _alike(self, image_id: str) -> str:
         """Return the part of a message that names the files that a missing id may mean."""
-        wanted, names = image_id.casefold(), self._all_names()
-        alike = [name for name in names if wanted in map(str.casefold, (composed(name), Path(composed(name)).stem))]
+        folded = {name: composed(name).casefold() for name in self.names}
+        alike = [name for name, text in folded.items() if image_id.casefold() in (text, os.path.splitext(text)[0])]
         return f"; it has {_named(alike)}" if alike else ""
-
-    def _all_names(self) -> list[str]:
-        return [name for names in self.values() for name in names] + self.others
 
 
 def _named(names: Sequence[str]) -> str:
     return first_few(list(map(quoted, names)))
-
-
-def _visible_names(folder: Path) -> list[str]:
-    try:
-        names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    except OSError as error:
-        raise UserError(f"cannot read {folder} ({reason(error)})") from error
-    return [name for name in names if not name.startswith(".") and name not in WINDOWS_FILES]
 
 
 def image_files(data_dir: Path) -> Files:

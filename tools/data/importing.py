@@ -6,20 +6,20 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
 from tools.data.annotations import Annotated, Box
-from tools.data.devkit import UNPRINTABLE
-from tools.data.images import SUFFIXES, Size, images_below, upright_size
+from tools.data.devkit import UNPRINTABLE, class_name_problem, class_names_problem, composed, raise_problems
+from tools.data.images import SUFFIXES, images_below, upright_size
 from tools.data.splits import Lists, split_lists
-from tools.data.writing import CLASS_FILE, METHODS, Sample, print_next_commands, raise_problems, write_data_set
+from tools.data.writing import CLASS_FILE, Sample, print_next_commands, write_data_set
 from tools.system.command_line import Arguments, argument
 from tools.system.errors import UserError, first_few, quoted
 from tools.system.text_table import fixed_width_table
@@ -27,8 +27,10 @@ from tools.system.text_table import fixed_width_table
 MAX_ID_BYTES = 200  # a file's name has at most 255, and results add to it
 SHOWN_CLASSES = 200
 MAX_COORDINATE = 1e9  # pixels
+EMPTY = (0, 0, 0, 0)  # a box without width or height
 # Names of folders that hold one list each.
 PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Found:
     """What an importer understood of a source: a file or a folder of this kind ("table").
 
     Where a sample belongs to list val, the source has its own lists, and --val_share has no effect. `notes` say how
-    the source was understood and what was skipped. `sizes` are the images' width and height, if they are known.
+    the source was understood and what was skipped.
     """
 
     source: Path
@@ -52,13 +54,41 @@ class Found:
     samples: list[Sample]
     class_names: list[str]
     notes: list[str]
-    sizes: dict[Path, Size] | None = None
 
 
-def sample_of(origin: str, images: Path, name: str, objects: tuple[Annotated, ...], part: str = "") -> Sample:
-    """Return the sample of the image with this path in the folder `images`, or raise a `ValueError`."""
+def read_all(source: Path, entries: Iterable[tuple[str, Any]], read: Callable[[str, Any], Result]) -> list[Result]:
+    """Return what `read(origin, entry)` returns for every entry of a source, with a progress bar.
+
+    The `UserError` names the origins of the entries for which it raises a `ValueError` or a `UserError`.
+    """
+
+    def attempt(entry: tuple[str, Any]) -> Result | str:
+        try:
+            return read(*entry)
+        except (ValueError, UserError) as error:
+            return f"{entry[0]}: {error}"
+
+    entries = list(entries)
+    with ThreadPoolExecutor() as pool:  # a file system may take its time to answer
+        found = list(tqdm(pool.map(attempt, entries), desc="reading", unit="image", total=len(entries)))
+    raise_problems(source, [each for each in found if isinstance(each, str)])
+    return found
+
+
+def sample_of(
+    origin: str, images: Path, name: str, objects: Iterable[Annotated], part: str = "", id_path: str = ""
+) -> Sample:
+    """Return the sample of the image with this path in the folder `images`, or raise a `ValueError` or `UserError`.
+
+    Its id is that of `id_path`, or else that of the image's path, see `image_id_of`.
+    """
+    objects = tuple(objects)
+    for item in objects:
+        if problem := class_name_problem(item.name):
+            raise ValueError(problem)
     source = find_image(images, name)
-    return Sample(origin, source, image_id_of(source.relative_to(images).as_posix()), objects, part)
+    image_id = image_id_of(id_path or source.relative_to(images).as_posix())
+    return Sample(origin, source, upright_size(source), image_id, objects, part)
 
 
 def image_id_of(name: str) -> str:
@@ -70,7 +100,7 @@ def image_id_of(name: str) -> str:
     'holiday_2024_Straße_1'
     """
     stem = name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in SUFFIXES else name
-    image_id = re.sub(r"[\s/\\]+", "_", unicodedata.normalize("NFC", stem))  # an id is one word of a list's line
+    image_id = re.sub(r"[\s/\\]+", "_", composed(stem))  # an id is one word of a list's line
     if image_id in ("", ".", "..") or re.search(f"[{UNPRINTABLE}]", image_id):
         raise ValueError(f"{quoted(name)} cannot be used as an image id: rename the file")
     content = image_id.encode()
@@ -105,11 +135,10 @@ def find_image(images: Path, name: str) -> Path:
     return found[0]
 
 
-def devkit_box(bbox: Any) -> Box | None:
+def devkit_box(bbox: Any) -> Box:
     """Convert COCO's 0-based (left, top, width, height) to the devkit's 1-based first and last pixel.
 
-    None: the box has no width or height and does not count (official code). `ValueError`: not four numbers of at most
-    `MAX_COORDINATE`.
+    `EMPTY`: the box has no width or height. `ValueError`: not four numbers of at most `MAX_COORDINATE`.
 
     >>> devkit_box([0, 10.5, 20, 4])
     (1, 11, 20, 15)
@@ -119,7 +148,7 @@ def devkit_box(bbox: Any) -> Box | None:
         raise ValueError("bbox is not [left, top, width, height]")
     left, top, width, height = bbox
     if width <= 0 or height <= 0:
-        return None
+        return EMPTY
     xmin, ymin = math.floor(left) + 1, math.floor(top) + 1
     # A box one pixel wide has equal corners in the devkit, where it would count as empty: it becomes two pixels wide.
     return xmin, ymin, max(math.ceil(left + width), xmin + 1), max(math.ceil(top + height), ymin + 1)
@@ -151,14 +180,24 @@ def find_similar_names(names: Iterable[str]) -> list[list[str]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
+def print_classes(names: list[str], shown: int | None = None, **counts: Counter) -> None:
+    """Print counts of the first classes, by default of all, and which names differ only in case or whitespace."""
+    rows = [(name, *(f"{count[name]:,d}" for count in counts.values())) for name in names[:shown]]
+    print(fixed_width_table([("class", *counts), *rows], widths=(5, *(8,) * len(counts))))
+    if len(names) > len(rows):
+        print(f"and {len(names) - len(rows):,} more classes")
+    for group in find_similar_names(names):
+        print(f"note: {' and '.join(map(quoted, group))} count as different classes")
+
+
 def join_repeated(found: Found) -> Found:
     """Return the source with one sample per file, which has the objects of all that name it, and distinct ids.
 
-    Where an id of list train occurs in list val or test, all ids begin with the name of their list. The `UserError`
-    names files of one list that would get the same id, and files in several lists.
+    Boxes without width or height do not count. Where an id of list train occurs in list val or test, all ids begin with
+    the name of their list. The `UserError` names files of one list with the same id, and files in several lists.
     """
     joined: dict[str, Sample] = {}
-    problems = []
+    problems, notes = [], list(found.notes)
     for sample in found.samples:
         file = os.path.realpath(sample.source)
         first = joined.setdefault(file, sample)
@@ -166,22 +205,24 @@ def join_repeated(found: Found) -> Found:
             problems.append(f"{sample.origin}: {sample.source} is also in list {first.part} ({first.origin})")
         elif first is not sample:
             joined[file] = replace(first, objects=tuple(dict.fromkeys(first.objects + sample.objects)))
-    samples, notes = list(joined.values()), list(found.notes)
-    if len(samples) < len(found.samples):
-        notes.append(f"{len(found.samples) - len(samples):,} entries name an image again: it gets the labels of all")
-    if len({sample.image_id for sample in samples}) < len({(sample.part, sample.image_id) for sample in samples}):
-        samples = [replace(sample, image_id=f"{sample.part}_{sample.image_id}") for sample in samples]
+    if len(joined) < len(found.samples):
+        notes.append(f"{len(found.samples) - len(joined):,} entries name an image again: it gets the labels of all")
+    if empty := sum(item.box == EMPTY for sample in joined.values() for item in sample.objects):
+        notes.append(f"skipped: {empty:,} boxes without width or height")
+    ids = {(sample.part, sample.image_id) for sample in joined.values()}
+    are_shared = len({image_id for _, image_id in ids}) < len(ids)
+    if are_shared:
         notes.append("lists share file names: the ids begin with train_, val_ or test_")
     by_id: dict[str, Sample] = {}
-    for sample in samples:
-        other = by_id.setdefault(sample.image_id, sample)
-        if other is not sample:
-            clash = (
-                f"{sample.source.name} and {other.source.name} ({other.origin}) would both get the id {sample.image_id}"
-            )
-            problems.append(f"{sample.origin}: {clash}: rename one of the files")
+    for sample in joined.values():
+        image_id = f"{sample.part}_{sample.image_id}" if are_shared else sample.image_id
+        objects = tuple(item for item in sample.objects if item.box != EMPTY)
+        other = by_id.setdefault(image_id, replace(sample, image_id=image_id, objects=objects))
+        if other.source != sample.source:
+            files = f"{sample.source.name} and {other.source.name} ({other.origin})"
+            problems.append(f"{sample.origin}: {files} would both get the id {image_id}: rename one of the files")
     raise_problems(found.source, problems)
-    return replace(found, samples=samples, notes=notes)
+    return replace(found, samples=list(by_id.values()), notes=notes)
 
 
 def make_lists(args: ImportArguments, samples: list[Sample], class_names: list[str]) -> Lists:
@@ -205,42 +246,18 @@ def make_lists(args: ImportArguments, samples: list[Sample], class_names: list[s
 def import_samples(args: ImportArguments, found: Found) -> None:
     """Print what was understood, write the data set, and print how to continue."""
     found = join_repeated(found)
-    sizes = found.sizes or image_sizes(found.samples, found.source)
-    lists = make_lists(args, found.samples, found.class_names)
-    print_found(found, lists)
-    origin = f"{found.kind} {found.source.name}"
-    methods = write_data_set(args.out, found.samples, sizes, lists, found.class_names, origin, args.shrink)
-    how = ", ".join(f"{methods[method]:,} {method}" for method in METHODS if methods[method])
-    class_file = args.out / CLASS_FILE
-    print(f"{args.out}: {len(found.samples):,} images ({how}), {len(found.class_names)} classes; classes: {class_file}")
-    print_next_commands(args.out, class_file, "Main/train", "Main/val" if "val" in lists else "Main/train")
-
-
-def print_found(found: Found, lists: Lists) -> None:
-    """Print how a source was understood, and the classes with the number of their images."""
+    samples, names = found.samples, found.class_names
+    if problem := class_names_problem(names):
+        raise UserError(f"{found.source}{problem}")
+    lists = make_lists(args, samples, names)
     print(f"{found.source}:", *found.notes, sep="\n  ")
-    images = Counter(name for sample in found.samples for name in {item.name for item in sample.objects})
-    rows = [(name, f"{images[name]:,d}", "images") for name in found.class_names[:SHOWN_CLASSES]]
-    print(fixed_width_table(rows, widths=(0, 7, 6)))
-    if len(found.class_names) > SHOWN_CLASSES:
-        print(f"and {len(found.class_names) - SHOWN_CLASSES:,} more classes")
-    unlabeled = sum(not sample.objects for sample in found.samples)
+    images = Counter(name for sample in samples for name in {item.name for item in sample.objects})
+    print_classes(names, SHOWN_CLASSES, images=images)
+    unlabeled = sum(not sample.objects for sample in samples)
     counts = ", ".join(f"{name} {len(ids):,}" for name, ids in lists.items())
-    print(f"{len(found.samples):,} images, {unlabeled:,} images without labels; lists: {counts}")
-    for names in find_similar_names(found.class_names):
-        print(f"note: {' and '.join(map(quoted, names))} count as different classes")
-
-
-def image_sizes(samples: list[Sample], source: Path) -> dict[Path, Size]:
-    """Return width and height of every image in pixels; raise a `UserError` if images of `source` cannot be read."""
-
-    def size(sample: Sample) -> Size | str:
-        try:
-            return upright_size(sample.source)
-        except UserError as error:
-            return f"{sample.origin}: {error}"
-
-    with ThreadPoolExecutor() as pool:
-        sizes = list(tqdm(pool.map(size, samples), desc="reading", unit="image", total=len(samples)))
-    raise_problems(source, [size for size in sizes if isinstance(size, str)])
-    return {sample.source: size for sample, size in zip(samples, sizes, strict=True)}
+    print(f"{len(samples):,} images, {unlabeled:,} images without labels; lists: {counts}")
+    methods = write_data_set(args.out, samples, lists, names, f"{found.kind} {found.source.name}", args.shrink)
+    how = ", ".join(f"{count:,} {method}" for method, count in sorted(methods.items()))
+    class_file = args.out / CLASS_FILE
+    print(f"{args.out}: {len(samples):,} images ({how}), {len(names)} classes; classes: {class_file}")
+    print_next_commands(args.out, class_file, "Main/train", "Main/val" if "val" in lists else "Main/train")

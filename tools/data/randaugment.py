@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import torch
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
-from torch import nn
 
 Value = float | int
 STRENGTHS = 10  # a strength is 1 to 9 of 10
@@ -59,7 +58,7 @@ OPERATIONS = (
 )
 
 
-class TorchDraws:
+class Draws:
     """Where the random numbers come from: torch's global generator."""
 
     def chance(self) -> float:
@@ -75,21 +74,16 @@ class TorchDraws:
         return side * self.chance()
 
 
-class RandAugment(nn.Module):
+def randaugment(image: Image.Image, draws: Draws | None = None) -> Image.Image:
     """Change an RGB PIL image at random; the numbers are drawn in the order of the official code."""
-
-    def __init__(self, draws: TorchDraws | None = None):
-        super().__init__()
-        self.draws = draws or TorchDraws()
-
-    def forward(self, image: Image.Image) -> Image.Image:
-        drawn = [OPERATIONS[int(self.draws.chance() * len(OPERATIONS))] for _ in range(2)]
-        for operation in drawn:
-            strength = self.draws.strength()
-            if self.draws.chance() < 0.5:
-                sign = -1 if operation.signed and self.draws.chance() < 0.5 else 1
-                image = operation.apply(image, sign * operation.value(strength))
-        return black_square(image, self.draws.position(image.width), self.draws.position(image.height))
+    draws = draws or Draws()
+    drawn = [OPERATIONS[int(draws.chance() * len(OPERATIONS))] for _ in range(2)]
+    for operation in drawn:
+        strength = draws.strength()
+        if draws.chance() < 0.5:
+            sign = -1 if operation.signed and draws.chance() < 0.5 else 1
+            image = operation.apply(image, sign * operation.value(strength))
+    return black_square(image, draws.position(image.width), draws.position(image.height))
 
 
 def black_square(image: Image.Image, x: float, y: float) -> Image.Image:

@@ -44,7 +44,9 @@ def draw_object(index: int, side: int, rng: np.random.Generator) -> np.ndarray:
     """
     shape = (side, side, 4)
     sheets = {name: np.full(shape, (*rgb.round(), 255), np.uint8) for name, rgb in class_colors(index).items()}
-    texture = class_texture(index, side)
+    ticks = np.arange(side, dtype=np.float32) / side
+    wave = _WAVES[index % len(_WAVES)](ticks[None, :], ticks[:, None])
+    texture = np.clip(0.5 + 3 * wave + np.zeros((side, side), np.float32), 0, 1)  # 1 has the color of the pattern
     sheets["body"] = cv2.blendLinear(sheets["pattern"], sheets["body"], texture, 1 - texture)
     picture = sheets["dark"].copy()
     picture[..., 3] = 0
@@ -73,33 +75,20 @@ def class_colors(index: int) -> dict[str, np.ndarray]:
     }
 
 
-def class_texture(index: int, side: int) -> np.ndarray:
-    """Return the texture of class `index`: `[side, side]`, from 0 (body color) to 1 (pattern color)."""
-    ticks = np.arange(side, dtype=np.float32) / side
-    wave = _WAVES[index % len(_WAVES)](ticks[None, :], ticks[:, None])
-    return np.clip(0.5 + 3 * wave + np.zeros((side, side), np.float32), 0, 1)
-
-
 def _cover(part: dict[str, Any], side: int) -> np.ndarray:
-    """Return the share of each pixel that the part covers: `[side, side]` in 0…1."""
-    cover = np.zeros((side, side), np.uint8)
-    points = (_outline(part) - 50) * _FILL + 50
+    """Return the share of each pixel that the part covers: `[side, side]` in 0…1. An ellipse has 36 corners."""
+    angles = np.linspace(0, 2 * np.pi, 37)[: 37 if part["kind"] == "ring" else 36]  # a ring ends at its start
+    circle = np.stack([np.cos(angles), np.sin(angles)], 1)
+    points = part["points"] if "points" in part else np.array(part["center"]) + np.array(part["radii"]) * circle
+    points = (np.array(points, np.float64) - 50) * _FILL + 50
     points = np.round((points * side / 100 - 0.5) * 2**_SHIFT).astype(np.int32)
+    cover = np.zeros((side, side), np.uint8)
     if part["kind"] in ("line", "ring"):
         thickness = max(1, round(part["width"] * side / 100))
         cv2.polylines(cover, [points], False, 255, thickness, cv2.LINE_AA, _SHIFT)
     else:
         cv2.fillPoly(cover, [points], 255, cv2.LINE_AA, _SHIFT)
     return cover / np.float32(255)
-
-
-def _outline(part: dict[str, Any]) -> np.ndarray:
-    """Return the part's corners, `[N, 2]`; an ellipse is a polygon of 36 corners, and a ring repeats the first one."""
-    if "points" in part:
-        return np.array(part["points"], np.float64)
-    angles = np.linspace(0, 2 * np.pi, 36, endpoint=False)
-    points = np.array(part["center"]) + np.array(part["radii"]) * np.stack([np.cos(angles), np.sin(angles)], 1)
-    return np.vstack([points, points[:1]]) if part["kind"] == "ring" else points
 
 
 def _sine(turns: np.ndarray) -> np.ndarray:

@@ -5,19 +5,20 @@ They return bytes; `normalize` makes floats of a whole batch on the device, so t
 
 import functools
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from PIL import Image
-from torch import nn
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
-from tools.data.randaugment import RandAugment
+from tools.data.randaugment import randaugment
 from tools.system.errors import UserError, quoted
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+Transform = Callable[[Image.Image], torch.Tensor]  # of an RGB image to uint8 `[S, S, 4]`, see `normalize`
 
 
 class Normalization(NamedTuple):
@@ -29,41 +30,50 @@ class Normalization(NamedTuple):
 
 IMAGENET = Normalization()
 # In the order in which they are applied.
-AUGMENTATIONS = {"colorjitter": lambda: v2.ColorJitter(0.3, 0.3, 0.3, 0.1), "randaugment": RandAugment}
+AUGMENTATIONS = {"colorjitter": v2.ColorJitter(0.3, 0.3, 0.3, 0.1), "randaugment": randaugment}
+flip = v2.RandomHorizontalFlip()
 
 
-def training_transform(image_size: int, min_image_size: int, max_image_size: int, augment: str = "") -> v2.Compose:
+def training_transform(image_size: int, min_image_size: int, max_image_size: int, augment: str = "") -> Transform:
     """Return random resizing, flip, optional color augmentation and random crop (official code).
 
-    It maps an RGB PIL image to uint8 `[S, S, 4]`, see `normalize`, with random numbers of torch's global generator. An
-    image smaller than the crop is placed at a random offset; the rest is 0 after normalization.
+    The random numbers are those of torch's global generator. An image smaller than the crop is placed at a random
+    offset; the rest is 0 after normalization.
 
     Args:
         image_size: S, pixels; the longer side is uniform from `min_image_size` to `max_image_size`, both included.
         augment: see `augmentations`.
     """
-    resize = RandomLongerSide(min_image_size, max_image_size)
-    colors = [OnPILImage(change) for change in augmentations(augment)]
-    crop = Crop(image_size, at_random=True)
-    return v2.Compose([v2.Lambda(to_pixels), resize, v2.RandomHorizontalFlip(), *colors, crop])
+    sides = (min_image_size, max_image_size)
+    return functools.partial(augmented, image_size=image_size, sides=sides, colors=augmentations(augment))
 
 
-def augmentations(text: str) -> list[nn.Module]:
+def augmented(image: Image.Image, image_size: int, sides: tuple[int, int], colors: list[Callable]) -> torch.Tensor:
+    """Return a random view of an image, see `training_transform`."""
+    pixels = flip(resize_longer_side(to_pixels(image), *sides))
+    if colors:  # they are faster on PIL images
+        image = F.to_pil_image(pixels[:3])
+        for change in colors:
+            image = change(image)
+        pixels = to_pixels(image)
+    return crop(pixels, image_size, at_random=True)
+
+
+def augmentations(text: str) -> list[Callable]:
     """Return those of `AUGMENTATIONS` that a text names, in their order there, whatever is between the names."""
     unknown = re.findall(r"[^\W_]+", re.sub("|".join(AUGMENTATIONS), " ", text))
     if unknown:
         raise UserError(f"unknown augmentation {quoted(unknown[0])}: choose from {', '.join(AUGMENTATIONS)}")
-    return [make() for name, make in AUGMENTATIONS.items() if name in text]
+    return [change for name, change in AUGMENTATIONS.items() if name in text]
 
 
-def evaluation_transform(image_size: int, resize: bool = False) -> v2.Compose:
-    """Return the top-left crop, zero-padded, without resizing (official code); uint8 `[S, S, 4]`, see `normalize`.
+def evaluation_transform(image_size: int, resize: bool = False) -> Transform:
+    """Return the top-left crop, zero-padded, without resizing (official code); with `resize`, `fit` instead."""
+    return functools.partial(fit if resize else top_left, image_size=image_size)
 
-    With `resize`, the whole image is fitted to the square instead, see `fit`.
-    """
-    if resize:
-        return v2.Compose([v2.Lambda(functools.partial(fit, image_size=image_size))])
-    return v2.Compose([v2.Lambda(to_pixels), Crop(image_size, at_random=False)])
+
+def top_left(image: Image.Image, image_size: int) -> torch.Tensor:
+    return crop(to_pixels(image), image_size, at_random=False)
 
 
 def fit(image: Image.Image, image_size: int) -> torch.Tensor:
@@ -96,6 +106,33 @@ def to_pixels(image: Image.Image) -> torch.Tensor:
     return F.pil_to_tensor(image)
 
 
+def resize_longer_side(pixels: torch.Tensor, smallest: int, largest: int) -> torch.Tensor:
+    """Resize (bicubic) so that the longer side is a uniform random number of pixels; the aspect ratio is kept.
+
+    Works on uint8 tensors `[C, h, w]`: several times faster than Pillow, and within 2 of 255 levels of it.
+    """
+    scale = int(torch.randint(smallest, largest + 1, ())) / max(pixels.shape[-2:])
+    sides = [max(1, round(side * scale)) for side in pixels.shape[-2:]]
+    return F.resize(pixels, sides, InterpolationMode.BICUBIC, antialias=True)
+
+
+def crop(pixels: torch.Tensor, size: int, at_random: bool) -> torch.Tensor:
+    """Cut out a square, zero-padded: `[4, h, w]` → `[S, S, 4]`, height × width × channels as in memory.
+
+    At random, each axis has a uniform offset of the square in the image or, if the image is smaller, of the image in
+    the square. Otherwise both start at the top left.
+    """
+    canvas = torch.zeros(size, size, len(pixels), dtype=pixels.dtype)
+    copied, covered = [], []  # along each axis, the part of the image, and where it is on the canvas
+    for side in pixels.shape[-2:]:
+        offset = int(torch.randint(abs(side - size) + 1, ())) if at_random else 0
+        inner, whole = slice(offset, offset + min(side, size)), slice(None)
+        copied.append(inner if side > size else whole)
+        covered.append(whole if side > size else inner)
+    canvas[tuple(covered)] = pixels[(slice(None), *copied)].movedim(0, -1)
+    return canvas
+
+
 def normalize(pixels: torch.Tensor, normalization: Normalization | None = None) -> torch.Tensor:
     """Normalize pixels and validity mask, uint8 `[..., S, S, 4]`, to float32 `[..., 3, S, S]`, on any device.
 
@@ -117,55 +154,3 @@ def denormalize(images: torch.Tensor, normalization: Normalization | None = None
     mean, std = (torch.tensor(values)[:, None, None] for values in normalization or IMAGENET)
     pixels = (images.cpu().float() * std + mean) * 255
     return pixels.round().clamp(0, 255).byte().movedim(-3, -1)
-
-
-class RandomLongerSide(nn.Module):
-    """Resize (bicubic) so that the longer side is a uniform random number of pixels; the aspect ratio is kept.
-
-    Works on uint8 tensors `[C, h, w]`: several times faster than Pillow, and within 2 of 255 levels of it.
-    """
-
-    def __init__(self, smallest: int, largest: int):
-        super().__init__()
-        self.smallest, self.largest = smallest, largest
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        longer = int(torch.randint(self.smallest, self.largest + 1, ()))
-        scale = longer / max(image.shape[-2:])
-        sides = [max(1, round(side * scale)) for side in image.shape[-2:]]
-        return F.resize(image, sides, InterpolationMode.BICUBIC, antialias=True)
-
-
-class OnPILImage(nn.Module):
-    """Apply a transform of RGB PIL images, where color augmentations are faster, to the tensors of `to_pixels`."""
-
-    def __init__(self, transform: nn.Module):
-        super().__init__()
-        self.transform = transform
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return to_pixels(self.transform(F.to_pil_image(image[:3])))
-
-
-class Crop(nn.Module):
-    """A square crop, zero-padded: `[4, h, w]` → `[S, S, 4]`, height × width × channels as in memory.
-
-    At random, each axis has a uniform offset of the square in the image or, if the image is smaller, of the image in
-    the square. Otherwise both start at the top left.
-    """
-
-    def __init__(self, size: int, at_random: bool):
-        super().__init__()
-        self.size, self.at_random = size, at_random
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        canvas = torch.zeros(self.size, self.size, len(image), dtype=image.dtype)
-        (rows, canvas_rows), (columns, canvas_columns) = map(self._slices, image.shape[-2:])
-        canvas[canvas_rows, canvas_columns] = image[:, rows, columns].movedim(0, -1)
-        return canvas
-
-    def _slices(self, side: int) -> tuple[slice, slice]:
-        """Return, along one axis, the part of an image of `side` pixels to copy, and where on the canvas to put it."""
-        offset = int(torch.randint(abs(side - self.size) + 1, ())) if self.at_random else 0
-        inner = slice(offset, offset + min(side, self.size))
-        return (inner, slice(None)) if side > self.size else (slice(None), inner)

@@ -12,16 +12,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from tools.data.annotations import Annotated, Box, annotation, scaled_box
-from tools.data.devkit import annotation_path, image_path
+from tools.data.annotations import Annotated, Box, scaled_box, write_annotation
 from tools.data.images import Size, save_smaller
 from tools.data.splits import Lists
-from tools.system.errors import UserError, first_few
+from tools.system.errors import UserError
 from tools.system.files import temporary_beside, write_json, writing
 
 CLASS_FILE = "classes.json"
 JPEG_QUALITY = 92
-METHODS = ("hard links", "symbolic links", "copies", "smaller copies")  # how an image gets into the folder
 # The weights of the losses in the paper; the training scripts' defaults are those of the official code.
 PAPER = "--alpha_schedule_re 0.05 --alpha_re 3.00 --alpha_p 0.5"
 
@@ -32,6 +30,7 @@ class Sample:
 
     origin: str  # where its source names it ("row 7"), for messages
     source: Path
+    size: Size
     image_id: str
     objects: tuple[Annotated, ...]
     part: str = ""  # train, val or test, if its source says so
@@ -39,13 +38,13 @@ class Sample:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """Yield a temporary folder to fill; it is renamed to `out` (new or empty) on success and removed on failure."""
+    """Yield a temporary devkit folder to fill; it becomes `out` (new or empty) on success and is removed on failure."""
     if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} already exists: choose another folder, or remove it")
     temporary = temporary_beside(out)
     try:
         with writing(out):
-            temporary.mkdir(parents=True)
+            make_folders(temporary)
             yield temporary
             os.replace(temporary, out)
     finally:
@@ -58,45 +57,37 @@ def make_folders(folder: Path) -> None:
 
 
 def write_data_set(
-    out: Path,
-    samples: list[Sample],
-    sizes: Mapping[Path, Size],
-    lists: Lists,
-    class_names: list[str],
-    origin: str,
-    shrink: int,
+    out: Path, samples: list[Sample], lists: Lists, class_names: list[str], origin: str, shrink: int
 ) -> Counter:
-    """Make the devkit folder `out`; return how many images got into it by each of `METHODS`.
+    """Make the devkit folder `out`; return how many images got into it as links, copies or smaller copies.
 
     Args:
-        sizes: by their files, the images' width and height in pixels.
         origin: where the images are from, for the annotations.
         shrink: longest side in pixels; larger images become smaller copies, all others links. 0 links all.
     """
     methods: Counter = Counter()
     with new_folder(out) as folder:
-        make_folders(folder)
         for sample in tqdm(samples, desc="writing", unit="image"):
-            target = image_path(folder, sample.image_id)
-            method, size, objects = _write_image(sample, sizes[sample.source], shrink, target)
+            method, written = _write_image(sample, folder / "JPEGImages" / f"{sample.image_id}.jpg", shrink)
             methods[method] += 1
-            xml = annotation(sample.image_id, size, objects, origin, out.name)
-            xml.write(annotation_path(folder, sample.image_id))
+            write_annotation(folder, written.image_id, written.size, written.objects, origin, out.name)
         write_lists(folder, lists)
         images = Counter(name for sample in samples for name in {item.name for item in sample.objects})
         write_class_file(folder / CLASS_FILE, class_names, images)
     return methods
 
 
-def _write_image(sample: Sample, size: Size, shrink: int, target: Path) -> tuple[str, Size, Sequence[Annotated]]:
-    """Write the image to `target`; return the method used, and its size and objects there."""
-    objects = [replace(item, box=item.box and _visible(item.box, size)) for item in sample.objects]
-    if not shrink or max(size) <= shrink:
-        return link_or_copy(sample.source, target), size, objects
-    before = size
-    size, factor = save_smaller(sample.source, target, shrink, JPEG_QUALITY, reducing_gap=3)
-    objects = [replace(item, box=item.box and scaled_box(item.box, factor, before, size)) for item in objects]
-    return "smaller copies", size, objects
+def _write_image(sample: Sample, target: Path, shrink: int) -> tuple[str, Sample]:
+    """Write the image to `target`; return the method used, and the sample as it is there."""
+    boxes = [item.box and _visible(item.box, sample.size) for item in sample.objects]
+    method, size = "smaller copies", sample.size
+    if shrink and max(size) > shrink:
+        size, factor = save_smaller(sample.source, target, shrink, JPEG_QUALITY, reducing_gap=3)
+        boxes = [box and scaled_box(box, factor, sample.size, size) for box in boxes]
+    else:
+        method = link_or_copy(sample.source, target)
+    objects = tuple(replace(item, box=box) for item, box in zip(sample.objects, boxes, strict=True))
+    return method, replace(sample, size=size, objects=objects)
 
 
 def _visible(box: Box, size: Size) -> Box:
@@ -139,12 +130,6 @@ def voc_color(number: int) -> list[int]:
     """
     # The number's bits, three at a time from the lowest, are the colors' bits from the highest.
     return [sum(((number >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(8)) for channel in range(3)]
-
-
-def raise_problems(path: Path, problems: Sequence[str]) -> None:
-    """Raise a `UserError` that names the first problems of the file `path`, if there are any."""
-    if problems:
-        raise UserError(f"{path}, {first_few(problems, separator='; ')}")
 
 
 def print_next_commands(data_dir: Path, class_file: Path | None, train_split: str, val_split: str) -> None:
