@@ -18,9 +18,9 @@ import logging
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -31,15 +31,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks import measure
-from benchmarks.measure import NetworkArguments
-from core.batch_norm import (
-    GroupedBatchNorm2d,
-    Groups,
-    normalize_group_by_group,
-    normalize_groups_at_once,
-    normalize_split,
-    update_running_stats,
-)
+from core import batch_norm
+from core.batch_norm import GroupedBatchNorm2d, Groups
+from core.evaluation.loading import untrained_network
 from core.networks import TILES
 from tools.system.command_line import parse
 from tools.system.errors import run_main
@@ -64,40 +58,31 @@ def view(layer: GroupedBatchNorm2d, x: Tensor) -> Tensor:
     with torch.no_grad():  # each crop's copy has moved from where all started
         for running, moved in ((layer.running_mean, mean), (layer.running_var, var)):
             seen = (moved.view(crops, -1) - (1 - layer.momentum) * running) / layer.momentum
-            update_running_stats(running, seen, layer.momentum)
+            batch_norm.update_running_stats(running, seen, layer.momentum)
     return result.view_as(x)
 
 
 @cache
 def compiled_normalization(backend: str = "inductor") -> Callable:
     """Return the computation of `normalize_groups_at_once`, compiled at its first call with dynamic shapes."""
-    function = torch.compile(normalize_split, dynamic=True, backend=backend)
-
-    def compute(split: Tensor, weight: Tensor, bias: Tensor, *further: Any) -> Any:
-        # Views: of a parameter itself, torch.compile takes the length as fixed, and compiles for every other again.
-        return function(split, weight.view(-1), bias.view(-1), *further)
-
-    return compute
+    function = torch.compile(batch_norm.normalize_split, dynamic=True, backend=backend)
+    # Views: of a parameter itself, torch.compile takes the length as fixed, and compiles for every other again.
+    return lambda split, weight, bias, *further: function(split, weight.view(-1), bias.view(-1), *further)
 
 
-def compiled(layer: GroupedBatchNorm2d, x: Tensor) -> Tensor:
-    """Normalize all groups at once in few kernels."""
-    return normalize_groups_at_once(layer, x, compiled_normalization())
-
-
-WAYS = {
+WAYS: dict[str, Callable[[GroupedBatchNorm2d, Tensor], Tensor]] = {
     "plain": nn.BatchNorm2d.forward,
     "ours": GroupedBatchNorm2d.forward,
-    "crops": normalize_group_by_group,
-    "var_mean": normalize_groups_at_once,
-    "compiled": compiled,
+    "crops": batch_norm.normalize_group_by_group,
+    "var_mean": batch_norm.normalize_groups_at_once,
+    "compiled": lambda layer, x: batch_norm.normalize_groups_at_once(layer, x, compiled_normalization()),
     "view": view,
     "joined": joined,
 }
 
 
 @dataclass(frozen=True)
-class Config(NetworkArguments):
+class Config(measure.NetworkArguments):
     ways: tuple[str, ...] = measure.names_argument(WAYS)
 
 
@@ -109,78 +94,74 @@ def main() -> None:
     print(f"{config.batch_size} crops, {config.precision}: seconds over all layers, ratio to plain, bytes moved")
     for name, gradient in (("forward, no gradient", False), ("forward and backward", True)):
         moved = {way: bytes_moved(way, config.precision, gradient, device) for way in config.ways}
-        sums = dict.fromkeys(config.ways, 0.0)
+        sums = Counter()
         for shape, count in shapes(config).items():
-            for way, seconds in times(config, shape, gradient, device).items():
+            actions = actions_of(config.ways, config.batch_size, shape, config.precision, gradient, device)
+            for way, seconds in median_seconds(config, actions, device).items():
                 sums[way] += count * seconds
         results[name] = {"seconds": sums, "bytes_moved": moved | {"least": 8 if gradient else 3}}
         for way, value in sums.items():
-            print(
-                f"{name:22s} {way:9s} {value:8.4f} {value / sums.get('plain', math.nan):6.2f} {moved[way]:6.1f}",
-                flush=True,
-            )
-    measure.save(config, f"batch_norm_{device.type}_{config.precision}.json", device, results)
+            ratio = value / sums.get("plain", math.nan)
+            print(f"{name:22s} {way:9s} {value:8.4f} {ratio:6.2f} {moved[way]:6.1f}", flush=True)
+    measure.save(config, "batch_norm", results)
 
 
 def shapes(config: Config) -> Counter[tuple[int, ...]]:
     """Return the shapes `(channels, h, w)` of the layers' inputs on the tiles, and how many layers have each."""
-    backbone = measure.plain_backbone(config.architecture)[0].eval()
+    backbone = untrained_network(config.architecture, 1).backbone.eval()
     found = Counter()
     for layer in backbone.modules():
-        if isinstance(layer, nn.BatchNorm2d):
+        if isinstance(layer, GroupedBatchNorm2d):
             layer.register_forward_pre_hook(lambda _, inputs: found.update([tuple(inputs[0].shape[1:])]))
     with torch.no_grad():
         backbone(torch.zeros(1, 3, config.image_size // 2, config.image_size // 2))
     return found
 
 
-class Case:
-    """The input of a layer on the tiles of some crops, `[4 · crops, *shape]`, and the gradient of its output."""
+def actions_of(
+    ways: Iterable[str], crops: int, shape: tuple[int, ...], precision: str, gradient: bool, device: torch.device
+) -> dict[str, Callable[[], Tensor]]:
+    """Return what each way does to a layer's input on the tiles of some crops, `[4 · crops, *shape]`, in its layout.
 
-    def __init__(self, crops: int, shape: tuple[int, ...], precision: str, gradient: bool, device: torch.device):
-        self.layer = GroupedBatchNorm2d(shape[0]).to(device)
-        self.layer.groups = Groups(crops)
-        self.gradient = gradient
-        size = (TILES * crops, *shape)
-        self.x, self.grad_output = (torch.randn(size, device=device, dtype=TYPES[precision]) for _ in range(2))
+    An action returns the gradient of the input or, without gradient, the output.
+    """
+    layer = GroupedBatchNorm2d(shape[0]).to(device)
+    layer.groups = Groups(crops)
+    x, grad_output = torch.randn(2, TILES * crops, *shape, device=device, dtype=TYPES[precision])
 
-    def action(self, way: str) -> Callable[[], Tensor]:
-        """Return what a way does, in its layout; it returns the gradient of the input or, without, the output."""
+    def run(way: str, x: Tensor, grad_output: Tensor) -> Tensor:
+        with torch.set_grad_enabled(gradient):
+            result = WAYS[way](layer, x)
+        return torch.autograd.grad(result, (x, layer.weight), grad_output)[0] if gradient else result
+
+    def action(way: str) -> Callable[[], Tensor]:
         layout = torch.contiguous_format if way == "view" else torch.channels_last
-        x, grad_output = (tensor.contiguous(memory_format=layout) for tensor in (self.x, self.grad_output))
-        x.requires_grad_(self.gradient)
+        own_x, own_grad_output = (tensor.clone(memory_format=layout) for tensor in (x, grad_output))
+        return partial(run, way, own_x.requires_grad_(gradient), own_grad_output)
 
-        def run() -> Tensor:
-            with torch.set_grad_enabled(self.gradient):
-                result = WAYS[way](self.layer, x)
-            return torch.autograd.grad(result, (x, self.layer.weight), grad_output)[0] if self.gradient else result
-
-        return run
+    return {way: action(way) for way in ways}
 
 
-def times(config: Config, shape: tuple[int, ...], gradient: bool, device: torch.device) -> dict[str, float]:
-    """Return the median seconds of each way on one layer; the ways alternate, so that a drift affects all alike."""
-    case = Case(config.batch_size, shape, config.precision, gradient, device)
-    actions = {way: case.action(way) for way in config.ways}
-    seconds = {way: [] for way in actions}
-    for _ in range(config.warm_up + config.repeats):
-        for way, action in actions.items():
-            seconds[way].append(measure.seconds(action, device))
-    return {way: statistics.median(values[config.warm_up :]) for way, values in seconds.items()}
+def median_seconds(config: Config, actions: dict[str, Callable], device: torch.device) -> dict[str, float]:
+    """Return the median seconds of each action; they alternate, so that a drift affects all alike."""
+    rounds = [
+        {way: measure.seconds(action, device) for way, action in actions.items()}
+        for _ in range(config.warm_up + config.repeats)
+    ]
+    return {way: statistics.median(times[way] for times in rounds[config.warm_up :]) for way in actions}
 
 
 def bytes_moved(way: str, precision: str, gradient: bool, device: torch.device) -> float:
     """Return the bytes that the operations of a way read and write on a small input, in those of the input."""
-    case = Case(3, (16, 32, 32), precision, gradient, device)
-    action, size = case.action(way), case.x.numel() * case.x.element_size()
+    action = actions_of([way], 3, (16, 32, 32), precision, gradient, device)[way]
     if way != "compiled":
         with BytesMoved() as moved:
-            action()
+            size = action().nbytes
         return moved.total / size
     compiled_normalization.cache_clear()
     before, level = metrics.num_bytes_accessed, INDUCTOR.level
     INDUCTOR.setLevel(logging.INFO)  # at this level Inductor counts what its kernels move
-    action()
+    size = action().nbytes
     INDUCTOR.setLevel(level)
     return (metrics.num_bytes_accessed - before) / size
 
@@ -188,9 +169,7 @@ def bytes_moved(way: str, precision: str, gradient: bool, device: torch.device) 
 class BytesMoved(TorchDispatchMode):
     """Add up the bytes of the tensors that operations read and write."""
 
-    def __init__(self):
-        super().__init__()
-        self.total = 0
+    total = 0
 
     def __torch_dispatch__(self, operation, types, arguments=(), keywords=None):
         result = operation(*arguments, **(keywords or {}))

@@ -6,11 +6,13 @@ evaluation  the loop of evaluate_classification.py: read, decode, crop, to the d
 published   the same images, but a copy of the feature map per class, all maps, and average precisions sorted in
             Python; contiguous memory, float32
 
-The first two with the same batch size, precision and memory layout (channels-last), each in its own process.
+The first two with the same batch size, precision and memory layout (channels-last), each in its own process. The goal
+is at least 1.0 of the bare forward pass.
 """
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch.utils.data import DataLoader
@@ -20,10 +22,10 @@ from core.evaluation.folding import folded
 from core.evaluation.loading import make_network
 from core.evaluation.prediction import autocast, predict
 from core.networks import ARCHITECTURES, Classifier
-from tests.helpers import oracle
+from tests.helpers import oracle, published
 from tools.data.devkit import read_class_names
 from tools.data.loader import evaluation_loader
-from tools.data.transforms import evaluation_transform, normalize
+from tools.data.transforms import evaluation_transform
 from tools.metrics.average_precision import average_precisions
 from tools.system.command_line import argument, parse
 from tools.system.errors import run_main
@@ -36,25 +38,27 @@ class Config(measure.NetworkArguments, measure.DataArguments):
 
 
 def main() -> None:
-    """Measure both, print the ratio and write it as JSON."""
+    """Measure all, print the ratios and write them as JSON."""
     with measure.image_data(parse(Config, __doc__)) as config:
-        actions = (bare, evaluation, published) if config.architecture in ARCHITECTURES else (bare, evaluation)
-        results = {action.__name__: measure.run_in_subprocess(action, config) for action in actions}
-    for name, result in results.items():
-        print(f"{name:10s} {result.get('images_per_second', math.nan):9.1f} images/s {result.get('failed', '')}")
-    for other in ("bare", "published"):
-        if "seconds" in results["evaluation"] and "seconds" in results.get(other, {}):
-            ratio = results[f"evaluation/{other}"] = results[other]["seconds"] / results["evaluation"]["seconds"]
-            print(f"evaluation is {ratio:.3f} times as fast as {other}")
-    device = measure.prepare_device(config)
-    measure.save(config, f"evaluate_{device.type}_{config.precision}.json", device, results)
+        names = ACTIONS if config.architecture in ARCHITECTURES else ("bare", "evaluation")
+        results = measure.measured({name: (run, config, name) for name in names})
+    ratios = measure.ratios(results, "images_per_second", "evaluation/bare", "evaluation/published")
+    measure.print_ratios(ratios)
+    measure.save(config, "evaluate", results | ratios)
 
 
-def bare(config: Config) -> dict:
-    """Measure the forward pass alone, in the batches that evaluation makes: the last may be smaller."""
-    device, network = untrained_network(config)
+def run(config: Config, name: str) -> dict:
+    """Measure one of `ACTIONS`."""
+    device = measure.prepare_device(config, keep_memory=name != "published")
+    torch.manual_seed(0)
+    return measure.measurement(config, device, ACTIONS[name](config, device), images=config.images)
+
+
+def bare(config: Config, device: torch.device) -> Callable:
+    """Pass the batches that evaluation makes: the last may be smaller."""
+    network = untrained_network(config, device)
     images = torch.randn(config.batch_size, 3, config.image_size, config.image_size)
-    images = images.to(device).contiguous(memory_format=torch.channels_last)
+    images = images.to(device, memory_format=torch.channels_last)
 
     @torch.no_grad()
     def forward() -> None:
@@ -62,64 +66,34 @@ def bare(config: Config) -> dict:
             for done in range(0, config.images, config.batch_size):
                 network(images[: config.images - done])
 
-    return measure.throughput(config, device, forward, config.images)
+    return forward
 
 
-def evaluation(config: Config) -> dict:
-    """Measure the loop of evaluate_classification.py."""
-    device, network = untrained_network(config)
-    network, loader, amp = folded(network), loader_of(config), measure.AMP[config.precision]
-
-    def evaluate() -> None:
-        average_precisions(*predict(network, loader, device, amp, silent=True))
-
-    return measure.throughput(config, device, evaluate, config.images)
+def evaluation(config: Config, device: torch.device) -> Callable:
+    network, loader = folded(untrained_network(config, device)), loader_of(config)
+    amp = measure.AMP[config.precision]
+    return lambda: average_precisions(*predict(network, loader, device, amp, silent=True))
 
 
-def published(config: Config) -> dict:
-    """Measure the published evaluation."""
-    device = measure.prepare_device(config, keep_memory=False)
+def published_evaluation(config: Config, device: torch.device) -> Callable:
     network = oracle.resnet_classifier(config.architecture, classes_of(config)).to(device).eval()
-    loader = loader_of(config)
-
-    @torch.no_grad()
-    def evaluate() -> None:
-        scores, labels = [], []
-        for images, batch_labels, _ in loader:
-            logits, features = network(normalize(images.to(device)).contiguous())
-            oracle.make_cam(features)
-            scores += torch.sigmoid(logits).tolist()
-            labels += batch_labels.tolist()
-        for score, label in zip(zip(*scores, strict=True), zip(*labels, strict=True), strict=True):
-            precision_in_python(score, label)
-
-    return measure.throughput(config, device, evaluate, config.images)
+    return partial(published.evaluate, network, loader_of(config), device)
 
 
-def precision_in_python(scores: tuple[float, ...], labels: tuple[float, ...]) -> float:
-    """Return the average precision of one class."""
-    found, total = 0, 0.0
-    for rank, (_, label) in enumerate(sorted(zip(scores, labels, strict=True), reverse=True), 1):
-        if label:
-            found += 1
-            total += found / rank
-    return total / max(found, 1)
+ACTIONS = {"bare": bare, "evaluation": evaluation, "published": published_evaluation}
 
 
-def loader_of(config: Config) -> DataLoader:
-    dataset = measure.dataset(config, evaluation_transform(config.image_size))
-    return evaluation_loader(dataset, config.batch_size, config.num_workers)
+def untrained_network(config: Config, device: torch.device) -> Classifier:
+    return make_network(config.architecture, "none", classes_of(config)).to(device).eval()
 
 
 def classes_of(config: Config) -> int:
     return len(read_class_names(config.class_file))
 
 
-def untrained_network(config: Config) -> tuple[torch.device, Classifier]:
-    """Return the device, and on it a network in evaluation mode."""
-    device = measure.prepare_device(config)
-    torch.manual_seed(0)
-    return device, make_network(config.architecture, "none", classes_of(config)).to(device).eval()
+def loader_of(config: Config) -> DataLoader:
+    dataset = measure.dataset(config, evaluation_transform(config.image_size))
+    return evaluation_loader(dataset, config.batch_size, config.num_workers)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ padded      the crops of the teacher's pass are made up to a multiple of 8 with 
 unpadded    not; cuDNN tunes for every number of crops
 heuristics  not; cuDNN chooses by rules, without tuning
 
-Seconds are those of all iterations: tuning happens in the first ones. On a GPU it then runs ten iterations of each
+Seconds are those of all iterations: tuning happens in the first ones. On a GPU it then runs ten iterations of every
 strategy with CUDA's warning for every operation that waits for the device, and names the lines of the project that
 wait, except the one that asks whether loss and gradients are finite.
 """
@@ -25,7 +25,7 @@ from tools.system.errors import run_main
 from tools.system.files import ROOT
 
 WAYS = ("padded", "unpadded", "heuristics")
-WAITING = 10  # iterations that are watched for waits
+WATCHED = 10  # iterations
 EXPECTED = "_all_finite"  # the function of the trainer that waits once per iteration
 
 
@@ -37,17 +37,12 @@ class Config(step.Config):
 def main() -> None:
     """Measure, print and write the results as JSON."""
     config = parse(Config, __doc__)
-    device = measure.prepare_device(config)
     results = {}
     for name in config.strategies:
-        ways = {way: measure.run_in_subprocess(varying, config, name, way) for way in WAYS}
-        waits = measure.run_in_subprocess(waits_of, config, name) if device.type == "cuda" else {}
-        results[name] = ways | {"waits": waits}
-        shown = [f"{way} {measure.cell(ways[way].get('seconds'), '.3f')} s" for way in WAYS]
-        print(f"{name:8s} {config.iterations} iterations: {', '.join(shown)}", flush=True)
-        for place, count in waits.items():
-            print(f"    waits {count} times in {WAITING} iterations: {place}")
-    measure.save(config, f"iterations_{device.type}_{config.precision}.json", device, results)
+        results[name] = measure.measured({way: (varying, config, name, way) for way in WAYS}, f"{name},")
+    if measure.prepare_device(config).type == "cuda":
+        results |= measure.measured({"waits": (waits, config)})
+    measure.save(config, "iterations", results)
 
 
 def batches(config: Config) -> list[torch.Tensor]:
@@ -72,24 +67,34 @@ def varying(config: Config, name: str, way: str) -> dict:
     return {"seconds": seconds, "peak_memory": measure.peak_memory(steps.device), "crops": crops}
 
 
+def waits(config: Config) -> dict[str, dict[str, int]]:
+    """Return by strategy, and print, how often each place waits for the device."""
+    return {name: waits_of(config, name) for name in step.STRATEGIES}
+
+
 def waits_of(config: Config, name: str) -> dict[str, int]:
-    """Return how often each place waits for the device in the iterations after the first, `EXPECTED` left out."""
+    """Watch the iterations after the first, whose tuning waits too."""
     steps = step.Steps(config, name)
     trainer = steps.trainer()
     trainer.iterate(steps.images, steps.labels)
     torch.cuda.set_sync_debug_mode("warn")
-    return places_that_warn(lambda: [trainer.iterate(steps.images, steps.labels) for _ in range(WAITING)])
+    places = places_that_warn(lambda: [trainer.iterate(steps.images, steps.labels) for _ in range(WATCHED)])
+    torch.cuda.set_sync_debug_mode("default")
+    for place, count in places.items():
+        print(f"{name} waits {count} times in {WATCHED} iterations: {place}", flush=True)
+    return places
 
 
 def places_that_warn(action: Callable[[], object]) -> dict[str, int]:
-    """Return the innermost line of the project under each warning about a wait that `action` causes, and its count."""
+    """Return the innermost line of the project under each warning about a wait in `action`, `EXPECTED` left out,
+    and how often."""
     places = Counter()
 
     def note(message: Warning | str, *_: object) -> None:
         stack = traceback.extract_stack()[:-1]
-        own = [each for each in stack if each.filename.startswith(str(ROOT)) and "site-packages" not in each.filename]
-        if "synchroniz" in str(message) and own[-1].name != EXPECTED:
-            places[f"{own[-1].filename.removeprefix(f'{ROOT}/')}:{own[-1].lineno} ({own[-1].line})"] += 1
+        *_, place = (at for at in stack if at.filename.startswith(str(ROOT)) and "site-packages" not in at.filename)
+        if "synchroniz" in str(message) and place.name != EXPECTED:
+            places[f"{place.filename.removeprefix(f'{ROOT}/')}:{place.lineno} ({place.line})"] += 1
 
     with warnings.catch_warnings():
         warnings.simplefilter("always")

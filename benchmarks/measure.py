@@ -19,22 +19,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
-from torch import nn
 from torch.utils.data import Subset
 
 from core.evaluation.loading import check_image_size, choose_device
-from core.networks import build_backbone
 from tools.data.datasets import VOCClassification
-from tools.data.devkit import DATA, read_class_names
+from tools.data.devkit import read_class_names
 from tools.runs.folder import Folder
 from tools.system.command_line import Arguments, argument
 from tools.system.errors import UserError
-from tools.system.files import ROOT, recorded_in_json, result_path, write_json
+from tools.system.files import ROOT, provenance, recorded_in_json, result_path, write_json
 
 AMP = {"float32": "off", "bf16": "bf16", "fp16": "fp16"}  # a precision as `--amp` of the training scripts names it
-MEBIBYTE = 1 << 20
-TOY_SET = ("--images", "80", "--image_size", "500")  # VOC's usual size in pixels
+CPU = torch.device("cpu")
+QUANTITIES = {  # of a result, in the order of its line: divisor, format and unit
+    "seconds": (1, ".4f", "s"),
+    "peak_memory": (1 << 20, ".0f", "MiB"),
+    "images_per_second": (1, ".1f", "images/s"),
+    "per_core": (1, ".1f", "images/s per core"),
+}
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,18 @@ class NetworkArguments(TimingArguments):
 class DataArguments(TimingArguments):
     data_dir: str | None = argument(None, "VOC devkit folder (default: a toy set of VOC's image size)", metavar="DIR")
     split: str = argument("val", "list in data/, or of the devkit as Main/val")
-    class_file: str = argument(str(DATA / "VOC_2012.json"), "JSON file with class_names")
+    class_file: str = argument("data/VOC_2012.json", "JSON file with class_names")
     images: int = argument(256, "images per repetition; a shorter split is read several times", above=0)
+
+
+def toy_set(folder: str, image_size: int) -> str:
+    """Draw a toy set, whose images have this longer side, into a folder, and return its path."""
+    words = ("--out", f"{folder}/toy", "--images", "80", "--image_size", str(image_size))
+    command = [sys.executable, "-m", "tools.make_toy_voc", *words]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if result.returncode:
+        raise UserError(f"cannot draw toy images: {result.stderr.splitlines()[-1]}")
+    return f"{folder}/toy"
 
 
 @contextmanager
@@ -70,9 +82,7 @@ def image_data(config: DataArguments) -> Iterator[DataArguments]:
     """Yield the configuration with a data set: the given one, or a temporary toy set if `--data_dir` is missing."""
     with tempfile.TemporaryDirectory() as folder:
         if config.data_dir is None:
-            command = [sys.executable, "-m", "tools.make_toy_voc", "--out", f"{folder}/toy", *TOY_SET]
-            subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-            config = replace(config, data_dir=f"{folder}/toy", split="Main/train")
+            config = replace(config, data_dir=toy_set(folder, 500), split="Main/train")  # 500: as in VOC
         yield config
 
 
@@ -82,17 +92,8 @@ def dataset(config: DataArguments, transform: Callable) -> Subset:
     return Subset(split, [index % len(split) for index in range(config.images)])
 
 
-def plain_backbone(architecture: str) -> tuple[nn.Module, int]:
-    """Return an untrained backbone with the library's own batch normalization, and its number of output channels."""
-    try:
-        return build_backbone(architecture)[:2]
-    except (ValueError, ImportError) as error:
-        raise UserError(f"--architecture: {error}") from error
-
-
 def numbers_with_commas(text: str) -> tuple[int, ...]:
-    if not all(number.isdecimal() for number in text.split(",")):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers with commas, as in 0,2")
+    """Read whole numbers, as in 0,2."""
     return tuple(map(int, text.split(",")))
 
 
@@ -116,45 +117,73 @@ def prepare_device(config: NetworkArguments, keep_memory: bool = True) -> torch.
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
-def run_in_subprocess(measure: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """Return `measure(*arguments)` from a fresh process: no memory, cache or kernel choice of an earlier one is left.
+def measured(calls: dict[str, tuple], title: str = "") -> dict[str, dict[str, Any]]:
+    """Call functions, each in a fresh process, and return their results by name; print a line for each.
 
-    If it fails, for example for lack of memory, return `{"failed": reason}`; a `UserError` is raised here too.
+    So no memory, cache or kernel choice of an earlier measurement is left. The result of a function that fails, for
+    example for lack of memory, is `{"failed": reason}`; a `UserError` is raised here too.
+
+    Args:
+        calls: by name the function, which returns a result, and its arguments; title: begins the lines.
     """
-    # Not `multiprocessing.Pool`: its processes are daemons, which cannot start loader processes.
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
-        try:
-            return executor.submit(measure, *arguments).result()
-        except UserError:
-            raise
-        except Exception as error:  # whatever ended the process
-            return {"failed": traceback.format_exception_only(error)[-1].splitlines()[0]}
+    results = {}
+    for name, (function, *arguments) in calls.items():
+        # Not `multiprocessing.Pool`: its processes are daemons, which cannot start loader processes.
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+            try:
+                result = executor.submit(function, *arguments).result()
+            except UserError:
+                raise
+            except Exception as error:  # whatever ended the process
+                result = {"failed": traceback.format_exception_only(error)[-1].splitlines()[0]}
+        cells = [f"{shown(result, quantity):>12}" for quantity in QUANTITIES if quantity in result]
+        print(f"{f'{title} {name}'.strip():42s}", *cells, result.get("failed", ""), flush=True)
+        results[name] = result
+    return results
+
+
+def shown(result: dict[str, Any], quantity: str) -> str:
+    """Return one of `QUANTITIES` as text; a dash for what failed or was not measured."""
+    divisor, form, unit = QUANTITIES[quantity]
+    value = result.get(quantity)
+    return "–" if value is None else f"{value / divisor:{form}} {unit}"
+
+
+def ratios(results: dict[str, dict], quantity: str, *labels: str) -> dict[str, float]:
+    """Return by label, such as "ours/limit", the ratio of a quantity of two results, where both were measured."""
+    found = {}
+    for label in labels:
+        above, below = (results.get(name, {}).get(quantity) for name in label.split("/"))
+        if above and below:
+            found[label] = above / below
+    return found
+
+
+def print_ratios(values: dict[str, float]) -> None:
+    for label, value in values.items():
+        print(f"{label:42s} {value:12.3f}", flush=True)
 
 
 def measurement(config: TimingArguments, device: torch.device, action: Callable, **further: Any) -> dict[str, Any]:
-    """Return median and all seconds of `action` in this process, peak memory in bytes, and `further`."""
+    """Return median and all seconds of `action` in this process, peak memory in bytes, and `further`.
+
+    If `further` says how many `images` the action takes, return images per second too.
+    """
     times = [seconds(action, device) for _ in range(config.warm_up + config.repeats)][config.warm_up :]
     result = {"seconds": statistics.median(times), "all_seconds": [round(value, 5) for value in times]}
+    if "images" in further:
+        result["images_per_second"] = further["images"] / result["seconds"]
     return result | {"peak_memory": peak_memory(device)} | further
-
-
-def throughput(config: TimingArguments, device: torch.device, action: Callable, images: int) -> dict[str, Any]:
-    """Return the measurement of `action`, which takes that many images, with images per second."""
-    result = measurement(config, device, action, images=images)
-    return result | {"images_per_second": images / result["seconds"]}
 
 
 def seconds(action: Callable[[], Any], device: torch.device) -> float:
     """Return the seconds of one call of `action()`, until the device has finished."""
-    start = _time_when_idle(device)
+    synchronize = torch.cuda.synchronize if device.type == "cuda" else torch.cpu.synchronize
+    synchronize(device)
+    start = time.perf_counter()
     action()
-    return _time_when_idle(device) - start
-
-
-def _time_when_idle(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+    synchronize(device)
+    return time.perf_counter() - start
 
 
 def peak_memory(device: torch.device) -> int | None:
@@ -166,13 +195,18 @@ def peak_memory(device: torch.device) -> int | None:
     return 1024 * int(kibibytes.split()[0]) if kibibytes else None
 
 
-def save(config: TimingArguments, name: str, device: torch.device, results: Any) -> Path:
-    """Write settings, machine and results as JSON to `--output`, or to `name` in experiments/benchmarks; return where.
+def save(config: TimingArguments, name: str, results: Any) -> Path:
+    """Write settings, machine and results as JSON to `--output`, or to experiments/benchmarks; return where.
 
     The published results, in benchmarks/results, are only replaced by `--output`.
     """
+    device = CPU
+    if isinstance(config, NetworkArguments):
+        device = prepare_device(config)
+        name += f"_{device.type}_{config.precision}"
     settings = {name: value for name, value in asdict(config).items() if name not in ("output", "data_dir")}
-    path = config.output or result_path(Folder().benchmark(name), settings, partial(recorded_in_json, key="settings"))
+    own = Folder().benchmark(f"{name}.json")
+    path = config.output or result_path(own, settings, partial(recorded_in_json, key="settings"))
     write_json(path, {"settings": settings, "machine": machine(device), "results": results})
     print(f"written: {path}")
     return path
@@ -184,15 +218,12 @@ def machine(device: torch.device) -> dict[str, Any]:
         "cpu": _read_proc("cpuinfo", "model name") or platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
     }
     if device.type == "cuda":
         gpu = torch.cuda.get_device_properties(device)
         description |= {"gpu": gpu.name, "gpu_memory": gpu.total_memory}
         description |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
-    return description
+    return description | provenance()["versions"]
 
 
 def _read_proc(file: str, key: str) -> str | None:
@@ -200,8 +231,3 @@ def _read_proc(file: str, key: str) -> str | None:
     path = Path("/proc") / file
     lines = path.read_text().splitlines() if path.exists() else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), None)
-
-
-def cell(value: float | None, form: str, unit: int = 1) -> str:
-    """Return a number for a table, in multiples of `unit`; a dash for what failed or was not measured."""
-    return "–" if value is None else format(value / unit, form)

@@ -7,11 +7,10 @@ per image; the others are those of the arguments. Evaluation measures synthetic 
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from benchmarks import measure, step
 from tools.metrics.bootstrap import bootstrap_interval
@@ -44,34 +43,27 @@ class Config(measure.NetworkArguments):
 def main() -> None:
     """Measure, print a line for each measurement, and write JSON and picture."""
     config = parse(Config, __doc__)
-    device = measure.prepare_device(config)
     changes, images, classes = QUICK if config.quick else (STEPS, IMAGES, CLASSES)
     results: dict[str, Any] = {"steps": {}, "evaluation": {}}
-    for name, values in changes.items() if config.skip != "steps" else ():
-        results["steps"][name] = {str(value): step_with(config, name, value) for value in values}
-    for count in classes if config.skip != "evaluation" else ():
-        for part in PARTS:
-            cases = {str(size): of_evaluation(config, part, size, count) for size in images}
-            results["evaluation"][f"{part}, {count} classes"] = cases
-    path = measure.save(config, f"scaling_{device.type}_{config.precision}.json", device, results)
+    if config.skip != "steps":
+        results["steps"] = {name: steps_over(config, name, values) for name, values in changes.items()}
+    for part, count in [(part, count) for count in classes for part in PARTS if config.skip != "evaluation"]:
+        calls = {str(size): (run_part, config, part, size, count) for size in images}
+        results["evaluation"][f"{part}, {count} classes"] = measure.measured(calls, f"{part}, {count} classes, images")
+    path = measure.save(config, "scaling", results)
     if results["steps"]:
         picture = path.with_suffix(".png")
         write_picture(picture, figure_of_steps(results["steps"]))
         print(f"written: {picture}")
 
 
-def step_with(config: Config, name: str, value: int) -> dict[str, Any]:
-    """Measure a step in which one thing is changed."""
-    shared = {key: value for key, value in vars(config).items() if key not in ("quick", "skip", "output")}
-    changed = {name: (value,) if name == "labels" else value}
-    case = replace(step.Config(**shared, figures=("ours",)), **changed)
-    return reported(f"step, {name} {value}", measure.run_in_subprocess(step.run_figure, case, "ours", STRATEGY))
-
-
-def of_evaluation(config: Config, part: str, images: int, classes: int) -> dict[str, Any]:
-    """Measure a part of what evaluation computes from scores."""
-    name = f"{part}, {images:,} images, {classes} classes"
-    return reported(name, measure.run_in_subprocess(run_part, config, part, images, classes))
+def steps_over(config: Config, name: str, values: tuple[int, ...]) -> dict[str, dict]:
+    """Measure a step at each value of what changes."""
+    shared = {item.name: getattr(config, item.name) for item in fields(measure.NetworkArguments)}
+    whole = step.Config(**shared, figures=("ours",))
+    cases = {value: replace(whole, **{name: (value,) if name == "labels" else value}) for value in values}
+    calls = {str(value): (step.run_figure, case, "ours", STRATEGY) for value, case in cases.items()}
+    return measure.measured(calls, f"step, {name}")
 
 
 def run_part(config: Config, part: str, images: int, classes: int) -> dict[str, Any]:
@@ -87,17 +79,8 @@ def run_part(config: Config, part: str, images: int, classes: int) -> dict[str, 
         "bootstrap": lambda: bootstrap_interval(scores, labels, counted),
         "tables": lambda: (text_report(names, metrics, None, "threshold 0.5"), metrics_csv(names, metrics)),
     }
-    cpu = torch.device("cpu")
-    before = measure.peak_memory(cpu)
-    return measure.measurement(config, cpu, actions[part], memory_before=before)
-
-
-def reported(name: str, result: dict[str, Any]) -> dict[str, Any]:
-    """Print a measurement as one line, and return it."""
-    seconds, memory = result.get("seconds"), result.get("peak_memory")
-    cells = f"{measure.cell(seconds, '9.4f')} s {measure.cell(memory, '7.0f', measure.MEBIBYTE)} MiB"
-    print(f"{name:45s} {cells} {result.get('failed', '')}", flush=True)
-    return result
+    before = measure.peak_memory(measure.CPU)
+    return measure.measurement(config, measure.CPU, actions[part], memory_before=before)
 
 
 def figure_of_steps(steps: dict[str, dict[str, Any]]) -> Any:

@@ -4,14 +4,11 @@ Programs that need PyTorch to know their arguments are listed with the seconds t
 iteration is that of cTopk-w on toy images, ResNet-18 at 64 px, which takes little time itself.
 """
 
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
-
-import torch
+from pathlib import Path
 
 from benchmarks import measure
 from tools.system.command_line import parse, to_argv
@@ -32,42 +29,33 @@ class Config(measure.TimingArguments):
 
 
 def main() -> None:
-    """Measure, print the table and write it as JSON."""
+    """Measure, print each, and write them as JSON."""
     config = parse(Config, __doc__)
-    results = {"import torch": median(config, ["-c", "import torch"])}
+    results = {"import torch": median(config, "import torch", ["-c", "import torch"])}
     for name in config.programs:
-        results[name] = {words: median(config, [*PROGRAMS[name], words]) for words in ("--help", "--mistyped")}
-        print(f"{name:45s} --help {results[name]['--help']:.2f} s, --mistyped {results[name]['--mistyped']:.2f} s")
-    results["first iteration"] = first_iteration()
-    for name in ("import torch", "first iteration"):
-        print(f"{name:45s} {results[name]:.2f} s")
-    measure.save(config, "start.json", torch.device("cpu"), results)
-
-
-def median(config: Config, words: list[str]) -> float:
-    """Return the median seconds of a command of Python."""
-    seconds = []
-    for _ in range(config.warm_up + config.repeats):
-        started = time.perf_counter()
-        subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True)
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds[config.warm_up :])
-
-
-def first_iteration() -> float:
-    """Return the seconds from the command to the first logged iteration, which then ends the run."""
+        endings = ("--help", "--mistyped")
+        results[name] = {word: median(config, f"{name} {word}", [*PROGRAMS[name], word]) for word in endings}
     with tempfile.TemporaryDirectory() as folder:
-        toy = [sys.executable, "-m", "tools.make_toy_voc", "--out", f"{folder}/toy", "--images", "40"]
-        subprocess.run([*toy, "--image_size", "64"], cwd=ROOT, check=True, capture_output=True)
-        words = to_argv({"data_dir": f"{folder}/toy", "tag": "start", "print_ratio": 0.01, **SMALL})
-        started = time.perf_counter()
-        command = [sys.executable, "-u", ROOT / TRAINING, *words]
-        with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as run:
-            for line in run.stdout:
-                if "iteration" in line and "loss" in line:
-                    break
-            seconds = time.perf_counter() - started
-            run.kill()
+        arguments = {"data_dir": measure.toy_set(folder, 64), "tag": "start", "print_ratio": 0.01, **SMALL}
+        command = [str(ROOT / TRAINING), *to_argv(arguments)]
+        results["first iteration"] = median(config, "first iteration", command, Path(folder), until="] iteration=")
+    measure.save(config, "start", results)
+
+
+def median(config: Config, name: str, words: list[str], folder: Path = ROOT, until: str | None = None) -> float:
+    """Print and return the median seconds of a command of Python, until it ends or prints a line with this text."""
+
+    def run() -> None:
+        command = [sys.executable, "-u", *words]
+        with subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as process:
+            for line in process.stdout:
+                if until and until in line:
+                    process.kill()
+
+    seconds = measure.measurement(config, measure.CPU, run)["seconds"]
+    print(f"{name:65s} {seconds:6.2f} s", flush=True)
     return seconds
 
 

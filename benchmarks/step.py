@@ -24,13 +24,13 @@ from core.cam import make_cam
 from core.evaluation.loading import make_network
 from core.evaluation.prediction import autocast
 from core.keypoints import max_keypoints
-from core.networks import ARCHITECTURES, TILES
+from core.networks import ARCHITECTURES, TILES, Classifier
+from core.training.config import Config as TrainingConfig
 from core.training.config import config_class
 from core.training.trainer import Trainer
 from tests.helpers import oracle
 from tools.system.command_line import argument, parse
 from tools.system.errors import UserError, run_main
-from tools.system.text_table import fixed_width_table
 from train_classification_with_puzzle_cMax_ema import STRATEGY as CMAX
 from train_classification_with_puzzle_cTopk_ema import STRATEGY as CTOPK
 from train_classification_with_puzzle_cTopk_w_ema import STRATEGY as CTOPK_W
@@ -42,15 +42,6 @@ RELEASED = ("original", "ours_released")  # do not keep freed memory
 ITERATIONS = 1000  # of the schedule; measured at its middle, where every loss has its full weight
 LEARNING_RATE = 1e-4  # small, so that training on noise does not diverge
 LABELS_HELP = "classes that the first, second, … image shows, repeated (default: 1,2,2,2)"
-RATIOS = {  # numerator, denominator, quantity
-    "original/ours": ("original", "ours", "seconds"),
-    "original_kept/ours": ("original_kept", "ours", "seconds"),
-    "ours/limit": ("ours", "limit", "seconds"),
-    "memory ours/original": ("ours", "original", "peak_memory"),
-    "keypoints/ours": ("keypoints", "ours", "seconds"),
-}
-COLUMNS = ("strategy", *FIGURES[:-1], *RATIOS)
-WIDTHS = (9, *(max(len(column), 16) for column in COLUMNS[1:]))
 
 
 @dataclass(frozen=True)
@@ -59,15 +50,13 @@ class Config(measure.NetworkArguments):
     figures: tuple[str, ...] = measure.names_argument(FIGURES)
     original_precision: str = argument("float32", "of original", choices=measure.AMP)
     classes: int = argument(20, "number of classes", above=0)
-    labels: tuple[int, ...] = argument((1, 2, 2, 2), LABELS_HELP, parse=measure.numbers_with_commas)
+    labels: tuple[int, ...] = argument((1, 2, 2, 2), LABELS_HELP, parse=measure.numbers_with_commas, least=0)
     accumulate: int = argument(1, "split a batch of ours into N micro-batches", above=0, metavar="N")
     profile: bool = argument(False, "instead: show which operators take the time of a step of ours")
 
     def check(self) -> None:
-        super().check()
-        if self.batch_size % self.accumulate:
-            batch_size, parts = self.batch_size, self.accumulate
-            raise UserError(f"--batch_size {batch_size} does not divide into --accumulate {parts} micro-batches")
+        for name in self.strategies:
+            self.training(name)
         if max(self.labels) > self.classes:
             raise UserError(f"--labels {max(self.labels)} exceeds --classes {self.classes}")
         originals = [figure for figure in self.figures if figure.startswith("original")]
@@ -75,46 +64,34 @@ class Config(measure.NetworkArguments):
             advice = f"choose one of {', '.join(ARCHITECTURES)}, or leave {' and '.join(originals)} out"
             raise UserError(f"--figures {originals[0]} does not support --architecture {self.architecture}: {advice}")
 
+    def training(self, name: str) -> TrainingConfig:
+        """Return the arguments of the training script of one of `STRATEGIES`, which checks them."""
+        sizes = {"image_size": self.image_size, "batch_size": self.batch_size, "accumulate": self.accumulate}
+        schedule = {"max_epoch": ITERATIONS, "lr": LEARNING_RATE, "amp": measure.AMP[self.precision]}
+        return config_class(STRATEGIES[name])(data_dir="", tag="benchmark", **sizes, **schedule)
+
 
 def main() -> None:
-    """Measure the figures, print the table and write it as JSON."""
+    """Measure the figures, print each, and write them as JSON."""
     config = parse(Config, __doc__)
     if config.profile:
         for name in config.strategies:
             print(f"{name}\n{profile(config, name)}")
         return
     results = {}
-    print(fixed_width_table([COLUMNS], WIDTHS))
     for name in config.strategies:
-        measured = {figure: measure.run_in_subprocess(run_figure, config, figure, name) for figure in config.figures}
-        ratios = ratios_of(measured)
-        results[name] = measured | {"ratios": ratios}
-        cells = [time_and_memory(measured.get(figure, {})) for figure in FIGURES[:-1]]
-        cells += [measure.cell(ratios.get(label), ".3f") for label in RATIOS]
-        print(fixed_width_table([[name, *cells]], WIDTHS), flush=True)
-    for name, result in results.items():
-        for figure in config.figures:
-            if "failed" in result[figure]:
-                print(f"{name}, {figure}: {result[figure]['failed']}")
-    device = measure.prepare_device(config)
-    measure.save(config, f"step_{device.type}_{config.precision}.json", device, results)
+        calls = {figure: (run_figure, config, figure, name) for figure in config.figures}
+        figures = measure.measured(calls, f"{name},")
+        results[name] = figures | {"ratios": ratios_of(figures)}
+        measure.print_ratios(results[name]["ratios"])
+    measure.save(config, "step", results)
 
 
-def ratios_of(measured: dict[str, dict]) -> dict[str, float]:
-    """Return those of `RATIOS` whose two figures were measured."""
-    ratios = {}
-    for label, (numerator, denominator, quantity) in RATIOS.items():
-        above, below = (measured.get(figure, {}).get(quantity) for figure in (numerator, denominator))
-        if above and below:
-            ratios[label] = above / below
-    return ratios
-
-
-def time_and_memory(result: dict) -> str:
-    """Return a figure as a cell of the table."""
-    if "seconds" not in result:
-        return "–"
-    return f"{result['seconds']:.3f} s {measure.cell(result['peak_memory'], '.0f', measure.MEBIBYTE)} MiB"
+def ratios_of(figures: dict[str, dict]) -> dict[str, float]:
+    """Return the ratios of a strategy's figures, by label."""
+    times = ("original/ours", "original_kept/ours", "ours/limit", "keypoints/ours")
+    memory = measure.ratios(figures, "peak_memory", "ours/original")
+    return measure.ratios(figures, "seconds", *times) | {f"memory {label}": ratio for label, ratio in memory.items()}
 
 
 def run_figure(config: Config, figure: str, name: str) -> dict:
@@ -125,15 +102,13 @@ def run_figure(config: Config, figure: str, name: str) -> dict:
 
 
 def profile(config: Config, name: str) -> str:
-    """Return the ten operators of PyTorch that themselves take most time of the second step of ours."""
-    step = Steps(config, name).ours()
+    """Return the profiler's table of the ten operators that themselves take most time of the second step of ours."""
+    steps = Steps(config, name)
+    step = steps.ours()
     step()
     with torch.profiler.profile() as profiler:
         step()
-    times = {item.key: item.self_cpu_time_total + item.self_device_time_total for item in profiler.key_averages()}
-    total = sum(times.values())
-    longest = sorted(times, key=times.get, reverse=True)[:10]
-    return "\n".join(f"  {times[key] / total:6.1%}  {times[key] / 1e6:8.3f} s  {key}" for key in longest)
+    return profiler.key_averages().table(f"self_{steps.device.type}_time_total", row_limit=10)
 
 
 class Steps:
@@ -173,35 +148,29 @@ class Steps:
 
     def trainer(self) -> Trainer:
         """Return the training scripts' trainer, at the middle of its schedule."""
-        config = self.config
-        sizes = {"image_size": config.image_size, "batch_size": config.batch_size, "accumulate": config.accumulate}
-        schedule = {"max_epoch": ITERATIONS, "lr": LEARNING_RATE, "amp": measure.AMP[config.precision]}
-        settings = config_class(self.strategy)(data_dir="", tag="benchmark", **sizes, **schedule)
-        network = make_network(config.architecture, "none", config.classes).to(self.device)
-        trainer = Trainer(network, self.strategy, settings, epoch_iterations=1)
+        trainer = Trainer(self._network(), self.strategy, self.config.training(self.name), epoch_iterations=1)
         trainer.iteration = ITERATIONS // 2
         return trainer
 
     def limit(self) -> Callable[[], None]:
+        """Pass the tiles as images: all are one group, which the library's kernel normalizes in one call."""
         side = self.config.image_size // 2
         tiles = torch.randn(TILES * len(self.crops.image), 3, side, side)
         images, tiles = (x.to(self.device, memory_format=torch.channels_last) for x in (self.images, tiles))
-        student = self._plain_network()
-        tile_network = self._plain_network().requires_grad_(False) if self.strategy.teacher else student
+        student = self._network()
+        tile_network = self._network().requires_grad_(False) if self.strategy.teacher else student
 
         def step() -> None:
             with autocast(self.device, measure.AMP[self.config.precision]):
-                loss = student(images).float().mean() + tile_network(tiles).float().mean()
+                features = student(images, features_only=True)[1], tile_network(tiles, features_only=True)[1]
+                loss = sum(each.float().mean() for each in features)
             student.zero_grad()
             loss.backward()
 
         return step
 
-    def _plain_network(self) -> nn.Module:
-        """Return backbone and CAM branch with the library's own batch normalization, in train mode."""
-        backbone, channels = measure.plain_backbone(self.config.architecture)
-        network = nn.Sequential(backbone, nn.Conv2d(channels, self.config.classes, 1, bias=False))
-        return network.to(device=self.device, memory_format=torch.channels_last).train()
+    def _network(self) -> Classifier:
+        return make_network(self.config.architecture, "none", self.config.classes).to(self.device)
 
     def keypoints(self) -> Callable[[], None]:
         """Search on maps like those of a trained network: a few blobs on an empty background."""
