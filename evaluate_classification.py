@@ -103,14 +103,15 @@ class Config(Arguments):
     def check(self) -> None:
         if not self.scores and not self.data_dir:
             raise UserError("--data_dir is missing: give the devkit folder (VOC2012)")
-        if self.scores and self.localizes:
+        localizes = self.localization or self.masks is not None
+        if self.scores and localizes:
             raise UserError(
                 "--localization needs the network, as --masks does: give --tag or --weights instead of --scores"
             )
         for name in self.protocol or ():
             if name not in PROTOCOLS:
                 raise UserError(f"--protocol {quoted(name)}: choose from {', '.join(PROTOCOLS)}, or all")
-        if self.strategy and not self.localizes:
+        if self.strategy and not localizes:
             raise UserError("--strategy is only used by --localization: add that, or leave --strategy out")
         if self.thresholds:
             with advice("check --thresholds"):
@@ -119,11 +120,6 @@ class Config(Arguments):
             raise UserError(f"--out {self.out}: tables beside a result end in {' or '.join(BESIDE)}: rename it")
         if self.image_size is not None:
             check_image_size(self.image_size)
-
-    @property
-    def localizes(self) -> bool:
-        """Whether keypoints and maps are measured."""
-        return self.localization or self.masks is not None
 
 
 def score(config: Config) -> tuple[Scores, Localization | None]:
@@ -355,7 +351,7 @@ def summary(config: Config, scored: Scores, metrics: Metrics, interval: Interval
 def main() -> None:
     """Write every file before anything is printed: a closed pipe costs words, never results."""
     config = parse(Config, __doc__)
-    config = replace(config, localization=config.localizes)
+    config = replace(config, localization=config.localization or config.masks is not None)
     if config.out:
         check_writable(config.out, f"{LOCALIZATION}.csv")
     scored, localization = (read_again(config), None) if config.scores else score(config)

@@ -182,7 +182,7 @@ def test_a_config_does_not_resume(tmp_path):
         ({"lr": [1]}, "lr must be a string, a number"),
         ({"lr": "fast"}, "argument --lr: invalid float value"),
         ({"amp": "fp8"}, "argument --amp: invalid choice"),
-        ([], "one JSON object"),
+        ([], "does not hold a JSON object"),
     ],
 )
 def test_a_config_is_checked_like_typed_arguments(tmp_path, content, said):

@@ -102,7 +102,14 @@ def test_max_box_acc_v2_is_the_best_share_of_pairs_for_each_iou(seed, pairs):
 
 def test_each_class_of_an_image_has_its_own_map_and_boxes():
     """Boxes in the pixels of what is visible; a class out of sight is not counted."""
-    objects = [[an_object(0, 1, 1, 8, 8), an_object(1, 25, 25, 32, 32), an_object(1, 41, 41, 48, 48), an_object(2, 70)]]
+    objects = [
+        [
+            an_object(0, 1, 1, 8, 8),
+            an_object(1, 25, 25, 32, 32),
+            an_object(1, 41, 41, 48, 48),
+            an_object(2, 70, 1, 80, 9),
+        ]
+    ]
     maps = torch.zeros(1, 3, 64, 64)
     maps[0, 0, :8, :8] = maps[0, 1, 40:48, 40:48] = maps[0, 2, 3, 3] = 1
     present = PresentClasses(objects, [(50, 60)], 3, 64)

