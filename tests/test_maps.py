@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import evaluate_classification
+from baselines.csra import CSRA
+from baselines.ml_decoder import MLDecoder
 from core.cam import make_cam
 from core.evaluation.localization import Localization
 from core.evaluation.maps import IOUS, Maps, best_overlaps, box_accuracy, overlaps_by_threshold
@@ -260,7 +262,7 @@ def literal_maps(network: Classifier, image: torch.Tensor, label: int) -> tuple[
     return gradient_cam.clamp_min(0).detach(), layer_cam.clamp_min(0).detach()
 
 
-@pytest.mark.parametrize("head", ["instances", "gap"])
+@pytest.mark.parametrize("head", ["instances", "gap", "max", CSRA, MLDecoder])
 def test_gradient_maps_are_those_of_each_pair_alone(head):
     network, images = network_of(head), torch.randn(3, 3, 64, 64)
     objects = [[an_object(0), an_object(2)], [], [an_object(1), an_object(2)]]
