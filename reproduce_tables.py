@@ -17,7 +17,7 @@ import torch
 
 from core.evaluation.loading import choose_device, make_network, read_strategy
 from core.keypoints import TOPK
-from core.strategy import Crops
+from core.strategy import STRATEGIES, Crops
 from core.training.config import Config as TrainingConfig
 from core.training.config import accepted, parse_config
 from tools.data.devkit import read_class_names, read_split
@@ -78,9 +78,12 @@ class Comparison(NamedTuple):
 
 
 BASELINES = ("plain", "instances", "centre", "centre_ema")
+COUNTERPARTS = ("max_pool", "asl", "csra", "ml_decoder", "scale_free")
 PAPER = ("max", "cMax_ema", "cTopk_ema", "cTopk_w_ema")
 PLAIN, INSTANCES, CENTRE, CENTRE_EMA = (Row(ROOT / "baselines" / f"{name}.py") for name in BASELINES)
 MAX, CMAX, CTOPK, CTOPK_W = (Row(ROOT / f"train_classification_with_puzzle_{name}.py") for name in PAPER)
+*_COUNTERPARTS, _SCALE_FREE = (Row(ROOT / "baselines" / f"{name}.py") for name in COUNTERPARTS)
+_BEYOND = [Row(_SCALE_FREE.file, f"{name}, scale-free", strategy=name) for name in STRATEGIES[1:]]
 _STRATEGIES = [PLAIN, INSTANCES, CENTRE_EMA, MAX, CMAX, CTOPK, CTOPK_W]
 _EMA, _TOPK = [CENTRE, CENTRE_EMA], []
 for _row in (CMAX, CTOPK, CTOPK_W):  # without averaging the teacher equals the student, still without gradient
@@ -91,6 +94,7 @@ for _row in (CTOPK, CTOPK_W):
 _RADIUS = [Row(CTOPK.file, "cTopk, radius 128"), Row(CTOPK.file, "cTopk, no radius", topk_radius=0)]
 COMPARISONS = (
     Comparison("strategies", "Strategies and baselines", _STRATEGIES),
+    Comparison("counterparts", "Counterparts, and beyond the paper", [PLAIN, *_COUNTERPARTS, *_BEYOND]),
     Comparison("ema", "With and without the teacher's average", _EMA),
     Comparison("topk", "Number of local maxima", _TOPK),
     Comparison("radius", "Local maxima within 128 px (at 512) of the arg-max, and anywhere", _RADIUS),

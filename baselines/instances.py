@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from core.losses import class_loss
+from baselines.recipe import RECIPE, class_loss
 from core.networks import Classifier
 from core.strategy import Crops, Options, Step, Strategy
 from core.training import train
@@ -13,10 +13,10 @@ def training_step(
 ) -> Step:
     """Return the class loss of one batch; `core.strategy.Strategy` describes the arguments."""
     logits, _ = student(images)  # [B, V]
-    return Step(class_loss(logits, labels))
+    return Step(class_loss(logits, labels, options))
 
 
-STRATEGY = Strategy("instances", training_step, teacher=False, crops=Crops.one_per_image)
+STRATEGY = Strategy("instances", training_step, teacher=False, crops=Crops.one_per_image, arguments=RECIPE)
 
 if __name__ == "__main__":
     train(STRATEGY, __doc__)

@@ -16,15 +16,21 @@ def make_teacher(student: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def update_teacher(teacher: nn.Module, student: nn.Module, iteration: int, alpha_ema: float) -> None:
+def update_teacher(
+    teacher: nn.Module, student: nn.Module, iteration: int, alpha_ema: float, buffers: bool = False
+) -> None:
     """Move the teacher's parameters toward the student's, in place; buffers stay the teacher's own.
 
     Args:
         teacher, student: networks of the same parameters.
         iteration: t, counted from 0; the weight of the past is min(1 − 1/(t+1), alpha_ema), so the first step copies.
         alpha_ema: the weight of the past in the long run.
+        buffers: move the running statistics too, for an average that is evaluated and sees no image itself.
     """
     past = min(1 - 1 / (iteration + 1), alpha_ema)
-    teacher_parameters = list(teacher.parameters())
-    torch._foreach_mul_(teacher_parameters, past)
-    torch._foreach_add_(teacher_parameters, list(student.parameters()), alpha=1 - past)
+    mine, theirs = list(teacher.parameters()), list(student.parameters())
+    if buffers:
+        mine += [buffer for buffer in teacher.buffers() if buffer.is_floating_point()]
+        theirs += [buffer for buffer in student.buffers() if buffer.is_floating_point()]
+    torch._foreach_mul_(mine, past)
+    torch._foreach_add_(mine, theirs, alpha=1 - past)

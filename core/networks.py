@@ -1,6 +1,7 @@
 """The classifier: a backbone of output stride 16, a CAM branch and class-specific instances (paper, section 2)."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import torch
 import torchvision
@@ -16,8 +17,9 @@ TIMM_PREFIX = "timm/"
 RESNESTS = {"resnest50": "timm/resnest50d", "resnest101": "timm/resnest101e"}
 RESNESTS |= {"resnest200": "timm/resnest200e", "resnest269": "timm/resnest269e"}
 ARCHITECTURES = (*RESNETS, *RESNESTS)
-HEADS = ("instances", "gap")
+HEADS = ("instances", "gap", "max")
 TILES = 4  # of a crop
+Head = Callable[[int, int], nn.Module]  # of D and V, see `Classifier`
 
 
 class Classifier(nn.Module):
@@ -29,8 +31,10 @@ class Classifier(nn.Module):
         num_classes: V.
         channels_last: memory layout. True is several times faster on a CPU and suits the matrix units of a GPU; False
             is the official code's, whose float32 rounding it then reproduces most closely.
-        head: what computes the logits: "instances", the method's class-specific instances, or "gap", global average
-            pooling of the CAM branch (baselines; the instances are then unused).
+        head: what computes the logits: "instances", the method's class-specific instances; "gap" or "max", global
+            average or maximum pooling of the CAM branch (baselines; the instances are then unused); or a function of D
+            and V that returns a module, which replaces the CAM branch too. It maps the backbone's output `[B, D, h, w]`
+            to logits `[B, V]` and features `[B, V, h, w]`; its `per_class` names its tensors with one row per class.
 
     Raises:
         ValueError: unknown architecture or head (the choices are named).
@@ -43,15 +47,16 @@ class Classifier(nn.Module):
         (torch.Size([2, 20]), torch.Size([2, 20, 4, 4]))
     """
 
-    def __init__(self, architecture: str, num_classes: int, channels_last: bool = True, head: str = "instances"):
+    def __init__(self, architecture: str, num_classes: int, channels_last: bool = True, head: str | Head = "instances"):
         super().__init__()
-        if head not in HEADS:
+        if isinstance(head, str) and head not in HEADS:
             raise ValueError(f"unknown head '{head}': choose one of {', '.join(HEADS)}")
-        self.head = head
         backbone, channels, self.output_stride = build_backbone(architecture)
         self.backbone = group_batch_norms(backbone)
         self.classifier = nn.Conv2d(channels, num_classes, kernel_size=1, bias=False)
         self.instances = ClassSpecificInstances(channels, num_classes)
+        self.own_head = None if isinstance(head, str) else head(channels, num_classes)
+        self.head = head if isinstance(head, str) else type(self.own_head).__name__
         self.image_groups = self.tile_groups = ONE_GROUP
         self.crops_at_once = 0  # crops of tiles per pass at most; 0: all. It saves memory only without gradient
         # Copies, which change nothing, make up the crops of a pass to a multiple of this: on a GPU, cuDNN tunes its
@@ -123,14 +128,21 @@ class Classifier(nn.Module):
     def _forward(self, images: torch.Tensor, groups: Groups, features_only: bool):
         set_groups(self.backbone, groups)
         x = self.backbone(images.contiguous(memory_format=self.memory_format))
-        features = self.classifier(x)
-        return None if features_only else self.logits(x, features, groups), features
+        return self.from_backbone(x, groups, features_only)
 
-    def logits(self, x: torch.Tensor, features: torch.Tensor, groups: Groups = ONE_GROUP) -> torch.Tensor:
-        """Return logits `[B, V]` from the backbone's output `[B, D, n, n]` and the CAM branch's `[B, V, n, n]`."""
+    def from_backbone(self, x: torch.Tensor, groups: Groups = ONE_GROUP, features_only: bool = False):
+        """Return logits `[B, V]` (None with `features_only`) and features `[B, V, n, n]` of x `[B, D, n, n]`."""
+        if self.own_head:
+            logits, features = self.own_head(x)
+            return None if features_only else logits, features
+        features = self.classifier(x)
+        if features_only:
+            return None, features
         if self.head == "gap":
-            return features.float().mean((-2, -1))
-        return self.instances(x, make_cam(features.float()), groups)
+            return features.float().mean((-2, -1)), features
+        if self.head == "max":
+            return features.float().amax((-2, -1)), features
+        return self.instances(x, make_cam(features.float()), groups), features
 
 
 def build_backbone(architecture: str) -> tuple[nn.Module, int, int]:

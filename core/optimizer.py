@@ -1,7 +1,9 @@
-"""SGD in four parameter groups with the poly schedule (official code: `PolyOptimizer`)."""
+"""SGD in four parameter groups with the poly schedule (official code: `PolyOptimizer`); others for baselines."""
+
+import math
 
 from torch import nn
-from torch.optim import SGD
+from torch.optim import SGD, AdamW, Optimizer
 
 # The official optimizer passes its weight decay in place of the momentum; the learning rate of 0.1 depends on it.
 MOMENTUM = 1e-4
@@ -28,26 +30,51 @@ def parameter_groups(network: nn.Module, lr: float, wd: float) -> list[dict]:
     return [group for group in groups.values() if group["params"]]
 
 
-def make_optimizer(network: nn.Module, lr: float, wd: float, momentum: float = MOMENTUM, nesterov: bool = True) -> SGD:
-    """Return SGD over `parameter_groups`; Nesterov requires momentum > 0."""
-    groups, nesterov = parameter_groups(network, lr, wd), nesterov and momentum > 0
+def make_optimizer(
+    network: nn.Module, lr: float, wd: float, momentum: float = MOMENTUM, nesterov: bool = True, kind: str = "sgd"
+) -> Optimizer:
+    """Return "sgd" over `parameter_groups` (Nesterov requires momentum > 0), or "adamw", at `lr` in every group."""
+    groups = parameter_groups(network, lr, wd)
+    if kind == "adamw":
+        return AdamW([{**group, "full_lr": lr} for group in groups], lr=lr)
+    nesterov = nesterov and momentum > 0
     return SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)  # fused: one pass over the parameters
 
 
-def learning_rate_at(iteration: int, lr: float, max_iteration: int, warmup_iterations: int = 0) -> float:
-    """Return lr · (1 − t/T)^0.9, multiplied by (t + 1)/W during the first W iterations.
+def learning_rate_at(
+    iteration: int, lr: float, max_iteration: int, warmup_iterations: int = 0, schedule: str = "poly"
+) -> float:
+    """Return the learning rate of an iteration, multiplied by (t + 1)/W during the first W iterations.
 
     Args:
         iteration: t, counted from 0.
         lr: the learning rate at full strength.
         max_iteration: T, warm-up included.
         warmup_iterations: W; the official code assumes 661 iterations per epoch, here it is the real number.
+        schedule: "poly", lr · (1 − t/T)^0.9; "cosine", from lr to 0; "onecycle", torch's `OneCycleLR(pct_start=0.2)`.
     """
-    poly = max(0.0, 1 - iteration / max_iteration) ** POWER
-    return lr * (poly * min(1.0, (iteration + 1) / max(warmup_iterations, 1)))
+    left = max(0.0, 1 - iteration / max_iteration)
+    cycle = _one_cycle(iteration, max_iteration)
+    factor = {"poly": left**POWER, "cosine": _cosine(0, 1, left), "onecycle": cycle}[schedule]
+    return lr * (factor * min(1.0, (iteration + 1) / max(warmup_iterations, 1)))
 
 
-def set_learning_rates(optimizer: SGD, iteration: int, max_iteration: int, warmup_iterations: int = 0) -> None:
+def _one_cycle(iteration: int, max_iteration: int) -> float:
+    """Return the factor of a rise from 1/25 to 1 in the first fifth of training, and of the fall to 1/250,000."""
+    top = max(0.2 * max_iteration - 1, 0)
+    if iteration < top:
+        return _cosine(1 / 25, 1, iteration / top)
+    return _cosine(1, 1 / 250_000, min((iteration - top) / max(max_iteration - 1 - top, 1), 1))
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    """Return the value on half a cosine wave from start to end."""
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+
+def set_learning_rates(
+    optimizer: Optimizer, iteration: int, max_iteration: int, warmup_iterations: int = 0, schedule: str = "poly"
+) -> None:
     """Set the learning rate of every group for this iteration; see `learning_rate_at`."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate_at(iteration, group["full_lr"], max_iteration, warmup_iterations)
+        group["lr"] = learning_rate_at(iteration, group["full_lr"], max_iteration, warmup_iterations, schedule)

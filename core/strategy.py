@@ -3,9 +3,11 @@
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from core.keypoints import TOPK, TOPK_RADIUS, centre_keypoints, cmax_keypoints, ctopk_keypoints, ctopk_w_keypoints
 
@@ -169,7 +171,8 @@ class Strategy:
             options: weights of the losses, and the strategy's own arguments.
         teacher: whether there is an EMA teacher.
         crops: the crops of a batch's labels `[B, V]`.
-        head: what computes the logits, see `core.networks.Classifier`.
+        head: what computes the logits, see `core.networks.Classifier`: a name, or a function (D, V, options) to the
+            module. So that its checkpoints are found, the script is then in `baselines/`, with the strategy's name.
         keypoints: a function of its own (see `Keypoints.find`), or the name of the strategy in `KEYPOINTS` whose
             keypoints these are. By default the strategy's own name, where it is known; otherwise there are none.
         arguments: arguments of its own by name. They appear in --help, are saved with the run, and reach the step in
@@ -180,7 +183,7 @@ class Strategy:
     training_step: Callable[..., Step]
     teacher: bool = True
     crops: Callable[[torch.Tensor], Crops] = Crops.one_per_class
-    head: str = "instances"
+    head: str | Callable[[int, int, Options], nn.Module] = "instances"
     keypoints: Callable[[torch.Tensor, int, Options], torch.Tensor] | str | None = None
     arguments: Mapping[str, Argument] = field(default_factory=dict)
 
@@ -189,6 +192,10 @@ class Strategy:
         if callable(self.keypoints):
             return Keypoints(self.name, self.keypoints, per_image=self.crops == Crops.one_per_image)
         return KEYPOINTS.get(self.keypoints or self.name)
+
+    def head_for(self, options: Options) -> str | Callable[[int, int], nn.Module]:
+        """Return the head as `core.networks.Classifier` takes it."""
+        return self.head if isinstance(self.head, str) else partial(self.head, options=options)
 
     def options(self, arguments: Mapping[str, Any], alpha_re: float = 0.0) -> Options:
         """Return the options that a run's arguments make; what they lack has its default.

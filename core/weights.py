@@ -50,7 +50,7 @@ def load_weights(network: Classifier, state_dict: StateDict, rows: Sequence[int 
             _load(network.backbone, _backbone_names(network.backbone, ours), state_dict)
             return kind
         ours = ours if kind == "checkpoint" else from_official(ours)
-        _load(network, ours if rows is None else _with_rows(network.state_dict(), ours, rows), state_dict)
+        _load(network, ours if rows is None else _with_rows(network, ours, rows), state_dict)
     except (RuntimeError, TypeError, IndexError) as error:  # tensors that no network has: sparse, without values, …
         if any(lack in str(error) for lack in ("out of memory", "allocate memory")):
             raise  # the weights may fit
@@ -89,12 +89,19 @@ def from_official(state_dict: StateDict) -> StateDict:
     return ours
 
 
-def _with_rows(own: StateDict, state_dict: StateDict, rows: Sequence[int | None]) -> StateDict:
-    """Return a checkpoint whose row v of the head is its row `rows[v]`, or where that is None the network's own row."""
+def _with_rows(network: Classifier, state_dict: StateDict, rows: Sequence[int | None]) -> StateDict:
+    """Return a checkpoint whose row v of the head is its row `rows[v]`, or where that is None the network's own row.
+
+    Raises:
+        ValueError: another order of classes, and a head that mixes classes.
+    """
+    own, result = network.state_dict(), dict(state_dict)
+    names = network.own_head.per_class if network.own_head else ()
+    if network.own_head and not names and list(rows) != list(range(len(state_dict["classifier.weight"]))):
+        raise ValueError("its head mixes classes: give the classes that it was trained on, in their order")
     taken = {ours: theirs for ours, theirs in enumerate(rows) if theirs is not None}
     ours, theirs = (torch.tensor(list(side), dtype=torch.long) for side in (taken, taken.values()))
-    result = dict(state_dict)
-    for name in PER_CLASS:
+    for name in (*PER_CLASS, *(f"own_head.{name}" for name in names)):
         if name in result and result[name].shape[1:] == own[name].shape[1:]:
             result[name] = own[name].cpu().index_copy(0, ours, result[name][theirs].to(own[name].dtype))
     return result

@@ -9,11 +9,9 @@ import torch.nn.functional as F
 
 from core.ema import make_teacher
 from core.networks import Classifier
-from core.strategy import Crops, Options, Strategy
+from core.strategy import Crops, Strategy
 from tests.helpers import oracle
 from tests.helpers.command_line import SMALL, run
-
-OPTIONS = Options(alpha_p=0.5, alpha_re=2.0, re_loss="L1_Loss")
 
 
 def make_case(head: str = "instances"):
@@ -28,7 +26,8 @@ def declared(name: str) -> Strategy:
 
 
 def step_of(name: str, *case, crops: Crops):
-    return declared(name).training_step(*case, crops, OPTIONS)
+    strategy = declared(name)
+    return strategy.training_step(*case, crops, strategy.options({"alpha_p": 0.5, "re_loss": "L1_Loss"}, alpha_re=2.0))
 
 
 @pytest.mark.parametrize("name, head", [("plain", "gap"), ("instances", "instances")])

@@ -59,6 +59,16 @@ def test_difficult_objects_count_but_empty_boxes_do_not(devkit):
     assert VOCClassification(devkit, "Main/train", CLASSES).labels[0].tolist() == [1, 0]
 
 
+def test_difficult_objects_alone_may_count_as_negatives(devkit):
+    positive, negative = (
+        VOCClassification(devkit, "Main/train", CLASSES, None, kind) for kind in ("positive", "negative")
+    )
+    labels = torch.tensor([[i % 2 == 0, i % 2 == 1] for i in range(7)] + [[False, False]]).float()
+    assert torch.equal(positive.labels, labels)
+    labels[[0, 3, 6]] = 0  # their only object is difficult
+    assert torch.equal(negative.labels, labels) and positive.fingerprint() != negative.fingerprint()
+
+
 @pytest.mark.parametrize(
     "content, said",
     [

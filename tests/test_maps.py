@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import evaluate_classification
+from baselines.csra import CSRA
+from baselines.ml_decoder import MLDecoder
 from core.cam import make_cam
 from core.evaluation.localization import Localization
 from core.evaluation.maps import IOUS, Maps, best_overlaps, box_accuracy, overlaps_by_threshold
@@ -253,14 +255,14 @@ def network_of(head: str) -> Classifier:
 def literal_maps(network: Classifier, image: torch.Tensor, label: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return Grad-CAM and LayerCAM of one image and class, channel by channel."""
     x = network.backbone(image[None]).detach().requires_grad_()
-    logit = network.logits(x, network.classifier(x))[0, label]
+    logit = network.from_backbone(x)[0][0, label]
     (slope,) = torch.autograd.grad(logit, x)
     gradient_cam = sum(slope[0, c].mean() * x[0, c] for c in range(x.shape[1]))
     layer_cam = sum(slope[0, c].clamp_min(0) * x[0, c] for c in range(x.shape[1]))
     return gradient_cam.clamp_min(0).detach(), layer_cam.clamp_min(0).detach()
 
 
-@pytest.mark.parametrize("head", ["instances", "gap"])
+@pytest.mark.parametrize("head", ["instances", "gap", "max", CSRA, MLDecoder])
 def test_gradient_maps_are_those_of_each_pair_alone(head):
     network, images = network_of(head), torch.randn(3, 3, 64, 64)
     objects = [[an_object(0), an_object(2)], [], [an_object(1), an_object(2)]]

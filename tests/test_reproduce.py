@@ -45,6 +45,8 @@ def planned(*given: object) -> Study:
 def test_every_row_that_the_paper_compares_is_there():
     tables = {one.name: [row.name for row in one.rows] for one in COMPARISONS}
     assert tables["strategies"] == ["plain", "instances", "centre", "Max", "cMax", "cTopk", "cTopk-w"]
+    beyond = [f"{name}, scale-free" for name in ("cMax", "cTopk", "cTopk-w")]
+    assert tables["counterparts"] == ["plain", "max_pool", "asl", "csra", "ml_decoder", *beyond]
     assert {"cMax", "cMax, no EMA", "centre", "centre, no EMA"} <= set(tables["ema"])
     assert tables["topk"] == [f"{name}, k = {k}" for name in ("cTopk", "cTopk-w") for k in (1, 3, 5, 10)]
     assert len(tables["radius"]) == 2
@@ -60,6 +62,7 @@ def test_a_row_follows_from_what_its_script_declares():
     assert own == {**expected, "centre_ema": "centre"}
     assert [rows[tag].passes for tag in ("plain", "instances", "max", "centre")] == [1, 1, 2, 2]
     assert {rows[tag].passes for tag in ("cMax_ema", "cTopk_ema", "cTopk_w_ema", "centre_ema")} == {1.5}
+    assert rows["scale_free_strategycTopk"].keypoints == "scale_free" and rows["scale_free_strategycTopk"].passes == 1.5
     assert rows["plain"].program == ["-m", "baselines.plain"]
     assert rows["max"].program == [str(ROOT / "train_classification_with_puzzle_max.py")]
 
@@ -67,7 +70,7 @@ def test_a_row_follows_from_what_its_script_declares():
 def test_tables_share_runs_and_no_two_runs_share_a_tag():
     runs = planned("--preset", "toy", "--seeds", 0, 1).runs
     tags = [run.tag for run in runs.values()]
-    assert len(tags) == len(set(tags)) == 2 * 18  # 25 rows, of which 7 are in several tables
+    assert len(tags) == len(set(tags)) == 2 * 25  # 33 rows, of which 8 are in several tables
     commands = [" ".join(run.training_command()).replace(run.tag, "") for run in runs.values()]
     assert len(set(commands)) == len(commands)
     ks = {run.arguments.get("topk", 5) for run in runs.values() if "cTopk_w" in run.tag}
@@ -103,7 +106,7 @@ def test_an_argument_of_teachers_reaches_the_rows_that_have_one():
     "given, said",
     [
         (["--preset", "paper"], "--preset paper needs --data_dir"),
-        (["--preset", "toy", "--tables", "speed"], "--tables speed: choose from strategies, ema, topk, radius"),
+        (["--preset", "toy", "--tables", "speed"], "--tables speed: choose from strategies, counterparts, ema"),
         (["--preset", "toy", "--seeds", -1], "--seeds -1: must be 0 or more"),
         (["--preset", "toy", "--sedes", 1], "did you mean --seeds?"),
         (["--preset", "toy", "--", "--amp"], "names and values have to alternate"),
@@ -169,8 +172,8 @@ def test_a_strategy_of_ones_own_needs_names_of_its_own(tmp_path, name, strategy,
 def test_a_dry_run_lists_every_run_and_starts_none(tmp_path):
     result = run(tmp_path, SCRIPT, "--preset", "toy", "--dry_run")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count(" new ") == 18 and result.stdout.count("about") == 19
-    assert "--topk 10" in result.stdout and "18 runs" in result.stdout.splitlines()[-1]
+    assert result.stdout.count(" new ") == 25 and result.stdout.count("about") == 26
+    assert "--topk 10" in result.stdout and "25 runs" in result.stdout.splitlines()[-1]
     assert not any(tmp_path.iterdir())
 
 

@@ -33,7 +33,8 @@ def test_a_run_leaves_log_history_and_checkpoints(trained, tag):
     rest = r"time=\d+sec, alpha_re=[\d.]+, [\d.]+ images/s, epoch \d/2, .* left, at \d\d:\d\d:\d\d"
     assert re.search(rf"^\[i\] iteration=[\d,]+, learning_rate=[\d.]+, {losses}, {rest}$", log, re.MULTILINE)
     shares = r"map=[\d.]+%, best map=[\d.]+%, eval_class_loss=[\d.]+"
-    assert len(re.findall(rf"^\[i\] iteration=[\d,]+, {shares}, time=\d+sec, epoch=\d", log, re.MULTILINE)) == 2
+    rest = r"time=\d+sec, epoch=\d+, map_scale=-?[\d.]+"
+    assert len(re.findall(rf"^\[i\] iteration=[\d,]+, {shares}, {rest}", log, re.MULTILINE)) == 2
     history = json.loads((trained / f"experiments/data/{tag}.json").read_text())
     assert [row["epoch"] for row in history["validation"]] == [1, 2]
     assert len(history["validation"][0]["average_precision"]) == 20

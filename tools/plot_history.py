@@ -23,9 +23,10 @@ CHARTS = {
     "class_loss": "classification loss (class_loss)",
     "eval_class_loss": "validation: classification loss (eval_class_loss)",
     "map": "validation mAP, %",
+    "map_scale": "validation: strongest feature of a present class (map_scale)",
     "learning_rate": "learning rate",
 }
-VALIDATION = ("eval_class_loss", "map")
+VALIDATION = ("eval_class_loss", "map", "map_scale")
 NOT_SHOWN = ("p_class_loss",)  # every other loss, of a strategy of one's own, has a chart too
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import torch
 
-from core.networks import HEADS, RESNESTS, TIMM_PREFIX, Classifier
+from core.networks import HEADS, RESNESTS, TIMM_PREFIX, Classifier, Head
 from core.strategy import KEYPOINTS, STRATEGIES, Keypoints, Options, Strategy
 from core.weights import StateDict, head_classes, load_weights
 from tools.data.devkit import class_columns
 from tools.runs.checkpoints import Description, imagenet_state_dict, normalization_of, read_description, read_state_dict
 from tools.system.errors import UserError, advice, first_few, printable, quoted, shorten
+from tools.system.files import ROOT
 from tools.system.memory import keep_freed_memory
 
 
@@ -22,7 +23,7 @@ def make_network(
     weights: str,
     num_classes: int,
     channels_last: bool = True,
-    head: str = "instances",
+    head: str | Head = "instances",
     class_names: list[str] | None = None,
     say: Callable[[str], None] = print,
 ) -> Classifier:
@@ -85,16 +86,16 @@ def trained_network(
     with advice(f"--class_file must name the classes of {path}, in any order"):
         class_columns(description.class_names, trained_on)
     rows = _rows_by_name(str(path), count, trained_on, description.class_names, say)
-    network = untrained_network(description.architecture, len(rows), head=description.head)
+    network = untrained_network(description.architecture, len(rows), head=_head_of(description))
     network.normalization = description.normalization
     return _filled(network.eval(), state_dict, rows, f"{path} for {description.architecture}"), description
 
 
 def untrained_network(
-    architecture: str, num_classes: int, channels_last: bool = True, head: str = "instances"
+    architecture: str, num_classes: int, channels_last: bool = True, head: str | Head = "instances"
 ) -> Classifier:
     """Return a classifier that takes images as the published weights of its architecture do."""
-    if head not in HEADS:
+    if isinstance(head, str) and head not in HEADS:
         raise UserError(f"unknown head {quoted(head)}: choose one of {', '.join(HEADS)}")
     try:
         network = Classifier(architecture, num_classes, channels_last, head)
@@ -148,6 +149,25 @@ def _rows_by_name(
     return [index.get(name) for name in class_names]
 
 
+def _head_of(description: Description) -> str | Head:
+    """Return the head of a checkpoint; one that is not of `HEADS` is what the baseline of its strategy declares."""
+    strategy = None if description.head in HEADS else _baseline(description)
+    return strategy.head_for(_options_of(description, strategy)) if strategy else description.head
+
+
+def _options_of(description: Description, strategy: Strategy) -> Options:
+    try:
+        return strategy.options(description.arguments)
+    except ValueError as error:
+        raise UserError(f"the checkpoint's description: among its arguments, {error}") from error
+
+
+def _baseline(description: Description) -> Strategy | None:
+    """Return the strategy that the file in `baselines/` of its name declares; None if there is no such file."""
+    files = {file.stem: file for file in (ROOT / "baselines").glob("*.py")}
+    return read_strategy(files[description.strategy]) if description.strategy in files else None
+
+
 def read_strategy(path: Path) -> Strategy:
     """Import a script and return the `STRATEGY` that it declares; a `UserError` if there is none."""
     if not path.is_file():
@@ -172,16 +192,17 @@ def keypoints_of(description: Description, given: str | None = None) -> tuple[Ke
         raise UserError(f"--strategy {given}: choose one of {names}, or a script that declares STRATEGY")
     if not given and description.strategy is None:
         raise UserError(f"the checkpoint does not say its strategy: give --strategy ({names})")
-    if not given and description.keypoints not in (None, *KEYPOINTS):
+    strategy = Strategy("", None, keypoints=given or description.keypoints)
+    if is_file:
+        strategy = read_strategy(Path(given))
+    elif not given and description.keypoints not in (None, *KEYPOINTS):
+        strategy = _baseline(description)
+    if strategy is None:
         raise UserError(
             f"the checkpoint's strategy '{description.strategy}' is unknown here: give --strategy FILE.py, the script "
             f"that declares it, or one of {names}"
         )
-    strategy = read_strategy(Path(given)) if is_file else Strategy("", None, keypoints=given or description.keypoints)
-    try:
-        return strategy.shown_keypoints(), strategy.options(description.arguments)
-    except ValueError as error:
-        raise UserError(f"the checkpoint's description: among its arguments, {error}") from error
+    return strategy.shown_keypoints(), _options_of(description, strategy)
 
 
 def choose_device(name: str, keep_memory: bool = True) -> torch.device:

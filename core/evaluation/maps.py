@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from core.cam import make_cam
@@ -36,7 +36,7 @@ class Maps:
         self.image_size, self.network = image_size, network
         self.kinds = ["CAM", *(("Grad-CAM", "LayerCAM") if network else ()), CENTRE]
         if network:  # the features that it returns remember what they were computed from
-            network.classifier.register_forward_hook(lambda _, inputs, output: setattr(output, "source", inputs[0]))
+            (network.own_head or network.classifier).register_forward_hook(_remember_source)
 
     def of_pairs(self, features: Tensor, pairs: Pairs) -> Tensor:
         """Return maps in 0…1 at the size of the canvas, `[kinds, K, S, S]`, from features `[B, V, n, n]`."""
@@ -58,11 +58,15 @@ class Maps:
             parts = (of_pairs.clone().split(PAIRS_AT_ONCE) for of_pairs in (pairs.image, pairs.label))
             for image, label in zip(*parts, strict=True):
                 x = features.source[image].float().requires_grad_()  # a copy for each pair, which its logit alone sees
-                logits = self.network.logits(x, self.network.classifier(x)).gather(1, label[:, None])
+                logits = self.network.from_backbone(x)[0].gather(1, label[:, None])
                 (slopes,) = torch.autograd.grad(logits.sum(), x)
                 weights, x = (slopes.mean((2, 3), keepdim=True), slopes.relu()), x.detach()
                 found.append(torch.stack([(weight * x).sum(1) for weight in weights]))
         return torch.cat(found, 1)
+
+
+def _remember_source(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor | tuple[Tensor, Tensor]) -> None:
+    (output[1] if isinstance(output, tuple) else output).source = inputs[0]
 
 
 def best_overlaps(maps: Tensor, pairs: Pairs) -> list[np.ndarray]:

@@ -43,6 +43,9 @@ class Config(Arguments):
     data_dir: str = _data(help="devkit folder: JPEGImages, Annotations, ImageSets", resumable=True)
     train_split: str = _data("train_aug", "list in data/, or of the devkit as Main/train")
     val_split: str = _data("val", "list in data/, or of the devkit as Main/val")
+    train_difficult: str = _data(
+        "positive", "training label of a class whose objects are all difficult", choices=("positive", "negative")
+    )
     select_split: str | None = _data(None, SELECT_HELP, metavar="SPLIT|SHARE")
     limit: int = _data(0, "to try out: use only the first N images of each list; 0: all", least=0, metavar="N")
     class_file: str = _data(str(DATA / "VOC_2012.json"), "JSON file with class_names", resumable=True)
@@ -172,7 +175,8 @@ def _words_of_config(parser: Parser, strategy: Strategy, argv: list[str]) -> lis
     if path is None:
         return []
     content = read_object(Path(path))
-    trained = content.pop("strategy", None)
+    # Where the strategy has an argument of this name, the file holds its value.
+    trained = None if "strategy" in strategy.arguments else content.pop("strategy", None)
     if trained not in (None, strategy.name):
         raise UserError(f"--config {path} is of strategy {trained}: use its script, not that of {strategy.name}")
     if isinstance(content.get("arguments"), dict):

@@ -1,8 +1,9 @@
 """Data, epochs and validation, the same for every strategy; one iteration is `core.training.trainer`."""
 
+import math
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,8 +77,9 @@ def _train(strategy: Strategy, config: Config, devices: Devices, data: Data, int
     processes, names = devices.processes, data.sets["training"].class_names
     torch.manual_seed(config.seed)
     notes: list[str] = []
+    head = strategy.head_for(strategy.options(asdict(config)))
     network = make_network(
-        config.architecture, config.weights, len(names), config.channels_last, strategy.head, names, notes.append
+        config.architecture, config.weights, len(names), config.channels_last, head, names, notes.append
     )
     network.to(devices.first)
     replicas = 1 if config.sync_bn else devices.replicas
@@ -131,13 +133,15 @@ def validate(run: Run, data: Data) -> dict[str, float]:
     """Return the values of a validation, see `RunLog.validation`, and log them with every class's average precision."""
     started, iteration = time.perf_counter(), run.trainer.iteration
     predicted = {name: _predict(run, loader) for name, loader in data.loaders.items() if name != "training"}
-    logits, labels = predicted["validation"]
+    logits, labels, scales = predicted["validation"]
+    present = labels > 0
     try:
         precisions = average_precisions(logits, labels)
         values = {"map": 100 * mean_over_classes(precisions)}
         values["eval_class_loss"] = float(class_loss(torch.from_numpy(logits), torch.from_numpy(labels)))
+        values["map_scale"] = float(scales[present].mean()) if present.any() else math.nan
         if "selection" in predicted:
-            values["select_map"] = 100 * mean_over_classes(average_precisions(*predicted["selection"]))
+            values["select_map"] = 100 * mean_over_classes(average_precisions(*predicted["selection"][:2]))
     except ValueError as error:
         raise UserError(
             f"validation after iteration {iteration}: {error}: the weights diverged: restart with a lower --lr "
@@ -155,7 +159,10 @@ def validate(run: Run, data: Data) -> dict[str, float]:
 
 
 def _predict(run: Run, loader: DataLoader) -> list[np.ndarray]:
-    """Return the logits and labels of a loader's images, of all processes. They stop together at a signal."""
+    """Return logits, labels and strongest features of a loader's images, `[N, V]` each, of all processes.
+
+    They stop together at a signal.
+    """
     trainer = run.trainer
     common = min(trainer.processes.gather(len(loader)))  # batches that all processes have
 
@@ -165,9 +172,12 @@ def _predict(run: Run, loader: DataLoader) -> list[np.ndarray]:
                 run.stop_or_save(may_save=False)
             yield batch
 
+    strongest: list[torch.Tensor] = []  # like the logits, they stay on the device
     how = {"amp": run.config.amp, "silent": run.log.silent or None, "total": len(loader)}
-    predicted = predict(trainer.student_forward, batches(), trainer.device, **how)
-    return [interleave(trainer.processes.gather(rows)) for rows in predicted]
+    how["observe"] = lambda features, _: strongest.append(features.float().amax((2, 3)))
+    logits, labels = predict(trainer.average or trainer.student_forward, batches(), trainer.device, **how)
+    scales = torch.cat(strongest).cpu().numpy() if strongest else logits
+    return [interleave(trainer.processes.gather(rows)) for rows in (logits, labels, scales)]
 
 
 def _draw_snapshot(run: Run, data: Data, mean: float) -> None:
@@ -177,7 +187,7 @@ def _draw_snapshot(run: Run, data: Data, mean: float) -> None:
         return
     title = f"{run.config.tag}, epoch {epoch}, mAP {mean:.1f}: map of a present class, its score"
     options = trainer.strategy.options(trainer.arguments)
-    figure = draw_snapshot(trainer.student, data.sets["validation"], trainer.strategy, options, title)
+    figure = draw_snapshot(trainer.evaluated, data.sets["validation"], trainer.strategy, options, title)
     if figure is not None:
         write_picture(run.folder.snapshots(run.config.tag) / f"epoch_{epoch:03d}.png", figure)
         run.log.picture("snapshot", rgb_array(figure), trainer.iteration)
@@ -193,8 +203,8 @@ def make_data(config: Config, class_names: list[str], processes: Processes) -> D
     for name, option, transform in (("training", "train_split", augmented), ("validation", "val_split", plain)):
         check = "python3 -m tools.check_data lists every problem of a split"
         with advice(f"check --data_dir, --{option} and --class_file; {check}"):
-            split = getattr(config, option)
-            sets[name] = VOCClassification(config.data_dir, split, class_names, transform, config.limit)
+            split, difficult = getattr(config, option), config.train_difficult if name == "training" else "positive"
+            sets[name] = VOCClassification(config.data_dir, split, class_names, transform, difficult, config.limit)
     if config.select_split is not None:
         sets["training"], sets["selection"] = cut_selection(config, sets["training"], sets["validation"])
     with advice("choose another --batch_size"):

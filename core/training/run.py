@@ -299,4 +299,4 @@ class Run:
             **(self.trainer.student.normalization or IMAGENET)._asdict(),
             arguments=asdict(self.config),
         )
-        save_checkpoint(self.folder.model(self.config.tag, kind), self.trainer.student.state_dict(), description)
+        save_checkpoint(self.folder.model(self.config.tag, kind), self.trainer.evaluated.state_dict(), description)

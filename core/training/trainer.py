@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import torch
+from torch.optim import AdamW
 
 from core import parallel
 from core.batch_norm import OneValuePerChannel
@@ -61,13 +62,24 @@ class Trainer:
         self.max_iteration = config.max_epoch * epoch_iterations
         self.warmup_iterations = config.warmup_epoch * epoch_iterations
         self.iteration = 0
-        self.optimizer = make_optimizer(network, config.lr, config.wd, config.momentum, config.nesterov)
+        # Baselines alone have these arguments (baselines/recipe.py).
+        self.schedule = self.arguments.get("schedule", "poly")
+        self.average = make_teacher(network) if self.arguments.get("evaluate_ema") else None
+        kind = self.arguments.get("optimizer", "sgd")
+        self.optimizer = make_optimizer(network, config.lr, config.wd, config.momentum, config.nesterov, kind)
         # Float16 gradients underflow without a scale; in every other precision the scaler does nothing.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "fp16")
 
     @property
     def lr(self) -> float:
-        return learning_rate_at(self.iteration, self.config.lr, self.max_iteration, self.warmup_iterations)
+        return learning_rate_at(
+            self.iteration, self.config.lr, self.max_iteration, self.warmup_iterations, self.schedule
+        )
+
+    @property
+    def evaluated(self) -> Classifier:
+        """The network that is validated and saved: the student, or the average of its weights (`--evaluate_ema`)."""
+        return self.average or self.student
 
     @property
     def alpha_re(self) -> float:
@@ -86,7 +98,7 @@ class Trainer:
         """
         several = self.processes.size > 1
         before = parallel.read_statistics(self.student) if several or self.config.on_nan == "skip" else None
-        set_learning_rates(self.optimizer, self.iteration, self.max_iteration, self.warmup_iterations)
+        set_learning_rates(self.optimizer, self.iteration, self.max_iteration, self.warmup_iterations, self.schedule)
         self.optimizer.zero_grad()
         try:
             step = self._losses_and_gradients(images, labels)
@@ -105,6 +117,8 @@ class Trainer:
                 parallel.sync_running_stats(self.student, before)
             if self.teacher is not None:
                 update_teacher(self.teacher, self.student, self.iteration, self.arguments["alpha_ema"])
+            if self.average is not None:
+                update_teacher(self.average, self.student, self.iteration, self.arguments["ema_decay"], buffers=True)
         elif before is not None:
             parallel.write_statistics(self.student, before)
         self.iteration += 1
@@ -154,6 +168,7 @@ class Trainer:
             "student": self.student.state_dict(),
             "normalization": torch.tensor(self.student.normalization or IMAGENET, dtype=torch.float64),
             "teacher": self.teacher.state_dict() if self.teacher is not None else {},
+            "average": self.average.state_dict() if self.average is not None else {},
             "optimizer": self.optimizer.state_dict()["state"],
             "scaler": self.scaler.state_dict(),
             "iteration": self.iteration,
@@ -171,21 +186,26 @@ class Trainer:
         self.student.normalization = Normalization(*map(tuple, normalization.tolist()))
         if self.teacher is not None:
             self.teacher.load_state_dict(state["teacher"])
-        self._check_momentum(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+            self.average.normalization = self.student.normalization
         # Learning rates and weight decays are those of the arguments, which --force may have changed.
+        self._check_optimizer(state["optimizer"])
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state["optimizer"]})
         self.scaler.load_state_dict(state["scaler"])
         self.iteration = iteration
 
-    def _check_momentum(self, saved: dict[int, dict[str, Any]]) -> None:
-        """Raise a `ValueError` for buffers of another shape or kind, which the optimizer would accept."""
+    def _check_optimizer(self, saved: dict[int, dict[str, Any]]) -> None:
+        """Raise a `ValueError` for buffers of another optimizer, shape or kind, which this one would accept."""
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         for index, entry in saved.items():
-            buffer = entry.get("momentum_buffer")
-            if buffer is not None and buffer.shape != parameters[index].shape:
-                raise ValueError(f"the momentum of parameter {index} has the shape {tuple(buffer.shape)}")
-            if buffer is not None and (buffer.is_sparse or not buffer.is_floating_point()):
-                raise ValueError(f"the momentum of parameter {index} is {buffer.layout}, {buffer.dtype}")
+            if ("exp_avg" in entry) != isinstance(self.optimizer, AdamW):
+                raise ValueError("its state is that of another --optimizer")
+            for buffer in map(entry.get, ("momentum_buffer", "exp_avg", "exp_avg_sq")):
+                if buffer is not None and buffer.shape != parameters[index].shape:
+                    raise ValueError(f"the momentum of parameter {index} has the shape {tuple(buffer.shape)}")
+                if buffer is not None and (buffer.is_sparse or not buffer.is_floating_point()):
+                    raise ValueError(f"the momentum of parameter {index} is {buffer.layout}, {buffer.dtype}")
 
 
 @torch.no_grad()

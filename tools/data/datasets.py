@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from tools.data.annotations import ABSENT, VOCObject, labels_of_objects, read_annotation
+from tools.data.annotations import ABSENT, DIFFICULT_ONLY, VOCObject, labels_of_objects, read_annotation
 from tools.data.devkit import annotation_files, check_folder, image_files, read_split
 from tools.data.images import ImageSource, as_rgb, opened_image, read_image
 from tools.data.loader import worker_options
@@ -61,9 +61,11 @@ class VOCImages(Dataset):
 class VOCClassification(VOCImages):
     """Images of a devkit folder with multi-hot labels `[N, V]`, float32, from their XML.
 
-    A class is 1 for any object that counts, difficult ones included (official code). The constructor checks that every
-    image and annotation exists, and reads every annotation and the header of every image, so that a damaged file does
-    not stop a run hours later. `tools.check_data` decodes the images too.
+    The constructor checks that every image and annotation exists, and reads every annotation and the header of every
+    image, so that a damaged file does not stop a run hours later. `tools.check_data` decodes the images too.
+
+    Args:
+        difficult: whether a class whose objects are all difficult is "positive" (official code) or "negative".
     """
 
     folders = ("JPEGImages", "Annotations")
@@ -74,14 +76,15 @@ class VOCClassification(VOCImages):
         split: str,
         class_names: list[str],
         transform: Transform | None = None,
+        difficult: str = "positive",
         limit: int = 0,
     ):
         super().__init__(data_dir, split, transform, limit)
         self.class_names = class_names
         self.annotations = annotation_files(self.data_dir).paths(self.ids, split)
         with ThreadPoolExecutor() as pool:
-            labels = list(pool.map(self._read_labels, range(len(self.ids))))
-        self.labels = torch.from_numpy(np.concatenate(labels) != ABSENT).float()
+            labels = np.concatenate(list(pool.map(self._read_labels, range(len(self.ids)))))
+        self.labels = torch.from_numpy(labels > (ABSENT if difficult == "positive" else DIFFICULT_ONLY)).float()
 
     def _read_labels(self, index: int) -> np.ndarray:
         with opened_image(self.paths[index]):  # checks the header

@@ -30,6 +30,7 @@ CURVES = (
     ("train", "class_loss", "classification loss (class_loss)"),
     ("train", "p_class_loss", "puzzle classification loss (p_class_loss)"),
     ("train", "re_loss", "reconstruction loss (re_loss)"),
+    ("validation", "map_scale", "validation: strongest feature of a present class (map_scale)"),
 )
 
 

@@ -108,14 +108,16 @@ class RunLog:
         """Log an epoch's validation, which took `seconds`.
 
         Args:
-            values: of the validation images "map", their mAP, %, and "eval_class_loss", their mean `class_loss`; then
+            values: of the validation images "map", their mAP, %, and "eval_class_loss", their mean `class_loss`;
+                "map_scale", the strongest feature of a present class's map, mean over present classes; and
                 "select_map", the mAP of the images of `--select_split`, if there are any.
             per_class: average precision of each class, %; None for a class without a positive.
         """
         known = {name: round(value, 4) for name, value in per_class.items() if value is not None}
         without_positive = [name for name in per_class if name not in known]
         note = f" (no positive of {', '.join(without_positive)})" if without_positive else ""
-        mean, loss, selected = values["map"], values["eval_class_loss"], values.get("select_map")
+        mean, loss, scale = (values[name] for name in ("map", "eval_class_loss", "map_scale"))
+        selected = values.get("select_map")
         if selected is not None:
             note = f", select_map={selected:.2f}%{note}"
         # fmax skips NaN, the mAP of a validation without any positive.
@@ -126,7 +128,8 @@ class RunLog:
         best_epoch = f"best epoch {first_best}{' (new)' if first_best == len(so_far) else ''}"
         self.line(
             f"[i] iteration={iteration:,}, map={mean:.2f}%, best map={best:.2f}%, eval_class_loss={loss:.4f}, "
-            f"time={seconds:.0f}sec, epoch={epoch}{note}, {best_epoch}, at {time.strftime('%H:%M:%S')}"
+            f"time={seconds:.0f}sec, epoch={epoch}, map_scale={scale:.3g}{note}, {best_epoch}, "
+            f"at {time.strftime('%H:%M:%S')}"
         )
         ranked = [f"{name} {value:.1f}" for name, value in sorted(known.items(), key=lambda item: -item[1])]
         best_ones = ranked[:SHOWN_CLASSES]
@@ -134,6 +137,7 @@ class RunLog:
         self.line(f"    best: {', '.join(best_ones) or 'none'}; worst: {', '.join(worst_ones) or 'none'}")
         row = {"map": mean, "best map": best, "eval_class_loss": loss, "time": round(seconds, 2), "epoch": epoch}
         curves = {"map": mean / 100, "best map": best / 100, "eval class loss": loss, "epoch": epoch}
+        row["map_scale"] = curves["map_scale"] = scale
         if selected is not None:
             row["select_map"], curves["select map"] = selected, selected / 100
         row |= {"average_precision": known, "without_positive": without_positive}
