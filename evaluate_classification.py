@@ -6,285 +6,33 @@ network. See docs/evaluation.md.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.data import Subset
 
-from core.evaluation.folding import folded
-from core.evaluation.loading import check_image_size, choose_device, keypoints_of, trained_network
-from core.evaluation.localization import THE_FOUR, Localization
-from core.evaluation.masks import Seeds
-from core.evaluation.pairs import PresentClasses
-from core.evaluation.prediction import PRECISIONS, TestTimeAugmentation, autocast, predict, to_device
-from core.evaluation.report import draw_errors
-from core.networks import HEADS, Classifier
-from core.strategy import KEYPOINTS
-from tools.data.annotations import VOCObject, labels_of_objects, read_label_lists, read_objects, read_sizes
-from tools.data.datasets import VOCImages
-from tools.data.devkit import annotation_files, check_folder, read_class_names, split_path
-from tools.data.loader import evaluation_loader
-from tools.data.sight import sight_note
-from tools.data.transforms import evaluation_transform
+from core.evaluation.config import Config
+from core.evaluation.scoring import Evaluated, read_again, score, split_of
 from tools.metrics.bootstrap import Interval, bootstrap_interval
 from tools.metrics.labels import label_report
-from tools.metrics.multilabel import DIFFICULT, Metrics, all_metrics, binary_labels
-from tools.metrics.protocols import PROTOCOLS, protocol_tables
-from tools.metrics.readers import read_results
+from tools.metrics.multilabel import Metrics, all_metrics, binary_labels
+from tools.metrics.protocols import protocol_tables
 from tools.metrics.reports import by_class, free_base, metrics_csv, text_report, write_results
 from tools.metrics.scores import Scores, read_scores, write_scores
-from tools.metrics.submission import COMPETITIONS, TEST_IMAGES, check_submission, write_submission
+from tools.metrics.submission import TEST_IMAGES, write_submission
 from tools.metrics.thresholds import read_thresholds, recorded_thresholds
-from tools.pictures.report import Evaluation, Pair, Section, evaluation_page, page_path, worst_errors
-from tools.runs.checkpoints import Description
-from tools.runs.folder import BESIDE, CLASS_PAIRS, IN_PROTOCOLS, LABELS, LOCALIZATION, Folder, checkpoint_path
-from tools.system.command_line import Arguments, argument, parse
-from tools.system.errors import UserError, advice, printable, quoted, run_main
-from tools.system.files import check_writable, provenance, recorded_in_json, require_regular_file, result_path, sha256
+from tools.pictures.report import Evaluation, Section, evaluation_page, page_path
+from tools.runs.folder import CLASS_PAIRS, IN_PROTOCOLS, LABELS, LOCALIZATION, Folder, checkpoint_path
+from tools.system.command_line import parse
+from tools.system.errors import UserError, advice, printable, run_main
+from tools.system.files import check_writable, provenance, recorded_in_json, result_path
 
 # What makes it another evaluation; another device or batch size does not, nor does a newer checkpoint of this name.
 SCORED_WITH = ("checkpoint", "head", "data_dir", "split", "split_sha256", "image_size", "eval_resize", "scales", "flip")
 SCORED_WITH += ("amp",)
 MEASURED_WITH = ("difficult", "labels", "threshold", "bootstrap", "seed")
 LOCALIZED_WITH = ("localization", "strategy", "masks")
-SCALES_HELP = "views of each image, as 0.5,1.0,1.5 (default 1.0)"
-DIFFICULT_HELP = "what a class shown only as difficult objects is (default positive: official code; ignore: server)"
-OUT_HELP = "result files without suffix (default experiments/evaluation/…)"
-RESIZE_HELP = "fit whole images to image_size, as inference does, not their top-left square (default: as trained)"
-PROTOCOL_HELP = "measure as other code bases do: all, or names with commas between them; see docs/protocols.md"
-LOCALIZATION_HELP = "also measure whether keypoints and CAMs fall on the objects"
-MASKS_HELP = "--localization, and CAMs as segmentation seeds; SPLIT (default: the other half) chooses the threshold"
-REPORT_HELP = "also write a page to send, FILE.html or a file in this folder: tables, curves, worst errors, provenance"
-LABELS_HELP = "also list suspicious labels, and classes that occur together or are confused; for held-out images"
-
-
-def scales(text: str) -> tuple[float, ...]:
-    """Read numbers with commas between them."""
-    return tuple(float(number) for number in text.split(","))
-
-
-def comma_separated(text: str) -> tuple[str, ...]:
-    return tuple(PROTOCOLS) if text == "all" else tuple(text.split(","))
-
-
-@dataclass(frozen=True)
-class Config(Arguments):
-    tag: str | None = argument(None, "evaluate experiments/models/best_TAG.pth", one_of="source")
-    weights: str | None = argument(None, "evaluate this checkpoint: ours, or the official code's", one_of="source")
-    scores: Path | None = argument(None, "measure these scores again, without a network", one_of="source")
-
-    data_dir: Path | None = argument(None, "VOC devkit folder; not needed with --scores", group="data")
-    split: str | None = argument(None, "list in data/, or of the devkit as Main/val (default val)", group="data")
-    labels: str = argument("xml", "from XML or the devkit's class lists", group="data", choices=("xml", "lists"))
-    num_workers: int = argument(4, "loader processes", group="data", least=0)
-
-    architecture: str | None = argument(None, "default: the description's beside the checkpoint", group="network")
-    class_file: Path | None = argument(None, "file with class_names (default: the description's)", group="network")
-    head: str | None = argument(None, "of the logits (default: the description's)", group="network", choices=HEADS)
-    image_size: int | None = argument(None, "pixels, divisible by 32 (default: as trained)", group="network")
-    eval_resize: bool | None = argument(None, RESIZE_HELP, group="network")
-    batch_size: int = argument(32, "images per batch", group="network", least=1)
-    scales: tuple[float, ...] = argument((1.0,), SCALES_HELP, group="network", parse=scales, above=0, most=8)
-    flip: bool = argument(False, "mirrored views too", group="network")
-    device: str = argument("auto", "auto, cpu, cuda or cuda:N", group="network")
-    amp: str = argument("off", "precision; off: float32", group="network", choices=PRECISIONS)
-
-    difficult: str = argument("positive", DIFFICULT_HELP, group="metrics", choices=DIFFICULT)
-    threshold: float = argument(0.5, "a class that scores more is predicted", group="metrics", least=0, most=1)
-    thresholds: str | None = argument(None, "instead, those of a file of tools.thresholds", group="metrics")
-    protocol: tuple[str, ...] | None = argument(None, PROTOCOL_HELP, group="metrics", parse=comma_separated)
-    bootstrap: int = argument(1000, "samples for the interval of the mAP; 0: none", group="metrics", least=0)
-    seed: int = argument(0, "of the bootstrap", group="metrics", least=0)
-    localization: bool = argument(False, LOCALIZATION_HELP, group="metrics", aliases=("localisation",))
-    masks: str | None = argument(None, MASKS_HELP, group="metrics", bare="", metavar="SPLIT")
-    check_labels: bool = argument(False, LABELS_HELP, group="metrics")
-    strategy: str | None = argument(None, "FILE.py of your own STRATEGY, for --localization", group="metrics")
-
-    out: Path | None = argument(None, OUT_HELP, group="output", names_file=True)
-    report: Path | None = argument(None, REPORT_HELP, group="output", metavar="FILE|DIR")
-    submission: Path | None = argument(None, "archive for the test server", group="output", metavar="FILE.tar.gz")
-    competition: str = argument("comp2", "of the archive", group="output", choices=COMPETITIONS)
-
-    def check(self) -> None:
-        if not self.scores and not self.data_dir:
-            raise UserError("--data_dir is missing: give the devkit folder (VOC2012)")
-        localizes = self.localization or self.masks is not None
-        if self.scores and localizes:
-            raise UserError(
-                "--localization needs the network, as --masks does: give --tag or --weights instead of --scores"
-            )
-        for name in self.protocol or ():
-            if name not in PROTOCOLS:
-                raise UserError(f"--protocol {quoted(name)}: choose from {', '.join(PROTOCOLS)}, or all")
-        if self.report and self.protocol:
-            raise UserError("--report shows the project's own metrics: leave --protocol out")
-        if self.strategy and not localizes:
-            raise UserError("--strategy is only used by --localization: add that, or leave --strategy out")
-        if self.thresholds:
-            with advice("check --thresholds"):
-                require_regular_file(Path(self.thresholds))
-        if self.out and self.out.name.endswith(BESIDE):
-            raise UserError(f"--out {self.out}: tables beside a result end in {', '.join(BESIDE)}: rename it")
-        if self.image_size is not None:
-            check_image_size(self.image_size)
-
-
-class Evaluated(NamedTuple):
-    """The scores of a split, and what was measured on the way."""
-
-    scores: Scores
-    localization: Localization | None = None
-    pictures: dict[Pair, str] = {}  # sources, for --report
-
-
-def score(config: Config) -> Evaluated:
-    """Score the images of the split."""
-    path, split = checkpoint_path(config.tag, config.weights), config.split or "val"
-    class_names = read_class_names(config.class_file) if config.class_file else None
-    network, description = trained_network(path, config.architecture, class_names, config.head)
-    resize = description.arguments.get("eval_resize") is True if config.eval_resize is None else config.eval_resize
-    image_size = config.image_size or description.image_size
-    check_archive(config, description.class_names)
-    with advice("check --data_dir and --split"):
-        dataset = VOCImages(config.data_dir, split, evaluation_transform(image_size, resize))
-        sizes = read_sizes(dataset.data_dir, dataset.ids)
-    labels, objects = read_labels(config, split, dataset.ids, description.class_names)
-    if not resize and (note := sight_note(sizes, objects, image_size)):
-        print(f"note: {note}")
-    device, network, localization = choose_device(config.device), folded(network), None
-    views = TestTimeAugmentation(network, config.scales, config.flip).to(device)
-    loader = evaluation_loader(dataset, config.batch_size, config.num_workers)
-    if config.localization:
-        present = PresentClasses(objects, sizes, len(description.class_names), image_size, resize)
-        localization = localization_of(config, description, present, network)
-    try:
-        if config.masks is not None:
-            localization.seeds = seeds_of(config, description.class_names, dataset, localization, views)
-        logits, _ = predict(views, loader, device, config.amp, localization.observe if localization else None)
-    except torch.cuda.OutOfMemoryError as error:
-        size = config.batch_size
-        raise UserError(f"out of memory at --batch_size {size}: try a smaller one, or --amp bf16") from error
-    settings = {"checkpoint": str(path), "checkpoint_sha256": sha256(path), "architecture": description.architecture}
-    settings |= {"head": network.head, "split": split, "split_sha256": sha256(split_path(config.data_dir, split))}
-    settings |= {"data_dir": str(dataset.data_dir.resolve()), "image_size": image_size, "eval_resize": resize}
-    settings |= {"scales": config.scales, "flip": config.flip, "batch_size": config.batch_size, "amp": config.amp}
-    settings["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-    scored = Scores(dataset.ids, description.class_names, logits, labels, settings)
-    with advice("look at these images, or try --amp off"):
-        scored.check(f"checkpoint {path}")
-
-    @torch.inference_mode()
-    def features_of(pixels: torch.Tensor) -> torch.Tensor:
-        with autocast(device, config.amp):
-            return network(to_device(pixels, device, network), features_only=True)[1]
-
-    return Evaluated(scored, localization, pictures_of(config, scored, dataset, objects, resize, features_of))
-
-
-def pictures_of(
-    config: Config, scored: Scores, images: VOCImages, objects: list[list[VOCObject]], resize: bool, features_of: Any
-) -> dict[Pair, str]:
-    """Return pictures of the worst errors, if there is a report and there are labels."""
-    if config.report is None or scored.labels is None:
-        return {}
-    found = worst_errors(scored.scores, *binary_labels(scored.labels, config.difficult))
-    return draw_errors([pair for pairs in found.values() for pair in pairs], images, objects, resize, features_of)
-
-
-def read_labels(
-    config: Config, split: str, ids: list[str], class_names: list[str]
-) -> tuple[np.ndarray | None, list[list[VOCObject]]]:
-    """Read labels `[N, V]` (see `Scores`), and the objects of each image that localization counts.
-
-    A submission's images may have no annotations: their labels are None.
-    """
-    may_be_unlabeled = config.submission and config.labels == "xml" and not config.localization
-    if may_be_unlabeled and annotation_files(config.data_dir).missing(ids):
-        return None, []
-    objects = []
-    if config.labels == "xml" or config.localization:
-        with advice("check --data_dir and --split; python3 -m tools.check_data lists every problem of a split"):
-            check_folder(config.data_dir, ("Annotations",))
-            objects = read_objects(config.data_dir, ids, split, class_names)
-    if config.labels == "lists":
-        with advice("--labels lists reads the devkit's lists of this split; give --labels xml otherwise"):
-            labels = read_label_lists(config.data_dir, split, ids, class_names)
-    else:
-        labels = labels_of_objects(objects, len(class_names))
-    if config.difficult != "positive":
-        objects = [[item for item in of_image if not item.difficult] for of_image in objects]
-    return labels, objects
-
-
-def localization_of(
-    config: Config, description: Description, present: PresentClasses, network: Classifier
-) -> Localization:
-    """Prepare to measure the four strategies' keypoints, and those of the checkpoint's own strategy."""
-    # A checkpoint of the official code does not say its strategy, but it is one of the four, which are measured anyway.
-    is_one_of_the_four = config.strategy is None and description.strategy is None
-    own, options = keypoints_of(description, "cTopk-w" if is_one_of_the_four else config.strategy)
-    # Of the project's keypoints, "centre" is measured as a level of chance.
-    keypoints = THE_FOUR if own is None or own in KEYPOINTS.values() else (*THE_FOUR, own)
-    try:
-        return Localization(present, keypoints, options, network)
-    except ValueError as error:
-        raise UserError(f"--localization: {error}: give the strategy another name") from error
-
-
-def seeds_of(
-    config: Config, class_names: list[str], images: VOCImages, localization: Localization, views: TestTimeAugmentation
-) -> Seeds:
-    """Prepare to measure maps against masks; predict the images of `--masks SPLIT`, which choose the thresholds."""
-    present, maps = localization.present, localization.maps
-    with advice("check --masks"):
-        seeds = Seeds(images.data_dir, images.ids, present, maps)
-        if not config.masks:
-            return seeds
-        others = VOCImages(config.data_dir, config.masks, images.transform)
-        if shared := set(others.ids).intersection(images.ids):
-            raise UserError(f"--masks {config.masks} shares {len(shared):,} images with the evaluated split")
-        _, objects = read_labels(config, config.masks, others.ids, class_names)
-        present = replace(present, objects=objects, sizes=read_sizes(others.data_dir, others.ids))
-        seeds.elsewhere = Seeds(others.data_dir, others.ids, present, maps)
-    loader = evaluation_loader(Subset(others, [*seeds.elsewhere.masks]), config.batch_size, config.num_workers)
-    predict(views, loader, choose_device(config.device), config.amp, seeds.elsewhere.observe)
-    return seeds
-
-
-def read_again(config: Config) -> Evaluated:
-    """Read the scores of a file; with --data_dir, read their labels again."""
-    names = read_class_names(config.class_file) if config.class_file else None
-    with advice("check --scores and --class_file" if names else "check --scores"):
-        scored = read_results(config.scores, names)
-    check_archive(config, scored.class_names)
-    objects: list[list[VOCObject]] = []
-    if config.data_dir:
-        scored.labels, objects = read_labels(config, split_of(config, scored), scored.ids, scored.class_names)
-    if scored.labels is None and not config.submission:
-        raise UserError(f"--scores {config.scores} holds no labels: give --data_dir to read them")
-    pictures = {}
-    if objects and config.report:
-        how = scored.settings.get("image_size"), scored.settings.get("eval_resize") is True
-        size = how[0] if isinstance(how[0], int) else max(map(max, read_sizes(config.data_dir, scored.ids)))
-        images = VOCImages(config.data_dir, split_of(config, scored), evaluation_transform(size, how[1]))
-        if images.ids == scored.ids:
-            pictures = pictures_of(config, scored, images, objects, how[1], None)
-    return Evaluated(scored, None, pictures)
-
-
-def split_of(config: Config, scored: Scores) -> str:
-    """Return the split that the user named, or else that of the scores."""
-    return config.split or scored.settings.get("split", "val")
-
-
-def check_archive(config: Config, class_names: list[str]) -> None:
-    """Refuse, before anything is computed, a --submission that the server does not accept."""
-    if config.submission:
-        with advice("choose another --submission, or leave it out"):
-            check_submission(config.submission, class_names)
 
 
 def submit(config: Config, scored: Scores) -> list[str]:

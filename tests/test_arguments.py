@@ -7,9 +7,9 @@ from functools import partial
 
 import pytest
 
+from core.evaluation.config import Config as Evaluation
 from core.evaluation.loading import choose_device
 from core.training.config import Config, parse_config
-from evaluate_classification import Config as Evaluation
 from tests.helpers.command_line import SCRIPTS, refused, run, small_with
 from tests.helpers.golden import strategy_of
 from tools.system.command_line import parse as parse_arguments

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluate_classification import Config
+from core.evaluation.config import Config
 from tests.helpers.command_line import run
 from tools.metrics import submission
 from tools.metrics.multilabel import MEANS
