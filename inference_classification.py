@@ -19,11 +19,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 from core.cam import make_cam
-from core.evaluation.classifier import TrainedClassifier, load_classifier, predicted_classes
+from core.evaluation.classifier import Result, TrainedClassifier, load_classifier, predicted_classes
 from core.evaluation.loading import check_image_size
 from core.evaluation.panels import Example, draw_strategies, draw_tiles
 from core.evaluation.prediction import PRECISIONS, autocast
@@ -32,16 +33,18 @@ from tools.data.datasets import VOCClassification, preprocess
 from tools.data.images import find_images
 from tools.data.transforms import evaluation_transform, normalize
 from tools.metrics.reports import PredictionTable, prediction_paths, recorded_predictions
+from tools.metrics.scores import SCORE_SUFFIXES, write_score_file
 from tools.metrics.thresholds import recorded_thresholds
 from tools.pictures.figure import check_picture_path, recorded_in_picture, write_picture
 from tools.runs.folder import Folder, checkpoint_path
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, advice, first_few, printable, quoted, run_main
-from tools.system.files import reason, result_path
+from tools.system.files import check_writable, reason, result_path
 
 MAX_NAME = 200  # bytes: a file system takes 255, and the temporary file beside a picture has a longer name
 STRATEGY_HELP = f"whose keypoints: {', '.join(STRATEGIES)}, or FILE.py that declares STRATEGY (default: as trained)"
 PICTURES_HELP = "draw each image too (default: experiments/pictures/NAME, or beside --out)"
+SCORES_HELP = "also write the score of every class: a table FILE.csv, or FILE.npz for evaluation's --scores"
 OUT_HELP = "table (default experiments/predictions/NAME.csv, and .json), or picture (.png, .jpg, .pdf or .svg)"
 
 _checkpoint, _images, _predictions = (partial(argument, group=name) for name in ("checkpoint", "images", "predictions"))
@@ -62,12 +65,14 @@ class Config(Arguments):
     image_size: int | None = _images(None, "longer side (a split: crop), pixels, divisible by 32 (default: as trained)")
     threshold: float = _rule(0.5, "predict the classes with at least this score", least=0, most=1)
     thresholds: str | None = _rule(None, "instead, each class's own: a file of tools.thresholds")
-    topk: int | None = _rule(None, "predict the K highest-scoring classes", least=1, metavar="K")
+    top: int | None = _rule(None, "predict the K highest-scoring classes", least=1, metavar="K", aliases=("topk",))
     strategy: str | None = _predictions(None, STRATEGY_HELP)
     pictures: str | None = _output(None, PICTURES_HELP, bare="", metavar="FOLDER")
     compare: bool = _drawing(False, "draw the four strategies side by side instead")
     tiles: bool = _drawing(False, "draw tiles and merged maps instead")
     out: Path | None = _output(None, OUT_HELP, names_file=True)
+    scores_out: Path | None = _output(None, SCORES_HELP, metavar="FILE", names_file=True)
+    quiet: bool = _output(False, "no line per image")
     batch_size: int = _computing(16, "images per batch", least=1)
     num_workers: int = _computing(0, "processes that read images (0: this one)", least=0)
     device: str = _computing("auto", "auto, cpu, cuda or cuda:N")
@@ -76,8 +81,13 @@ class Config(Arguments):
     def check(self) -> None:
         if self.image_size is not None:
             check_image_size(self.image_size)
-        if self.draws_examples and self.pictures is not None:
-            raise UserError("--pictures belongs to the table; --compare and --tiles draw one of their own (--out)")
+        for name in ("pictures", "scores_out"):
+            if self.draws_examples and getattr(self, name) is not None:
+                raise UserError(
+                    f"--{name} belongs to the table; --compare and --tiles draw a picture of their own (--out)"
+                )
+        if self.scores_out and self.scores_out.suffix not in SCORE_SUFFIXES:
+            raise UserError(f"--scores_out {self.scores_out}: must end in {' or '.join(SCORE_SUFFIXES)}")
         if self.draws_examples and self.out:
             check_picture_path(self.out)
 
@@ -97,7 +107,7 @@ def settings_of(model: TrainedClassifier, config: Config) -> dict[str, Any]:
     strategy = model.keypoints.name if model.keypoints else None
     about = {"checkpoint": str(model.checkpoint), "strategy": strategy, "image_size": model.image_size}
     about |= {"amp": config.amp} if config.amp != "off" else {}
-    about |= {"topk": config.topk} if config.topk else {"threshold": config.threshold}
+    about |= {"topk": config.top} if config.top else {"threshold": config.threshold}
     about |= {"class_names": model.class_names, **recorded_thresholds(config.thresholds)}
     images = [str(Path(name).resolve()) for name in config.images or ()]
     return about | {"source": images or [f"{Path(config.data_dir).resolve()}, {config.split}"]}
@@ -112,7 +122,10 @@ def predict_images(model: TrainedClassifier, config: Config) -> int:
         paths, others = find_images(config.images)
     if others:
         print(f"note: {len(others):,} other files there were skipped ({first_few([quoted(str(p)) for p in others])})")
-    about, folder, used, skipped, undrawn = settings_of(model, config), None, set(), 0, 0
+    about, folder, used = settings_of(model, config), None, set()
+    logits, skipped, undrawn, without = {}, 0, 0, 0  # logits by image
+    if config.scores_out:
+        check_writable(config.scores_out)
     out = config.out or result_path(Folder().predictions(model.checkpoint), about, recorded_predictions)
     if config.pictures is not None:
         beside = prediction_paths(out)[0].with_suffix("")
@@ -124,20 +137,39 @@ def predict_images(model: TrainedClassifier, config: Config) -> int:
                 skipped += 1
                 tqdm.write(f"skipped: {printable(result.problem)}", file=sys.stderr)
                 continue
-            labels, more = result.labels(topk=config.topk), {}
+            labels, more = result.labels(topk=config.top), {}
+            without += not labels
+            logits[printable(result.path)] = result.logits.numpy()
+            if not config.quiet:
+                tqdm.write(line_of(result, labels))
             if folder is not None:
-                picture = folder / unused_name(result.path, used)
-                try:
-                    write_picture(picture, result.plot(*labels))
-                    more = {"picture": str(picture)}
-                except Exception as error:  # whatever Pillow, matplotlib or the disk refuse: the table matters more
-                    undrawn += 1
-                    tqdm.write(f"no picture of {printable(result.path)}: {printable(reason(error))}", file=sys.stderr)
+                drawn = draw_result(result, labels, folder / unused_name(result.path, used))
+                more, undrawn = {"picture": drawn} if drawn else {}, undrawn + (not drawn)
             table.add(result.path, result.size, result.predictions(labels), **more)
     print(f"written: {table.paths[0]} and {table.paths[1]}" + (f", pictures in {folder}" if folder else ""))
+    if config.scores_out and logits:
+        write_score_file(config.scores_out, [*logits], model.class_names, np.stack([*logits.values()]))
+        print(f"written: {config.scores_out}")
+    print(f"{len(paths):,} images, {skipped:,} skipped, {without:,} without a predicted class")
     if skipped:
         print(f"{skipped} images could not be read and were skipped", file=sys.stderr)
     return int(skipped + undrawn > 0)
+
+
+def line_of(result: Result, labels: list[str]) -> str:
+    """Return an image's predicted classes with their scores, or its strongest one in parentheses."""
+    found = ", ".join(f"{name} {result.scores[name]:.2f}" for name in labels or result.labels(topk=1))
+    return printable(f"{result.path}: {found if labels else f'none (strongest: {found})'}")
+
+
+def draw_result(result: Result, labels: list[str], path: Path) -> str:
+    """Write the picture of an image's classes; return its path, or "" if it failed, which a line then says."""
+    try:
+        write_picture(path, result.plot(*labels))
+        return str(path)
+    except Exception as error:  # whatever Pillow, matplotlib or the disk refuse: the table matters more
+        tqdm.write(f"no picture of {printable(result.path)}: {printable(reason(error))}", file=sys.stderr)
+        return ""
 
 
 def unused_name(path: str, used: set[str]) -> str:
@@ -165,7 +197,7 @@ def draw_examples(model: TrainedClassifier, config: Config) -> int:
             logits, features = model.network(image[None])
         logits = logits[0].float().cpu()
         if present is None:
-            present = predicted_classes(logits, model.threshold, config.topk)
+            present = predicted_classes(logits, model.threshold, config.top)
             present = present if len(present) else logits.argmax()[None]
         shown = present[logits[present].argmax()][None]
         title = f"{model.class_names[shown]} {torch.sigmoid(logits[shown]).item():.2f}"

@@ -181,7 +181,7 @@ def test_an_image_that_cannot_be_read_is_an_error_and_in_a_list_a_problem(photos
         (Image.new("RGB", (0, 5)), "not an image"),
         (None, "None' is not an image"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_what_is_not_an_image_is_one_line(model, image, message):
     with pytest.raises(UserError, match=message) as error:

@@ -27,6 +27,7 @@ from tools.data.datasets import ImageFiles, VOCClassification
 from tools.data.devkit import read_class_names
 from tools.data.images import find_images
 from tools.data.transforms import evaluation_transform
+from tools.metrics.readers import read_results
 from tools.metrics.reports import COLUMNS, Prediction, PredictionTable
 from tools.pictures.figure import rgb_array
 from tools.runs.checkpoints import Description, read_description, save_checkpoint
@@ -142,7 +143,7 @@ def test_a_broken_image_is_reported_in_one_line_and_skipped(here, capsys):
 
 def test_topk_predicts_the_k_highest_scores(here):
     painted(here / "a.png", 100, 100, ("lime", 50, 50, 20))
-    assert infer("--images", "a.png", "--topk", 2) == 0
+    assert infer("--images", "a.png", "--top", 2) == 0
     rows = table()
     assert len(rows) == 2 and rows[0]["class"] == "grün" and float(rows[0]["score"]) > 0.5 > float(rows[1]["score"])
     assert infer("--images", "a.png", "--threshold", 1, "--out", "t.csv") == 0
@@ -345,10 +346,12 @@ def test_a_table_holds_every_row(tmp_path):
         (["--images", "nothing/*.jpg"], "names no image"),
         (["--images", "a.png", "--data_dir", "x"], "--data_dir: not allowed with argument --images"),
         (["--images", "a.png", "--threshold", "2"], "--threshold 2.0"),
-        (["--images", "a.png", "--topk", "0"], "--topk 0"),
+        (["--images", "a.png", "--top", "0"], "--top 0"),
         (["--images", "a.png", "--image_size", "100"], "try 96"),
         (["--images", "a.png", "--compare", "--out", "x.csv"], "must end in .png, .jpg, .pdf or .svg"),
         (["--images", "a.png", "--tiles", "--pictures"], "--pictures belongs to the table"),
+        (["--images", "a.png", "--scores_out", "a.txt"], "must end in .csv or .npz"),
+        (["--images", "a.png", "--scores_out", "a.csv", "--compare"], "--scores_out belongs to the table"),
     ],
 )
 def test_mistakes_are_one_line(here, words, message):
@@ -428,7 +431,7 @@ def test_scores_are_those_of_the_network(here, monkeypatch, checkpoint):
     network.load_state_dict(state_dict)
     pixels = np.random.default_rng(0).integers(0, 256, (64, 40, 3), np.uint8)
     Image.fromarray(pixels).save(here / "a.png")
-    assert typed(monkeypatch, "--tag", "R", "--images", "a.png", "--topk", 3) == 0
+    assert typed(monkeypatch, "--tag", "R", "--images", "a.png", "--top", 3) == 0
     canvas = np.zeros((64, 64, 3))
     canvas[:, 12:52] = (pixels / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
     with torch.no_grad():
@@ -488,3 +491,28 @@ def test_a_snapshot_shows_the_keypoints_of_the_strategy(toy, name, marked):
     assert network.training and any(text.get_text() == "the title" for text in figure.texts)
     dataset.labels.zero_()
     assert draw_snapshot(network, dataset, strategy, Options(), "") is None
+
+
+def test_every_image_is_a_line_and_the_last_one_counts(here, capsys):
+    painted(here / "a.png", 64, 64, ("red", 30, 30, 20))
+    painted(here / "b.png", 64, 64)
+    assert infer("--images", "a.png", "b.png", "--threshold", 1) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines[:2]] == ["a.png", "b.png"]
+    assert all("none (strongest: " in line for line in lines[:2])
+    assert lines[-1] == "2 images, 0 skipped, 2 without a predicted class"
+    assert infer("--images", "a.png", "--threshold", 0, "--quiet") == 0
+    out = capsys.readouterr().out
+    assert "a.png:" not in out and "1 images, 0 skipped, 0 without" in out
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".npz"])
+def test_scores_of_every_class_are_written_and_read_back(here, suffix):
+    painted(here / "a.png", 64, 64, ("red", 30, 30, 20))
+    painted(here / "b.png", 64, 64, ("blue", 30, 30, 20))
+    assert infer("--images", "a.png", "b.png", "--top", 1, "--scores_out", f"all{suffix}", "--out", "t.csv") == 0
+    scored = read_results(Path(f"all{suffix}"))
+    assert (scored.ids, scored.class_names, scored.labels) == (["a.png", "b.png"], NAMES, None)
+    for row, scores in zip(table("t.csv"), scored.probabilities, strict=True):
+        assert row["class"] == NAMES[scores.argmax()]
+        assert float(row["score"]) == pytest.approx(scores.max(), abs=1e-6)

@@ -15,8 +15,10 @@ from scipy.special import expit, logit
 
 from tools.data.devkit import class_columns, class_name_problem
 from tools.system.errors import UserError, first_few, quoted
-from tools.system.files import reason, replace_file, require_regular_file
+from tools.system.files import reason, replace_file, require_regular_file, write_text
+from tools.system.text_table import csv_text
 
+SCORE_SUFFIXES = (".csv", ".npz")
 MAX_BYTES = 1 << 30  # of all arrays of a file; the 10,991 test images of VOC need one million
 END_BYTES = 22  # of a zip file after its list of members; from the tenth on, the number of members
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -95,6 +97,17 @@ def write_scores(path: Path, scored: Scores) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     replace_file(path, lambda temporary: temporary.write_bytes(buffer.getvalue()))
+
+
+def write_score_file(path: Path, ids: list[str], class_names: list[str], logits: np.ndarray) -> None:
+    """Write unlabeled logits `[N, V]` as `.npz`, see `write_scores`, or their scores in 0…1 as a table `.csv`."""
+    if path.suffix == ".npz":
+        write_scores(path, Scores(ids, class_names, logits))
+        return
+    rows = (
+        [image, *(f"{score:.9g}" for score in of_image)] for image, of_image in zip(ids, expit(logits), strict=True)
+    )
+    write_text(path, csv_text([["image", *class_names], *rows]))
 
 
 def read_scores(path: Path) -> Scores:
