@@ -130,7 +130,7 @@ def result_base(config: Config, scored: Scores) -> Path:
     if config.scores:
         return result_path(Folder().results_again(config.scores), wanted, recorded)
     path = checkpoint_path(config.tag, config.weights)
-    return result_path(Folder().results(path, config.split or "val"), wanted, recorded)
+    return result_path(Folder().results(path, scored.settings["split"]), wanted, recorded)
 
 
 def summary(config: Config, scored: Scores, metrics: Metrics, interval: Interval | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from core.training.pace import Pace
-from tests.helpers.command_line import SCRIPTS, SMALL, run, small_with
+from tests.helpers.command_line import SCRIPTS, SMALL, refused, run, small_with
 from tools.data.loader import cores, worker_options
 from tools.runs import log as run_log
 from tools.runs.folder import Folder
@@ -71,6 +71,17 @@ def test_a_run_ends_with_commands_that_work(limited, toy):
     for words in commands:
         result = run(folder, *words[1:])
         assert result.returncode == 0, result.stderr
+
+
+def test_evaluation_measures_the_run_s_own_split_and_an_unknown_tag_lists_the_runs(limited, toy):
+    folder, _ = limited
+    result = run(folder, "evaluate_classification.py", "--tag", "a b", "--data_dir", toy, "--num_workers", 0)
+    assert result.returncode == 0 and "best_a b_Main_val.json" in result.stdout, result.stderr
+    line = refused(folder, "evaluate_classification.py", "--tag", "none", "--data_dir", toy)
+    assert "give the --tag of a run (here: a b)" in line
+    words = [word for word in SMALL if not word.startswith(("--train_split", "--val_split", "Main/"))]
+    line = refused(folder, SCRIPTS["Max"], *words, "--data_dir", toy)
+    assert "lists of this folder: Main/train, Main/trainval, Main/val" in line
 
 
 def test_rows_are_recorded_and_lines_written_seconds_apart(tmp_path, monkeypatch, capsys):

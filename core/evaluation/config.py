@@ -41,7 +41,7 @@ class Config(Arguments):
     scores: Path | None = argument(None, "measure these scores again, without a network", one_of="source")
 
     data_dir: Path | None = argument(None, "VOC devkit folder; not needed with --scores", group="data")
-    split: str | None = argument(None, "list in data/, or of the devkit as Main/val (default val)", group="data")
+    split: str | None = argument(None, "list in data/, or of the devkit as Main/val (default: the run's)", group="data")
     labels: str = argument("xml", "from XML or the devkit's class lists", group="data", choices=("xml", "lists"))
     num_workers: int = argument(4, "loader processes", group="data", least=0)
 

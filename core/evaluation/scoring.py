@@ -44,9 +44,10 @@ class Evaluated(NamedTuple):
 
 def score(config: Config) -> Evaluated:
     """Score the images of the split."""
-    path, split = checkpoint_path(config.tag, config.weights), config.split or "val"
+    path = checkpoint_path(config.tag, config.weights)
     class_names = read_class_names(config.class_file) if config.class_file else None
     network, description = trained_network(path, config.architecture, class_names, config.head)
+    split = config.split or str(description.arguments.get("val_split") or "val")
     resize = description.arguments.get("eval_resize") is True if config.eval_resize is None else config.eval_resize
     image_size = config.image_size or description.image_size
     check_archive(config, description.class_names)

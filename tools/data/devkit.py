@@ -76,9 +76,14 @@ def split_path(data_dir: str | Path, split: str) -> Path:
     if ".." not in Path(split).parts and not Path(split).is_absolute() and os.path.isfile(path):
         return path
     ours = sorted(file.stem for file in DATA.glob("[!.]*.txt"))
-    devkit = sorted(f"Main/{file.stem}" for file in (Path(data_dir) / "ImageSets" / "Main").glob("[!.]*.txt"))
-    plain = [name for name in devkit if not re.search(r"_(train|val|trainval|test)$", name)]
-    raise UserError(f"unknown split '{split}' (no file {path}): choose one of {', '.join(ours + plain)}")
+    names = ", ".join(ours + devkit_lists(data_dir))
+    raise UserError(f"unknown split '{split}' (no file {path}): choose one of {names}")
+
+
+def devkit_lists(data_dir: str | Path) -> list[str]:
+    """Return the names of a devkit folder's own lists, without those of single classes."""
+    names = sorted(file.stem for file in (Path(data_dir) / "ImageSets" / "Main").glob("[!.]*.txt"))
+    return [f"Main/{name}" for name in names if not re.search(r"_(train|val|trainval|test)$", name)]
 
 
 def read_split(data_dir: str | Path, split: str, images: Collection[str] | None = None) -> list[str]:

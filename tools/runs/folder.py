@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from tools.system.errors import UserError
+from tools.system.errors import UserError, first_few
 from tools.system.files import read_json, reason, remove, sync_folder, writing
 
 History = dict[str, list[dict[str, Any]]]
@@ -179,8 +179,12 @@ def _move(source: Path, target: Path) -> None:
 
 
 def checkpoint_path(tag: str | None, weights: str | Path | None) -> Path:
-    """Return the checkpoint that `--tag` or `--weights` names."""
-    return Path(weights) if weights else Folder().model(tag, "best_")
+    """Return the checkpoint that `--tag` or `--weights` names; the error of an unknown tag lists the runs."""
+    path = Path(weights) if weights else Folder().model(tag, "best_")
+    if not weights and not os.path.exists(path):
+        runs = sorted(file.stem.removeprefix("best_") for file in path.parent.glob("best_*.pth"))
+        raise UserError(f"no checkpoint {path}: give the --tag of a run (here: {first_few(runs, 20) or 'none'})")
+    return path
 
 
 def read_histories(folder: Folder, tags: list[str]) -> list[History]:
