@@ -22,7 +22,10 @@ def cut_selection(
     share = config.select_share
     if share is not None:
         cut = split_lists(training.ids, training.labels.numpy() > 0, share, config.seed)["val"]
-        selection = _part(training, set(cut))
+        judged = training
+        if config.train_difficult != "positive":  # validation and selection count difficult objects as the paper does
+            judged = VOCClassification(config.data_dir, config.train_split, training.class_names, limit=config.limit)
+        selection = _part(judged, set(cut))
     else:
         with advice("check --select_split and --class_file"):
             selection = VOCClassification(
