@@ -158,7 +158,7 @@ def _options(field: dataclasses.Field, about: Argument, hint: Any) -> dict[str, 
     if about.bare is not None:
         options |= {"nargs": "?", "const": about.bare}
     if several and not about.parse:
-        options["nargs"] = "+"
+        options["nargs"] = "*" if about.positional and "default" in options else "+"
     return options | {"type": about.parse or kind}
 
 

@@ -1,0 +1,92 @@
+"""Runs are listed, compared and removed by their tags."""
+
+import fcntl
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.command_line import refused, run
+from tools.list_runs import find_runs, read_run
+from tools.runs.folder import Folder
+
+PROGRAM = ("-m", "tools.list_runs")
+
+
+def make_run(folder: Path, tag: str, values: list[float], **arguments: object) -> None:
+    experiments = Folder(folder / "experiments")
+    rows = [{"iteration": 10 * epoch, "epoch": epoch, "map": value} for epoch, value in enumerate(values, 1)]
+    history = {"train": [], "validation": rows}
+    config = {"strategy": "cMax", "max_epoch": 3, **arguments}
+    for path, content in (
+        (experiments.history(tag), json.dumps(history)),
+        (experiments.config(tag), json.dumps(config)),
+        (experiments.log(tag), "[i] a line\n"),
+        (experiments.model(tag, "best_"), "x" * (1 << 20)),
+        (experiments.snapshots(tag) / "epoch_001.png", "y" * 1000),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+
+
+@pytest.fixture
+def runs(tmp_path) -> Path:
+    make_run(tmp_path, "first", [10.0, 30.0, 20.0], lr=0.1)
+    make_run(tmp_path, "second", [40.0], lr=0.2)
+    return tmp_path
+
+
+def test_a_list_shows_states_results_and_sizes(runs):
+    result = run(runs, *PROGRAM)
+    assert result.returncode == 0, result.stderr
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert lines[1] == ["first", "cMax", "finished", "30.00", "1.0"]
+    assert lines[2] == ["second", "cMax", "epoch", "1", "of", "3", "40.00", "1.0"]
+    assert lines[3][:2] == ["2", "runs"]
+    experiments = Folder(runs / "experiments")
+    files = [path for path in experiments.root.rglob("*first*") if path.is_file()]
+    expected = sum(path.stat().st_size for path in files) + 1000
+    assert read_run(experiments, "first").size == expected
+
+
+def test_a_comparison_shows_only_what_differs(runs):
+    text = run(runs, *PROGRAM, "first", "second", "--compare").stdout
+    assert [line.split()[0] for line in text.splitlines()[1:]] == ["mAP", "state", "lr"]
+    assert run(runs, *PROGRAM, "first", "first", "--compare").stdout.strip() == "no difference"
+
+
+def test_named_runs_are_removed_and_others_stay(runs):
+    result = run(runs, *PROGRAM, "first", "--remove")
+    assert result.returncode == 0 and "removed: first" in result.stdout, result.stderr
+    experiments = Folder(runs / "experiments")
+    assert find_runs(experiments) == ["second"]
+    left = [path.name for path in experiments.root.rglob("*first*")]
+    assert left == ["first.lock"]
+    assert experiments.model("second", "best_").exists()
+
+
+def test_a_running_run_is_not_removed(runs):
+    lock = Folder(runs / "experiments").state("first", ".lock")
+    lock.parent.mkdir(parents=True)
+    with lock.open("w") as held:
+        fcntl.lockf(held, fcntl.LOCK_EX)
+        assert "already running" in refused(runs, *PROGRAM, "first", "--remove")
+    assert Folder(runs / "experiments").model("first", "best_").exists()
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["third"], "no run third in experiments (here: first, second)"),
+        (["--remove"], "name the runs to remove"),
+        (["first", "--compare"], "name two runs"),
+        (["../experiments/logs/first", "--remove"], "no run ../experiments/logs/first"),
+    ],
+)
+def test_mistakes_are_one_line(runs, words, message):
+    assert message in refused(runs, *PROGRAM, *words)
+
+
+def test_an_empty_folder_has_no_runs(tmp_path):
+    result = run(tmp_path, *PROGRAM)
+    assert result.returncode == 0 and "0 runs" in result.stdout

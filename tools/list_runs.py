@@ -1,0 +1,127 @@
+"""The runs in the experiments folder: how far they are, their best mAP, and the disk space that they take.
+
+python3 -m tools.list_runs                    all runs
+python3 -m tools.list_runs A B --compare      the settings and results in which two runs differ
+python3 -m tools.list_runs A B --remove       remove the files of these runs: log, history, models, states, pictures
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tools.runs.folder import Folder, RunFiles, best_validation, read_histories
+from tools.system.command_line import Arguments, argument, parse
+from tools.system.errors import UserError, run_main
+from tools.system.files import read_object, remove
+from tools.system.text_table import fixed_width_table
+
+MEBIBYTE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Config(Arguments):
+    tags: list[str] | None = argument(None, "runs, by their --tag (default: all)", metavar="TAG", positional=True)
+    experiments: Path = argument(Path("experiments"), "folder of runs")
+    compare: bool = argument(False, "show in what two runs differ", at_most_one_of="what")
+    remove: bool = argument(False, "remove the files of the named runs", at_most_one_of="what")
+
+    def check(self) -> None:
+        if self.compare and len(self.tags or ()) != 2:
+            raise UserError("--compare: name two runs")
+        if self.remove and not self.tags:
+            raise UserError("--remove: name the runs to remove")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run, as far as its files tell."""
+
+    tag: str
+    arguments: dict[str, Any]  # empty if its configuration is missing
+    epochs: int  # that were validated
+    best: float | None  # mAP of the best epoch, %
+    size: int  # bytes of all its files
+
+    @property
+    def state(self) -> str:
+        wanted = self.arguments.get("max_epoch")
+        return "finished" if self.epochs == wanted else f"epoch {self.epochs} of {wanted or '?'}"
+
+    def values(self) -> dict[str, str]:
+        """Return what a comparison shows, by name."""
+        shown = {"mAP": "–" if self.best is None else f"{self.best:.2f}", "state": self.state}
+        return shown | {name: str(value) for name, value in sorted(self.arguments.items()) if name != "tag"}
+
+
+def find_runs(folder: Folder) -> list[str]:
+    """Return the tags that have a log or a configuration."""
+    logs = folder.log("x").parent.glob("*.txt")
+    configs = folder.config("x").parent.glob("*.config.json")
+    return sorted({path.stem for path in logs} | {path.name.removesuffix(".config.json") for path in configs})
+
+
+def read_run(folder: Folder, tag: str) -> Found:
+    """Return what the files of a run tell; a `UserError` names a damaged one."""
+    config, history = folder.config(tag), None
+    if folder.history(tag).exists():
+        (history,) = read_histories(folder, [tag])
+    validated = len(history["validation"]) if history else 0
+    best = best_validation(history, tag)["map"] if validated else None
+    arguments = read_object(config) if config.exists() else {}
+    return Found(tag, arguments, validated, best, sum(map(size_of, RunFiles(folder, tag).find_earlier())))
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of a file, or of all files below a folder."""
+    if not path.is_dir():
+        return os.lstat(path).st_size
+    return sum(os.lstat(file).st_size for file in path.rglob("*") if not file.is_dir())
+
+
+def table_of(runs: list[Found]) -> str:
+    """Return a line for each run, and their sum."""
+    rows = [("tag", "strategy", "state", "best mAP", "MiB")]
+    for run in runs:
+        best = run.values()["mAP"]
+        rows.append((run.tag, str(run.arguments.get("strategy", "?")), run.state, best, f"{run.size / MEBIBYTE:,.1f}"))
+    rows.append((f"{len(runs)} runs", "", "", "", f"{sum(run.size for run in runs) / MEBIBYTE:,.1f}"))
+    return fixed_width_table(rows, widths=(20, 10, 12, 9, 9))
+
+
+def differences(first: Found, second: Found) -> str:
+    """Return the settings and results in which two runs differ, a line each."""
+    values = first.values(), second.values()
+    names = [name for name in {**values[0], **values[1]} if values[0].get(name) != values[1].get(name)]
+    rows = [("", first.tag, second.tag), *((name, *(each.get(name, "–") for each in values)) for name in names)]
+    return fixed_width_table(rows, widths=(20, 12, 12)) if names else "no difference"
+
+
+def remove_run(folder: Folder, tag: str) -> None:
+    """Remove the files of a run that is not running."""
+    files = RunFiles(folder, tag)
+    files.claim()
+    try:
+        for path in files.find_earlier():
+            remove(path)
+    finally:
+        files.release()
+
+
+def main() -> None:
+    config = parse(Config, __doc__)
+    folder = Folder(config.experiments)
+    known = find_runs(folder)
+    if unknown := [tag for tag in config.tags or () if tag not in known]:
+        raise UserError(f"no run {', '.join(unknown)} in {folder.root} (here: {', '.join(known) or 'none'})")
+    runs = [read_run(folder, tag) for tag in config.tags or known]
+    if config.remove:
+        for run in runs:
+            remove_run(folder, run.tag)
+            print(f"removed: {run.tag} ({run.size / MEBIBYTE:,.1f} MiB)")
+    else:
+        print(differences(*runs) if config.compare else table_of(runs))
+
+
+if __name__ == "__main__":
+    run_main(main)
