@@ -178,6 +178,28 @@ def test_a_loader_that_is_half_made_does_not_keep_the_program():
     assert result.returncode == 2 and "error: too many open files" in result.stderr
 
 
+def test_a_loader_that_dies_while_it_is_destroyed_is_no_error():
+    code = """
+from tools.system.errors import run_main
+
+class Loader:
+    def __init__(self, text):
+        self.text = text
+    def __del__(self):
+        raise RuntimeError(self.text)
+
+def main():
+    Loader("DataLoader worker (pid 7) is killed by signal: Killed. ")
+    print("done")
+    Loader("a bug")
+
+run_main(main)
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=40)
+    assert result.returncode == 0 and result.stdout == "done\n"
+    assert "pid 7" not in result.stderr and "a bug" in result.stderr
+
+
 def test_a_killed_loader_is_one_line_in_any_program(devkit):
     before = multiprocessing.active_children()  # loaders that other tests have not ended yet
     paths = sorted((devkit / "JPEGImages").iterdir()) * 200

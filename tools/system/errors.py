@@ -4,10 +4,11 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from tools.system.console import forgive_streams, printable, restart_in_utf8
 from tools.system.interruption import end_loader_processes
-from tools.system.shortages import shortage
+from tools.system.shortages import LOADER, shortage
 
 MAX_QUOTED_CHARS = 60
 
@@ -32,6 +33,7 @@ def run_main(main: Callable[[], None]) -> None:
     """
     restart_in_utf8()
     forgive_streams()
+    sys.unraisablehook = _report_unraisable
     try:
         # Twice: the signal of a dead loader process may arrive while the inner context ends.
         with explain_shortages(), explain_shortages():
@@ -45,7 +47,14 @@ def run_main(main: Callable[[], None]) -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     finally:
-        end_loader_processes()  # a loader that an error has left half made would wait seconds for each of them
+        with suppress(RuntimeError):  # a loader that dies now has done its work
+            end_loader_processes()  # a loader that an error has left half made would wait seconds for each of them
+
+
+def _report_unraisable(unraisable: Any) -> None:
+    """Report an error in a destructor, unless a loader process has died while its finished loader was destroyed."""
+    if LOADER not in str(unraisable.exc_value):
+        sys.__unraisablehook__(unraisable)
 
 
 @contextmanager
