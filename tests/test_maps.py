@@ -275,7 +275,7 @@ def test_gradient_maps_are_those_of_each_pair_alone(head):
     torch.testing.assert_close(found[0], resize_cams(make_cam(features[pairs.image, pairs.label]), 64))
     for at, (image, label) in enumerate(((0, 0), (0, 2), (2, 1), (2, 2))):
         for kind, expected in zip((1, 2), literal_maps(network, images[image], label), strict=True):
-            assert expected.max() > 0
+            assert expected.max() > 0 or head is MLDecoder  # whose gradient may oppose every position
             torch.testing.assert_close(found[kind, at], resize_cams(make_cam(expected[None]), 64)[0], atol=1e-4, rtol=0)
     assert not found.requires_grad and found.min() >= 0 and found.max() <= 1
 

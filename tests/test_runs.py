@@ -228,7 +228,7 @@ def test_files_of_an_earlier_run_with_the_same_tag_are_moved_away(toy, tmp_path)
     assert (earlier / "models/best_Max.pth").exists() and (earlier / "logs/Max.txt").exists()
     history = json.loads((tmp_path / "experiments/data/Max.json").read_text())
     assert len(history["validation"]) == 1
-    assert (tmp_path / "experiments/logs/Max.txt").read_text().count("sec, epoch=1\n") == 1
+    assert (tmp_path / "experiments/logs/Max.txt").read_text().count("sec, epoch=1,") == 1
 
 
 def test_two_runs_with_one_tag_exclude_each_other(toy, tmp_path):
@@ -337,6 +337,7 @@ def test_a_signal_is_noted_for_the_next_moment_between_two_iterations():
 def test_a_terminal_that_closes_is_a_signal_unless_it_is_ignored():
     before = signal.getsignal(signal.SIGHUP)
     try:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
         with Interruption() as interruption:
             signal.raise_signal(signal.SIGHUP)
             assert interruption.requested and interruption.error().code == 129

@@ -164,7 +164,7 @@ from tools.system.errors import run_main
 
 def main():
     resource.setrlimit(resource.RLIMIT_NOFILE, (80, 80))
-    for _ in DataLoader(range(100), 1, **worker_options(60, stack)):
+    for _ in DataLoader(range(100), 1, **worker_options(1, stack) | {"num_workers": 60}):
         pass
 
 run_main(main)

@@ -41,8 +41,8 @@ PATTERNS = {
 }
 # Legitimate uses: the alias of --localization, and names of earlier versions.
 ALLOWED = {
-    "README.md": ("--localisation",),
-    "evaluate_classification.py": ("localisation",),
+    "docs/arguments.md": ("--localisation",),
+    "core/evaluation/config.py": ("localisation",),
     "CHANGELOG.md": ("--localisation",),
     "tools/reproduction/study.py": ("localisation",),  # the key of result files of earlier versions
     "tools/make_toy_voc.py": ("colours",),  # the key of a record of earlier versions
