@@ -37,8 +37,7 @@ def make_optimizer(
     groups = parameter_groups(network, lr, wd)
     if kind == "adamw":
         return AdamW([{**group, "full_lr": lr} for group in groups], lr=lr)
-    nesterov = nesterov and momentum > 0
-    return SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)  # fused: one pass over the parameters
+    return SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0)
 
 
 def learning_rate_at(
