@@ -65,6 +65,20 @@ def test_named_runs_are_removed_and_others_stay(runs):
     assert experiments.model("second", "best_").exists()
 
 
+@pytest.mark.parametrize(
+    "kind, content",
+    [("history", "["), ("history", "[1]"), ("history", '{"train": 3}'), ("config", "["), ("config", "[1]")],
+)
+def test_a_damaged_run_costs_its_row_and_can_be_removed(runs, kind, content):
+    getattr(Folder(runs / "experiments"), kind)("first").write_text(content)
+    result = run(runs, *PROGRAM)
+    assert result.returncode == 0 and "experiments/data/first" in result.stderr
+    assert [line.split()[0] for line in result.stdout.splitlines()[1:3]] == ["first", "second"]
+    assert "damaged" in result.stdout.splitlines()[1]
+    assert run(runs, *PROGRAM, "first", "--remove").returncode == 0
+    assert find_runs(Folder(runs / "experiments")) == ["second"]
+
+
 def test_a_running_run_is_not_removed(runs):
     lock = Folder(runs / "experiments").state("first", ".lock")
     lock.parent.mkdir(parents=True)

@@ -6,6 +6,7 @@ python3 -m tools.list_runs A B --remove       remove the files of these runs: lo
 """
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,12 @@ class Found:
     epochs: int  # that were validated
     best: float | None  # mAP of the best epoch, %
     size: int  # bytes of all its files
+    damaged: bool = False  # whether its history or configuration cannot be read
 
     @property
     def state(self) -> str:
+        if self.damaged:
+            return "damaged"
         wanted = self.arguments.get("max_epoch")
         return "finished" if self.epochs == wanted else f"epoch {self.epochs} of {wanted or '?'}"
 
@@ -62,14 +66,19 @@ def find_runs(folder: Folder) -> list[str]:
 
 
 def read_run(folder: Folder, tag: str) -> Found:
-    """Return what the files of a run tell; a `UserError` names a damaged one."""
+    """Return what the files of a run tell; a damaged one costs its row alone, and the run can still be removed."""
     config, history = folder.config(tag), None
-    if folder.history(tag).exists():
-        (history,) = read_histories(folder, [tag])
+    size = sum(map(size_of, RunFiles(folder, tag).find_earlier()))
+    try:
+        if folder.history(tag).exists():
+            (history,) = read_histories(folder, [tag])
+        arguments = read_object(config) if config.exists() else {}
+    except UserError as error:
+        print(f"note: {error}", file=sys.stderr)
+        return Found(tag, {}, 0, None, size, damaged=True)
     validated = len(history["validation"]) if history else 0
     best = best_validation(history, tag)["map"] if validated else None
-    arguments = read_object(config) if config.exists() else {}
-    return Found(tag, arguments, validated, best, sum(map(size_of, RunFiles(folder, tag).find_earlier())))
+    return Found(tag, arguments, validated, best, size)
 
 
 def size_of(path: Path) -> int:
