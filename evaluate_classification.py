@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from core.evaluation.config import Config
+from core.evaluation.report import Evaluation, evaluation_page
 from core.evaluation.scoring import Evaluated, read_again, score, split_of
 from tools.metrics.bootstrap import Interval, bootstrap_interval
 from tools.metrics.labels import label_report
@@ -22,7 +23,7 @@ from tools.metrics.reports import by_class, free_base, metrics_csv, text_report,
 from tools.metrics.scores import Scores, read_scores, write_scores
 from tools.metrics.submission import TEST_IMAGES, write_submission
 from tools.metrics.thresholds import read_thresholds, recorded_thresholds
-from tools.pictures.report import Evaluation, Section, evaluation_page, page_path
+from tools.pictures.report import Section, page_path
 from tools.runs.folder import CLASS_PAIRS, IN_PROTOCOLS, LABELS, LOCALIZATION, Folder, checkpoint_path
 from tools.system.command_line import parse
 from tools.system.errors import UserError, advice, printable, run_main

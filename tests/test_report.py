@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.evaluation.report import ERRORS, Evaluation, evaluation_page, worst_errors
 from tests.helpers.command_line import SCRIPTS, SMALL, refused, run
 from tools.metrics.bootstrap import bootstrap_interval
 from tools.metrics.multilabel import all_metrics
 from tools.metrics.scores import Scores
-from tools.pictures.report import ERRORS, Evaluation, Section, evaluation_page, page_path, worst_errors, write_page
+from tools.pictures.report import Section, page_path, write_page
 from tools.system.errors import UserError
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

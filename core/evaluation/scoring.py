@@ -14,7 +14,7 @@ from core.evaluation.localization import THE_FOUR, Localization
 from core.evaluation.masks import Seeds
 from core.evaluation.pairs import PresentClasses
 from core.evaluation.prediction import TestTimeAugmentation, autocast, predict, to_device
-from core.evaluation.report import draw_errors
+from core.evaluation.report import Pair, draw_errors, worst_errors
 from core.networks import Classifier
 from core.strategy import KEYPOINTS
 from tools.data.annotations import VOCObject, labels_of_objects, read_label_lists, read_objects, read_sizes
@@ -27,7 +27,6 @@ from tools.metrics.multilabel import binary_labels
 from tools.metrics.readers import read_results
 from tools.metrics.scores import Scores
 from tools.metrics.submission import check_submission
-from tools.pictures.report import Pair, worst_errors
 from tools.runs.checkpoints import Description
 from tools.runs.folder import checkpoint_path
 from tools.system.errors import UserError, advice

@@ -8,14 +8,6 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
-from tools.metrics.bootstrap import Interval
-from tools.metrics.calibration import reliability
-from tools.metrics.labels import label_report, suspicious_labels
-from tools.metrics.multilabel import MEANS, Metrics
-from tools.metrics.scores import Scores
-from tools.pictures.charts import MOST_CURVES, Line, curve_grid, line_charts
 from tools.pictures.figure import style
 from tools.system.errors import UserError, printable
 from tools.system.files import write_text
@@ -25,9 +17,6 @@ if TYPE_CHECKING:
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 SUFFIX = ".html"
-ERRORS = 12  # misses, and as many false alarms
-SUSPICIOUS = 50  # labels in the table
-Pair = tuple[int, int]  # (row, column) of the arrays: an image and a class
 
 
 class Picture(NamedTuple):
@@ -90,130 +79,3 @@ def _shown(cell: Any) -> str:
     if not isinstance(cell, float):
         return str(cell)
     return "–" if math.isnan(cell) else f"{cell:.2f}"
-
-
-class Evaluation(NamedTuple):
-    """What an evaluation found."""
-
-    scored: Scores
-    labels: np.ndarray  # boolean `[N, V]`
-    counted: np.ndarray  # boolean `[N, V]`: False leaves a pair out
-    threshold: float | np.ndarray  # of the predicted classes, one or `[V]`
-    metrics: Metrics
-    interval: Interval | None
-
-
-def worst_errors(ranked: np.ndarray, labels: np.ndarray, counted: np.ndarray) -> dict[str, list[Pair]]:
-    """Return the present classes that score least and the absent ones that score most, at most `ERRORS` of each.
-
-    >>> worst_errors(np.array([[0.9, 0.2]]), np.array([[False, True]]), np.array([[True, True]]))
-    {'misses': [(0, 1)], 'false alarms': [(0, 0)]}
-    """
-    found = {}
-    for kind, wanted, order in (("misses", labels & counted, ranked), ("false alarms", ~labels & counted, -ranked)):
-        order = np.where(wanted, order, np.inf)
-        first = np.argsort(order, axis=None, kind="stable")[: min(ERRORS, wanted.sum())]
-        found[kind] = [tuple(map(int, pair)) for pair in zip(*np.unravel_index(first, ranked.shape), strict=True)]
-    return found
-
-
-def evaluation_page(
-    path: Path, title: str, found: Evaluation, pictures: dict[Pair, str], about: dict[str, Any], more: list[Section]
-) -> None:
-    """Write the page of an evaluation.
-
-    Args:
-        pictures: sources of pictures of `worst_errors`, as far as there are any.
-        about: how the results were made; more: further sections, before the last.
-    """
-    write_page(path, title, [
-        _summary(found), _classes(found), _curves(found), _calibration(found),
-        *(_errors(found, kind, pairs, pictures) for kind, pairs in
-          worst_errors(found.scored.scores, found.labels, found.counted).items()),
-        *_labels(found), *more, Section("Provenance", facts=about),
-    ])  # fmt: skip
-
-
-def _summary(found: Evaluation) -> Section:
-    means, interval = found.metrics.means, found.interval
-    facts = {"mAP": f"{means['mAP']:.2f}"}
-    if interval:
-        facts["95 % interval of the mAP"] = f"{100 * interval.low:.2f} … {100 * interval.high:.2f} (over images)"
-    facts["mAP by chance"] = f"{means['chance']:.2f}: what scores that ignore the image reach"
-    facts |= {name: f"{means[name]:.2f}" for name in MEANS} | {"images": f"{len(found.scored.ids):,}"}
-    facts["classes"] = f"{len(found.scored.class_names):,}, present {found.labels[found.counted].sum():,} times"
-    return Section(
-        "Summary", "All values are in %. CP … OF1 are of the classes that score above their threshold.", facts
-    )
-
-
-def _classes(found: Evaluation) -> Section:
-    columns, thresholds = found.metrics.per_class, np.broadcast_to(found.threshold, len(found.scored.class_names))
-    shown = {"AP": "AP", "chance": "chance", "positives": "positives", "precision": "precision", "recall": "recall"}
-    rows = [
-        [name, *(columns[column][v].item() for column in shown.values()), float(thresholds[v])]
-        for v, name in enumerate(found.scored.class_names)
-    ]
-    return Section("Classes", "Select a column's name to sort by it.", {}, ["class", *shown, "threshold"], rows)
-
-
-def _curves(found: Evaluation) -> Section:
-    from sklearn.metrics import precision_recall_curve
-
-    averages = found.metrics.per_class["AP"]
-    worst = [v for v in np.argsort(averages, kind="stable") if not np.isnan(averages[v])][:MOST_CURVES]
-    charts = {}
-    for v in sorted(worst):
-        use = found.counted[:, v]
-        precision, recall, _ = precision_recall_curve(found.labels[use, v], found.scored.scores[use, v])
-        title = f"{found.scored.class_names[v]}, AP {averages[v]:.1f}"
-        charts[title] = Line(title, (100 * recall).tolist(), (100 * precision).tolist())
-    left_out = f"The {MOST_CURVES} classes with the lowest AP." if len(worst) < (~np.isnan(averages)).sum() else ""
-    figure = curve_grid(charts, "recall, %", "precision, %")
-    described = f"A precision-recall curve for each of {len(charts)} classes; the table above has their AP."
-    return Section("Precision and recall", left_out, pictures=[Picture(embedded(figure), described)])
-
-
-def _calibration(found: Evaluation) -> Section:
-    curve = reliability(found.scored.probabilities[found.counted], found.labels[found.counted])
-    points = [(100 * values).tolist() for values in (curve.confidence, curve.frequency)]
-    chart = [Line("perfect", [0, 100], [0, 100]), Line("these scores", *points)]
-    figure = line_charts("Share of positives, %", "predicted probability, %", {"all pairs of image and class": chart})
-    text = f"The expected calibration error is {100 * curve.error:.2f} %, in {len(curve.count)} bins."
-    return Section("Calibration", text, pictures=[Picture(embedded(figure), f"Reliability diagram. {text}")])
-
-
-def _errors(found: Evaluation, kind: str, pairs: list[Pair], pictures: dict[Pair, str]) -> Section:
-    explained = {
-        "misses": "Present classes with the lowest scores.",
-        "false alarms": "Absent classes with the highest scores; the label may be wrong, too.",
-    }
-    scored = found.scored
-    rows = [[scored.ids[row], scored.class_names[v], float(scored.probabilities[row, v])] for row, v in pairs]
-    if not pictures.keys() & set(pairs):
-        return Section(f"Worst {kind}", explained[kind], {}, ["image", "class", "score"], rows)
-    shown = [
-        Picture(pictures[pair], f"Image {image} under the map of {name}", f"{name} {score:.3f} in {image}")
-        for pair, (image, name, score) in zip(pairs, rows, strict=True)
-        if pair in pictures
-    ]
-    return Section(f"Worst {kind}", explained[kind], pictures=shown)
-
-
-def _labels(found: Evaluation) -> list[Section]:
-    scored, names = found.scored, found.scored.class_names
-    predicted = scored.probabilities > found.threshold
-    figure = label_report(scored, found.labels, found.counted, predicted)[3]
-    described = "Matrices of the classes that occur together, and of those that are taken for each other"
-    sections = [Section("Classes together", pictures=[Picture(embedded(figure), described)])]
-    pairs = [*zip(*suspicious_labels(scored.probabilities, found.labels, found.counted), strict=True)]
-    rows = [
-        [scored.ids[row], names[v], "present" if found.labels[row, v] else "absent",
-         float(scored.probabilities[row, v]), float(threshold)]
-        for row, v, threshold in pairs[:SUSPICIOUS]
-    ]  # fmt: skip
-    text = (
-        f"{len(pairs):,} labels that the scores contradict, by the rule of confident learning; the clearest are shown. "
-        "Scores of images that were trained on do not tell."
-    )
-    return [*sections, Section("Suspicious labels", text, {}, ["image", "class", "label", "score", "threshold"], rows)]
