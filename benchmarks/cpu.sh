@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 results=${RESULTS:-experiments/benchmarks} repeats=${REPEATS:-3}
 read -r -a data <<< "${DATA:-}"
-timing=(--repeats "$repeats" --warm_up 1)
+timing=(--repeats "$repeats" --warm_up 2)
 sizes=(--device cpu --architecture "${ARCHITECTURE:-resnet50}" --image_size "${SIZE:-512}")
 batch=(--batch_size "${BATCH:-4}")
 failed=()
@@ -21,6 +21,8 @@ step() { # the table of training steps
     local all=("${sizes[@]}" "${batch[@]}" "${timing[@]}")
     measure step step_cpu_original "${all[@]}" --figures original,original_kept
     measure step step_cpu_float32 "${all[@]}" --figures ours,ours_released,limit,keypoints
+    GLIBC_TUNABLES=glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0 \
+        measure step step_cpu_float32_compact "${all[@]}" --figures ours
     measure step step_cpu_bf16 "${all[@]}" --figures ours,ours_released,limit,keypoints --precision bf16
     measure step step_cpu_bf16_max_accumulate2 "${all[@]}" --figures ours --strategies max --accumulate 2 --precision bf16
     python3 -m benchmarks.summary "$results" cpu

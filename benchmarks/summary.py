@@ -10,7 +10,8 @@ from tools.system.errors import run_main
 from tools.system.files import read_json
 from tools.system.text_table import fixed_width_table
 
-PRECISIONS = {"float32": "float32", "bf16": "bf16", "bf16_max_accumulate2": "bf16, 2 parts"}
+PRECISIONS = {"float32": "float32", "float32_compact": "float32, compact heap", "bf16": "bf16"}
+PRECISIONS |= {"bf16_max_accumulate2": "bf16, 2 parts"}
 RATIOS = {  # by what a table shows
     "seconds": ("original/ours", "original_kept/ours", "ours/limit", "keypoints/ours"),
     "peak_memory": ("memory ours/original",),
@@ -27,12 +28,12 @@ def main() -> None:
     """Print the tables."""
     config = parse(Config, __doc__)
     files = {name: config.results / f"step_{config.device}_{name}.json" for name in ("original", *PRECISIONS)}
-    results = {name: read_json(path)["results"] for name, path in files.items()}
+    results = {name: read_json(path)["results"] for name, path in files.items() if path.exists()}
     for quantity, labels in RATIOS.items():
         rows = [("strategy", "precision", *FIGURES[:-1], *labels)]
         rows.append(["---"] * len(rows[0]))
         for name, precision in PRECISIONS.items():
-            for strategy, measured in results[name].items():
+            for strategy, measured in results.get(name, {}).items():
                 figures = results["original"][strategy] | measured
                 ratios = ratios_of(figures)
                 cells = [shown(figures.get(figure, {}), quantity) for figure in FIGURES[:-1]]

@@ -38,6 +38,7 @@ def pages_of_five_tensors(keep: str, **variables: str) -> int:
         ("release", {}, True),
         ("keep", {"MALLOC_MMAP_THRESHOLD_": "1048576"}, True),  # the user's own settings win
         ("keep", {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=1048576"}, True),
+        ("keep", {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}, False),  # nothing about returning memory
     ],
 )
 def test_freed_memory_is_kept_unless_the_user_tunes_the_c_library(keep, variables, fresh):

@@ -13,10 +13,12 @@ def keep_freed_memory() -> bool:
 
     By default the C library takes new pages for a large tensor and returns them as soon as the tensor is freed, so that
     every step of a training on a CPU waits for the system to clear them (docs/performance.md has the cost).
-    Call it before the first large tensor. It changes nothing without glibc, or if the environment sets the C library's
-    memory (`MALLOC_…`, `GLIBC_TUNABLES`).
+    Call it before the first large tensor. It changes nothing without glibc, or if the environment says when memory is
+    returned (`MALLOC_…`; mmap or trim in `GLIBC_TUNABLES`).
     """
-    tuned = any(name.startswith("MALLOC_") for name in os.environ) or "malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    own = any(name.startswith("MALLOC_") for name in os.environ)
+    tuned = own or "malloc.mmap" in tunables or "malloc.trim" in tunables
     if tuned or platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
