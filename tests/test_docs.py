@@ -258,7 +258,9 @@ def anchors_of(page: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "page", [*PAGES, ROOT / "CHANGELOG.md", ROOT / "tests/golden/README.md"], ids=lambda page: str(page.relative_to(ROOT))
+    "page",
+    [*PAGES, ROOT / "CHANGELOG.md", ROOT / "tests/golden/README.md"],
+    ids=lambda page: str(page.relative_to(ROOT)),
 )
 def test_links_and_anchors_have_a_target(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`]*`", "", without_code(page))):
