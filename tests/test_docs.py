@@ -23,16 +23,20 @@ import runpy
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
+from textwrap import dedent
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from core.networks import Classifier
 from core.strategy import Options
+from core.training.config import OF_TEACHERS, Config
 from tests.helpers.command_line import PAPER, ROOT, SCRIPTS, run, small_with
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -68,11 +72,11 @@ class Block(NamedTuple):
 def blocks_of(page: Path) -> list[Block]:
     """Return the fenced blocks of a page."""
     found, lines = [], page.read_text(encoding="utf-8").splitlines()
-    fences = [number for number, line in enumerate(lines) if line.startswith("```")]
+    fences = [number for number, line in enumerate(lines) if line.lstrip().startswith("```")]
     for start, end in zip(fences[::2], fences[1::2], strict=True):
-        text = "\n".join(lines[start + 1 : end])
+        text = dedent("\n".join(lines[start + 1 : end]))
         before = re.fullmatch(r"<!-- (.*) -->", lines[start - 1].strip()) if start else None
-        found.append(Block(page, start + 1, lines[start][3:].strip(), before[1] if before else "", text))
+        found.append(Block(page, start + 1, lines[start].strip()[3:], before[1] if before else "", text))
     return found
 
 
@@ -242,11 +246,60 @@ def test_python_blocks_run_in_order(workshop, page, monkeypatch):
 # Pages and pictures -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_have_a_target(page):
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+def without_code(page: Path) -> str:
+    """Return the text of a page without its fenced blocks."""
+    return re.sub(r"^ *```.*?^ *```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors_of(page: Path) -> list[str]:
+    """Return the anchors that GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", without_code(page), re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [*PAGES, ROOT / "CHANGELOG.md", ROOT / "tests/golden/README.md"],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_links_and_anchors_have_a_target(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`]*`", "", without_code(page))):
         if not target.startswith(("http://", "https://")):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+            path, _, anchor = target.partition("#")
+            linked = page.parent / path if path else page
+            assert linked.exists(), f"{page.name}: {target}"
+            assert not anchor or anchor in anchors_of(linked), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.name)
+def test_pages_lead_back_and_on(page):
+    """The README's table lists every page, and the last line of a page leads there and to the page to read next."""
+    table = PAGES[0].read_text(encoding="utf-8").split("## What do you want to do?\n")[1].split("\n## ")[0]
+    assert f"(docs/{page.name})" in table
+    last = page.read_text(encoding="utf-8").splitlines()[-1]
+    back = re.escape("[All pages](../README.md#what-do-you-want-to-do)")
+    onward = re.fullmatch(rf"{back} · next: \[.+\]\(([\w-]+\.md)(#[\w-]+)?\)", last)
+    assert onward and onward[1] != page.name, f"{page.name}: the last line is {last}"
+
+
+def test_the_two_commands_are_in_the_readme_s_first_screen():
+    assert WHOLE_COMMANDS - {"bash test.sh -m slow"} <= set(PAGES[0].read_text(encoding="utf-8").splitlines()[:25])
+
+
+def test_the_page_of_arguments_names_all_of_training():
+    page = (ROOT / "docs/arguments.md").read_text(encoding="utf-8")
+    names = [*OF_TEACHERS, *(item.name for item in fields(Config))]
+    assert not [name for name in names if not re.search(rf"`--{name}\b", page)]
+
+
+def test_the_citation_file_names_the_paper_as_the_readme_does():
+    about = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(about)  # what the format requires
+    paper, readme = about["preferred-citation"], PAGES[0].read_text(encoding="utf-8")
+    authors = " and ".join(f"{author['family-names']}, {author['given-names']}" for author in paper["authors"])
+    for value in (authors, paper["title"], paper["conference"]["name"], paper["collection-title"], paper["year"]):
+        assert f"{{{value}}}" in readme
+    assert paper["url"] in readme
 
 
 def test_pictures_are_small_and_appear_in_a_page():
