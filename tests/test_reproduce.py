@@ -174,7 +174,7 @@ def test_a_dry_run_lists_every_run_and_starts_none(tmp_path):
     assert result.returncode == 0, result.stderr
     head, *rows, last = result.stdout.splitlines()
     assert head.split() == ["row", "state", "minutes"] and "25 runs, about" in last
-    assert len(rows) == 25 and all(re.fullmatch(r"\w+_seed0 +new +\d+\.\d", row) for row in rows)
+    assert len(rows) == 25 and all(re.fullmatch(r"[\w-]+_seed0 +new +\d+\.\d", row) for row in rows)
     assert not any(tmp_path.iterdir())
 
 
@@ -540,11 +540,12 @@ def test_a_number_is_a_mean_with_its_deviation_or_its_interval():
         (max, [float("nan"), 1.0, 2.0], {2}),
         (min, [0.0, 0.001, 0.002], set()),  # the same for all
         (max, [float("nan")] * 3, set()),
+        (max, [1.0, 9.0, 2.0], {2}),  # 9.0 is the reference's value
     ],
 )
 def test_the_best_values_are_those_that_print_the_same(best, values, rows):
     column = Column("", [*map(Number, values), Number(9.0)], best)
-    assert column.best_rows(3) == rows
+    assert column.best_rows(references=1) == rows
 
 
 def completed_runs(name: str, runs: int, images: int = 6) -> CompletedRuns:
@@ -561,7 +562,7 @@ def completed_runs(name: str, runs: int, images: int = 6) -> CompletedRuns:
         "average_precision": {"cat": 50.0},
         "localization": {"tolerance": 15, "strength": 1.0, "over_pairs": {**shares, "energy": 1.0, "empty": None}},
     }
-    presence = np.array([[1], [0]] * (images // 2), np.int8)
+    presence = np.array([[1], [-1]] * (images // 2), np.int8)
     scores = rng.random((runs, images, 1), np.float32)
     return CompletedRuns(
         name, "cMax", [result] * runs, ["cat"], scores, presence, [history] * runs, [{"training_seconds": 60}] * runs

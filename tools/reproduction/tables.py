@@ -17,7 +17,7 @@ MOST_UPRIGHT = 12  # columns of a LaTeX table; the names of more are rotated, so
 LATEX = r"""%% needs the packages booktabs and adjustbox
 \begin{table*}\centering
 \caption{%s}\label{tab:%s}
-\footnotesize\setlength{\tabcolsep}{3pt}
+\smallskip\footnotesize\setlength{\tabcolsep}{4pt}
 \begin{adjustbox}{max width=\linewidth}
 \begin{tabular}{%s}
 \toprule
@@ -62,17 +62,21 @@ class Column:
         std = f" ± {std}" if self.spread and not math.isnan(number.std) else ""
         return f"{mean}{std}" if math.isnan(number.low) else f"{mean}{std} ({low} … {high})"
 
-    def best_rows(self, compared: int) -> set[int]:
-        """Return which of the first `compared` rows print the best value, ties included; none if all print the same."""
-        printed = [float(f"{number.mean:{self.form}}") for number in self.numbers[:compared]]
-        values = {value for value in printed if not math.isnan(value)}
+    def best_rows(self, references: int) -> set[int]:
+        """Return which rows print the best value, ties included; none if all print the same.
+
+        The last `references` rows do not compete, nor does a row that prints the same as one of them.
+        """
+        printed = [float(f"{number.mean:{self.form}}") for number in self.numbers]
+        compared = printed[: len(printed) - references]
+        values = {value for value in compared if not math.isnan(value)} - {*printed[len(compared) :]}
         best = self.best(values) if self.best and len(values) > 1 else None
-        return {row for row, value in enumerate(printed) if value == best}
+        return {row for row, value in enumerate(compared) if value == best}
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of named rows. The last `references` rows, such as chance, do not compete for the best value."""
+    """A table of named rows. The last `references` rows, such as chance, do not compete, see `Column.best_rows`."""
 
     caption: str
     names: list[str]  # of the rows
@@ -83,7 +87,7 @@ class Table:
         """Return the cells to print, names of columns first; a column without any number is left to the CSV."""
         columns = [["method", *map(escape, self.names)]]
         for column in self.columns:
-            best = column.best_rows(len(self.names) - self.references)
+            best = column.best_rows(self.references)
             texts = [escape(column.text(number)) for number in column.numbers]
             texts = [bold.format(text) if row in best else text for row, text in enumerate(texts)]
             texts = [text + mark if row in column.marked else text for row, text in enumerate(texts)]
