@@ -263,10 +263,8 @@ class Study:
         passes = {tag: shared.max_epoch * row.passes * training + validations for tag, row in self.rows.items()}
         finished = {tag: run for (tag, _), run in self.runs.items() if run.state() == "finished" and run.seconds()}
         seconds = {tag: run.seconds() for tag, run in finished.items()}
-        if seconds:
-            start, rate = 0.0, median(seconds[tag] / passes[tag] for tag in seconds)
-        else:
-            start, rate = STARTUP_SECONDS, seconds_per_image(shared)
+        rates = [seconds[tag] / passes[tag] for tag in seconds]
+        start, rate = (0, median(rates)) if rates else (STARTUP_SECONDS, seconds_per_image(shared))
         return {tag: start + rate * count for tag, count in passes.items()} | seconds
 
     def list_runs(self) -> None:

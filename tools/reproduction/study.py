@@ -132,8 +132,7 @@ class TableSection:
         base, *others = self.rows
         labels, counted = binary_labels(base.labels)
         found = [paired_bootstrap(base.scores, row.scores, labels, counted) for row in others]
-        p_values = [one.p_value for one in found]
-        corrected = holm(np.array(p_values))
+        corrected = holm(np.array([one.p_value for one in found]))
         ends = [(100 * one.interval.low, 100 * one.interval.high) for one in found]
         differences = [Number(100 * one.difference, math.nan, *both) for one, both in zip(found, ends, strict=True)]
         significant = frozenset(row for row, p_value in enumerate(corrected, 1) if p_value < SIGNIFICANT)
@@ -145,7 +144,7 @@ class TableSection:
             Column("best epoch", epoch, form=".1f" if len(base.results) > 1 else ".0f"),
             Column("optimism", optimism),
             Column("difference", [Number(), *differences], form="+.2f"),
-            Column("p", [Number(), *map(Number, p_values)], form=".3f"),
+            Column("p", [Number(), *(Number(one.p_value) for one in found)], form=".3f"),
             Column("p (Holm)", [Number(), *map(Number, corrected)], form=".3f"),
         ]
         drawn = "images and seeds" if len(base.results) > 1 else "images"
@@ -229,6 +228,6 @@ def _origin(sections: list[TableSection]) -> list[str]:
     chosen = "the images that it is evaluated on, as in the official code"
     if "select_map" in row.histories[0]["validation"][-1]:
         chosen = "images apart from those that it is evaluated on; optimism: what choosing it on these would add"
-    epochs = f"The best epoch is chosen on {chosen}; the last is free of that choice."
     chance = f"Chance is {row.results[0]['chance']:.2f} mAP."
-    return [f"`{made['command']}`\n", f"{chance} {epochs}\n", f"Commit {made['commit']}; {versions}.\n"]
+    choice = f"{chance} The best epoch is chosen on {chosen}; the last is free of that choice.\n"
+    return [f"`{made['command']}`\n", choice, f"Commit {made['commit']}; {versions}.\n"]

@@ -18,13 +18,11 @@ LATEX = r"""%% needs the packages booktabs and adjustbox
 \begin{table*}\centering
 \caption{%s}\label{tab:%s}
 \smallskip\footnotesize\setlength{\tabcolsep}{4pt}
-\begin{adjustbox}{max width=\linewidth}
-\begin{tabular}{%s}
+\begin{adjustbox}{max width=\linewidth}\begin{tabular}{%s}
 \toprule
 %s
 \bottomrule
-\end{tabular}
-\end{adjustbox}
+\end{tabular}\end{adjustbox}
 \end{table*}
 """
 
