@@ -9,17 +9,20 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import torch
 
-from core.evaluation.loading import choose_device, make_network, read_strategy
+from core.evaluation.loading import make_network, read_strategy
 from core.keypoints import TOPK
 from core.strategy import STRATEGIES, Crops
 from core.training.config import Config as TrainingConfig
 from core.training.config import accepted, parse_config
+from core.training.devices import choose_devices
+from core.training.trainer import Trainer
 from tools.data.devkit import read_class_names, read_split
 from tools.reproduction.presets import PRESETS
 from tools.reproduction.series import Experiment, environment
@@ -29,9 +32,12 @@ from tools.system.command_line import Arguments, argument, parse, to_argv
 from tools.system.console import duration
 from tools.system.errors import UserError, run_main
 from tools.system.files import ROOT
+from tools.system.processes import Processes
+from tools.system.text_table import fixed_width_table
 
 CROPS_PER_IMAGE = 1.5  # the mean number of classes that a VOC image shows
 STARTUP_SECONDS = 20  # per run: two starts of Python, and the checks of the data
+CPU_PIXELS = 2**20  # of the batch that measures the speed of a CPU: four images of 512 px
 
 
 # The rows ------------------------------------------------------------------------------------------------------------
@@ -125,6 +131,7 @@ class Config(Arguments):
     rows: tuple[str, ...] | None = argument(None, _ROWS_HELP, parse=_comma_separated, metavar="FILES")
     out: Path | None = argument(None, "folder of runs and tables (default: reproduction/PRESET)")
     dry_run: bool = argument(False, "list the runs and estimate how long they take")
+    commands: bool = argument(False, "as --dry_run, and print the commands of every run")
 
     def check(self) -> None:
         for name in self.tables:
@@ -243,36 +250,33 @@ class Study:
             scale_devkit(source, out, preset.longer_side)
 
     def estimates(self) -> dict[str, float]:
-        """Return the seconds of a run of each row, by tag: those of a finished run, otherwise from a measured pass.
+        """Return the seconds of a run of each row, by tag: as measured in a finished run, else a rate times its passes.
 
-        The validation of an image, after each epoch and at the end, counts as a third of a pass.
+        A pass is forward and backward, of an image; validating one, after each epoch and at the end, counts as a third.
+        The rate is the median of the finished runs; if there are none, that of training steps on random images.
         """
         shared = self.check_settings()
-        training, validation = round(0.75 * self.preset.toy_images), round(0.25 * self.preset.toy_images)
-        if not self.preset.toy_images:
-            splits = (shared.train_split, shared.val_split)
-            training, validation = (len(read_split(self.config.data_dir, split)) for split in splits)
-        classes = len(read_class_names(shared.class_file))
-        second = seconds_per_image(shared.architecture, shared.image_size, classes, choose_device(shared.device))
-        seconds = {}
-        for tag, row in self.rows.items():
-            passes = shared.max_epoch * (row.passes * training + validation / 3) + validation / 3
-            seconds[tag] = second * passes + STARTUP_SECONDS
-        for (tag, _), run in self.runs.items():
-            if run.state() == "finished":
-                noted = sum(value for name, value in run.usage().items() if name.endswith("_seconds"))
-                seconds[tag] = noted or seconds[tag]
-        return seconds
+        toy, splits = self.preset.toy_images, (shared.train_split, shared.val_split)
+        counts = [0.75 * toy, 0.25 * toy] if toy else [len(read_split(self.config.data_dir, split)) for split in splits]
+        training, validation = (min(count, shared.limit or count) for count in counts)
+        validations = (shared.max_epoch + 1) * validation / 3
+        passes = {tag: shared.max_epoch * row.passes * training + validations for tag, row in self.rows.items()}
+        finished = {tag: run for (tag, _), run in self.runs.items() if run.state() == "finished" and run.seconds()}
+        seconds = {tag: run.seconds() for tag, run in finished.items()}
+        rates = [seconds[tag] / passes[tag] for tag in seconds]
+        start, rate = (0, median(rates)) if rates else (STARTUP_SECONDS, seconds_per_image(shared))
+        return {tag: start + rate * count for tag, count in passes.items()} | seconds
 
     def list_runs(self) -> None:
-        """Print the state, the expected time and the commands of every run."""
-        seconds, left = self.estimates(), 0.0
+        """Print the state and the minutes of every run, and with `--commands` its commands."""
+        seconds, left, rows = self.estimates(), 0.0, [("row", "state", "minutes")]
         for (tag, _), run in self.runs.items():
-            left += seconds[tag] if run.state() != "finished" else 0
-            print(f"{run.tag:45s} {run.state():9s} about {duration(seconds[tag])}")
-            for command in (run.training_command(), run.evaluation_command()):
-                print(f"    {run.in_shell(command)}")
+            left += max(seconds[tag] - run.seconds(), 0) if run.state() != "finished" else 0
+            rows.append((run.tag, run.state(), f"{seconds[tag] / 60:.1f}"))
+        print(fixed_width_table(rows, widths=(6, 9, 9)))
         print(f"{len(self.runs)} runs, about {duration(left)} left, in {self.out}")
+        for run in self.runs.values() if self.config.commands else ():
+            print(run.in_shell(run.training_command()), run.in_shell(run.evaluation_command()), sep="\n")
 
     def complete_runs(self) -> None:
         for number, run in enumerate(self.runs.values(), 1):
@@ -281,34 +285,38 @@ class Study:
             run.run()
 
     def write_tables(self) -> None:
-        """Write the tables and charts of the finished runs."""
+        """Write the tables and charts of the finished runs, and print the tables that compare mAP."""
 
         def read(row: Row) -> CompletedRuns:
             return CompletedRuns.read(row.name, row.keypoints, [self.runs[row.tag, seed] for seed in self.seeds])
 
         sections = [TableSection(one.name, one.caption, [*map(read, one.rows)]) for one in self.comparisons]
         title = f"Preset {self.config.preset}: {self.preset.about}"
-        for path in write_study(self.out / "tables", title, sections):
-            print(f"written: {path}")
+        print("\n".join(write_study(self.out / "tables", title, sections)))
 
 
-def seconds_per_image(architecture: str, image_size: int, num_classes: int, device: torch.device) -> float:
-    """Return a float32 forward and backward pass's seconds per image: the faster of two batches after a warm-up."""
-    network = make_network(architecture, "none", num_classes).to(device).train()
-    images = torch.randn(2, 3, image_size, image_size, device=device).contiguous(memory_format=torch.channels_last)
+def seconds_per_image(config: TrainingConfig) -> float:
+    """Return the seconds per image of training without tiles: random images, five steps after two of warm-up.
+
+    A batch is a run's; on a CPU, where small batches are about as fast per image, it is one that any memory holds.
+    """
+    devices, size = choose_devices(config, Processes()), config.image_size
+    batch, classes = config.batch_size // config.accumulate, len(read_class_names(config.class_file))
+    if devices.first.type == "cpu":
+        batch = min(batch, max(2, CPU_PIXELS // size**2))
+    network = make_network(config.architecture, "none", classes, config.channels_last).to(devices.first)
+    trainer = Trainer(network, PLAIN.strategy, replace(config, accumulate=1), epoch_iterations=1, gpus=devices.gpus)
     times = []
-    for _ in range(3):
+    for _ in range(7):
         started = time.perf_counter()
-        network(images)[0].sum().backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        trainer.iterate(torch.randn(batch, 3, size, size), torch.ones(batch, classes))  # it waits for the device
         times.append(time.perf_counter() - started)
-    return min(times[1:]) / len(images)
+    return median(times[2:]) / batch
 
 
 def main() -> None:
     study = Study(sys.argv[1:])
-    if study.config.dry_run:
+    if study.config.dry_run or study.config.commands:
         study.list_runs()
         return
     study.check_settings()

@@ -4,16 +4,17 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import reproduce_tables
@@ -27,7 +28,7 @@ from tools.pictures.charts import MOST_LINES
 from tools.reproduction.presets import PRESETS
 from tools.reproduction.series import Experiment
 from tools.reproduction.study import CompletedRuns, TableSection, _read_result
-from tools.reproduction.tables import Number, Table
+from tools.reproduction.tables import Column, Number, Table
 from tools.scale_devkit import require_scaled_from, scale_devkit
 from tools.system.errors import UserError
 
@@ -126,7 +127,6 @@ def test_every_mistake_is_one_line(given, said):
 
 # A strategy without a puzzle, whose keypoints are its own.
 OWN_STRATEGY = """
-import torch
 from core.keypoints import centre_keypoints
 from core.losses import class_loss
 from core.strategy import Crops, Step, Strategy
@@ -172,15 +172,76 @@ def test_a_strategy_of_ones_own_needs_names_of_its_own(tmp_path, name, strategy,
 def test_a_dry_run_lists_every_run_and_starts_none(tmp_path):
     result = run(tmp_path, SCRIPT, "--preset", "toy", "--dry_run")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count(" new ") == 25 and result.stdout.count("about") == 26
-    assert "--topk 10" in result.stdout and "25 runs" in result.stdout.splitlines()[-1]
+    head, *rows, last = result.stdout.splitlines()
+    assert head.split() == ["row", "state", "minutes"] and "25 runs, about" in last
+    assert len(rows) == 25 and all(re.fullmatch(r"[\w-]+_seed0 +new +\d+\.\d", row) for row in rows)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_dry_run_prints_commands_on_demand(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(reproduce_tables, "seconds_per_image", lambda config: 0.01)
+    given = [SCRIPT, "--preset", "toy", "--tables", "topk", "--out", str(tmp_path / "study"), "--commands"]
+    monkeypatch.setattr(sys, "argv", given)
+    reproduce_tables.main()
+    commands = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"cd {tmp_path}")]
+    assert len(commands) == 2 * 8 and sum("--topk 10" in line for line in commands) == 2
     assert not any(tmp_path.iterdir())
 
 
 def test_the_estimate_needs_a_known_architecture():
-    assert seconds_per_image("resnet18", 32, 20, torch.device("cpu")) > 0
+    quick = ("--image_size", 32, "--batch_size", 2, "--class_file", ROOT / "data/VOC_2012.json")
+    assert seconds_per_image(planned("--preset", "toy", "--", *quick).check_settings()) > 0
     with pytest.raises(UserError, match="resnet1"):
-        seconds_per_image("resnet1", 32, 20, torch.device("cpu"))
+        planned("--preset", "toy", "--", *quick, "--architecture", "resnet1").estimates()
+
+
+def finish(experiment: Experiment, seconds: float) -> None:
+    """Make the files of a finished run that took so long."""
+    files = experiment.files
+    last = files.model(experiment.tag, "last_")
+    for path, content in {
+        files.config(experiment.tag): experiment.arguments,
+        last: {},
+        experiment.evaluated(".json"): {},
+        files.usage(experiment.tag): {"training_seconds": seconds - 5, "evaluation_seconds": 5, "training_gib": 1000},
+    }.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+
+
+def test_finished_runs_replace_the_estimates(tmp_path, monkeypatch):
+    study = planned("--preset", "toy", "--tables", "strategies", "--seeds", 0, 1, "--out", tmp_path)
+    monkeypatch.setattr(reproduce_tables, "seconds_per_image", lambda config: 0.01)
+    # 5 epochs of 300 images, after each of which 100 are validated, and the evaluation: a third of a pass per image.
+    validations = 6 * 100 / 3
+    passes = {"plain": 1500 + validations, "cMax_ema": 1.5 * 1500 + validations, "max": 2 * 1500 + validations}
+    estimated = study.estimates()
+    slope = (estimated["max"] - estimated["plain"]) / (passes["max"] - passes["plain"])
+    assert slope == pytest.approx(0.01)
+    monkeypatch.setattr(reproduce_tables, "seconds_per_image", None)  # is not measured again
+    finish(study.runs["plain", 0], 1000)
+    finish(study.runs["plain", 1], 1200)
+    estimated = study.estimates()
+    assert estimated["plain"] == 1200
+    for tag in ("cMax_ema", "max"):
+        assert estimated[tag] == pytest.approx(1200 / passes["plain"] * passes[tag])
+    finish(study.runs["max", 0], 4000)
+    rates = [1200 / passes["plain"], 4000 / passes["max"]]
+    estimated = study.estimates()
+    assert estimated["max"] == 4000
+    assert estimated["cMax_ema"] == pytest.approx(np.mean(rates) * passes["cMax_ema"])
+
+
+def test_a_dry_run_subtracts_what_a_run_has_done(tmp_path, monkeypatch, capsys):
+    study = planned("--preset", "toy", "--tables", "radius", "--out", tmp_path)
+    finish(study.runs["cTopk_ema", 0], 600)
+    second = study.runs["cTopk_ema_topk_radius0", 0]
+    finish(second, 240)
+    second.evaluated(".json").unlink()
+    study.list_runs()
+    _, first, other, last = capsys.readouterr().out.splitlines()
+    assert first.split()[1:] == ["finished", "10.0"] and other.split()[1:] == ["trained", "10.0"]
+    assert "about 6 min left" in last
 
 
 # A whole series ------------------------------------------------------------------------------------------------------
@@ -225,6 +286,11 @@ def test_an_interrupted_series_continues_where_it_stopped(series):
     assert "[i] resumed at" in log and not list((folder / "experiments").glob("earlier"))
 
 
+def read_csv(path: Path) -> dict[str, dict[str, str]]:
+    """Return the rows of a table by name and column."""
+    return {row["method"]: row for row in csv.DictReader(path.open())}
+
+
 def test_the_tables_say_what_the_evaluations_found(series):
     folder = series[0]
     runs = {"cTopk, radius 128": "cTopk_ema_seed0", "cTopk, no radius": "cTopk_ema_topk_radius0_seed0"}
@@ -232,12 +298,12 @@ def test_the_tables_say_what_the_evaluations_found(series):
         name: json.loads((folder / f"experiments/evaluation/best_{tag}_Main_val.json").read_text())
         for name, tag in runs.items()
     }
-    means = {row[""]: row for row in csv.DictReader((folder / "tables/radius.csv").open())}
-    per_class = {row[""]: row for row in csv.DictReader((folder / "tables/radius_per_class.csv").open())}
+    means = read_csv(folder / "tables/radius.csv")
+    per_class = read_csv(folder / "tables/radius_per_class.csv")
     for name, result in results.items():
         assert float(means[name]["mAP"]) == pytest.approx(result["mAP"], abs=1e-4)
         for class_name, value in result["average_precision"].items():
-            assert float(per_class[class_name][name]) == pytest.approx(value, abs=1e-4)
+            assert float(per_class[name][class_name]) == pytest.approx(value, abs=1e-4)
         history = json.loads((folder / f"experiments/data/{runs[name]}.json").read_text())["validation"]
         chosen = max(history, key=lambda row: row["select_map"])
         optimism = max(row["map"] for row in history) - chosen["map"]
@@ -245,14 +311,53 @@ def test_the_tables_say_what_the_evaluations_found(series):
         assert float(means[name]["best epoch"]) == chosen["epoch"]
         assert result["mAP"] == pytest.approx(chosen["map"], abs=1e-3)
     difference = results["cTopk, no radius"]["mAP"] - results["cTopk, radius 128"]["mAP"]
-    assert float(means["cTopk, no radius"]["mAP − cTopk, radius 128"]) == pytest.approx(difference, abs=1e-3)
-    localization = {row[""]: row for row in csv.DictReader((folder / "tables/radius_localization.csv").open())}
+    assert float(means["cTopk, no radius"]["difference"]) == pytest.approx(difference, abs=1e-3)
+    localization = read_csv(folder / "tables/radius_localization.csv")
     own = results["cTopk, no radius"]["localization"]["over_pairs"]["cTopk"]
     assert float(localization["cTopk, no radius"]["own keypoint in a box"]) == pytest.approx(own, abs=1e-4)
     page = (folder / "tables/tables.md").read_text()
     for file in ("radius_bars.png", "radius_curves.png"):
         assert file in page and min(Image.open(folder / "tables" / file).size) > 100
-    assert (folder / "tables/radius.tex").read_text().count(r"\\") == 3
+    assert len(list((folder / "tables").glob("*.tex"))) == 4
+
+
+def test_csv_holds_nothing_but_numbers(series):
+    paths = list((series[0] / "tables").glob("*.csv"))
+    assert len(paths) == 4
+    for path in paths:
+        assert path.read_text().isascii()
+        for row in read_csv(path).values():
+            values = [value for name, value in row.items() if name != "method"]
+            assert all(value == "" or np.isfinite(float(value)) for value in values)
+    means = read_csv(series[0] / "tables/radius.csv")
+    base, other = means.values()
+    assert [base[name] for name in ("difference", "difference low", "difference high", "p", "p (Holm)")] == [""] * 5
+    assert float(other["difference low"]) <= float(other["difference"]) <= float(other["difference high"])
+
+
+def test_latex_of_a_study_is_whole(series):
+    for path in (series[0] / "tables").glob("*.tex"):
+        check_latex(path.read_text(), path.stem)
+    per_class = (series[0] / "tables/radius_per_class.tex").read_text()
+    rows = [line for line in per_class.splitlines() if line.endswith(r"\\")]
+    assert [len(re.findall(r"\b\d+\.\d\b", row)) for row in rows] == [0, 21, 21]
+    assert per_class.count(r"\rotatebox") == 21
+
+
+def test_captions_say_seeds_images_split_and_test(series):
+    for path in (series[0] / "tables").glob("*.tex"):
+        caption = re.search(r"\\caption{(.*)}\\label", path.read_text())[1]
+        assert "one seed, evaluated on 100 images of Main/val" in caption, path
+        assert ("paired bootstrap over images" in caption) == (path.stem == "radius")
+        assert ("bold" in caption) == (path.stem != "radius_cost")
+
+
+def test_the_console_shows_the_table_at_the_end(series):
+    means = read_csv(series[0] / "tables/radius.csv")
+    *_, head, first, second = series[2].splitlines()
+    assert head.startswith("method ") and " mAP " in head and " p (Holm)" in head
+    for line, (name, row) in zip((first, second), means.items(), strict=True):
+        assert line.startswith(f"{name} ") and f" {float(row['mAP']):.2f}" in line
 
 
 def test_other_settings_are_refused_in_the_same_folder(series):
@@ -380,15 +485,73 @@ def test_results_with_the_earlier_spelling_of_localization_are_read(series):
 # Tables --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_number_is_a_mean_with_its_deviation():
-    assert str(Number.of([50.0, 52.0, 54.0])) == "52.00 ± 2.00"
+def check_latex(text: str, name: str) -> None:
+    """Check what makes LaTeX fail or print something else than meant; compile the text if LaTeX is installed."""
+    (comment, *lines), depth = text.splitlines(), 0
+    assert comment.startswith("% ") and text.count(rf"\label{{tab:{name}}}") == 1
+    body = "\n".join(lines).replace(rf"\label{{tab:{name}}}", "")
+    assert body.isascii()
+    plain = re.sub(r"\\[%&_#${}\\]|\\[a-z]+", "", body)  # without escapes and commands
+    assert not re.search(r"[%#~\\]", plain) and plain.count("$") % 2 == 0
+    assert not re.search(r"[_^<>|]", re.sub(r"\$.*?\$", "", plain))
+    for brace in re.findall("[{}]", plain):
+        depth += 1 if brace == "{" else -1
+        assert depth >= 0
+    assert depth == 0
+    opened = re.findall(r"\\begin{(.*?)}", body)
+    assert opened == ["table*", "adjustbox", "tabular"] == re.findall(r"\\end{(.*?)}", body)[::-1]
+    columns = re.search(r"\\begin{tabular}{(lr*)}", body)[1]
+    rows = [line for line in lines if line.endswith(r"\\")]
+    assert len(rows) >= 2
+    for row in rows:
+        assert len(re.findall(r"(?<!\\)&", row)) == len(columns) - 1 and row[0] not in "[*"
+    if shutil.which("pdflatex"):
+        compile_latex(text)
+
+
+def compile_latex(text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        packages = r"\documentclass[twocolumn]{article}\usepackage{booktabs,adjustbox}"
+        Path(folder, "page.tex").write_text(f"{packages}\\begin{{document}}\n{text}\\end{{document}}\n")
+        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+        result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+        assert result.returncode == 0, result.stdout[-2000:]
+
+
+def texts(*numbers: Number, **more: object) -> list[str]:
+    column = Column("", numbers, **more)
+    return [column.text(number) for number in numbers]
+
+
+def test_a_number_is_a_mean_with_its_deviation_or_its_interval():
+    assert texts(Number.of([50.0, 52.0, 54.0])) == ["52.00 ± 2.00"]
+    assert texts(Number.of([50.0, 52.0, 54.0]), form=".1f", spread=False) == ["52.0"]
     assert Number.of([1.0, 2.0]).std == pytest.approx(np.std([1, 2], ddof=1))
-    assert str(Number(-0.5, signed=True)) == "−0.50" and str(Number(0.5, signed=True)) == "+0.50"
-    assert str(Number.of([float("nan")])) == "–"
+    assert texts(Number(-0.5), Number(0.5), form="+.2f") == ["−0.50", "+0.50"]
+    assert texts(Number(-1.0, low=-2.5, high=0.5), form="+.1f") == ["−1.0 (−2.5 … +0.5)"]
+    assert texts(Number.of([float("nan")]), Number()) == ["–", "–"]
 
 
-def completed_runs(name: str, runs: int) -> CompletedRuns:
-    """A row as it is read from files, of a class and six images."""
+@pytest.mark.parametrize(
+    "best, values, rows",
+    [
+        (max, [1.0, 3.0, 2.0], {1}),
+        (min, [1.0, 3.0, 2.0], {0}),
+        (None, [1.0, 3.0, 2.0], set()),
+        (max, [3.001, 3.0, 2.0], {0, 1}),  # a reader sees a tie
+        (max, [float("nan"), 1.0, 2.0], {2}),
+        (min, [0.0, 0.001, 0.002], set()),  # the same for all
+        (max, [float("nan")] * 3, set()),
+        (max, [1.0, 9.0, 2.0], {2}),  # 9.0 is the reference's value
+    ],
+)
+def test_the_best_values_are_those_that_print_the_same(best, values, rows):
+    column = Column("", [*map(Number, values), Number(9.0)], best)
+    assert column.best_rows(references=1) == rows
+
+
+def completed_runs(name: str, runs: int, images: int = 6) -> CompletedRuns:
+    """A row as it is read from files, of a class that every second image shows."""
     rng = np.random.default_rng(len(name))
     history = {
         "train": [{"iteration": 5, "epoch": 0.5, "class_loss": 0.5}],
@@ -396,12 +559,13 @@ def completed_runs(name: str, runs: int) -> CompletedRuns:
     }
     shares = {f"{point}{end}": 10.0 for point in ("cMax", "centre", "uniform") for end in ("", " within 15")}
     result = {
+        "split": "val",
         "means": {"mAP": 50.0, "mAP_VOC2010": 51.0},
         "average_precision": {"cat": 50.0},
         "localization": {"tolerance": 15, "strength": 1.0, "over_pairs": {**shares, "energy": 1.0, "empty": None}},
     }
-    presence = np.array([[1], [0], [1], [0], [1], [0]], np.int8)
-    scores = rng.random((runs, 6, 1), np.float32)
+    presence = np.array([[1], [-1]] * (images // 2), np.int8)
+    scores = rng.random((runs, images, 1), np.float32)
     return CompletedRuns(
         name, "cMax", [result] * runs, ["cat"], scores, presence, [history] * runs, [{"training_seconds": 60}] * runs
     )
@@ -427,7 +591,7 @@ def test_more_runs_than_colors_are_one_bar_that_says_so():
 
 def test_the_optimism_is_that_of_runs_with_a_selection():
     row = completed_runs("row", 2)
-    assert [str(number) for number in row.epochs()] == ["50.00 ± 0.00", "1.0", "–"]
+    assert texts(*row.epochs()) == ["50.00 ± 0.00", "1.00 ± 0.00", "–"]
 
     def history(maps: list[float], selected: list[float]) -> dict:
         pairs = enumerate(zip(maps, selected, strict=True), 1)
@@ -435,37 +599,88 @@ def test_the_optimism_is_that_of_runs_with_a_selection():
         return {"train": [], "validation": rows}
 
     histories = [history([40.0, 52.0, 50.0], [30.0, 31.0, 35.0]), history([float("nan"), 44.0, 41.0], [1.0, 9.0, 8.0])]
-    last, best, optimism = replace(row, histories=histories).epochs()
-    assert (str(last), str(best), str(optimism)) == ("45.50 ± 6.36", "2.5", "1.00 ± 1.41")
+    assert texts(*replace(row, histories=histories).epochs()) == ["45.50 ± 6.36", "2.50 ± 0.71", "1.00 ± 1.41"]
 
 
-def test_a_table_in_three_formats():
-    table = Table("A & B, 50 %", ["", "mAP"], [["cTopk_w", Number.of([50.0, 52.0])], ["plain", Number.of([49.0])]])
+def test_better_rows_are_bold_and_differing_ones_marked():
+    plain, same = completed_runs("plain", 3, 100), completed_runs("same_", 3, 100)
+    scores = plain.scores + 0.5 * plain.labels
+    better = {**plain.results[0], "means": {"mAP": 60.0, "mAP_VOC2010": 50.0}, "average_precision": {"cat": 60.0}}
+    rows = [plain, replace(same, name="same"), replace(plain, name="better", scores=scores, results=[better] * 3)]
+    tables = TableSection("a", "A", rows).tables()
+    means = {cells[0]: cells[1:3] for cells in tables[""].cells(bold="*{}*")}
+    assert means["plain"] == ["50.00 ± 0.00", "*51.00 ± 0.00*"] and means["same"] == means["plain"]
+    assert means["better"] == ["*60.00 ± 0.00*†", "50.00 ± 0.00"]
+    p_values = {row["method"]: row["p (Holm)"] for row in csv.DictReader(tables[""].csv().splitlines())}
+    assert p_values["plain"] == "" and float(p_values["same"]) > 0.05 > float(p_values["better"])
+    caption = tables[""].caption
+    assert "mean ± standard deviation of 3 seeds, evaluated on 100 images of val" in caption
+    assert "from plain" in caption and "over images and seeds" in caption and "†: p (Holm) < 0.05" in caption
+    assert tables["_per_class"].cells(bold="*{}*") == [
+        ["method", "cat", "mean"],
+        ["plain", "50.0", "50.0"],
+        ["same", "50.0", "50.0"],
+        ["better", "*60.0*", "*60.0*"],
+    ]
+    assert "mean of 3 seeds" in tables["_per_class"].caption
+    assert not any("*" in cell for row in tables["_cost"].cells(bold="*{}*") for cell in row)
+    for suffix, table in tables.items():
+        check_latex(table.latex(f"a{suffix}"), f"a{suffix}")
+
+
+def test_chance_is_never_bold():
+    rows = [completed_runs("plain", 1), completed_runs("cMax", 1)]
+    for value, row in enumerate(rows):
+        over_pairs = {**row.results[0]["localization"]["over_pairs"], "cMax": 1.0 + value, "empty": 3.0 - value}
+        localization = {**row.results[0]["localization"], "strength": value, "over_pairs": over_pairs}
+        row.results[0] = {**row.results[0], "localization": localization}
+    table = TableSection("a", "A", rows).tables()["_localization"]
+    cells = {row[0]: row[1:] for row in table.cells(bold="*{}*")}
+    assert cells["chance: centre"][0] == cells["chance: uniform"][0] == "10.00" and cells["plain"][0] == "1.00"
+    assert cells["cMax"][0] == "*2.00*" and cells["cMax"][-2:] == ["*2.00*", "1.00"]
+    latex = table.latex("a_localization")
+    check_latex(latex, "a_localization")
+    assert latex.index(r"\textbf{2.00}") < latex.rindex(r"\midrule") < latex.index("chance: centre")
+
+
+def test_a_table_in_four_formats():
+    accuracy = Column("mAP", [Number.of([50.0, 52.0]), Number.of([49.0]), Number(99.0)], max, marked=frozenset({1}))
+    difference = Column("difference", [Number(-2.0, low=-3.0, high=-1.5), Number(), Number()], form="+.1f")
+    nothing = Column("optimism", [Number()] * 3)
+    table = Table("A & B, 50 %", ["cTopk_w", "[a]", "chance"], [accuracy, difference, nothing], references=1)
     assert table.markdown().splitlines() == [
-        "|  | mAP |",
-        "| --- | ---: |",
-        "| cTopk_w | 51.00 ± 1.41 |",
-        "| plain | 49.00 |",
+        "| method | mAP | difference |",
+        "| --- | ---: | ---: |",
+        "| cTopk_w | **51.00 ± 1.41** | −2.0 (−3.0 … −1.5) |",
+        r"| \[a\] | 49.00† | – |",
+        "| chance | 99.00 | – |",
     ]
     assert list(csv.reader(table.csv().splitlines())) == [
-        ["", "mAP", "mAP std"],
-        ["cTopk_w", "51.0000", "1.4142"],
-        ["plain", "49.0000", ""],
+        ["method", "mAP", "mAP std", "difference", "difference low", "difference high", "optimism"],
+        ["cTopk_w", "51.0000", "1.4142", "-2.0000", "-3.0000", "-1.5000", ""],
+        ["[a]", "49.0000", "", "", "", "", ""],
+        ["chance", "99.0000", "", "", "", "", ""],
     ]
-    latex = table.latex()
-    assert r"\caption{A \& B, 50 \%}" in latex and r"cTopk\_w & 51.00 $\pm$ 1.41 \\" in latex
-    assert latex.count(r"\begin") == latex.count(r"\end") == 2
+    assert [line.split() for line in table.text().splitlines()][2] == ["[a]", "49.00†", "–"]
+    latex = table.latex("two_rows")
+    check_latex(latex, "two_rows")
+    assert r"\caption{A \& B, 50 \%}" in latex
+    assert r"cTopk\_w & \textbf{51.00 $\pm$ 1.41} & $-$2.0 ($-$3.0 \dots{} $-$1.5) \\" in latex
+    assert "\n" + r"{[}a] & 49.00\rlap{$^\dagger$} & -- \\" + "\n" in latex
+    assert "\\midrule\nchance & 99.00 & -- \\\\\n\\bottomrule" in latex
 
 
 def test_names_are_no_markup_in_any_format():
-    name = "=cmd|' /C calc'!A0 \\input{x} $a^b$ ~\x1b[2J <b>"
-    table = Table(name, [name, name], [[name, Number.of([1.0])]])
+    name = "=cmd|' /C calc'!A0 \\input{x} $a^b$ ~\x1b[2J <b> [*]"
+    table = Table(name, [name], [Column(name, [Number(1.0)])])
     rows = list(csv.reader(table.csv().splitlines()))
-    assert all(cell.startswith("'=cmd") for cell in (*rows[0], rows[1][0]))
+    assert all(cell.startswith("'=cmd") for cell in (rows[0][1], rows[1][0]))
     assert [len(re.split(r"(?<!\\)\|", line)) for line in table.markdown().splitlines()] == [4, 4, 4]
-    assert r"\<b\>" in table.markdown() and "\x1b" not in table.csv() + table.markdown() + table.latex()
+    latex = table.latex("names")
+    check_latex(latex, "names")
+    assert r"\<b\>" in table.markdown() and "\x1b" not in table.csv() + table.markdown() + latex + table.text()
     shown = r"\textbackslash{}input\{x\} \$a\textasciicircum{}b\$ \textasciitilde{}"
-    assert table.latex().count(shown) == 4 and r"\input" not in table.latex()
+    assert latex.count(shown) == 3 and r"\input" not in latex
 
 
 # Scaled data ---------------------------------------------------------------------------------------------------------

@@ -80,6 +80,10 @@ class Experiment:
             raise UserError(f"{path} holds something that is not a number: delete it")
         return usage
 
+    def seconds(self) -> float:
+        """Return the seconds of training and evaluation so far, as far as noted."""
+        return sum(value for name, value in self.usage().items() if name.endswith("_seconds"))
+
     def _call(self, command: list[str], part: str) -> None:
         print(f"$ {self.in_shell(command)}", flush=True)
         usage, started, interruption = self.usage(), time.monotonic(), None

@@ -15,7 +15,7 @@ from tools.metrics.significance import holm
 from tools.pictures.charts import MOST_LINES, Line, bar_chart, line_charts
 from tools.pictures.figure import write_picture
 from tools.reproduction.series import Experiment
-from tools.reproduction.tables import Number, Table
+from tools.reproduction.tables import Column, Number, Table
 from tools.runs.folder import History, best_validation, epochs_of, numbers, read_histories, values_of
 from tools.system.errors import UserError
 from tools.system.files import provenance, read_object, write_text
@@ -24,6 +24,7 @@ from tools.system.text_table import markdown_cell
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SIGNIFICANT = 0.05
 ARG_MAX = "cMax"  # the keypoints of the localization that are the arg-max of a class's map
 CURVES = (
     ("validation", "map", "validation mAP, %"),
@@ -68,10 +69,10 @@ class CompletedRuns:
         return Number.of(self.values(*keys))
 
     def used(self, name: str, unit: float) -> Number:
-        """Return a value of the usage, divided by `unit`, mean over the runs."""
-        return Number(sum(usage.get(name, math.nan) for usage in self.usage) / len(self.usage) / unit, decimals=1)
+        """Return a value of the usage, divided by `unit`."""
+        return Number.of([usage.get(name, math.nan) / unit for usage in self.usage])
 
-    def epochs(self) -> list[str | Number]:
+    def epochs(self) -> list[Number]:
         """Return the mAP of the last epoch, %, the number of the best epoch, and the optimism of choosing it.
 
         Optimism: the best epoch's mAP on the evaluated images, minus that of the epoch that was chosen on images apart;
@@ -79,11 +80,11 @@ class CompletedRuns:
         """
         maps = [values_of(history, "validation", "map") for history in self.histories]
         best = [best_validation(history, self.name) for history in self.histories]
-        number = Number(sum(row["epoch"] for row in best) / len(best), decimals=0 if len(best) == 1 else 1)
         # fmax skips NaN, the mAP of a validation without any positive.
         highest = np.array([np.fmax.reduce(of_run) for of_run in maps])
         apart = numbers(row.get("map") if "select_map" in row else None for row in best)
-        return [Number.of([of_run[-1] for of_run in maps]), number, Number.of(highest - apart)]
+        last, chosen = [of_run[-1] for of_run in maps], [row["epoch"] for row in best]
+        return [Number.of(values) for values in (last, chosen, highest - apart)]
 
     def curve(self, kind: str, name: str) -> Line:
         """Return a learning curve, mean over the runs."""
@@ -117,53 +118,70 @@ class TableSection:
         tables = {"": self._means(), "_per_class": self._per_class()}
         return {**tables, "_localization": self._localization(), "_cost": self._cost()}
 
+    def _table(self, what: str, columns: list[Column], note: str = "", references: tuple[str, ...] = ()) -> Table:
+        """Return a table whose caption says of how many seeds the values are, and of which images."""
+        first = self.rows[0]
+        spread = " ± standard deviation" if columns[0].spread else ""
+        seeds = f"mean{spread} of {len(first.results)} seeds" if len(first.results) > 1 else "one seed"
+        images = f"evaluated on {len(first.labels):,} images of {first.results[0].get('split')}"
+        best = " Best in bold." if any(column.best for column in columns) else ""
+        names = [*(row.name for row in self.rows), *references]
+        return Table(f"{self.caption}: {what} ({seeds}, {images}).{best}{note}", names, columns, len(references))
+
     def _means(self) -> Table:
         base, *others = self.rows
         labels, counted = binary_labels(base.labels)
         found = [paired_bootstrap(base.scores, row.scores, labels, counted) for row in others]
         corrected = holm(np.array([one.p_value for one in found]))
-        differences = [["–"] * 4]
-        for pair, p_value in zip(found, corrected, strict=True):
-            points = (pair.difference, pair.interval.low, pair.interval.high)
-            difference, low, high = (Number(100 * value, signed=True) for value in points)
-            p_values = [Number(value, decimals=3) for value in (pair.p_value, p_value)]
-            differences.append([difference, f"{low} … {high}", *p_values])
-        rows = []
-        for row, difference in zip(self.rows, differences, strict=True):
-            means = [row.mean("means", name) for name in ("mAP", "mAP_VOC2010")]
-            rows.append([row.name, *means, *row.epochs(), *difference])
-        columns = ["", "mAP", "VOC 2010", "last epoch", "best epoch", "optimism", f"mAP − {base.name}", "95 %", "p"]
-        return Table(f"{self.caption}: mean average precision, %", [*columns, "p (Holm)"], rows)
+        ends = [(100 * one.interval.low, 100 * one.interval.high) for one in found]
+        differences = [Number(100 * one.difference, math.nan, *both) for one, both in zip(found, ends, strict=True)]
+        significant = frozenset(row for row, p_value in enumerate(corrected, 1) if p_value < SIGNIFICANT)
+        last, epoch, optimism = zip(*(row.epochs() for row in self.rows), strict=True)
+        columns = [
+            Column("mAP", [row.mean("means", "mAP") for row in self.rows], max, marked=significant),
+            Column("VOC 2010", [row.mean("means", "mAP_VOC2010") for row in self.rows], max),
+            Column("last epoch", last, max),
+            Column("best epoch", epoch, form=".1f" if len(base.results) > 1 else ".0f"),
+            Column("optimism", optimism),
+            Column("difference", [Number(), *differences], form="+.2f"),
+            Column("p", [Number(), *(Number(one.p_value) for one in found)], form=".3f"),
+            Column("p (Holm)", [Number(), *map(Number, corrected)], form=".3f"),
+        ]
+        drawn = "images and seeds" if len(base.results) > 1 else "images"
+        note = f" Difference from {base.name} with its 95 % interval, and p: paired bootstrap over {drawn}; p (Holm): "
+        note += f"over all rows; †: p (Holm) < {SIGNIFICANT}."
+        return self._table("mean average precision of the best and of the last epoch, %", columns, note)
 
     def _per_class(self) -> Table:
-        rows = [
-            [name, *(row.mean("average_precision", name) for row in self.rows)] for name in self.rows[0].class_names
+        keys = {name: ("average_precision", name) for name in self.rows[0].class_names}
+        columns = [
+            Column(title, [row.mean(*key) for row in self.rows], max, form=".1f", spread=False)
+            for title, key in [*keys.items(), ("mean", ("means", "mAP"))]
         ]
-        rows.append(["mean", *(row.mean("means", "mAP") for row in self.rows)])
-        return Table(f"{self.caption}: average precision, %", ["", *(row.name for row in self.rows)], rows)
+        return self._table("average precision of the best epoch, %", columns)
 
     def _localization(self) -> Table:
-        def over_pairs(row: CompletedRuns, *columns: str) -> list[Number]:
-            return [row.mean("localization", "over_pairs", column) for column in columns]
-
         first = self.rows[0]
         near = f"within {first.results[0]['localization'].get('tolerance')}"
-        rows = []
-        for row in self.rows:
-            shares = over_pairs(row, row.keypoints, f"{row.keypoints} {near}", ARG_MAX, "energy", "empty")
-            rows.append([row.name, *shares, row.mean("localization", "strength")])
-        uniform = over_pairs(first, "uniform", f"uniform {near}")
-        rows.append(["chance: centre", *over_pairs(first, "centre", f"centre {near}"), "–", "–", "–", "–"])
-        rows.append(["chance: uniform", *uniform, uniform[0], uniform[0], "–", "–"])
-        columns = ["", "own keypoint in a box", f"{near} px", "map's arg-max in a box", "map's energy in boxes"]
-        columns += ["empty maps", "strongest feature"]
-        return Table(f"{self.caption}: object-awareness, % of (image, class) pairs", columns, rows)
+        own = [(row, row.keypoints, f"{row.keypoints} {near}", ARG_MAX, "energy", "empty") for row in self.rows]
+        centre = (first, "centre", f"centre {near}", "", "", "")  # "": has none
+        uniform = (first, "uniform", f"uniform {near}", "uniform", "uniform", "")
+        cells = (*own, centre, uniform)
+        rows = [[row.mean("localization", "over_pairs", name) for name in names] for row, *names in cells]
+        best = {"own keypoint in a box": max, f"{near} px": max, "map's arg-max in a box": max}
+        best |= {"map's energy in boxes": max, "empty maps": min}
+        pairs = zip(best.items(), zip(*rows, strict=True), strict=True)
+        columns = [Column(title, values, better) for (title, better), values in pairs]
+        strength = [*(row.mean("localization", "strength") for row in self.rows), Number(), Number()]
+        columns.append(Column("strongest feature", strength))
+        chance = ("chance: centre", "chance: uniform")
+        return self._table("object-awareness, % of (image, class) pairs", columns, references=chance)
 
     def _cost(self) -> Table:
-        units = {"training_seconds": 60, "evaluation_seconds": 60, "training_gib": 1}
-        rows = [[row.name, *(row.used(name, unit) for name, unit in units.items())] for row in self.rows]
-        columns = ["", "training, min", "evaluation, min", "peak memory, GiB"]
-        return Table(f"{self.caption}: time and resident memory of a run", columns, rows)
+        units = {"training, min": ("training_seconds", 60), "evaluation, min": ("evaluation_seconds", 60)}
+        units |= {"peak memory, GiB": ("training_gib", 1)}
+        columns = [Column(title, [row.used(*key) for row in self.rows], form=".1f") for title, key in units.items()]
+        return self._table("time and resident memory of a run", columns)
 
     def charts(self) -> dict[str, "Figure"]:
         """Return the pictures by suffix of their file names."""
@@ -185,35 +203,31 @@ class TableSection:
         return [f"run {number}" for number in range(1, runs + 1)], values
 
 
-def write_study(folder: Path, title: str, sections: list[TableSection]) -> list[Path]:
-    """Write all tables (Markdown, CSV, LaTeX), pictures, and a page that shows them; return the page and pictures."""
+def write_study(folder: Path, title: str, sections: list[TableSection]) -> list[str]:
+    """Write all tables (Markdown, CSV, LaTeX), pictures, and a page that shows them; return what to print."""
     page = [f"# {title}\n", *_origin(sections)]
-    pictures = []
+    written, shown = [folder / "tables.md"], []
     for section in sections:
         page.append(f"## {markdown_cell(section.caption)}\n")
-        for suffix, table in section.tables().items():
+        tables = section.tables()
+        shown += ["", tables[""].caption, tables[""].text()]
+        for suffix, table in tables.items():
             table.write(folder / f"{section.name}{suffix}")
-            page.append(f"{markdown_cell(table.caption)}.\n\n{table.markdown()}")
+            page.append(f"{markdown_cell(table.caption)}\n\n{table.markdown()}")
         for suffix, picture in section.charts().items():
-            pictures.append(folder / f"{section.name}_{suffix}.png")
-            write_picture(pictures[-1], picture)
-            page.append(f"![{section.caption}, {suffix}]({pictures[-1].name})\n")
-    write_text(folder / "tables.md", "\n".join(page))
-    return [folder / "tables.md", *pictures]
+            written.append(folder / f"{section.name}_{suffix}.png")
+            write_picture(written[-1], picture)
+            page.append(f"![{section.caption}, {suffix}]({written[-1].name})\n")
+    write_text(written[0], "\n".join(page))
+    return [*(f"written: {path}" for path in written), *shown]
 
 
 def _origin(sections: list[TableSection]) -> list[str]:
     made, row = provenance(), sections[0].rows[0]
-    results = row.results
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     chosen = "the images that it is evaluated on, as in the official code"
     if "select_map" in row.histories[0]["validation"][-1]:
         chosen = "images apart from those that it is evaluated on; optimism: what choosing it on these would add"
-    return [
-        f"`{made['command']}`\n",
-        f"Runs per row: {len(results)}. Evaluated on the {results[0]['images']:,} images of {results[0]['split']}; "
-        f"chance {results[0]['chance']:.2f} mAP. Where a row has several runs, values are mean ± standard deviation. "
-        f"The best epoch is chosen on {chosen}; "
-        '"last epoch" is free of that choice. 95 % and p: over images and runs; p (Holm): over all rows.\n',
-        f"Commit {made['commit']}; {versions}.\n",
-    ]
+    chance = f"Chance is {row.results[0]['chance']:.2f} mAP."
+    choice = f"{chance} The best epoch is chosen on {chosen}; the last is free of that choice.\n"
+    return [f"`{made['command']}`\n", choice, f"Commit {made['commit']}; {versions}.\n"]

@@ -13,6 +13,7 @@ MARKDOWN = re.compile(r"[\\`*\[\]<>|~&$]|(?<!\w)_|_(?!\w)")  # an underscore wit
 LATEX_ESCAPES = {letter: f"\\{letter}" for letter in "%&_#${}"}
 LATEX_ESCAPES |= {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
 LATEX_ESCAPES |= {"±": r"$\pm$", "−": "$-$", "…": r"\dots{}", "–": "--", "<": "$<$", ">": "$>$", "|": "$|$"}
+LATEX_ESCAPES |= {"†": r"$^\dagger$", "[": "{[}", "*": "{*}"}  # a [ or * after \\ would be an argument of it
 
 
 def fixed_width_table(rows: Sequence[Sequence[str]], widths: Sequence[int]) -> str:
