@@ -67,7 +67,8 @@ def measure(config: Config, evaluated: Evaluated, base: Path) -> list[str]:
     tables, figures = {"": metrics_csv(class_names, metrics)}, {}
     if config.check_labels:
         predicted = scored.probabilities > threshold
-        more, tables[LABELS], tables[CLASS_PAIRS], figures[LABELS] = label_report(scored, labels, counted, predicted)
+        found = label_report(scored, labels, counted, predicted, config.column)
+        more, tables[LABELS], tables[CLASS_PAIRS], figures[LABELS] = found
         text += f"\n\n{more}"
     result = summary(config, scored, metrics, interval)
     if localization:

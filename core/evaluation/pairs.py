@@ -60,6 +60,19 @@ class PresentClasses:
         return Pairs(*(each.to(device) for each in (image, label, shown > 0, region, boxes[:, :4], boxes[:, 4])))
 
 
+def visible_boxes(
+    objects: list[VOCObject], size: tuple[int, int], image_size: int, resize: bool
+) -> list[tuple[int, Box]]:
+    """Return the class and the box on the canvas of an image's objects that have a box in sight.
+
+    Args:
+        size: (height, width) of the image; image_size, resize: see `PresentClasses`.
+    """
+    place = fitted_box(size, image_size) if resize else (0, 0, *size)
+    found = [(item.class_index, visible_box(item, size, place, image_size)) for item in objects if item.box]
+    return [(label, box) for label, box in found if box]
+
+
 def visible_box(item: VOCObject, size: tuple[int, int], place: Box, image_size: int) -> Box | None:
     """Return an object's box on the canvas, with partly covered pixels; None if it is out of sight.
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from core.cam import make_cam
+from core.evaluation.pairs import Box
 from core.keypoints import resize_cams, strongest_peaks
 from core.networks import Classifier
 from core.puzzle import cut_tiles, merge_tiles
@@ -19,13 +20,13 @@ from tools.data.datasets import Letterboxed
 from tools.data.transforms import Normalization, denormalize
 from tools.metrics.reports import Prediction
 from tools.pictures import panels
-from tools.pictures.panels import BAR, PANEL
+from tools.pictures.panels import BAR, PANEL, panel_side
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = 4  # panels in a row
-SHORTEST = 80  # height of a panel, pixels: a color bar needs it
+SHORTEST = 120  # height of a panel, pixels: a color bar needs it
 
 
 class Example(NamedTuple):
@@ -37,17 +38,22 @@ class Example(NamedTuple):
     shown: torch.Tensor  # index of the class that the image is cut for [1]
     title: str  # of that class
     normalization: Normalization | None = None  # of the image
+    boxes: list[tuple[int, Box]] = []  # of annotated objects, each after the index of its class
 
 
-def draw_strategies(examples: list[Example], options: Options, own: Keypoints | None = None) -> Figure:
+def draw_strategies(
+    examples: list[Example], options: Options, own: Keypoints | None = None, panel_size: int = PANEL
+) -> Figure:
     """Draw the paper's figure 2: a row per image, and in it the keypoint and the cut of each strategy.
 
-    `own`, the checkpoint's keypoints, have a panel of their own if they are not those of one of the four strategies.
+    A panel also has the boxes of the classes whose map it shows. `own`, the checkpoint's keypoints, have a panel of
+    their own if they are not those of one of the four strategies.
     """
     drawn = [KEYPOINTS[name] for name in STRATEGIES]
     if own is not None and own not in drawn:
         drawn.append(own)
-    figure, grid = panels.panel_grid(len(examples), [PANEL] * len(drawn) + [BAR])
+    side, dpi = panel_side(panel_size)
+    figure, grid = panels.panel_grid(len(examples), [side] * len(drawn) + [BAR], side, dpi=dpi)
     for example, row in zip(examples, grid, strict=True):
         picture = denormalize(example.image, example.normalization).numpy()
         size = len(picture)
@@ -55,6 +61,7 @@ def draw_strategies(examples: list[Example], options: Options, own: Keypoints | 
             classes = example.present if keypoints.per_image else example.shown
             joined = example.cams[classes].amax(0, keepdim=True)
             heat = panels.show_overlay(axes, picture, resize_cams(joined, size)[0].cpu().numpy())
+            panels.draw_boxes(axes, [box for index, box in example.boxes if index in classes])
             if keypoints.name.startswith("cTopk"):
                 coordinates, _, exists = strongest_peaks(joined, size, options.topk)
                 panels.draw_points(axes, coordinates[exists].tolist())
@@ -65,12 +72,15 @@ def draw_strategies(examples: list[Example], options: Options, own: Keypoints | 
 
 
 @torch.no_grad()
-def draw_tiles(network: Classifier, examples: list[Example], keypoints: Keypoints, options: Options) -> Figure:
+def draw_tiles(
+    network: Classifier, examples: list[Example], keypoints: Keypoints, options: Options, panel_size: int = PANEL
+) -> Figure:
     """Draw a row per image: its cut, its tiles, the map of the whole, the map merged from the tiles, their difference.
 
     The network, in evaluation mode, sees the tiles as it sees the whole image.
     """
-    figure, grid = panels.panel_grid(len(examples), [PANEL] * 4 + [BAR, PANEL, BAR])
+    side, dpi = panel_side(panel_size)
+    figure, grid = panels.panel_grid(len(examples), [side] * 4 + [BAR, side, BAR], side, dpi=dpi)
     for example, row in zip(examples, grid, strict=True):
         image, size = example.image[None], example.image.shape[-1]
         features = network(image, features_only=True)[1]
@@ -82,12 +92,14 @@ def draw_tiles(network: Classifier, examples: list[Example], keypoints: Keypoint
         largest = max(abs(merged - whole).max(), 1e-12)
 
         panels.show_image(row[0], denormalize(example.image, example.normalization).numpy())
+        panels.draw_boxes(row[0], [box for index, box in example.boxes if index in example.shown])
         panels.draw_cut(row[0], cut[0].tolist())
         panels.show_tiles(row[1], denormalize(tiles[0], example.normalization).numpy())
         panels.show_map(row[2], whole, low, high)
-        panels.color_bar(row[4], panels.show_map(row[3], merged, low, high), f"{low:.1f}", f"{high:.1f}")
+        values = panels.show_map(row[3], merged, low, high)
+        panels.color_bar(row[4], values, f"{low:.1f}", f"{high:.1f}", "map, not scaled")
         difference = panels.show_map(row[5], merged - whole, -largest, largest, signed=True)
-        panels.color_bar(row[6], difference, f"-{largest:.1f}", f"+{largest:.1f}")
+        panels.color_bar(row[6], difference, f"-{largest:.1f}", f"+{largest:.1f}", "difference")
         titles = (f"cut for {example.title}", "four tiles, resized", "map of the whole", "map of the tiles, merged")
         for axes, title in zip(row[[0, 1, 2, 3, 5]], (*titles, "merged minus whole"), strict=True):
             panels.caption(axes, title)
@@ -95,7 +107,12 @@ def draw_tiles(network: Classifier, examples: list[Example], keypoints: Keypoint
 
 
 def draw_prediction(
-    item: Letterboxed, upright: Image.Image, cams: torch.Tensor, predictions: list[Prediction], note: str = ""
+    item: Letterboxed,
+    upright: Image.Image,
+    cams: torch.Tensor,
+    predictions: list[Prediction],
+    note: str = "",
+    panel_size: int = PANEL,
 ) -> Figure:
     """Draw an image and, for each prediction, its map with the keypoint and the cut.
 
@@ -104,12 +121,13 @@ def draw_prediction(
         cams: of the predictions `[C, n, n]`.
         note: a caption of the image, whose name is then the figure's title.
     """
-    upright.thumbnail((2 * PANEL, 2 * PANEL), reducing_gap=3.0)
+    upright.thumbnail((2 * panel_size, 2 * panel_size), reducing_gap=3.0)
     picture = np.asarray(upright)
     name, count = Path(item.path).name, 1 + len(predictions)
     columns, rows = min(count, COLUMNS), math.ceil(count / COLUMNS)
-    height = max(SHORTEST, round(PANEL * item.size[0] / max(item.size)))
-    figure, grid = panels.panel_grid(rows, [PANEL] * columns + [BAR], height, title=name if note else "")
+    side, dpi = panel_side(panel_size)
+    height = max(SHORTEST, round(side * item.size[0] / max(item.size)))
+    figure, grid = panels.panel_grid(rows, [side] * columns + [BAR], height, name if note else "", dpi)
     axes = grid[:, :columns].flat
     panels.show_image(axes[0], picture, item.size)
     panels.caption(axes[0], note or name)

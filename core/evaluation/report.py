@@ -8,18 +8,18 @@ import numpy as np
 import torch
 
 from core.cam import make_cam
-from core.evaluation.pairs import visible_box
+from core.evaluation.pairs import visible_boxes
 from core.evaluation.panels import draw_example
 from tools.data.annotations import VOCObject
 from tools.data.datasets import VOCImages
 from tools.data.images import upright_size
-from tools.data.transforms import fitted_box
 from tools.metrics.bootstrap import Interval
 from tools.metrics.calibration import reliability
+from tools.metrics.curves import precision_recall_figure
 from tools.metrics.labels import label_report, suspicious_labels
 from tools.metrics.multilabel import MEANS, Metrics
 from tools.metrics.scores import Scores
-from tools.pictures.charts import MOST_CURVES, Line, curve_grid, line_charts
+from tools.pictures.charts import Line, line_charts
 from tools.pictures.report import Picture, Section, embedded, write_page
 
 ERRORS = 12  # misses, and as many false alarms
@@ -93,20 +93,10 @@ def _classes(found: Evaluation) -> Section:
 
 
 def _curves(found: Evaluation) -> Section:
-    from sklearn.metrics import precision_recall_curve
-
-    averages = found.metrics.per_class["AP"]
-    worst = [v for v in np.argsort(averages, kind="stable") if not np.isnan(averages[v])][:MOST_CURVES]
-    charts = {}
-    for v in sorted(worst):
-        use = found.counted[:, v]
-        precision, recall, _ = precision_recall_curve(found.labels[use, v], found.scored.scores[use, v])
-        title = f"{found.scored.class_names[v]}, AP {averages[v]:.1f}"
-        charts[title] = Line(title, (100 * recall).tolist(), (100 * precision).tolist())
-    left_out = f"The {MOST_CURVES} classes with the lowest AP." if len(worst) < (~np.isnan(averages)).sum() else ""
-    figure = curve_grid(charts, "recall, %", "precision, %")
-    described = f"A precision-recall curve for each of {len(charts)} classes; the table above has their AP."
-    return Section("Precision and recall", left_out, pictures=[Picture(embedded(figure), described)])
+    scored = found.scored
+    figure = precision_recall_figure({"": (scored.scores, found.labels, found.counted)}, scored.class_names)
+    described = "A precision-recall curve for each class; the table above has their AP."
+    return Section("Precision and recall", pictures=[Picture(embedded(figure), described)])
 
 
 def _calibration(found: Evaluation) -> Section:
@@ -173,7 +163,6 @@ def draw_errors(
         pixels = images[row][0]
         cam = None if features_of is None else make_cam(features_of(pixels[None])[0].float())[v]
         width, height = upright_size(images.paths[row])
-        place = fitted_box((height, width), len(pixels)) if resize else (0, 0, height, width)
-        found = (visible_box(item, (height, width), place, len(pixels)) for item in objects[row] if item.box)
-        pictures[row, v] = embedded(draw_example(np.asarray(pixels), cam, [box for box in found if box]), "jpg")
+        boxes = [box for _, box in visible_boxes(objects[row], (height, width), len(pixels), resize)]
+        pictures[row, v] = embedded(draw_example(np.asarray(pixels), cam, boxes), "jpg")
     return pictures

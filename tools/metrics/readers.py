@@ -12,6 +12,7 @@ from tools.data.devkit import read_class_names
 from tools.metrics.multilabel import DIFFICULT
 from tools.metrics.scores import Scores, read_scores
 from tools.metrics.submission import CLASSES, read_submission
+from tools.pictures.figure import COLUMN_HELP, WIDTHS
 from tools.system.command_line import Arguments, argument
 from tools.system.errors import UserError, first_few
 from tools.system.files import read_json, reason, require_regular_file
@@ -27,10 +28,7 @@ class ScoreArguments(Arguments):
 
     difficult: str = argument("positive", "what a class shown only as difficult objects is", choices=DIFFICULT)
     class_file: Path | None = argument(None, "class_names of a table that does not name its classes")
-    seed: int = argument(0, "of everything that is drawn", least=0)
-    out: Path | None = argument(
-        None, "result files without suffix (default in experiments/evaluation)", names_file=True
-    )
+    column: str = argument("screen", COLUMN_HELP, choices=WIDTHS)
 
     def read(self, path: Path, first: Scores | None = None) -> Scores:
         """Read scores that have labels, with the classes of those that were read first.
@@ -43,6 +41,16 @@ class ScoreArguments(Arguments):
             return scored.of_classes(first.class_names) if first else scored
         except UserError as error:
             raise UserError(f"compared with the first file, {path} has {error}") from error
+
+
+@dataclass(frozen=True)
+class MeasuringArguments(ScoreArguments):
+    """Those of programs that draw samples, and write several files."""
+
+    seed: int = argument(0, "of everything that is drawn", least=0)
+    out: Path | None = argument(
+        None, "result files without suffix (default in experiments/evaluation)", names_file=True
+    )
 
 
 def read_labeled(path: Path, class_names: list[str] | None = None) -> Scores:

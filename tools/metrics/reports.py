@@ -10,7 +10,7 @@ import numpy as np
 from tools.metrics.average_precision import DEFINITIONS
 from tools.metrics.bootstrap import Interval
 from tools.metrics.multilabel import MEANS, TOP, Metrics
-from tools.pictures.figure import write_picture
+from tools.pictures.figure import save_beside
 from tools.system.files import (
     check_writable,
     provenance,
@@ -105,8 +105,7 @@ def write_results(
         write_text(path, content)
     write_json(paths[-1], json.loads(json.dumps({**result, **made}, default=lambda array: array.tolist())))
     for suffix, figure in (figures or {}).items():
-        paths.append(base.with_name(f"{base.name}{suffix}.png"))
-        write_picture(paths[-1], figure)
+        paths += save_beside(base.with_name(base.name + suffix), figure)
     return [text, *(f"written: {path}" for path in paths)]
 
 

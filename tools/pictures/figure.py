@@ -11,6 +11,7 @@ import unicodedata
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,59 +19,62 @@ import numpy as np
 
 from tools.data.images import opened_image
 from tools.system.errors import UserError, first_few
-from tools.system.files import replace_file
+from tools.system.files import replace_file, result_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
+STYLE = Path(__file__).with_name("style.mplstyle")
+# A figure's width with one chart in a row, and with two, inches: on a screen, and in the columns of a paper.
+WIDTHS = {"screen": (6.4, 12.8), "single": (3.5,), "double": (7.2, 7.2)}
+PRINT_LETTERS, PRINT_DPI = 8, 300  # points; of the pixels of a PNG
+COLUMN_HELP = "size of charts: screen, or in print (8 pt) single or double column, 3.5 or 7.2 inches wide"
 RECORD = "Description"  # of a PNG: what the picture was made with, as JSON
 SUFFIXES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")
-DPI = 100
+DPI = 100  # of a screen, whose pixels lengths are given in
 POINTS = 72 / DPI  # per pixel
 MAX_SIDE = 65_000  # pixels, that every format and matplotlib can have
-FONT_SIZE = 14.0  # points: capitals are 14 pixels high
-# matplotlib's own font first; the others (Linux, macOS, Windows) have the Chinese, Japanese and Korean characters that
-# it lacks. Any other font is taken where these lack a character.
-FONTS = ["DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei"]
-FONTS += ["WenQuanYi Micro Hei", "PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Arial Unicode MS"]
-FONTS += ["Microsoft YaHei", "Yu Gothic", "Malgun Gothic"]
-_families = FONTS[:1]  # in use, and more of them when a text needs one
+_families = ["DejaVu Sans"]  # in use, and more of them when a text needs one
 _family_of: dict[str, str | None] = {}  # by letter, as far as they were looked for; None: no font has it
 
 
 @contextmanager
-def style() -> Iterator[None]:
-    """Set letters and fonts while a figure is built or rendered, and leave the caller's matplotlib as it is."""
+def style(column: str = "screen") -> Iterator[None]:
+    """Set `STYLE` while a figure is built or rendered, and leave the caller's matplotlib as it is."""
     import matplotlib
 
-    settings = {
-        "font.family": _families,
-        "font.size": FONT_SIZE,
-        "axes.titlesize": FONT_SIZE,
-        "text.parse_math": False,  # a class or a file may be called "$a$"
-        "text.usetex": False,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "svg.fonttype": "none",  # text stays text
-        "pdf.fonttype": 42,
-    }
+    settings = {**_style_file(), "font.family": _families}
+    if column != "screen":
+        shrunk = PRINT_LETTERS / settings["font.size"]
+        settings |= {name: shrunk * value for name, value in settings.items() if isinstance(value, float)}
+        settings["figure.dpi"] = PRINT_DPI
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # `printable` has said so
         yield
 
 
-def new_figure(width: float, height: float, **options: str) -> Figure:
-    """Return an empty white figure of this size in pixels, at most `MAX_SIDE`."""
+@cache
+def _style_file() -> dict[str, Any]:
+    import matplotlib
+
+    return dict(matplotlib.rc_params_from_file(STYLE, use_default_template=False))
+
+
+def new_figure(width: float, height: float, dpi: float | None = None, **options: str) -> Figure:
+    """Return an empty figure of these sides in pixels of a screen, at most `MAX_SIDE`; `dpi` None: the style's."""
+    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    if max(width, height) > MAX_SIDE:
-        raise UserError(
-            f"a picture of {width:.0f} × {height:.0f} pixels is too large (at most {MAX_SIDE:,}): show less"
-        )
-    figure = Figure((width / DPI, height / DPI), dpi=DPI, facecolor="white", **options)
+    dpi = dpi or matplotlib.rcParams["figure.dpi"]
+    width, height = width / DPI, height / DPI
+    if max(width, height) * dpi > MAX_SIDE:
+        size = f"{width * dpi:.0f} × {height * dpi:.0f}"
+        raise UserError(f"a picture of {size} pixels is too large (at most {MAX_SIDE:,}): show less")
+    figure = Figure((width, height), dpi=dpi, **options)
     FigureCanvasAgg(figure)  # measures text
+    figure.column = "screen"  # whose style it is rendered in
     return figure
 
 
@@ -92,12 +96,14 @@ def printable(text: str) -> str:
 
 
 def _look_for(letters: set[str]) -> None:
-    """Note the font family of each letter: the first of `FONTS` that has it, or any other that is installed."""
+    """Note the font family of each letter: the first of the style that has it, or any other that is installed."""
+    from matplotlib import rcParams
     from matplotlib.font_manager import fontManager
     from matplotlib.ft2font import FT2Font
 
+    preferred = {name: rank for rank, name in enumerate(rcParams["font.sans-serif"])}
     fonts = [font for font in fontManager.ttflist if "Last Resort" not in font.name]  # it has boxes for everything
-    for font in sorted(fonts, key=lambda font: FONTS.index(font.name) if font.name in FONTS else len(FONTS)):
+    for font in sorted(fonts, key=lambda font: preferred.get(font.name, len(preferred))):
         with suppress(OSError, RuntimeError):  # a font may have been removed, or be damaged
             face = FT2Font(font.fname)
             found = {letter for letter in letters if face.get_char_index(ord(letter))}
@@ -112,17 +118,17 @@ def _look_for(letters: set[str]) -> None:
 
 
 def fit_text(text: Text, width: float) -> None:
-    """Shorten a drawn text in its middle until it is at most `width` pixels wide."""
+    """Shorten a drawn text in its middle until it is at most `width` pixels of a screen wide."""
     whole = text.get_text()
     kept = len(whole)
-    while kept > 1 and text.get_window_extent().width > width:
+    while kept > 1 and text.get_window_extent().width * DPI / text.figure.dpi > width:
         kept -= 1
         text.set_text(whole[: (kept + 1) // 2] + "…" + whole[len(whole) - kept // 2 :])
 
 
 def rgb_array(figure: Figure) -> np.ndarray:
     """Return the figure as pixels, uint8 `[h, w, 3]`."""
-    with style():
+    with style(figure.column):
         figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
 
@@ -135,8 +141,24 @@ def write_picture(path: Path, figure: Figure, made_with: dict[str, Any] | None =
     check_picture_path(path)
     kind = path.suffix[1:].lower()
     about = {"metadata": {RECORD: json.dumps(made_with)}} if made_with and kind == "png" else {}
-    with style():
+    with style(figure.column):
         replace_file(path, lambda temporary: figure.savefig(temporary, format=kind, **about))
+
+
+def save_picture(path: Path | None, default: Path, figure: Figure, made_with: dict[str, Any]) -> None:
+    """Write a figure to `path`, or to `default` unless that was `made_with` other settings, and say where it is."""
+    path = path or result_path(default, made_with, recorded_in_picture)
+    write_picture(path, figure, made_with)
+    print(f"written: {path}")
+
+
+def save_beside(base: Path, figure: Figure) -> list[Path]:
+    """Write a figure that belongs to results as `base`.png, one for print also as .pdf; return the paths."""
+    suffixes = [".png"] if figure.column == "screen" else [".png", ".pdf"]
+    paths = [base.with_name(f"{base.name}{suffix}") for suffix in suffixes]
+    for path in paths:
+        write_picture(path, figure)
+    return paths
 
 
 def recorded_in_picture(path: Path) -> dict[str, Any] | None:
