@@ -7,7 +7,7 @@
 Writes a table (CSV and JSON) of each image's predicted classes, their scores and keypoints in the image's own pixels,
 and with --pictures a picture of each image under the class activation maps of its classes. Instead, --compare draws
 the four strategies side by side on a few images (the paper's figure 2), and --tiles the four tiles of an image and the
-map merged from them; both also take a labeled split. The description beside the checkpoint says how it was trained.
+map merged from them; both also take a labeled split, whose boxes they show. The description beside the checkpoint says how it was trained.
 """
 
 import itertools
@@ -26,16 +26,18 @@ from tqdm import tqdm
 from core.cam import make_cam
 from core.evaluation.classifier import Result, TrainedClassifier, load_classifier, predicted_classes
 from core.evaluation.loading import check_image_size
+from core.evaluation.pairs import visible_boxes
 from core.evaluation.panels import Example, draw_strategies, draw_tiles
 from core.evaluation.prediction import PRECISIONS, autocast
 from core.strategy import STRATEGIES
 from tools.data.datasets import VOCClassification, preprocess
-from tools.data.images import find_images
+from tools.data.images import find_images, upright_size
 from tools.data.transforms import evaluation_transform, normalize
 from tools.metrics.reports import PredictionTable, prediction_paths, recorded_predictions
 from tools.metrics.scores import SCORE_SUFFIXES, write_score_file
 from tools.metrics.thresholds import recorded_thresholds
-from tools.pictures.figure import check_picture_path, recorded_in_picture, write_picture
+from tools.pictures.figure import check_picture_path, save_picture, write_picture
+from tools.pictures.panels import LARGEST, PANEL, SMALLEST
 from tools.runs.folder import Folder, checkpoint_path
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, advice, first_few, printable, quoted, run_main
@@ -70,6 +72,7 @@ class Config(Arguments):
     pictures: str | None = _output(None, PICTURES_HELP, bare="", metavar="FOLDER")
     compare: bool = _drawing(False, "draw the four strategies side by side instead")
     tiles: bool = _drawing(False, "draw tiles and merged maps instead")
+    panel_size: int = _output(PANEL, "longer side of an image in a picture, pixels", least=SMALLEST, most=LARGEST)
     out: Path | None = _output(None, OUT_HELP, names_file=True)
     scores_out: Path | None = _output(None, SCORES_HELP, metavar="FILE", names_file=True)
     quiet: bool = _output(False, "no line per image")
@@ -143,7 +146,7 @@ def predict_images(model: TrainedClassifier, config: Config) -> int:
             if not config.quiet:
                 tqdm.write(line_of(result, labels))
             if folder is not None:
-                drawn = draw_result(result, labels, folder / unused_name(result.path, used))
+                drawn = draw_result(result, labels, folder / unused_name(result.path, used), config.panel_size)
                 more, undrawn = {"picture": drawn} if drawn else {}, undrawn + (not drawn)
             table.add(result.path, result.size, result.predictions(labels), **more)
     print(f"written: {table.paths[0]} and {table.paths[1]}" + (f", pictures in {folder}" if folder else ""))
@@ -162,10 +165,10 @@ def line_of(result: Result, labels: list[str]) -> str:
     return printable(f"{result.path}: {found if labels else f'none (strongest: {found})'}")
 
 
-def draw_result(result: Result, labels: list[str], path: Path) -> str:
+def draw_result(result: Result, labels: list[str], path: Path, panel_size: int) -> str:
     """Write the picture of an image's classes; return its path, or "" if it failed, which a line then says."""
     try:
-        write_picture(path, result.plot(*labels))
+        write_picture(path, result.plot(*labels, panel_size=panel_size))
         return str(path)
     except Exception as error:  # whatever Pillow, matplotlib or the disk refuse: the table matters more
         tqdm.write(f"no picture of {printable(result.path)}: {printable(reason(error))}", file=sys.stderr)
@@ -191,7 +194,7 @@ def draw_examples(model: TrainedClassifier, config: Config) -> int:
     if config.tiles and model.keypoints is None:
         raise UserError(f"--tiles: {model.checkpoint} was trained without keypoints: name a strategy with --strategy")
     examples = []
-    for image, present in read_examples(model, config):
+    for image, present, boxes in read_examples(model, config):
         image = image.to(model.device)
         with autocast(model.device, config.amp):
             logits, features = model.network(image[None])
@@ -202,30 +205,28 @@ def draw_examples(model: TrainedClassifier, config: Config) -> int:
         shown = present[logits[present].argmax()][None]
         title = f"{model.class_names[shown]} {torch.sigmoid(logits[shown]).item():.2f}"
         cams, normalization = make_cam(features[0].float()), model.description.normalization
-        examples.append(
-            Example(image, cams, *(index.to(model.device) for index in (present, shown)), title, normalization)
-        )
+        indices = (index.to(model.device) for index in (present, shown))
+        examples.append(Example(image, cams, *indices, title, normalization, boxes))
     if config.tiles:
-        figure = draw_tiles(model.network, examples, model.keypoints, model.options)
+        figure = draw_tiles(model.network, examples, model.keypoints, model.options, config.panel_size)
     else:
-        figure = draw_strategies(examples, model.options, model.keypoints)
-    about = settings_of(model, config) | {"count": config.count}
+        figure = draw_strategies(examples, model.options, model.keypoints, config.panel_size)
+    about = settings_of(model, config) | {"count": config.count, "panel_size": config.panel_size}
     default = Folder().picture(f"{'tiles' if config.tiles else 'keypoints'}_{model.checkpoint.stem}")
-    out = config.out or result_path(default, about, recorded_in_picture)
-    write_picture(out, figure, about)
-    print(f"written: {out}")
+    save_picture(config.out, default, figure, about)
     return 0
 
 
-def read_examples(model: TrainedClassifier, config: Config) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
-    """Yield the first `--count` images, `[3, S, S]`, each with the indices of its classes (None: those predicted)."""
+def read_examples(model: TrainedClassifier, config: Config) -> Iterator[tuple[torch.Tensor, torch.Tensor | None, list]]:
+    """Yield the first `--count` images, `[3, S, S]`, each with its classes (None: those predicted) and their boxes."""
     if config.images:
         with advice("check --images"):
             paths = find_images(config.images)[0][: config.count]
         for path in paths:
-            yield preprocess(path, model.image_size, model.description.normalization).canvas, None
+            yield preprocess(path, model.image_size, model.description.normalization).canvas, None, []
         return
-    transform = evaluation_transform(model.image_size, model.description.arguments.get("eval_resize") is True)
+    resize = model.description.arguments.get("eval_resize") is True
+    transform = evaluation_transform(model.image_size, resize)
     with advice("check --data_dir and --split; python3 -m tools.check_data lists every problem of a split"):
         dataset = VOCClassification(config.data_dir, config.split, model.class_names, transform)
     labeled = dataset.labels.any(1).nonzero()[: config.count, 0].tolist()
@@ -233,7 +234,9 @@ def read_examples(model: TrainedClassifier, config: Config) -> Iterator[tuple[to
         raise UserError(f"no image of split '{config.split}' has a label")
     for index in labeled:
         pixels, labels, _ = dataset[index]
-        yield normalize(pixels, model.description.normalization), labels.nonzero()[:, 0]
+        width, height = upright_size(dataset.paths[index])
+        boxes = visible_boxes(dataset.objects(index), (height, width), model.image_size, resize)
+        yield normalize(pixels, model.description.normalization), labels.nonzero()[:, 0], boxes
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from core.strategy import STRATEGIES, Crops
 from core.training.config import Config as TrainingConfig
 from core.training.config import accepted, parse_config
 from tools.data.devkit import read_class_names, read_split
+from tools.pictures.figure import COLUMN_HELP, WIDTHS
 from tools.reproduction.presets import PRESETS
 from tools.reproduction.series import Experiment, environment
 from tools.reproduction.study import CompletedRuns, TableSection, write_study
@@ -124,6 +125,7 @@ class Config(Arguments):
     tables: tuple[str, ...] = argument(TABLES, _TABLES_HELP, parse=_comma_separated, metavar="NAMES")
     rows: tuple[str, ...] | None = argument(None, _ROWS_HELP, parse=_comma_separated, metavar="FILES")
     out: Path | None = argument(None, "folder of runs and tables (default: reproduction/PRESET)")
+    column: str = argument("screen", COLUMN_HELP, choices=WIDTHS)
     dry_run: bool = argument(False, "list the runs and estimate how long they take")
 
     def check(self) -> None:
@@ -288,7 +290,7 @@ class Study:
 
         sections = [TableSection(one.name, one.caption, [*map(read, one.rows)]) for one in self.comparisons]
         title = f"Preset {self.config.preset}: {self.preset.about}"
-        for path in write_study(self.out / "tables", title, sections):
+        for path in write_study(self.out / "tables", title, sections, self.config.column):
             print(f"written: {path}")
 
 

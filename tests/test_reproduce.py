@@ -23,7 +23,8 @@ from tools.data.annotations import read_annotation
 from tools.data.devkit import read_class_names
 from tools.metrics.multilabel import binary_labels
 from tools.metrics.scores import read_scores
-from tools.pictures.charts import MOST_LINES
+from tools.pictures.charts import MOST_LINES, bar_chart
+from tools.reproduction import study
 from tools.reproduction.presets import PRESETS
 from tools.reproduction.series import Experiment
 from tools.reproduction.study import CompletedRuns, TableSection, _read_result
@@ -397,6 +398,7 @@ def completed_runs(name: str, runs: int) -> CompletedRuns:
     shares = {f"{point}{end}": 10.0 for point in ("cMax", "centre", "uniform") for end in ("", " within 15")}
     result = {
         "means": {"mAP": 50.0, "mAP_VOC2010": 51.0},
+        "chance": 7.0,
         "average_precision": {"cat": 50.0},
         "localization": {"tolerance": 15, "strength": 1.0, "over_pairs": {**shares, "energy": 1.0, "empty": None}},
     }
@@ -409,20 +411,16 @@ def completed_runs(name: str, runs: int) -> CompletedRuns:
 
 @pytest.mark.parametrize(
     "runs, rows, charts",
-    [(1, 2, ["bars", "curves"]), (3, MOST_LINES, ["bars", "curves"]), (3, 9, ["bars", "curves", "curves_2"])],
+    [(1, 2, ["bars", "curves"]), (3, MOST_LINES, ["bars", "curves"]), (10, 9, ["bars", "curves", "curves_2"])],
 )
-def test_every_run_has_a_bar_and_every_row_a_curve(runs, rows, charts):
-    section = TableSection("a", "A", [completed_runs(f"row {row}", runs) for row in range(rows)])
-    labels, values = section.bars()
-    assert labels == [f"run {number}" for number in range(1, runs + 1)]
-    assert values == [[50.0] * runs] * rows
-    assert list(section.charts()) == charts
-
-
-def test_more_runs_than_colors_are_one_bar_that_says_so():
-    section = TableSection("a", "A", [completed_runs(name, 10) for name in ("plain", "cMax")])
-    assert section.bars() == (["mean of 10 runs"], [[50.0], [50.0]])
-    assert list(section.charts()) == ["bars", "curves"]
+def test_every_row_has_a_bar_with_its_deviation_and_a_curve(runs, rows, charts, monkeypatch):
+    section, drawn = TableSection("a", "A", [completed_runs(f"row {row}", runs) for row in range(rows)]), []
+    monkeypatch.setattr(study, "bar_chart", lambda *words, **more: drawn.append(words) or bar_chart(*words, **more))
+    assert list(section.charts("single")) == charts
+    ((_, (label,), names, values, deviations, chance),) = drawn
+    assert label == ("mAP" if runs == 1 else f"mean of {runs} runs ± standard deviation")
+    assert names == [f"row {row}" for row in range(rows)] and chance == [7.0] * rows
+    assert values == [[50.0]] * rows and np.array_equal(deviations, [[0.0 if runs > 1 else np.nan]] * rows, equal_nan=True)
 
 
 def test_the_optimism_is_that_of_runs_with_a_selection():

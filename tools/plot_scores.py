@@ -1,9 +1,9 @@
 """Figures of scores alone: precision–recall curves of one or several methods, or how often classes occur together.
 
-    python3 -m tools.plot_scores plain.npz cMax.npz --kind precision_recall --column double --out curves.pdf
-    python3 -m tools.plot_scores plain.npz --kind co_occurrence --out together.svg
+    python3 -m tools.plot_scores --scores plain.npz cMax.npz --kind precision_recall --column double --out curves.pdf
+    python3 -m tools.plot_scores --scores plain.npz --kind co_occurrence --out together.svg
 
-Scores are read as by evaluation's --scores; see docs/evaluation.md.
+All files that evaluation's --scores reads will do; see docs/evaluation.md.
 """
 
 from dataclasses import asdict, dataclass
@@ -24,7 +24,7 @@ KINDS = ("precision_recall", "co_occurrence")
 
 @dataclass(frozen=True)
 class Config(ScoreArguments):
-    scores: list[Path] = argument(help="scores and labels: .npz, .csv or .json", metavar="FILE", positional=True)
+    scores: list[Path] = argument(help="scores and labels: .npz, .csv or .json", metavar="FILE")
     kind: str = argument(KINDS[0], "co_occurrence: of the labels of the first file", choices=KINDS)
     out: Path | None = argument(None, "picture to write: .png, .jpg, .pdf or .svg (default: in experiments/pictures)")
 
@@ -38,10 +38,12 @@ class Config(ScoreArguments):
 
 
 def main() -> None:
-    config, methods = parse(Config, __doc__), {}
-    first = config.read(config.scores[0])
+    config, methods, first = parse(Config, __doc__), {}, None
     for path in config.scores:
         scored = config.read(path, first)
+        first = first or scored
+        if set(scored.ids) != set(first.ids):
+            raise UserError(f"{path} has other images than the first file: their curves do not compare")
         methods[printable(path.stem)] = (scored.scores, *binary_labels(scored.labels, config.difficult))
     if config.kind == "co_occurrence":
         shares = 100 * co_occurrence(*binary_labels(first.labels, config.difficult))[1]

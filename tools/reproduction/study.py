@@ -13,7 +13,7 @@ from tools.metrics.multilabel import binary_labels
 from tools.metrics.scores import read_scores
 from tools.metrics.significance import holm
 from tools.pictures.charts import MOST_LINES, Line, bar_chart, line_charts
-from tools.pictures.figure import write_picture
+from tools.pictures.figure import save_beside
 from tools.reproduction.series import Experiment
 from tools.reproduction.tables import Number, Table
 from tools.runs.folder import History, best_validation, epochs_of, numbers, read_histories, values_of
@@ -86,9 +86,9 @@ class CompletedRuns:
         return [Number.of([of_run[-1] for of_run in maps]), number, Number.of(highest - apart)]
 
     def curve(self, kind: str, name: str) -> Line:
-        """Return a learning curve, mean over the runs."""
-        values = [values_of(history, kind, name) for history in self.histories]
-        return Line(self.name, epochs_of(self.histories[0], kind), np.mean(values, axis=0).tolist())
+        """Return a learning curve, mean over the runs with their range."""
+        runs = [Line("", epochs_of(history, kind), values_of(history, kind, name)) for history in self.histories]
+        return Line.mean(self.name, runs)
 
 
 def _read_result(path: Path) -> dict[str, Any]:
@@ -165,27 +165,23 @@ class TableSection:
         columns = ["", "training, min", "evaluation, min", "peak memory, GiB"]
         return Table(f"{self.caption}: time and resident memory of a run", columns, rows)
 
-    def charts(self) -> dict[str, "Figure"]:
-        """Return the pictures by suffix of their file names."""
-        labels, values = self.bars()
-        pictures = {"bars": bar_chart(f"{self.caption}: mAP, %", labels, [row.name for row in self.rows], values)}
+    def charts(self, column: str = "screen") -> dict[str, "Figure"]:
+        """Return the pictures by suffix of their file names; for `column` see `tools.pictures.figure.WIDTHS`."""
+        runs, bars = len(self.rows[0].results), [row.mean("means", "mAP") for row in self.rows]
+        label = f"mean of {runs} runs ± standard deviation" if runs > 1 else "mAP"
+        names, chance = [row.name for row in self.rows], [row.mean("chance").mean for row in self.rows]
+        values, deviations = [[bar.mean] for bar in bars], [[bar.std] for bar in bars]
+        shown = ([label], names, values, deviations, chance)
+        pictures = {"bars": bar_chart(f"{self.caption}: mAP, %", *shown, column=column)}
         for start in range(0, len(self.rows), MOST_LINES):  # more curves in one chart could not be told apart
             number = f"_{start // MOST_LINES + 1}" if start else ""
             rows = self.rows[start : start + MOST_LINES]
             lines = {title: [row.curve(kind, name) for row in rows] for kind, name, title in CURVES}
-            pictures[f"curves{number}"] = line_charts(self.caption, "epoch", lines)
+            pictures[f"curves{number}"] = line_charts(self.caption, "epoch", lines, column=column)
         return pictures
 
-    def bars(self) -> tuple[list[str], list[list[float]]]:
-        """Return the bars' labels and, per row, the mAP of each run; only their mean if there are too few colors."""
-        values = [row.values("means", "mAP") for row in self.rows]
-        runs = len(values[0])
-        if runs > MOST_LINES:
-            return [f"mean of {runs} runs"], [[sum(row) / runs] for row in values]
-        return [f"run {number}" for number in range(1, runs + 1)], values
 
-
-def write_study(folder: Path, title: str, sections: list[TableSection]) -> list[Path]:
+def write_study(folder: Path, title: str, sections: list[TableSection], column: str = "screen") -> list[Path]:
     """Write all tables (Markdown, CSV, LaTeX), pictures, and a page that shows them; return the page and pictures."""
     page = [f"# {title}\n", *_origin(sections)]
     pictures = []
@@ -194,10 +190,9 @@ def write_study(folder: Path, title: str, sections: list[TableSection]) -> list[
         for suffix, table in section.tables().items():
             table.write(folder / f"{section.name}{suffix}")
             page.append(f"{markdown_cell(table.caption)}.\n\n{table.markdown()}")
-        for suffix, picture in section.charts().items():
-            pictures.append(folder / f"{section.name}_{suffix}.png")
-            write_picture(pictures[-1], picture)
-            page.append(f"![{section.caption}, {suffix}]({pictures[-1].name})\n")
+        for suffix, picture in section.charts(column).items():
+            pictures += save_beside(folder / f"{section.name}_{suffix}", picture)
+            page.append(f"![{section.caption}, {suffix}]({section.name}_{suffix}.png)\n")
     write_text(folder / "tables.md", "\n".join(page))
     return [folder / "tables.md", *pictures]
 
