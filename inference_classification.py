@@ -7,7 +7,8 @@
 Writes a table (CSV and JSON) of each image's predicted classes, their scores and keypoints in the image's own pixels,
 and with --pictures a picture of each image under the class activation maps of its classes. Instead, --compare draws
 the four strategies side by side on a few images (the paper's figure 2), and --tiles the four tiles of an image and the
-map merged from them; both also take a labeled split, whose boxes they show. The description beside the checkpoint says how it was trained.
+map merged from them; both also take a labeled split, whose boxes they show. The description beside
+the checkpoint says how it was trained.
 """
 
 import itertools
@@ -26,7 +27,7 @@ from tqdm import tqdm
 from core.cam import make_cam
 from core.evaluation.classifier import Result, TrainedClassifier, load_classifier, predicted_classes
 from core.evaluation.loading import check_image_size
-from core.evaluation.pairs import visible_boxes
+from core.evaluation.pairs import PresentClasses
 from core.evaluation.panels import Example, draw_strategies, draw_tiles
 from core.evaluation.prediction import PRECISIONS, autocast
 from core.strategy import STRATEGIES
@@ -36,8 +37,8 @@ from tools.data.transforms import evaluation_transform, normalize
 from tools.metrics.reports import PredictionTable, prediction_paths, recorded_predictions
 from tools.metrics.scores import SCORE_SUFFIXES, write_score_file
 from tools.metrics.thresholds import recorded_thresholds
-from tools.pictures.figure import check_picture_path, save_picture, write_picture
-from tools.pictures.panels import LARGEST, PANEL, SMALLEST
+from tools.pictures.figure import check_picture_path, recorded_in_picture, write_picture
+from tools.pictures.panels import PANEL
 from tools.runs.folder import Folder, checkpoint_path
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, advice, first_few, printable, quoted, run_main
@@ -72,7 +73,7 @@ class Config(Arguments):
     pictures: str | None = _output(None, PICTURES_HELP, bare="", metavar="FOLDER")
     compare: bool = _drawing(False, "draw the four strategies side by side instead")
     tiles: bool = _drawing(False, "draw tiles and merged maps instead")
-    panel_size: int = _output(PANEL, "longer side of an image in a picture, pixels", least=SMALLEST, most=LARGEST)
+    panel_size: int = _output(PANEL, "longer side of an image in a picture, pixels", least=100, most=3000)
     out: Path | None = _output(None, OUT_HELP, names_file=True)
     scores_out: Path | None = _output(None, SCORES_HELP, metavar="FILE", names_file=True)
     quiet: bool = _output(False, "no line per image")
@@ -213,17 +214,19 @@ def draw_examples(model: TrainedClassifier, config: Config) -> int:
         figure = draw_strategies(examples, model.options, model.keypoints, config.panel_size)
     about = settings_of(model, config) | {"count": config.count, "panel_size": config.panel_size}
     default = Folder().picture(f"{'tiles' if config.tiles else 'keypoints'}_{model.checkpoint.stem}")
-    save_picture(config.out, default, figure, about)
+    out = config.out or result_path(default, about, recorded_in_picture)
+    write_picture(out, figure, about)
+    print(f"written: {out}")
     return 0
 
 
-def read_examples(model: TrainedClassifier, config: Config) -> Iterator[tuple[torch.Tensor, torch.Tensor | None, list]]:
+def read_examples(model: TrainedClassifier, config: Config) -> Iterator[tuple[torch.Tensor, torch.Tensor | None, dict]]:
     """Yield the first `--count` images, `[3, S, S]`, each with its classes (None: those predicted) and their boxes."""
     if config.images:
         with advice("check --images"):
             paths = find_images(config.images)[0][: config.count]
         for path in paths:
-            yield preprocess(path, model.image_size, model.description.normalization).canvas, None, []
+            yield preprocess(path, model.image_size, model.description.normalization).canvas, None, {}
         return
     resize = model.description.arguments.get("eval_resize") is True
     transform = evaluation_transform(model.image_size, resize)
@@ -235,8 +238,9 @@ def read_examples(model: TrainedClassifier, config: Config) -> Iterator[tuple[to
     for index in labeled:
         pixels, labels, _ = dataset[index]
         width, height = upright_size(dataset.paths[index])
-        boxes = visible_boxes(dataset.objects(index), (height, width), model.image_size, resize)
-        yield normalize(pixels, model.description.normalization), labels.nonzero()[:, 0], boxes
+        boxed = [item for item in dataset.objects(index) if item.box]
+        present = PresentClasses([boxed], [(height, width)], len(labels), model.image_size, resize)
+        yield normalize(pixels, model.description.normalization), labels.nonzero()[:, 0], present.boxes[0]
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from core.strategy import STRATEGIES, Crops
 from core.training.config import Config as TrainingConfig
 from core.training.config import accepted, parse_config
 from tools.data.devkit import read_class_names, read_split
-from tools.pictures.figure import COLUMN_HELP, WIDTHS
+from tools.pictures.figure import COLUMN_HELP, WIDTHS, style
 from tools.reproduction.presets import PRESETS
 from tools.reproduction.series import Experiment, environment
 from tools.reproduction.study import CompletedRuns, TableSection, write_study
@@ -290,7 +290,9 @@ class Study:
 
         sections = [TableSection(one.name, one.caption, [*map(read, one.rows)]) for one in self.comparisons]
         title = f"Preset {self.config.preset}: {self.preset.about}"
-        for path in write_study(self.out / "tables", title, sections, self.config.column):
+        with style(self.config.column):
+            paths = write_study(self.out / "tables", title, sections)
+        for path in paths:
             print(f"written: {path}")
 
 

@@ -14,12 +14,13 @@ import numpy as np
 
 from tools.metrics.bootstrap import Interval
 from tools.metrics.multilabel import binary_labels
-from tools.metrics.readers import MeasuringArguments
+from tools.metrics.readers import OUT_HELP, ScoreArguments
 from tools.metrics.reports import free_base, write_results
 from tools.metrics.scores import Scores
 from tools.metrics.significance import POWER, Method, Pair, compare
 from tools.pictures.charts import interval_chart
-from tools.runs.folder import Folder, without_seed
+from tools.pictures.figure import style
+from tools.runs.folder import SEED, Folder
 from tools.system.command_line import argument, parse
 from tools.system.errors import UserError, first_few, printable, run_main
 from tools.system.text_table import fixed_width_table
@@ -28,17 +29,19 @@ CLASSES_SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Config(MeasuringArguments):
+class Config(ScoreArguments):
     files: list[Path] = argument(help="scores and labels: .npz, .csv or .json", metavar="FILE", positional=True)
     seeds: bool = argument(False, "files that differ only in a seed, as x_seed0 and x_seed1, are runs of one method")
     bootstrap: int = argument(2000, "samples", least=100)
+    seed: int = argument(0, "of everything that is drawn", least=0)
+    out: Path | None = argument(None, OUT_HELP, names_file=True)
 
     def methods(self) -> dict[str, list[Path]]:
         """Return the files of each method by its name, in the order of the command line."""
         methods: dict[str, list[Path]] = {}
         for path in self.files:
             name = printable(path.stem)
-            methods.setdefault(without_seed(name) if self.seeds else name, []).append(path)
+            methods.setdefault(SEED.sub("", name) if self.seeds else name, []).append(path)
         if repeated := [str(name) for name, times in Counter(map(Path.resolve, self.files)).items() if times > 1]:
             raise UserError(f"{first_few(repeated)} is given twice")
         if len(methods) < 2:
@@ -127,7 +130,8 @@ def main() -> None:
     charts = {"mAP, %": {name: (one.mean, one.interval) for name, one in of_methods.items()}}
     differences = {title: (one.difference.difference, one.difference.interval) for title, one in of_pairs.items()}
     charts["difference of mAP, points"] = differences
-    figure = interval_chart("Methods on the same images, 95 % intervals", charts, column=config.column)
+    with style(config.column):
+        figure = interval_chart("Methods on the same images, 95 % intervals", charts)
     print("\n".join(write_results(base, text, {}, result, {"": figure})))
 
 

@@ -14,11 +14,12 @@ import numpy as np
 
 from tools.metrics.calibration import FIGURES, calibration, fit_temperatures
 from tools.metrics.multilabel import MEANS, binary_labels
-from tools.metrics.readers import MeasuringArguments
+from tools.metrics.readers import OUT_HELP, ScoreArguments
 from tools.metrics.reports import by_class, class_csv, free_base, shown, write_results
 from tools.metrics.scores import Scores
 from tools.metrics.thresholds import DEFAULT, Goal, choose_thresholds, measure_classes, measure_means
 from tools.pictures.charts import Line, line_charts
+from tools.pictures.figure import style
 from tools.runs.folder import Folder
 from tools.system.command_line import argument, parse
 from tools.system.errors import UserError, printable, run_main
@@ -32,13 +33,15 @@ MADE_WITH = ("halves", "difficult", "temperature", "bootstrap", "seed")
 
 
 @dataclass(frozen=True)
-class Config(MeasuringArguments):
+class Config(ScoreArguments):
     scores: Path = argument(help="scores and labels to choose on: .npz, .csv or .json")
     goal: Goal = argument(Goal("f1"), GOAL_HELP, parse=Goal.parse, aliases=("for",))
     test: Path | None = argument(None, "scores and labels to measure on", at_most_one_of="test")
     halves: bool = argument(False, "choose on a random half of --scores, measure on the other", at_most_one_of="test")
     temperature: str = argument("one", "for all classes, for each, or none", choices=("one", "class", "none"))
     bootstrap: int = argument(1000, "samples for the intervals of the means", least=1)
+    seed: int = argument(0, "of everything that is drawn", least=0)
+    out: Path | None = argument(None, OUT_HELP, names_file=True)
 
     @property
     def measured_on(self) -> str:
@@ -85,7 +88,7 @@ def choose(config: Config, chosen: Scores, test: Scores) -> tuple[dict[str, np.n
     return columns, means, calibrated
 
 
-def picture(calibrated: dict[str, dict[str, Any]], column: str) -> "Figure":
+def picture(calibrated: dict[str, dict[str, Any]]) -> "Figure":
     """Draw the reliability diagrams: share of positives against the predicted probability, in %."""
     charts = {}
     for name, by_time in calibrated.items():
@@ -94,7 +97,7 @@ def picture(calibrated: dict[str, dict[str, Any]], column: str) -> "Figure":
         for when, one in by_time.items():
             points = [(100 * one["reliability"][axis]).tolist() for axis in ("confidence", "frequency")]
             lines.append(Line(f"{when} temperature", *points))
-    return line_charts("Share of positives, %", "predicted probability, %", charts, column=column)
+    return line_charts("Share of positives, %", "predicted probability, %", charts)
 
 
 def text_of(config: Config, names: list[str], columns: dict[str, np.ndarray], means: dict, calibrated: dict) -> str:
@@ -138,7 +141,9 @@ def main() -> None:
     columns, means, calibrated = choose(config, chosen, test)
     text, tables = text_of(config, names, columns, means, calibrated), {"": table_of(names, columns)}
     result = {"made_with": made_with, "classes": by_class(names, columns), "means": means, "calibration": calibrated}
-    print("\n".join(write_results(base, text, tables, result, {"": picture(calibrated, config.column)})))
+    with style(config.column):
+        figure = picture(calibrated)
+    print("\n".join(write_results(base, text, tables, result, {"": figure})))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from tools.data.datasets import Letterboxed
 from tools.data.transforms import Normalization, denormalize
 from tools.metrics.reports import Prediction
 from tools.pictures import panels
-from tools.pictures.panels import BAR, PANEL, panel_side
+from tools.pictures.panels import BAR, PANEL
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +38,7 @@ class Example(NamedTuple):
     shown: torch.Tensor  # index of the class that the image is cut for [1]
     title: str  # of that class
     normalization: Normalization | None = None  # of the image
-    boxes: list[tuple[int, Box]] = []  # of annotated objects, each after the index of its class
+    boxes: dict[int, list[Box]] = {}  # of annotated objects, by the index of their class
 
 
 def draw_strategies(
@@ -52,8 +52,7 @@ def draw_strategies(
     drawn = [KEYPOINTS[name] for name in STRATEGIES]
     if own is not None and own not in drawn:
         drawn.append(own)
-    side, dpi = panel_side(panel_size)
-    figure, grid = panels.panel_grid(len(examples), [side] * len(drawn) + [BAR], side, dpi=dpi)
+    figure, grid = panels.panel_grid(len(examples), [PANEL] * len(drawn) + [BAR], size=panel_size)
     for example, row in zip(examples, grid, strict=True):
         picture = denormalize(example.image, example.normalization).numpy()
         size = len(picture)
@@ -61,7 +60,7 @@ def draw_strategies(
             classes = example.present if keypoints.per_image else example.shown
             joined = example.cams[classes].amax(0, keepdim=True)
             heat = panels.show_overlay(axes, picture, resize_cams(joined, size)[0].cpu().numpy())
-            panels.draw_boxes(axes, [box for index, box in example.boxes if index in classes])
+            panels.draw_boxes(axes, [box for index in classes.tolist() for box in example.boxes.get(index, [])])
             if keypoints.name.startswith("cTopk"):
                 coordinates, _, exists = strongest_peaks(joined, size, options.topk)
                 panels.draw_points(axes, coordinates[exists].tolist())
@@ -79,8 +78,7 @@ def draw_tiles(
 
     The network, in evaluation mode, sees the tiles as it sees the whole image.
     """
-    side, dpi = panel_side(panel_size)
-    figure, grid = panels.panel_grid(len(examples), [side] * 4 + [BAR, side, BAR], side, dpi=dpi)
+    figure, grid = panels.panel_grid(len(examples), [PANEL] * 4 + [BAR, PANEL, BAR], size=panel_size)
     for example, row in zip(examples, grid, strict=True):
         image, size = example.image[None], example.image.shape[-1]
         features = network(image, features_only=True)[1]
@@ -92,7 +90,7 @@ def draw_tiles(
         largest = max(abs(merged - whole).max(), 1e-12)
 
         panels.show_image(row[0], denormalize(example.image, example.normalization).numpy())
-        panels.draw_boxes(row[0], [box for index, box in example.boxes if index in example.shown])
+        panels.draw_boxes(row[0], example.boxes.get(example.shown.item(), []))
         panels.draw_cut(row[0], cut[0].tolist())
         panels.show_tiles(row[1], denormalize(tiles[0], example.normalization).numpy())
         panels.show_map(row[2], whole, low, high)
@@ -107,12 +105,7 @@ def draw_tiles(
 
 
 def draw_prediction(
-    item: Letterboxed,
-    upright: Image.Image,
-    cams: torch.Tensor,
-    predictions: list[Prediction],
-    note: str = "",
-    panel_size: int = PANEL,
+    item: Letterboxed, upright: Image.Image, cams: torch.Tensor, found: list[Prediction], note: str, panel_size: int
 ) -> Figure:
     """Draw an image and, for each prediction, its map with the keypoint and the cut.
 
@@ -123,15 +116,14 @@ def draw_prediction(
     """
     upright.thumbnail((2 * panel_size, 2 * panel_size), reducing_gap=3.0)
     picture = np.asarray(upright)
-    name, count = Path(item.path).name, 1 + len(predictions)
+    name, count = Path(item.path).name, 1 + len(found)
     columns, rows = min(count, COLUMNS), math.ceil(count / COLUMNS)
-    side, dpi = panel_side(panel_size)
-    height = max(SHORTEST, round(side * item.size[0] / max(item.size)))
-    figure, grid = panels.panel_grid(rows, [side] * columns + [BAR], height, name if note else "", dpi)
+    height = max(SHORTEST, round(PANEL * item.size[0] / max(item.size)))
+    figure, grid = panels.panel_grid(rows, [PANEL] * columns + [BAR], height, name if note else "", panel_size)
     axes = grid[:, :columns].flat
     panels.show_image(axes[0], picture, item.size)
     panels.caption(axes[0], note or name)
-    for number, (cam, prediction) in enumerate(zip(cams, predictions, strict=True), 1):
+    for number, (cam, prediction) in enumerate(zip(cams, found, strict=True), 1):
         title = f"{prediction.name} {prediction.score:.2f}"
         heat = panels.draw_class(axes[number], picture, item.heat_of(cam), prediction.keypoint, title, item.size)
     panels.color_bar(grid[0, -1], heat)

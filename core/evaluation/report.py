@@ -8,16 +8,17 @@ import numpy as np
 import torch
 
 from core.cam import make_cam
-from core.evaluation.pairs import visible_boxes
+from core.evaluation.pairs import visible_box
 from core.evaluation.panels import draw_example
 from tools.data.annotations import VOCObject
 from tools.data.datasets import VOCImages
 from tools.data.images import upright_size
+from tools.data.transforms import fitted_box
 from tools.metrics.bootstrap import Interval
 from tools.metrics.calibration import reliability
-from tools.metrics.curves import precision_recall_figure
 from tools.metrics.labels import label_report, suspicious_labels
 from tools.metrics.multilabel import MEANS, Metrics
+from tools.metrics.reports import precision_recall_figure
 from tools.metrics.scores import Scores
 from tools.pictures.charts import Line, line_charts
 from tools.pictures.report import Picture, Section, embedded, write_page
@@ -163,6 +164,7 @@ def draw_errors(
         pixels = images[row][0]
         cam = None if features_of is None else make_cam(features_of(pixels[None])[0].float())[v]
         width, height = upright_size(images.paths[row])
-        boxes = [box for _, box in visible_boxes(objects[row], (height, width), len(pixels), resize)]
-        pictures[row, v] = embedded(draw_example(np.asarray(pixels), cam, boxes), "jpg")
+        place = fitted_box((height, width), len(pixels)) if resize else (0, 0, height, width)
+        found = (visible_box(item, (height, width), place, len(pixels)) for item in objects[row] if item.box)
+        pictures[row, v] = embedded(draw_example(np.asarray(pixels), cam, [box for box in found if box]), "jpg")
     return pictures

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LISTED = 5  # of each kind in the text
-# What the cells of a figure are.
-TOGETHER = "images of the row's class that show the column's too, %"
-CONFUSED = "images in which the row's class is missed and the column's wrongly predicted"
+TOGETHER = "% of the row's images that show the column's"
 
 
 def co_occurrence(labels: np.ndarray, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -76,7 +74,7 @@ def suspicious_labels(
 
 
 def label_report(
-    scored: Scores, labels: np.ndarray, counted: np.ndarray, predicted: np.ndarray, column: str = "screen"
+    scored: Scores, labels: np.ndarray, counted: np.ndarray, predicted: np.ndarray
 ) -> tuple[str, str, str, "Figure"]:
     """Return what to read, CSV of the suspicious labels and of all pairs of classes, and a figure of the latter."""
     names, scores = scored.class_names, scored.probabilities
@@ -101,6 +99,6 @@ def label_report(
     lines[0] += f": {first_few(listed, LISTED)}" if listed else ""
     lines.append(f"classes that occur together: {most(100 * shares, '{1} in {2:.0f} % of {0}')}")
     lines.append(f"missed while another is predicted: {most(confused, '{0} for {1} ({2})')}")
-    charts = {TOGETHER: 100 * shares, CONFUSED: confused.astype(float)}
-    figure = matrix_charts("Classes that occur together or are confused", names, charts, column=column)
+    charts = {TOGETHER: 100 * shares, "images: row's class missed, column's predicted": confused.astype(float)}
+    figure = matrix_charts("Classes that occur together or are confused", names, charts)
     return "\n".join(lines), csv_text(suspicious), csv_text(pairs), figure

@@ -18,6 +18,7 @@ from tools.system.errors import UserError, first_few
 from tools.system.files import read_json, reason, require_regular_file
 from tools.system.text_table import NUMBER
 
+OUT_HELP = "result files without suffix (default in experiments/evaluation)"
 LABEL = "label:"  # before the class's name in the header of a column of labels
 SERVER_FILE = re.compile(r"(comp\d+_cls_.+)_([^_]+)\.txt")
 
@@ -41,16 +42,6 @@ class ScoreArguments(Arguments):
             return scored.of_classes(first.class_names) if first else scored
         except UserError as error:
             raise UserError(f"compared with the first file, {path} has {error}") from error
-
-
-@dataclass(frozen=True)
-class MeasuringArguments(ScoreArguments):
-    """Those of programs that draw samples, and write several files."""
-
-    seed: int = argument(0, "of everything that is drawn", least=0)
-    out: Path | None = argument(
-        None, "result files without suffix (default in experiments/evaluation)", names_file=True
-    )
 
 
 def read_labeled(path: Path, class_names: list[str] | None = None) -> Scores:

@@ -1,4 +1,4 @@
-"""Tables of an evaluation and of predictions: text, CSV and JSON."""
+"""Tables of an evaluation and of predictions: text, CSV and JSON; and precision–recall curves."""
 
 import json
 import math
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tools.metrics.average_precision import DEFINITIONS
+from tools.metrics.average_precision import DEFINITIONS, average_precisions, mean_over_classes
 from tools.metrics.bootstrap import Interval
 from tools.metrics.multilabel import MEANS, TOP, Metrics
+from tools.pictures.charts import MOST_CURVES, Line, line_charts
 from tools.pictures.figure import save_beside
 from tools.system.files import (
     check_writable,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 DECIMALS = 4  # of values in % in the CSV
 COLUMNS = ("image", "class", "score", "keypoint_row", "keypoint_column")  # of a table of predictions
+Scored = tuple[np.ndarray, np.ndarray, np.ndarray]  # scores, boolean labels and which of them count, all `[N, V]`
 # The mean of each column of an evaluation.
 MEAN_OF = {**{name: f"m{name}" for name in DEFINITIONS}, "chance": "chance"}
 for _suffix in ("", f"_top{TOP}"):
@@ -107,6 +109,30 @@ def write_results(
     for suffix, figure in (figures or {}).items():
         paths += save_beside(base.with_name(base.name + suffix), figure)
     return [text, *(f"written: {path}" for path in paths)]
+
+
+def precision_recall_figure(methods: dict[str, Scored], class_names: list[str]) -> "Figure":
+    """Draw the curves of each class, those of several methods in one chart.
+
+    Classes without a positive have none. Of more than `MOST_CURVES` classes, those with the lowest average precision
+    of the first method are drawn.
+    """
+    from sklearn.metrics import precision_recall_curve
+
+    averages = {name: 100 * average_precisions(*scored) for name, scored in methods.items()}
+    alone, first = len(methods) == 1, next(iter(averages.values()))
+    order = [v for v in np.argsort(first, kind="stable") if not np.isnan(first[v])]
+    charts: dict[str, list[Line]] = {}
+    for v in sorted(order[:MOST_CURVES]):
+        lines = charts[f"{class_names[v]} {first[v]:.1f}" if alone else class_names[v]] = []
+        for name, (scores, labels, counted) in methods.items():
+            use = counted[:, v]
+            precision, recall, _ = precision_recall_curve(labels[use, v], scores[use, v])
+            label = "" if alone else f"{name}, mAP {mean_over_classes(averages[name]):.1f}"
+            lines.append(Line(label, (100 * recall).tolist(), (100 * precision).tolist()))
+    shown = f"the {MOST_CURVES} classes with the lowest AP" if len(order) > MOST_CURVES else "each class"
+    title = f"Precision and recall of {shown}{', with its AP in %' if alone else ''}"
+    return line_charts(title, "recall, %", charts, "precision, %")
 
 
 class Prediction(NamedTuple):

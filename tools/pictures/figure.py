@@ -9,8 +9,10 @@ import json
 import sys
 import unicodedata
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tools.data.images import opened_image
+from tools.system.command_line import Arguments, argument
 from tools.system.errors import UserError, first_few
 from tools.system.files import replace_file, result_path
 
@@ -35,23 +38,53 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")
 DPI = 100  # of a screen, whose pixels lengths are given in
 POINTS = 72 / DPI  # per pixel
 MAX_SIDE = 65_000  # pixels, that every format and matplotlib can have
+_column = ContextVar("column", default="screen")
 _families = ["DejaVu Sans"]  # in use, and more of them when a text needs one
-_family_of: dict[str, str | None] = {}  # by letter, as far as they were looked for; None: no font has it
+_known: set[str] = set()  # letters that were looked for
+_boxes: set[str] = set()  # those that no font has
+
+
+@dataclass(frozen=True)
+class FigureArguments(Arguments):
+    """Arguments of programs that draw one figure."""
+
+    column: str = argument("screen", COLUMN_HELP, choices=WIDTHS)
+    out: Path | None = argument(None, "picture to write: .png, .jpg, .pdf or .svg (default: in experiments/pictures)")
+
+    def check(self) -> None:
+        if self.out:
+            check_picture_path(self.out)
+
+    def draw(self, default: Path, chart: Callable[..., Figure], *words: Any) -> None:
+        """Write a chart of `words` to `--out`, or to `default` unless that has other arguments, and say where it is."""
+        with style(self.column):
+            figure = chart(*words)
+        made_with = json.loads(json.dumps({**asdict(self), "out": None}, default=str))
+        path = self.out or result_path(default, made_with, recorded_in_picture)
+        write_picture(path, figure, made_with)
+        print(f"written: {path}")
 
 
 @contextmanager
-def style(column: str = "screen") -> Iterator[None]:
-    """Set `STYLE` while a figure is built or rendered, and leave the caller's matplotlib as it is."""
+def style(column: str | None = None) -> Iterator[None]:
+    """Set `STYLE` for a column of `WIDTHS` while figures are built or rendered; None: the one in force, or the screen.
+
+    The caller's matplotlib stays as it is.
+    """
     import matplotlib
 
+    before = _column.set(column or _column.get())
     settings = {**_style_file(), "font.family": _families}
-    if column != "screen":
+    if _column.get() != "screen":
         shrunk = PRINT_LETTERS / settings["font.size"]
         settings |= {name: shrunk * value for name, value in settings.items() if isinstance(value, float)}
         settings["figure.dpi"] = PRINT_DPI
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # `printable` has said so
-        yield
+        try:
+            yield
+        finally:
+            _column.reset(before)
 
 
 @cache
@@ -61,60 +94,62 @@ def _style_file() -> dict[str, Any]:
     return dict(matplotlib.rc_params_from_file(STYLE, use_default_template=False))
 
 
-def new_figure(width: float, height: float, dpi: float | None = None, **options: str) -> Figure:
-    """Return an empty figure of these sides in pixels of a screen, at most `MAX_SIDE`; `dpi` None: the style's."""
+def letter() -> float:
+    """Return the height of the style's letters, in pixels of a screen."""
     import matplotlib
+
+    return matplotlib.rcParams["font.size"] / POINTS
+
+
+def page_width(charts: int) -> tuple[int, float]:
+    """Return how many charts are in a row, and the width of their figure, in letters."""
+    widths = WIDTHS[_column.get()]
+    in_row = min(max(charts, 1), len(widths))
+    return in_row, widths[in_row - 1] * DPI / letter()
+
+
+def new_figure(width: float, height: float, **options: str) -> Figure:
+    """Return an empty figure of these sides in pixels of a screen, at most `MAX_SIDE` in its own."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    dpi = dpi or matplotlib.rcParams["figure.dpi"]
-    width, height = width / DPI, height / DPI
-    if max(width, height) * dpi > MAX_SIDE:
-        size = f"{width * dpi:.0f} × {height * dpi:.0f}"
+    figure = Figure((width / DPI, height / DPI), **options)
+    if max(figure.bbox.size) > MAX_SIDE:
+        size = " × ".join(f"{side:.0f}" for side in figure.bbox.size)
         raise UserError(f"a picture of {size} pixels is too large (at most {MAX_SIDE:,}): show less")
-    figure = Figure((width, height), dpi=dpi, **options)
     FigureCanvasAgg(figure)  # measures text
-    figure.column = "screen"  # whose style it is rendered in
+    figure.column = _column.get()  # whose style it is rendered in
     return figure
 
 
 def printable(text: str) -> str:
-    """Return the text on one line, in letters that the fonts have, as far as any font of this machine has them.
+    """Return the text on one line, and take any font of this machine into use that has letters which it needs.
 
     A file name may contain line breaks and bytes that are not text. What no font has is drawn as a box, and said once.
     """
     import matplotlib
-
-    text = "".join(letter if letter.isprintable() else "?" for letter in unicodedata.normalize("NFC", text))
-    if unknown := set(text) - _family_of.keys():
-        _look_for(unknown)
-    for family in (_family_of[letter] for letter in text):
-        if family not in (None, *_families):
-            _families.append(family)
-    matplotlib.rcParams["font.family"] = _families  # of the texts to come, within `style`
-    return text
-
-
-def _look_for(letters: set[str]) -> None:
-    """Note the font family of each letter: the first of the style that has it, or any other that is installed."""
-    from matplotlib import rcParams
     from matplotlib.font_manager import fontManager
     from matplotlib.ft2font import FT2Font
 
-    preferred = {name: rank for rank, name in enumerate(rcParams["font.sans-serif"])}
-    fonts = [font for font in fontManager.ttflist if "Last Resort" not in font.name]  # it has boxes for everything
-    for font in sorted(fonts, key=lambda font: preferred.get(font.name, len(preferred))):
-        with suppress(OSError, RuntimeError):  # a font may have been removed, or be damaged
-            face = FT2Font(font.fname)
-            found = {letter for letter in letters if face.get_char_index(ord(letter))}
-            _family_of.update(dict.fromkeys(found, font.name))
-            letters = letters - found
-        if not letters:
-            return
-    if None not in _family_of.values():
-        shown = first_few(sorted(letters))
-        print(f"note: no font of this machine has {shown}, drawn as boxes: install one", file=sys.stderr)
-    _family_of.update(dict.fromkeys(letters))
+    text = "".join(letter if letter.isprintable() else "?" for letter in unicodedata.normalize("NFC", text))
+    if letters := set(text) - _known:
+        _known.update(letters)
+        preferred = {name: rank for rank, name in enumerate(matplotlib.rcParams["font.sans-serif"])}
+        for font in sorted(fontManager.ttflist, key=lambda font: preferred.get(font.name, len(preferred))):
+            with suppress(OSError, RuntimeError):  # a font may have been removed, or be damaged
+                face = FT2Font(font.fname)
+                found = {letter for letter in letters if face.get_char_index(ord(letter))}
+                if found and "Last Resort" not in font.name:  # which has boxes for everything
+                    letters -= found
+                    _families.extend({font.name} - {*_families})
+            if not letters:
+                break
+        if letters and not _boxes:
+            shown = first_few(sorted(letters))
+            print(f"note: no font of this machine has {shown}, drawn as boxes: install one", file=sys.stderr)
+        _boxes.update(letters)
+    matplotlib.rcParams["font.family"] = _families  # of the texts to come, within `style`
+    return text
 
 
 def fit_text(text: Text, width: float) -> None:
@@ -143,13 +178,6 @@ def write_picture(path: Path, figure: Figure, made_with: dict[str, Any] | None =
     about = {"metadata": {RECORD: json.dumps(made_with)}} if made_with and kind == "png" else {}
     with style(figure.column):
         replace_file(path, lambda temporary: figure.savefig(temporary, format=kind, **about))
-
-
-def save_picture(path: Path | None, default: Path, figure: Figure, made_with: dict[str, Any]) -> None:
-    """Write a figure to `path`, or to `default` unless that was `made_with` other settings, and say where it is."""
-    path = path or result_path(default, made_with, recorded_in_picture)
-    write_picture(path, figure, made_with)
-    print(f"written: {path}")
 
 
 def save_beside(base: Path, figure: Figure) -> list[Path]:

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 Pair = tuple[int, int]  # (row, column) or (height, width)
 
-PANEL = 300  # side of a panel, pixels; letters and lines grow with larger ones
-SMALLEST, LARGEST = 120, 3000  # pixels; below, letters have no room
+PANEL = 300  # side of a panel, pixels
 BAR = 112  # width of a color bar with its numbers and its name, pixels
 CAPTION = 34  # height of a caption, pixels
 GAP = 10  # pixels
@@ -31,15 +30,16 @@ KEYPOINT = "#D55E00"
 
 @style()
 def panel_grid(
-    rows: int, widths: list[int], height: int = PANEL, title: str = "", dpi: float = DPI
+    rows: int, widths: list[int], height: int = PANEL, title: str = "", size: int = PANEL
 ) -> tuple[Figure, np.ndarray]:
     """Return a figure of empty panels and its axes `[rows, columns]`.
 
-    `widths` of the columns and `height` of each panel, without the caption above it, are in pixels at 100 dpi.
+    `widths` of the columns and `height` of each panel, without the caption above it, are in pixels; with another `size`
+    than `PANEL` all of the figure grows or shrinks in proportion.
     """
     head = CAPTION if title else 0
     width, total = sum(widths) + GAP * (len(widths) + 1), head + rows * (height + CAPTION) + GAP
-    figure = new_figure(width, total, dpi)
+    figure = new_figure(width, total, dpi=DPI * size / PANEL)
     grid = np.empty((rows, len(widths)), dtype=object)
     for row, column in np.ndindex(grid.shape):
         left = sum(widths[:column]) + GAP * (column + 1)
@@ -51,15 +51,6 @@ def panel_grid(
         text = figure.text(GAP / width, 1 - 0.6 * CAPTION / total, printable(title), va="center")
         fit_text(text, width - 2 * GAP)
     return figure, grid
-
-
-def panel_side(size: int) -> tuple[int, float]:
-    """Return the side of a panel of `size` pixels for `panel_grid`, and the dpi: larger panels have larger letters.
-
-    >>> panel_side(200), panel_side(600)
-    ((200, 100.0), (300, 200.0))
-    """
-    return min(size, PANEL), DPI * max(size / PANEL, 1.0)
 
 
 @style()

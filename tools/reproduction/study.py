@@ -30,7 +30,7 @@ CURVES = (
     ("train", "class_loss", "classification loss (class_loss)"),
     ("train", "p_class_loss", "puzzle classification loss (p_class_loss)"),
     ("train", "re_loss", "reconstruction loss (re_loss)"),
-    ("validation", "map_scale", "validation: strongest feature of a present class (map_scale)"),
+    ("validation", "map_scale", "strongest feature of a present class (map_scale)"),
 )
 
 
@@ -85,10 +85,9 @@ class CompletedRuns:
         apart = numbers(row.get("map") if "select_map" in row else None for row in best)
         return [Number.of([of_run[-1] for of_run in maps]), number, Number.of(highest - apart)]
 
-    def curve(self, kind: str, name: str) -> Line:
-        """Return a learning curve, mean over the runs with their range."""
-        runs = [Line("", epochs_of(history, kind), values_of(history, kind, name)) for history in self.histories]
-        return Line.mean(self.name, runs)
+    def curves(self, kind: str, name: str) -> list[Line]:
+        """Return a learning curve of each run."""
+        return [Line(self.name, epochs_of(one, kind), values_of(one, kind, name)) for one in self.histories]
 
 
 def _read_result(path: Path) -> dict[str, Any]:
@@ -165,23 +164,22 @@ class TableSection:
         columns = ["", "training, min", "evaluation, min", "peak memory, GiB"]
         return Table(f"{self.caption}: time and resident memory of a run", columns, rows)
 
-    def charts(self, column: str = "screen") -> dict[str, "Figure"]:
-        """Return the pictures by suffix of their file names; for `column` see `tools.pictures.figure.WIDTHS`."""
-        runs, bars = len(self.rows[0].results), [row.mean("means", "mAP") for row in self.rows]
-        label = f"mean of {runs} runs ± standard deviation" if runs > 1 else "mAP"
-        names, chance = [row.name for row in self.rows], [row.mean("chance").mean for row in self.rows]
-        values, deviations = [[bar.mean] for bar in bars], [[bar.std] for bar in bars]
-        shown = ([label], names, values, deviations, chance)
-        pictures = {"bars": bar_chart(f"{self.caption}: mAP, %", *shown, column=column)}
+    def charts(self) -> dict[str, "Figure"]:
+        """Return the pictures by suffix of their file names."""
+        runs = len(self.rows[0].results)
+        labels, names = [f"mean of {runs} runs" if runs > 1 else "mAP"] * runs, [row.name for row in self.rows]
+        shown = labels, names, [row.values("means", "mAP") for row in self.rows]
+        chance = [row.values("chance")[0] for row in self.rows]
+        pictures = {"bars": bar_chart(f"{self.caption}: mAP, %", *shown, chance)}
         for start in range(0, len(self.rows), MOST_LINES):  # more curves in one chart could not be told apart
             number = f"_{start // MOST_LINES + 1}" if start else ""
             rows = self.rows[start : start + MOST_LINES]
-            lines = {title: [row.curve(kind, name) for row in rows] for kind, name, title in CURVES}
-            pictures[f"curves{number}"] = line_charts(self.caption, "epoch", lines, column=column)
+            lines = {title: [line for row in rows for line in row.curves(kind, name)] for kind, name, title in CURVES}
+            pictures[f"curves{number}"] = line_charts(self.caption, "epoch", lines)
         return pictures
 
 
-def write_study(folder: Path, title: str, sections: list[TableSection], column: str = "screen") -> list[Path]:
+def write_study(folder: Path, title: str, sections: list[TableSection]) -> list[Path]:
     """Write all tables (Markdown, CSV, LaTeX), pictures, and a page that shows them; return the page and pictures."""
     page = [f"# {title}\n", *_origin(sections)]
     pictures = []
@@ -190,7 +188,7 @@ def write_study(folder: Path, title: str, sections: list[TableSection], column: 
         for suffix, table in section.tables().items():
             table.write(folder / f"{section.name}{suffix}")
             page.append(f"{markdown_cell(table.caption)}.\n\n{table.markdown()}")
-        for suffix, picture in section.charts(column).items():
+        for suffix, picture in section.charts().items():
             pictures += save_beside(folder / f"{section.name}_{suffix}", picture)
             page.append(f"![{section.caption}, {suffix}]({section.name}_{suffix}.png)\n")
     write_text(folder / "tables.md", "\n".join(page))

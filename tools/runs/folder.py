@@ -19,7 +19,7 @@ from tools.system.files import read_json, reason, remove, sync_folder, writing
 History = dict[str, list[dict[str, Any]]]
 # Endings of the tables beside a result; no result's own name ends so, or one would replace the other.
 BESIDE = LOCALIZATION, IN_PROTOCOLS, LABELS, CLASS_PAIRS = ("_localization", "_protocols", "_labels", "_class_pairs")
-SEED = re.compile(r"[._-]?seed[._-]?\d+", re.IGNORECASE)
+SEED = re.compile(r"[._-]?seed[._-]?\d+", re.IGNORECASE)  # in names that otherwise are the same
 EARLIER_NAMES = {"lr": "learning_rate", "mAP": "map"}  # of values in histories of before
 
 
@@ -186,15 +186,6 @@ def checkpoint_path(tag: str | None, weights: str | Path | None) -> Path:
         runs = sorted(file.stem.removeprefix("best_") for file in path.parent.glob("best_*.pth"))
         raise UserError(f"no checkpoint {path}: give the --tag of a run (here: {first_few(runs, 20) or 'none'})")
     return path
-
-
-def without_seed(name: str) -> str:
-    """Return what the names of runs that differ only in their seed have in common.
-
-    >>> without_seed("cMax_seed0"), without_seed("cMax")
-    ('cMax', 'cMax')
-    """
-    return SEED.sub("", name)
 
 
 def read_histories(folder: Folder, tags: list[str]) -> list[History]:
