@@ -44,6 +44,7 @@ from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, advice, first_few, printable, quoted, run_main
 from tools.system.files import check_writable, reason, result_path
 
+MOST_EXAMPLES = 190  # as a picture has room for
 MAX_NAME = 200  # bytes: a file system takes 255, and the temporary file beside a picture has a longer name
 STRATEGY_HELP = f"whose keypoints: {', '.join(STRATEGIES)}, or FILE.py that declares STRATEGY (default: as trained)"
 PICTURES_HELP = "draw each image too (default: experiments/pictures/NAME, or beside --out)"
@@ -64,7 +65,7 @@ class Config(Arguments):
     images: list[str] | None = _images(None, "files, folders (with all below them) or quoted patterns", one_of="images")
     data_dir: str | None = _images(None, "devkit folder, for --compare and --tiles of a --split", one_of="images")
     split: str = _images("val", "list in data/, or of the devkit as Main/val")
-    count: int = _images(4, "the first images, drawn by --compare and --tiles", least=1, most=190)
+    count: int = _images(4, "the first images, drawn by --compare and --tiles", least=1, most=MOST_EXAMPLES)
     image_size: int | None = _images(None, "longer side (a split: crop), pixels, divisible by 32 (default: as trained)")
     threshold: float = _rule(0.5, "predict the classes with at least this score", least=0, most=1)
     thresholds: str | None = _rule(None, "instead, each class's own: a file of tools.thresholds")
@@ -73,7 +74,7 @@ class Config(Arguments):
     pictures: str | None = _output(None, PICTURES_HELP, bare="", metavar="FOLDER")
     compare: bool = _drawing(False, "draw the four strategies side by side instead")
     tiles: bool = _drawing(False, "draw tiles and merged maps instead")
-    panel_size: int = _output(PANEL, "longer side of an image in a picture, pixels", least=100, most=3000)
+    panel_size: int = _output(PANEL, "longer side of an image in a picture, pixels", least=100, most=2000)
     out: Path | None = _output(None, OUT_HELP, names_file=True)
     scores_out: Path | None = _output(None, SCORES_HELP, metavar="FILE", names_file=True)
     quiet: bool = _output(False, "no line per image")
@@ -94,6 +95,8 @@ class Config(Arguments):
             raise UserError(f"--scores_out {self.scores_out}: must end in {' or '.join(SCORE_SUFFIXES)}")
         if self.draws_examples and self.out:
             check_picture_path(self.out)
+        if self.draws_examples and self.count * self.panel_size > MOST_EXAMPLES * PANEL:
+            raise UserError(f"--count {self.count} is too many at --panel_size {self.panel_size}: show fewer")
 
     @property
     def draws_examples(self) -> bool:
@@ -169,7 +172,7 @@ def line_of(result: Result, labels: list[str]) -> str:
 def draw_result(result: Result, labels: list[str], path: Path, panel_size: int) -> str:
     """Write the picture of an image's classes; return its path, or "" if it failed, which a line then says."""
     try:
-        write_picture(path, result.plot(*labels, panel_size=panel_size))
+        write_picture(path, result.plot(*labels), scale=panel_size / PANEL)
         return str(path)
     except Exception as error:  # whatever Pillow, matplotlib or the disk refuse: the table matters more
         tqdm.write(f"no picture of {printable(result.path)}: {printable(reason(error))}", file=sys.stderr)
@@ -209,13 +212,13 @@ def draw_examples(model: TrainedClassifier, config: Config) -> int:
         indices = (index.to(model.device) for index in (present, shown))
         examples.append(Example(image, cams, *indices, title, normalization, boxes))
     if config.tiles:
-        figure = draw_tiles(model.network, examples, model.keypoints, model.options, config.panel_size)
+        figure = draw_tiles(model.network, examples, model.keypoints, model.options)
     else:
-        figure = draw_strategies(examples, model.options, model.keypoints, config.panel_size)
+        figure = draw_strategies(examples, model.options, model.keypoints)
     about = settings_of(model, config) | {"count": config.count, "panel_size": config.panel_size}
     default = Folder().picture(f"{'tiles' if config.tiles else 'keypoints'}_{model.checkpoint.stem}")
     out = config.out or result_path(default, about, recorded_in_picture)
-    write_picture(out, figure, about)
+    write_picture(out, figure, about, config.panel_size / PANEL)
     print(f"written: {out}")
     return 0
 

@@ -382,8 +382,10 @@ def test_panels_have_the_size_that_was_asked_for(here, size):
     assert infer("--images", "a.png", "--compare", "--panel_size", size, "--out", "c.png") == 0
     assert 2 * size < Image.open("p/a.png").width < 3 * size + 160
     assert 4 * size < Image.open("c.png").width < 5 * size + 160
-    with pytest.raises(UserError, match="--panel_size 50: must be 120 or more"):
+    with pytest.raises(UserError, match="--panel_size 50: must be 100 or more"):
         infer("--images", "a.png", "--panel_size", 50)
+    with pytest.raises(UserError, match="--count 190 is too many at --panel_size 1000"):
+        infer("--images", "a.png", "--compare", "--count", 190, "--panel_size", 1000)
 
 
 def test_boxes_of_a_labeled_split_are_those_of_the_classes_that_a_panel_shows(here, monkeypatch):
@@ -400,10 +402,10 @@ def test_boxes_of_a_labeled_split_are_those_of_the_classes_that_a_panel_shows(he
     words = ("--data_dir", "voc", "--split", "Main/val", "--image_size", 128)
     assert infer(*words, "--compare", "--out", "c.png") == 0
     red, blue = (20, 20, 61, 61), (90, 80, 111, 101)
-    assert drawn == [[red, blue], [red], [red], [red]]  # Max has one map of all classes
+    assert drawn == [[red, blue], [blue], [blue], [blue]]  # Max has one map of all classes
     drawn.clear()
     assert infer(*words, "--tiles", "--out", "t.png") == 0
-    assert drawn == [[red]]
+    assert drawn == [[blue]]
 
 
 def test_a_strategy_of_ones_own_has_a_panel_of_its_own(here):

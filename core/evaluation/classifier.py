@@ -35,7 +35,6 @@ from tools.data.images import ImageSource, as_rgb, find_images
 from tools.metrics.reports import Prediction
 from tools.metrics.thresholds import read_thresholds
 from tools.pictures.figure import rgb_array
-from tools.pictures.panels import PANEL
 from tools.runs.checkpoints import Description
 from tools.runs.hub import weights_file
 from tools.system.errors import UserError, advice, first_few, quoted
@@ -164,15 +163,11 @@ class Result:
         points = self.keypoints(names)
         return [Prediction(name, self.scores[name], point) for name, point in zip(names, points, strict=True)]
 
-    def plot(self, *names: str, panel_size: int = PANEL) -> Figure:
-        """Draw the image, and map, keypoint and cut of each class: those named, else predicted, else the strongest.
-
-        `panel_size` is the longer side of the image in the figure, pixels.
-        """
+    def plot(self, *names: str) -> Figure:
+        """Draw the image, and map, keypoint and cut of each class: those named, else predicted, else the strongest."""
         note = "" if names or self.labels() else "no class predicted; strongest:"
         shown = names or self.labels() or self.labels(topk=1)
-        image, found = as_rgb(self.source), self.predictions(shown)
-        return draw_prediction(self.item, image, self.cams(shown), found, note, panel_size)
+        return draw_prediction(self.item, as_rgb(self.source), self.cams(shown), self.predictions(shown), note)
 
     def _repr_png_(self) -> bytes | None:
         """The picture that a notebook shows."""

@@ -41,9 +41,7 @@ class Example(NamedTuple):
     boxes: dict[int, list[Box]] = {}  # of annotated objects, by the index of their class
 
 
-def draw_strategies(
-    examples: list[Example], options: Options, own: Keypoints | None = None, panel_size: int = PANEL
-) -> Figure:
+def draw_strategies(examples: list[Example], options: Options, own: Keypoints | None = None) -> Figure:
     """Draw the paper's figure 2: a row per image, and in it the keypoint and the cut of each strategy.
 
     A panel also has the boxes of the classes whose map it shows. `own`, the checkpoint's keypoints, have a panel of
@@ -52,7 +50,7 @@ def draw_strategies(
     drawn = [KEYPOINTS[name] for name in STRATEGIES]
     if own is not None and own not in drawn:
         drawn.append(own)
-    figure, grid = panels.panel_grid(len(examples), [PANEL] * len(drawn) + [BAR], size=panel_size)
+    figure, grid = panels.panel_grid(len(examples), [PANEL] * len(drawn) + [BAR])
     for example, row in zip(examples, grid, strict=True):
         picture = denormalize(example.image, example.normalization).numpy()
         size = len(picture)
@@ -71,14 +69,12 @@ def draw_strategies(
 
 
 @torch.no_grad()
-def draw_tiles(
-    network: Classifier, examples: list[Example], keypoints: Keypoints, options: Options, panel_size: int = PANEL
-) -> Figure:
+def draw_tiles(network: Classifier, examples: list[Example], keypoints: Keypoints, options: Options) -> Figure:
     """Draw a row per image: its cut, its tiles, the map of the whole, the map merged from the tiles, their difference.
 
     The network, in evaluation mode, sees the tiles as it sees the whole image.
     """
-    figure, grid = panels.panel_grid(len(examples), [PANEL] * 4 + [BAR, PANEL, BAR], size=panel_size)
+    figure, grid = panels.panel_grid(len(examples), [PANEL] * 4 + [BAR, PANEL, BAR])
     for example, row in zip(examples, grid, strict=True):
         image, size = example.image[None], example.image.shape[-1]
         features = network(image, features_only=True)[1]
@@ -105,7 +101,7 @@ def draw_tiles(
 
 
 def draw_prediction(
-    item: Letterboxed, upright: Image.Image, cams: torch.Tensor, found: list[Prediction], note: str, panel_size: int
+    item: Letterboxed, upright: Image.Image, cams: torch.Tensor, predictions: list[Prediction], note: str = ""
 ) -> Figure:
     """Draw an image and, for each prediction, its map with the keypoint and the cut.
 
@@ -114,16 +110,16 @@ def draw_prediction(
         cams: of the predictions `[C, n, n]`.
         note: a caption of the image, whose name is then the figure's title.
     """
-    upright.thumbnail((2 * panel_size, 2 * panel_size), reducing_gap=3.0)
+    upright.thumbnail((2 * PANEL, 2 * PANEL), reducing_gap=3.0)
     picture = np.asarray(upright)
-    name, count = Path(item.path).name, 1 + len(found)
+    name, count = Path(item.path).name, 1 + len(predictions)
     columns, rows = min(count, COLUMNS), math.ceil(count / COLUMNS)
     height = max(SHORTEST, round(PANEL * item.size[0] / max(item.size)))
-    figure, grid = panels.panel_grid(rows, [PANEL] * columns + [BAR], height, name if note else "", panel_size)
+    figure, grid = panels.panel_grid(rows, [PANEL] * columns + [BAR], height, title=name if note else "")
     axes = grid[:, :columns].flat
     panels.show_image(axes[0], picture, item.size)
     panels.caption(axes[0], note or name)
-    for number, (cam, prediction) in enumerate(zip(cams, found, strict=True), 1):
+    for number, (cam, prediction) in enumerate(zip(cams, predictions, strict=True), 1):
         title = f"{prediction.name} {prediction.score:.2f}"
         heat = panels.draw_class(axes[number], picture, item.heat_of(cam), prediction.keypoint, title, item.size)
     panels.color_bar(grid[0, -1], heat)

@@ -11,7 +11,7 @@ from tools.metrics.average_precision import DEFINITIONS, average_precisions, mea
 from tools.metrics.bootstrap import Interval
 from tools.metrics.multilabel import MEANS, TOP, Metrics
 from tools.pictures.charts import MOST_CURVES, Line, line_charts
-from tools.pictures.figure import save_beside
+from tools.pictures.figure import write_picture
 from tools.system.files import (
     check_writable,
     provenance,
@@ -98,7 +98,7 @@ def write_results(
 ) -> list[str]:
     """Write `base`.txt and .json, `base`SUFFIX.csv and .png of `tables` and `figures` by SUFFIX; return what to print.
 
-    The command is added to text and JSON. `result` may hold arrays; what is not finite becomes null.
+    Figures for print are .pdf. The command is added to text and JSON. `result` may hold arrays; what is not finite becomes null.
     """
     made = provenance()
     contents = {".txt": f"{text}\n\n{made['command']}\n", **{f"{end}.csv": table for end, table in tables.items()}}
@@ -107,32 +107,30 @@ def write_results(
         write_text(path, content)
     write_json(paths[-1], json.loads(json.dumps({**result, **made}, default=lambda array: array.tolist())))
     for suffix, figure in (figures or {}).items():
-        paths += save_beside(base.with_name(base.name + suffix), figure)
+        paths.append(base.with_name(f"{base.name}{suffix}{figure.suffix}"))
+        write_picture(paths[-1], figure)
     return [text, *(f"written: {path}" for path in paths)]
 
 
 def precision_recall_figure(methods: dict[str, Scored], class_names: list[str]) -> "Figure":
-    """Draw the curves of each class, those of several methods in one chart.
+    """Draw the curves of each class that has a positive, those of several methods in one chart.
 
-    Classes without a positive have none. Of more than `MOST_CURVES` classes, those with the lowest average precision
-    of the first method are drawn.
+    Of more than `MOST_CURVES` classes, those with the lowest average precision of the first method are drawn.
     """
     from sklearn.metrics import precision_recall_curve
 
-    averages = {name: 100 * average_precisions(*scored) for name, scored in methods.items()}
-    alone, first = len(methods) == 1, next(iter(averages.values()))
-    order = [v for v in np.argsort(first, kind="stable") if not np.isnan(first[v])]
+    averages = [100 * average_precisions(*scored) for scored in methods.values()]
+    lowest = np.argsort(averages[0])[: min(MOST_CURVES, (~np.isnan(averages[0])).sum())]
     charts: dict[str, list[Line]] = {}
-    for v in sorted(order[:MOST_CURVES]):
-        lines = charts[f"{class_names[v]} {first[v]:.1f}" if alone else class_names[v]] = []
-        for name, (scores, labels, counted) in methods.items():
+    for v in sorted(lowest):
+        lines = charts[f"{class_names[v]} {averages[0][v]:.1f}" if len(methods) == 1 else class_names[v]] = []
+        for (name, (scores, labels, counted)), average in zip(methods.items(), averages, strict=True):
             use = counted[:, v]
             precision, recall, _ = precision_recall_curve(labels[use, v], scores[use, v])
-            label = "" if alone else f"{name}, mAP {mean_over_classes(averages[name]):.1f}"
+            label = f"{name}, mAP {mean_over_classes(average):.1f}" if len(methods) > 1 else ""
             lines.append(Line(label, (100 * recall).tolist(), (100 * precision).tolist()))
-    shown = f"the {MOST_CURVES} classes with the lowest AP" if len(order) > MOST_CURVES else "each class"
-    title = f"Precision and recall of {shown}{', with its AP in %' if alone else ''}"
-    return line_charts(title, "recall, %", charts, "precision, %")
+    title = "Classes with the lowest AP" if len(class_names) > MOST_CURVES else "Classes"
+    return line_charts(f"{title}{' and their AP, %' * (len(methods) == 1)}", "recall, %", charts, "precision, %")
 
 
 class Prediction(NamedTuple):

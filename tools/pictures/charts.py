@@ -80,11 +80,7 @@ def line_charts(title: str, x_label: str, charts: dict[str, list[Line]], percent
 
 
 def _joined(lines: list[Line]) -> list[Line]:
-    """Return one curve per label: of several their mean where all have a point, with a band around all of them.
-
-    >>> _joined([Line("a", [1, 2], [1, 2]), Line("a", [1, 2, 3], [3, 4, 5]), Line("b", [1], [0])])
-    [Line(label='a', x=[1, 2], y=[2.0, 3.0], band=([1.0, 2.0], [3.0, 4.0])), Line(label='b', x=[1], y=[0], band=None)]
-    """
+    """Return one curve per label: of several their mean where all have a point, with a band around all of them."""
     joined = []
     for label in dict.fromkeys(line.label for line in lines):
         runs = [line for line in lines if line.label == label]

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,10 +50,6 @@ class FigureArguments(Arguments):
     column: str = argument("screen", COLUMN_HELP, choices=WIDTHS)
     out: Path | None = argument(None, "picture to write: .png, .jpg, .pdf or .svg (default: in experiments/pictures)")
 
-    def check(self) -> None:
-        if self.out:
-            check_picture_path(self.out)
-
     def draw(self, default: Path, chart: Callable[..., Figure], *words: Any) -> None:
         """Write a chart of `words` to `--out`, or to `default` unless that has other arguments, and say where it is."""
         with style(self.column):
@@ -74,7 +69,7 @@ def style(column: str | None = None) -> Iterator[None]:
     import matplotlib
 
     before = _column.set(column or _column.get())
-    settings = {**_style_file(), "font.family": _families}
+    settings = {**matplotlib.rc_params_from_file(STYLE, use_default_template=False), "font.family": _families}
     if _column.get() != "screen":
         shrunk = PRINT_LETTERS / settings["font.size"]
         settings |= {name: shrunk * value for name, value in settings.items() if isinstance(value, float)}
@@ -85,13 +80,6 @@ def style(column: str | None = None) -> Iterator[None]:
             yield
         finally:
             _column.reset(before)
-
-
-@cache
-def _style_file() -> dict[str, Any]:
-    import matplotlib
-
-    return dict(matplotlib.rc_params_from_file(STYLE, use_default_template=False))
 
 
 def letter() -> float:
@@ -119,6 +107,7 @@ def new_figure(width: float, height: float, **options: str) -> Figure:
         raise UserError(f"a picture of {size} pixels is too large (at most {MAX_SIDE:,}): show less")
     FigureCanvasAgg(figure)  # measures text
     figure.column = _column.get()  # whose style it is rendered in
+    figure.suffix = ".png" if figure.column == "screen" else ".pdf"  # of a name without one
     return figure
 
 
@@ -135,15 +124,13 @@ def printable(text: str) -> str:
     if letters := set(text) - _known:
         _known.update(letters)
         preferred = {name: rank for rank, name in enumerate(matplotlib.rcParams["font.sans-serif"])}
-        for font in sorted(fontManager.ttflist, key=lambda font: preferred.get(font.name, len(preferred))):
+        fonts = [font for font in fontManager.ttflist if "Last Resort" not in font.name]  # it has boxes for everything
+        for font in sorted(fonts, key=lambda font: preferred.get(font.name, len(preferred))):
             with suppress(OSError, RuntimeError):  # a font may have been removed, or be damaged
-                face = FT2Font(font.fname)
-                found = {letter for letter in letters if face.get_char_index(ord(letter))}
-                if found and "Last Resort" not in font.name:  # which has boxes for everything
+                face = FT2Font(font.fname) if letters else None
+                if found := {letter for letter in letters if face.get_char_index(ord(letter))}:
                     letters -= found
                     _families.extend({font.name} - {*_families})
-            if not letters:
-                break
         if letters and not _boxes:
             shown = first_few(sorted(letters))
             print(f"note: no font of this machine has {shown}, drawn as boxes: install one", file=sys.stderr)
@@ -168,25 +155,16 @@ def rgb_array(figure: Figure) -> np.ndarray:
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
 
 
-def write_picture(path: Path, figure: Figure, made_with: dict[str, Any] | None = None) -> None:
+def write_picture(path: Path, figure: Figure, made_with: dict[str, Any] | None = None, scale: float = 1) -> None:
     """Write a figure in one step, in the format of the suffix; errors as `check_picture_path` and `replace_file`.
 
-    A PNG also holds the settings that it was `made_with`, see `recorded_in_picture`.
+    A PNG also holds the settings that it was `made_with`, see `recorded_in_picture`. `scale` multiplies its pixels.
     """
     check_picture_path(path)
     kind = path.suffix[1:].lower()
     about = {"metadata": {RECORD: json.dumps(made_with)}} if made_with and kind == "png" else {}
     with style(figure.column):
-        replace_file(path, lambda temporary: figure.savefig(temporary, format=kind, **about))
-
-
-def save_beside(base: Path, figure: Figure) -> list[Path]:
-    """Write a figure that belongs to results as `base`.png, one for print also as .pdf; return the paths."""
-    suffixes = [".png"] if figure.column == "screen" else [".png", ".pdf"]
-    paths = [base.with_name(f"{base.name}{suffix}") for suffix in suffixes]
-    for path in paths:
-        write_picture(path, figure)
-    return paths
+        replace_file(path, lambda temporary: figure.savefig(temporary, format=kind, dpi=scale * figure.dpi, **about))
 
 
 def recorded_in_picture(path: Path) -> dict[str, Any] | None:

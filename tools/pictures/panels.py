@@ -29,17 +29,14 @@ KEYPOINT = "#D55E00"
 
 
 @style()
-def panel_grid(
-    rows: int, widths: list[int], height: int = PANEL, title: str = "", size: int = PANEL
-) -> tuple[Figure, np.ndarray]:
+def panel_grid(rows: int, widths: list[int], height: int = PANEL, title: str = "") -> tuple[Figure, np.ndarray]:
     """Return a figure of empty panels and its axes `[rows, columns]`.
 
-    `widths` of the columns and `height` of each panel, without the caption above it, are in pixels; with another `size`
-    than `PANEL` all of the figure grows or shrinks in proportion.
+    `widths` of the columns and `height` of each panel, without the caption above it, are in pixels.
     """
     head = CAPTION if title else 0
     width, total = sum(widths) + GAP * (len(widths) + 1), head + rows * (height + CAPTION) + GAP
-    figure = new_figure(width, total, dpi=DPI * size / PANEL)
+    figure = new_figure(width, total)
     grid = np.empty((rows, len(widths)), dtype=object)
     for row, column in np.ndindex(grid.shape):
         left = sum(widths[:column]) + GAP * (column + 1)

@@ -13,7 +13,7 @@ from tools.metrics.multilabel import binary_labels
 from tools.metrics.scores import read_scores
 from tools.metrics.significance import holm
 from tools.pictures.charts import MOST_LINES, Line, bar_chart, line_charts
-from tools.pictures.figure import save_beside
+from tools.pictures.figure import write_picture
 from tools.reproduction.series import Experiment
 from tools.reproduction.tables import Number, Table
 from tools.runs.folder import History, best_validation, epochs_of, numbers, read_histories, values_of
@@ -189,8 +189,9 @@ def write_study(folder: Path, title: str, sections: list[TableSection]) -> list[
             table.write(folder / f"{section.name}{suffix}")
             page.append(f"{markdown_cell(table.caption)}.\n\n{table.markdown()}")
         for suffix, picture in section.charts().items():
-            pictures += save_beside(folder / f"{section.name}_{suffix}", picture)
-            page.append(f"![{section.caption}, {suffix}]({section.name}_{suffix}.png)\n")
+            pictures.append(folder / f"{section.name}_{suffix}{picture.suffix}")
+            write_picture(pictures[-1], picture)
+            page.append(f"![{section.caption}, {suffix}]({pictures[-1].name})\n")
     write_text(folder / "tables.md", "\n".join(page))
     return [folder / "tables.md", *pictures]
 
