@@ -98,7 +98,8 @@ def write_results(
 ) -> list[str]:
     """Write `base`.txt and .json, `base`SUFFIX.csv and .png of `tables` and `figures` by SUFFIX; return what to print.
 
-    Figures for print are .pdf. The command is added to text and JSON. `result` may hold arrays; what is not finite becomes null.
+    Figures for print are .pdf. The command is added to text and JSON. `result` may hold arrays; what is not finite
+    becomes null.
     """
     made = provenance()
     contents = {".txt": f"{text}\n\n{made['command']}\n", **{f"{end}.csv": table for end, table in tables.items()}}
