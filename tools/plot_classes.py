@@ -27,7 +27,8 @@ def main() -> None:
     if not config.seeds:
         labels = [f"{tag}, epoch {row['epoch']}" for tag, row in zip(config.tags, best, strict=True)]
     means = numbers(row.get("map") for row in best)
-    chance = numbers(map(best[0].get("chance", {}).get, names))  # of the first: runs of a figure have the same split
+    shares = best[0].get("chance", {})  # runs of a figure have the same split; earlier versions did not note it
+    chance = numbers(shares.get(name) or None for name in names)
     present = [share for share in chance if share > 0]
     chance.append(np.mean(present or np.nan))
     shown = labels, [*names, "mean (mAP)"], [*values, means], chance

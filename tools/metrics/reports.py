@@ -129,9 +129,10 @@ def precision_recall_figure(methods: dict[str, Scored], class_names: list[str]) 
             use = counted[:, v]
             precision, recall, _ = precision_recall_curve(labels[use, v], scores[use, v])
             label = f"{name}, mAP {mean_over_classes(average):.1f}" if len(methods) > 1 else ""
-            lines.append(Line(label, (100 * recall).tolist(), (100 * precision).tolist()))
-    title = "Classes with the lowest AP" if len(class_names) > MOST_CURVES else "Classes"
-    return line_charts(f"{title}{' and their AP, %' * (len(methods) == 1)}", "recall, %", charts, "precision, %")
+            points = [(100 * values[:-1]).tolist() for values in (recall, precision)]  # the last one is not measured
+            lines.append(Line(label, *points))
+    title = "Precision and recall of each class" + ", and its AP in %" * (len(methods) == 1)
+    return line_charts(title, "recall, %", charts, "precision, %")
 
 
 class Prediction(NamedTuple):

@@ -126,7 +126,7 @@ def bar_chart(
             places = middles + (index - (len(series) - 1) / 2) * BAR / group
             xerr = None if alone else np.nan_to_num(errors)
             bars = axes.barh(places, np.nan_to_num(means), 0.93 * BAR / group, color=color, xerr=xerr)
-            axes.bar_label(bars, texts, padding=3)
+            axes.bar_label(bars, texts, padding=3, bbox={"color": "white", "pad": 0})  # over the line of chance
         if len(chance):
             axes.vlines(chance[part], middles - 0.5, middles + 0.5, **dashed)
         _write_names(axes.yaxis, names[part])
