@@ -23,17 +23,14 @@ def main() -> None:
     classes = [[*found, *row.get("without_positive", [])] for found, row in zip(precisions, best, strict=True)]
     names = list(dict.fromkeys(itertools.chain(*classes)))
     values = [numbers(found.get(name) for found in precisions) for name in names]
-    labels = config.labels()
-    if not config.seeds:
-        labels = [f"{tag}, epoch {row['epoch']}" for tag, row in zip(config.tags, best, strict=True)]
+    epochs = [f"{tag}, epoch {row['epoch']}" for tag, row in zip(config.tags, best, strict=True)]
     means = numbers(row.get("map") for row in best)
     shares = best[0].get("chance", {})  # runs of a figure have the same split; earlier versions did not note it
     chance = numbers(shares.get(name) or None for name in names)
     present = [share for share in chance if share > 0]
     chance.append(np.mean(present or np.nan))
-    shown = labels, [*names, "mean (mAP)"], [*values, means], chance
-    default = Folder(config.experiments).picture(f"classes_{config.name}")
-    config.draw(default, bar_chart, "Average precision on validation, %", *shown)
+    shown = config.labels() if config.seeds else epochs, [*names, "mean (mAP)"], [*values, means], chance
+    config.draw_runs("classes", bar_chart, "Average precision on validation, %", *shown)
 
 
 if __name__ == "__main__":

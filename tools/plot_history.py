@@ -6,6 +6,7 @@ python3 -m tools.plot_history cMax_seed0 cMax_seed1 --seeds --values class_loss 
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tools.pictures.charts import MOST_LINES, Line, line_charts
 from tools.pictures.figure import FigureArguments
@@ -43,9 +44,8 @@ class RunsConfig(FigureArguments):
         """Return the name of each run's line or bar; runs of the same name are one."""
         return [SEED.sub("", tag) if self.seeds else tag for tag in self.tags]
 
-    @property
-    def name(self) -> str:
-        return "_".join(self.tags)[:100]
+    def draw_runs(self, kind: str, *chart: Any) -> None:
+        self.draw(Folder(self.experiments).picture(f"{kind}_{'_'.join(self.tags)[:100]}"), *chart)
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,7 @@ def main() -> None:
             Line(label, epochs_of(history, kind), values_of(history, kind, name))
             for label, history in zip(config.labels(), histories, strict=True)
         ]
-    default = Folder(config.experiments).picture(f"history_{config.name}")
-    config.draw(default, line_charts, "Learning curves", "epoch", charts)
+    config.draw_runs("history", line_charts, "Learning curves", "epoch", charts)
 
 
 if __name__ == "__main__":
