@@ -23,6 +23,7 @@ from tools.metrics.reports import by_class, free_base, metrics_csv, text_report,
 from tools.metrics.scores import Scores, read_scores, write_scores
 from tools.metrics.submission import TEST_IMAGES, write_submission
 from tools.metrics.thresholds import read_thresholds, recorded_thresholds
+from tools.pictures.figure import style
 from tools.pictures.report import Section, page_path
 from tools.runs.folder import CLASS_PAIRS, IN_PROTOCOLS, LABELS, LOCALIZATION, Folder, checkpoint_path
 from tools.system.command_line import parse
@@ -67,7 +68,9 @@ def measure(config: Config, evaluated: Evaluated, base: Path) -> list[str]:
     tables, figures = {"": metrics_csv(class_names, metrics)}, {}
     if config.check_labels:
         predicted = scored.probabilities > threshold
-        more, tables[LABELS], tables[CLASS_PAIRS], figures[LABELS] = label_report(scored, labels, counted, predicted)
+        with style(config.column):
+            found = label_report(scored, labels, counted, predicted)
+        more, tables[LABELS], tables[CLASS_PAIRS], figures[LABELS] = found
         text += f"\n\n{more}"
     result = summary(config, scored, metrics, interval)
     if localization:

@@ -7,7 +7,8 @@
 Writes a table (CSV and JSON) of each image's predicted classes, their scores and keypoints in the image's own pixels,
 and with --pictures a picture of each image under the class activation maps of its classes. Instead, --compare draws
 the four strategies side by side on a few images (the paper's figure 2), and --tiles the four tiles of an image and the
-map merged from them; both also take a labeled split. The description beside the checkpoint says how it was trained.
+map merged from them; both also take a labeled split, whose boxes they show. The description beside
+the checkpoint says how it was trained.
 """
 
 import itertools
@@ -26,21 +27,24 @@ from tqdm import tqdm
 from core.cam import make_cam
 from core.evaluation.classifier import Result, TrainedClassifier, load_classifier, predicted_classes
 from core.evaluation.loading import check_image_size
+from core.evaluation.pairs import PresentClasses
 from core.evaluation.panels import Example, draw_strategies, draw_tiles
 from core.evaluation.prediction import PRECISIONS, autocast
 from core.strategy import STRATEGIES
 from tools.data.datasets import VOCClassification, preprocess
-from tools.data.images import find_images
+from tools.data.images import find_images, upright_size
 from tools.data.transforms import evaluation_transform, normalize
 from tools.metrics.reports import PredictionTable, prediction_paths, recorded_predictions
 from tools.metrics.scores import SCORE_SUFFIXES, write_score_file
 from tools.metrics.thresholds import recorded_thresholds
 from tools.pictures.figure import check_picture_path, recorded_in_picture, write_picture
+from tools.pictures.panels import PANEL
 from tools.runs.folder import Folder, checkpoint_path
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, advice, first_few, printable, quoted, run_main
 from tools.system.files import check_writable, reason, result_path
 
+MOST_EXAMPLES = 190  # as a picture has room for
 MAX_NAME = 200  # bytes: a file system takes 255, and the temporary file beside a picture has a longer name
 STRATEGY_HELP = f"whose keypoints: {', '.join(STRATEGIES)}, or FILE.py that declares STRATEGY (default: as trained)"
 PICTURES_HELP = "draw each image too (default: experiments/pictures/NAME, or beside --out)"
@@ -61,7 +65,7 @@ class Config(Arguments):
     images: list[str] | None = _images(None, "files, folders (with all below them) or quoted patterns", one_of="images")
     data_dir: str | None = _images(None, "devkit folder, for --compare and --tiles of a --split", one_of="images")
     split: str = _images("val", "list in data/, or of the devkit as Main/val")
-    count: int = _images(4, "the first images, drawn by --compare and --tiles", least=1, most=190)
+    count: int = _images(4, "the first images, drawn by --compare and --tiles", least=1, most=MOST_EXAMPLES)
     image_size: int | None = _images(None, "longer side (a split: crop), pixels, divisible by 32 (default: as trained)")
     threshold: float = _rule(0.5, "predict the classes with at least this score", least=0, most=1)
     thresholds: str | None = _rule(None, "instead, each class's own: a file of tools.thresholds")
@@ -70,6 +74,7 @@ class Config(Arguments):
     pictures: str | None = _output(None, PICTURES_HELP, bare="", metavar="FOLDER")
     compare: bool = _drawing(False, "draw the four strategies side by side instead")
     tiles: bool = _drawing(False, "draw tiles and merged maps instead")
+    panel_size: int = _output(PANEL, "longer side of an image in a picture, pixels", least=100, most=2000)
     out: Path | None = _output(None, OUT_HELP, names_file=True)
     scores_out: Path | None = _output(None, SCORES_HELP, metavar="FILE", names_file=True)
     quiet: bool = _output(False, "no line per image")
@@ -90,6 +95,8 @@ class Config(Arguments):
             raise UserError(f"--scores_out {self.scores_out}: must end in {' or '.join(SCORE_SUFFIXES)}")
         if self.draws_examples and self.out:
             check_picture_path(self.out)
+        if self.draws_examples and self.count * self.panel_size > MOST_EXAMPLES * PANEL:
+            raise UserError(f"--count {self.count} is too many at --panel_size {self.panel_size}: show fewer")
 
     @property
     def draws_examples(self) -> bool:
@@ -143,7 +150,7 @@ def predict_images(model: TrainedClassifier, config: Config) -> int:
             if not config.quiet:
                 tqdm.write(line_of(result, labels))
             if folder is not None:
-                drawn = draw_result(result, labels, folder / unused_name(result.path, used))
+                drawn = draw_result(result, labels, folder / unused_name(result.path, used), config.panel_size)
                 more, undrawn = {"picture": drawn} if drawn else {}, undrawn + (not drawn)
             table.add(result.path, result.size, result.predictions(labels), **more)
     print(f"written: {table.paths[0]} and {table.paths[1]}" + (f", pictures in {folder}" if folder else ""))
@@ -162,10 +169,10 @@ def line_of(result: Result, labels: list[str]) -> str:
     return printable(f"{result.path}: {found if labels else f'none (strongest: {found})'}")
 
 
-def draw_result(result: Result, labels: list[str], path: Path) -> str:
+def draw_result(result: Result, labels: list[str], path: Path, panel_size: int) -> str:
     """Write the picture of an image's classes; return its path, or "" if it failed, which a line then says."""
     try:
-        write_picture(path, result.plot(*labels))
+        write_picture(path, result.plot(*labels), scale=panel_size / PANEL)
         return str(path)
     except Exception as error:  # whatever Pillow, matplotlib or the disk refuse: the table matters more
         tqdm.write(f"no picture of {printable(result.path)}: {printable(reason(error))}", file=sys.stderr)
@@ -191,7 +198,7 @@ def draw_examples(model: TrainedClassifier, config: Config) -> int:
     if config.tiles and model.keypoints is None:
         raise UserError(f"--tiles: {model.checkpoint} was trained without keypoints: name a strategy with --strategy")
     examples = []
-    for image, present in read_examples(model, config):
+    for image, present, boxes in read_examples(model, config):
         image = image.to(model.device)
         with autocast(model.device, config.amp):
             logits, features = model.network(image[None])
@@ -202,30 +209,30 @@ def draw_examples(model: TrainedClassifier, config: Config) -> int:
         shown = present[logits[present].argmax()][None]
         title = f"{model.class_names[shown]} {torch.sigmoid(logits[shown]).item():.2f}"
         cams, normalization = make_cam(features[0].float()), model.description.normalization
-        examples.append(
-            Example(image, cams, *(index.to(model.device) for index in (present, shown)), title, normalization)
-        )
+        indices = (index.to(model.device) for index in (present, shown))
+        examples.append(Example(image, cams, *indices, title, normalization, boxes))
     if config.tiles:
         figure = draw_tiles(model.network, examples, model.keypoints, model.options)
     else:
         figure = draw_strategies(examples, model.options, model.keypoints)
-    about = settings_of(model, config) | {"count": config.count}
+    about = settings_of(model, config) | {"count": config.count, "panel_size": config.panel_size}
     default = Folder().picture(f"{'tiles' if config.tiles else 'keypoints'}_{model.checkpoint.stem}")
     out = config.out or result_path(default, about, recorded_in_picture)
-    write_picture(out, figure, about)
+    write_picture(out, figure, about, config.panel_size / PANEL)
     print(f"written: {out}")
     return 0
 
 
-def read_examples(model: TrainedClassifier, config: Config) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
-    """Yield the first `--count` images, `[3, S, S]`, each with the indices of its classes (None: those predicted)."""
+def read_examples(model: TrainedClassifier, config: Config) -> Iterator[tuple[torch.Tensor, torch.Tensor | None, dict]]:
+    """Yield the first `--count` images, `[3, S, S]`, each with its classes (None: those predicted) and their boxes."""
     if config.images:
         with advice("check --images"):
             paths = find_images(config.images)[0][: config.count]
         for path in paths:
-            yield preprocess(path, model.image_size, model.description.normalization).canvas, None
+            yield preprocess(path, model.image_size, model.description.normalization).canvas, None, {}
         return
-    transform = evaluation_transform(model.image_size, model.description.arguments.get("eval_resize") is True)
+    resize = model.description.arguments.get("eval_resize") is True
+    transform = evaluation_transform(model.image_size, resize)
     with advice("check --data_dir and --split; python3 -m tools.check_data lists every problem of a split"):
         dataset = VOCClassification(config.data_dir, config.split, model.class_names, transform)
     labeled = dataset.labels.any(1).nonzero()[: config.count, 0].tolist()
@@ -233,7 +240,10 @@ def read_examples(model: TrainedClassifier, config: Config) -> Iterator[tuple[to
         raise UserError(f"no image of split '{config.split}' has a label")
     for index in labeled:
         pixels, labels, _ = dataset[index]
-        yield normalize(pixels, model.description.normalization), labels.nonzero()[:, 0]
+        width, height = upright_size(dataset.paths[index])
+        boxed = [item for item in dataset.objects(index) if item.box]
+        present = PresentClasses([boxed], [(height, width)], len(labels), model.image_size, resize)
+        yield normalize(pixels, model.description.normalization), labels.nonzero()[:, 0], present.boxes[0]
 
 
 def main() -> None:

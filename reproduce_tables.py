@@ -24,6 +24,7 @@ from core.training.config import accepted, parse_config
 from core.training.devices import choose_devices
 from core.training.trainer import Trainer
 from tools.data.devkit import read_class_names, read_split
+from tools.pictures.figure import COLUMN_HELP, WIDTHS, style
 from tools.reproduction.presets import PRESETS
 from tools.reproduction.series import Experiment, environment
 from tools.reproduction.study import CompletedRuns, TableSection, write_study
@@ -130,6 +131,7 @@ class Config(Arguments):
     tables: tuple[str, ...] = argument(TABLES, _TABLES_HELP, parse=_comma_separated, metavar="NAMES")
     rows: tuple[str, ...] | None = argument(None, _ROWS_HELP, parse=_comma_separated, metavar="FILES")
     out: Path | None = argument(None, "folder of runs and tables (default: reproduction/PRESET)")
+    column: str = argument("screen", COLUMN_HELP, choices=WIDTHS)
     dry_run: bool = argument(False, "list the runs and estimate how long they take")
     commands: bool = argument(False, "as --dry_run, and print the commands of every run")
 
@@ -292,7 +294,8 @@ class Study:
 
         sections = [TableSection(one.name, one.caption, [*map(read, one.rows)]) for one in self.comparisons]
         title = f"Preset {self.config.preset}: {self.preset.about}"
-        print("\n".join(write_study(self.out / "tables", title, sections)))
+        with style(self.config.column):
+            print("\n".join(write_study(self.out / "tables", title, sections)))
 
 
 def seconds_per_image(config: TrainingConfig) -> float:

@@ -29,6 +29,7 @@ from tools.data.images import find_images
 from tools.data.transforms import evaluation_transform
 from tools.metrics.readers import read_results
 from tools.metrics.reports import COLUMNS, Prediction, PredictionTable
+from tools.pictures import panels
 from tools.pictures.figure import rgb_array
 from tools.runs.checkpoints import Description, read_description, save_checkpoint
 from tools.system.command_line import parse
@@ -372,6 +373,39 @@ def test_strategies_and_tiles_of_own_images(here, mode, suffix):
         return
     sheet = cv2.imread("s.png")
     assert sheet.shape[0] > 2 * 300 and sheet.shape[1] > 4 * 300
+
+
+@pytest.mark.parametrize("size", [120, 600])
+def test_panels_have_the_size_that_was_asked_for(here, size):
+    painted(here / "a.png", 1000, 1000, ("red", 500, 500, 100))
+    assert infer("--images", "a.png", "--pictures", "p", "--panel_size", size, "--quiet") == 0
+    assert infer("--images", "a.png", "--compare", "--panel_size", size, "--out", "c.png") == 0
+    assert 2 * size < Image.open("p/a.png").width < 3 * size + 160
+    assert 4 * size < Image.open("c.png").width < 5 * size + 160
+    with pytest.raises(UserError, match="--panel_size 50: must be 100 or more"):
+        infer("--images", "a.png", "--panel_size", 50)
+    with pytest.raises(UserError, match="--count 190 is too many at --panel_size 1000"):
+        infer("--images", "a.png", "--compare", "--count", 190, "--panel_size", 1000)
+
+
+def test_boxes_of_a_labeled_split_are_those_of_the_classes_that_a_panel_shows(here, monkeypatch):
+    painted(here / "voc/JPEGImages/a.jpg", 128, 128, ("red", 40, 40, 20), ("blue", 100, 90, 10), format="PNG")
+    objects = [("red thing", 21, 21, 61, 61), ("blue", 81, 91, 101, 111), ("grün", 200, 200, 300, 300)]
+    parts = [f"<object><name>{name}</name><bndbox><xmin>{left}</xmin><ymin>{top}</ymin><xmax>{right}</xmax>"
+             f"<ymax>{bottom}</ymax></bndbox></object>" for name, left, top, right, bottom in objects]  # fmt: skip
+    for path, content in (("Annotations/a.xml", f"<annotation>{''.join(parts)}</annotation>"),
+                          ("ImageSets/Main/val.txt", "a\n")):  # fmt: skip
+        (here / "voc" / path).parent.mkdir(parents=True)
+        (here / "voc" / path).write_text(content, encoding="utf-8")
+    drawn, plain = [], panels.draw_boxes
+    monkeypatch.setattr(panels, "draw_boxes", lambda axes, boxes: drawn.append(boxes) or plain(axes, boxes))
+    words = ("--data_dir", "voc", "--split", "Main/val", "--image_size", 128)
+    assert infer(*words, "--compare", "--out", "c.png") == 0
+    red, blue = (20, 20, 61, 61), (90, 80, 111, 101)
+    assert drawn == [[red, blue], [blue], [blue], [blue]]  # Max has one map of all classes
+    drawn.clear()
+    assert infer(*words, "--tiles", "--out", "t.png") == 0
+    assert drawn == [[blue]]
 
 
 def test_a_strategy_of_ones_own_has_a_panel_of_its_own(here):

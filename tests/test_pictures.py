@@ -6,15 +6,24 @@ import re
 import sys
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
+from matplotlib.container import BarContainer
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 from PIL import Image
+from sklearn.metrics import average_precision_score
 
-from tools import plot_classes, plot_history
+from tests.helpers.command_line import ROOT
+from tools import plot_classes, plot_history, plot_scores
+from tools.metrics import labels, reports
+from tools.metrics.bootstrap import Interval
+from tools.metrics.scores import Scores, write_scores
 from tools.pictures import figure
-from tools.pictures.charts import LINE_COLORS, Line, bar_chart, line_charts
-from tools.pictures.figure import FONT_SIZE, new_figure, rgb_array, style, write_picture
+from tools.pictures.charts import LINE_COLORS, Line, bar_chart, interval_chart, line_charts, matrix_charts
+from tools.pictures.figure import new_figure, rgb_array, style, write_picture
 from tools.pictures.panels import (
     BAR,
     caption,
@@ -63,6 +72,12 @@ def boxes(figure, artists) -> list:
     return found
 
 
+def is_whole(figure) -> bool:
+    """Return whether nothing that a figure shows is cut off at its edges."""
+    box = figure.get_tightbbox()
+    return min(box.x0, box.y0) >= 0 and box.x1 <= figure.get_figwidth() and box.y1 <= figure.get_figheight()
+
+
 # Figures ------------------------------------------------------------------------------------------------------------
 
 
@@ -74,16 +89,83 @@ def test_letters_are_at_least_14_pixels_high():
     assert np.ptp(inked[:, 0]) + 1 >= 14
 
 
-def test_every_letter_of_charts_and_panels_has_at_least_that_size():
-    figures = [
-        bar_chart("title", ["a"], ["dog"], [[1.0]]),
-        line_charts("title", "epoch", {"loss": [Line("a", [0, 1], [0, 1])]}),
-    ]
-    figure, grid = panel_grid(1, [300, BAR], title="title")
-    color_bar(grid[0, 1], show_overlay(grid[0, 0], GRAY, np.ones((4, 5))))
-    caption(grid[0, 0], "dog")
-    for each in (*figures, figure):
-        assert len(written(each)) > 2 and min(text.get_fontsize() for text in written(each)) >= FONT_SIZE
+def every_chart(column: str, names: list[str]) -> dict:
+    """Return a figure of each kind of chart, with long and many texts."""
+    random = np.random.default_rng(0)
+    lines = [Line(f"{k} a run with a long tag", [0, 1, 2], [k, 2, k / 2]) for k in (0, 0, 1, 2)]
+    interval = Interval(0.2, 0.4)
+    rows = {"best_Toy_cTopk_w_Main_val − best_Toy_cMax_Main_val": (0.3, interval), "cMax": (0.3, interval)}
+    shares = random.random((len(names), len(names)))
+    curves = {f"{name} 81.2": [Line("", [0, 100], [100, 50])] for name in names}
+    values, chance = 100 * random.random((len(names), 3)), [7.0] * len(names)
+    with style(column):
+        return {
+            "lines": line_charts("Learning curves", "epoch", {name: lines for name in plot_history.TITLES.values()}),
+            "bars": bar_chart("Average precision on validation, %", ["cMax", "cMax", "b"], names, values, chance),
+            "intervals": interval_chart("Methods on the same images, 95 % intervals", {"mAP, %": rows}),
+            "matrices": matrix_charts("Classes", names, {"one": shares, labels.TOGETHER: shares}),
+            "curves": line_charts("Precision and recall of each class", "recall, %", curves, "precision, %"),
+        }
+
+
+VOC = [*json.loads((ROOT / "data/VOC_2012.json").read_text())["class_names"], "mean (mAP)"]
+
+
+@pytest.mark.parametrize("column, inches, letters", [("screen", 12.8, 14), ("single", 3.5, 8), ("double", 7.2, 8)])
+def test_a_chart_has_the_width_and_letters_of_its_column_and_nothing_is_cut_off(column, inches, letters):
+    for kind, drawn in every_chart(column, VOC).items():
+        width = drawn.get_figwidth()
+        assert width == pytest.approx(inches) or (column == "screen" and width == 6.4)  # of one chart
+        found = written(drawn)
+        assert len(found) > 2 and min(text.get_fontsize() for text in found) >= letters - 1e-6, kind
+        assert is_whole(drawn), kind
+        assert max(line.get_linewidth() for axes in drawn.axes for line in axes.lines or [Line2D([], [])]) < 2
+
+
+def test_names_of_classes_do_not_overlap_in_a_column():
+    for kind, drawn in every_chart("single", VOC).items():
+        rgb_array(drawn)
+        for axes in drawn.axes:
+            for axis in (axes.xaxis, axes.yaxis):
+                low, high = sorted(axis.get_view_interval())
+                ticks = [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+                found = [text.get_window_extent() for text in ticks if text.get_text() and text.get_visible()]
+                shared = [Bbox.intersection(a, b) for i, a in enumerate(found) for b in found[:i]]
+                # Lines of text have room above and below their letters, of which they may share some.
+                assert all(box is None or min(box.width, box.height) < 0.25 * 8 / 72 * 300 for box in shared), kind
+
+
+def test_panels_are_whole():
+    for height in (120, 225, 300):
+        figure, grid = panel_grid(1, [300, BAR], height, title="title")
+        color_bar(grid[0, 1], show_overlay(grid[0, 0], GRAY, np.ones((4, 5))))
+        caption(grid[0, 0], "dog")
+        assert min(text.get_fontsize() for text in written(figure)) >= 14 and is_whole(figure)
+
+
+def test_a_picture_may_have_more_pixels(tmp_path):
+    write_picture(tmp_path / "a.png", new_figure(300, 100), scale=2.5)
+    assert Image.open(tmp_path / "a.png").size == (750, 250)
+
+
+def test_figures_for_print_are_pdf_with_letters_as_text(tmp_path):
+    names = ["Straße", "Ποδήλατο", "Лошадь"]
+    for column, suffix in (("screen", ".png"), ("single", ".pdf")):
+        with style(column):
+            drawn = bar_chart("title", ["a"], names, [[1.0]] * 3)
+        assert drawn.suffix == suffix
+    write_picture(tmp_path / "x.png", drawn)
+    assert Image.open(tmp_path / "x.png").width == 3.5 * 300
+    write_picture(tmp_path / "x.pdf", drawn)
+    assert b"/Type3" not in (tmp_path / "x.pdf").read_bytes()  # TrueType: letters can be searched and edited
+
+
+def test_the_caller_s_matplotlib_stays_as_it_is():
+    before = dict(matplotlib.rcParams)
+    with style("single"), pytest.raises(ValueError):
+        rgb_array(bar_chart("title", ["a"], ["自行车"], [[1.0]]))
+        raise ValueError
+    assert dict(matplotlib.rcParams) == before and bar_chart("title", ["a"], ["dog"], [[1.0]]).get_figwidth() == 6.4
 
 
 @pytest.mark.parametrize(
@@ -125,7 +207,8 @@ def test_names_are_written_as_they_are(tmp_path):
 def test_a_character_without_a_font_is_said_once_and_others_look_for_one(capsys, monkeypatch):
     from matplotlib.font_manager import fontManager
 
-    monkeypatch.setattr(figure, "_family_of", {})
+    monkeypatch.setattr(figure, "_known", set())
+    monkeypatch.setattr(figure, "_boxes", set())
     monkeypatch.setattr(figure, "_families", ["DejaVu Sans"])
     own = [font for font in fontManager.ttflist if font.name in ("DejaVu Sans", "STIXGeneral")]
     monkeypatch.setattr(fontManager, "ttflist", own)
@@ -154,7 +237,7 @@ def test_a_curve_passes_through_its_points_and_has_gaps():
     (axes,) = figure.axes
     (curve,) = axes.lines
     figure.canvas.draw()
-    assert (axes.get_title("left"), axes.get_xlabel()) == ("loss", "epoch")
+    assert (axes.get_title("left"), figure.get_supxlabel()) == ("loss", "epoch")
     drawn = rgb_array(figure)
     column = round(axes.transData.transform((2, 5))[0])
     blue = (drawn == (0, 114, 178)).all(-1)
@@ -172,25 +255,57 @@ def test_curves_that_coincide_are_all_visible():
         assert (distance < 40).sum() > 100
 
 
+def test_curves_of_one_label_are_a_mean_with_a_band():
+    runs = [Line("cMax", [1, 2, 3], [1, 5, 3]), Line("plain", [1], [0]), Line("cMax", [1, 2], [3, math.nan])]
+    figure = line_charts("title", "epoch", {"loss": runs})
+    assert {"cMax", "plain", "from the lowest to the highest run"} <= texts(figure)
+    mean, plain = figure.axes[0].lines
+    assert (
+        mean.get_xydata()[0].tolist() == [1, 2] and math.isnan(mean.get_xydata()[1, 1]) and len(mean.get_xdata()) == 2
+    )
+    (band,) = figure.axes[0].collections
+    assert band.get_datalim(figure.axes[0].transData).intervaly.tolist() == [1, 3]
+
+
 def test_a_chart_without_values_says_so():
     assert "none" in texts(line_charts("title", "epoch", {"re_loss": [Line("a", [0, 1], [math.nan, math.nan])]}))
+
+
+def bars_of(axes) -> list[BarContainer]:
+    return [one for one in axes.containers if isinstance(one, BarContainer)]
+
+
+def test_bars_of_one_label_have_their_deviation_and_chance_is_a_line():
+    values = [[45.0, 20.0, 55.0], [40.0, math.nan, math.nan]]
+    figure = bar_chart("title", ["one", "two", "one"], ["dog", "cat"], values, [7.0, 9.0])
+    (axes,) = figure.axes
+    deviation = 50**0.5  # of the sample 45, 55
+    assert {f"50.0 ± {deviation:.1f}", "20.0", "none", "chance", "one", "two"} <= texts(figure)
+    errors = next(one for one in axes.containers if not isinstance(one, BarContainer))
+    segments = [segment[:, 0].tolist() for segment in errors[2][0].get_segments()]
+    assert segments[0] == pytest.approx([50 - deviation, 50 + deviation])
+    dashed = [one for one in axes.collections if one.get_linestyle()[0][1]]
+    places = sorted(segment.tolist() for one in dashed for segment in one.get_segments())
+    assert places == [[[7, -0.5], [7, 0.5]], [[9, 0.5], [9, 1.5]]]
+    boxes(figure, axes.texts)
+    assert "chance" not in texts(bar_chart("title", ["one"], ["dog"], [[1.0]], chance=[math.nan]))
 
 
 def test_a_bar_is_as_long_as_its_value():
     figure = bar_chart("title", ["one", "two"], ["dog", "cat"], [[100, 50], [25, math.nan]])
     (axes,) = figure.axes
-    lengths = [[bar.get_width() for bar in series] for series in axes.containers]
+    lengths = [[bar.get_width() for bar in series] for series in bars_of(axes)]
     assert lengths == [[100, 25], [50, 0]]
     assert {"one", "two", "dog", "cat", "100.0", "50.0", "25.0", "none", "title"} <= texts(figure)
     boxes(figure, axes.texts)
-    assert axes.containers[0][0].get_y() < axes.containers[0][1].get_y() and axes.yaxis_inverted()
+    assert bars_of(axes)[0][0].get_y() < bars_of(axes)[0][1].get_y() and axes.yaxis_inverted()
 
 
 def test_many_bars_are_in_two_columns_of_the_same_scale():
     names = [f"class {number}" for number in range(21)]
     figure = bar_chart("title", ["one"], names, [[float(number)] for number in range(21)])
     first, second = figure.axes
-    assert [bar.get_width() for axes in figure.axes for bar in axes.containers[0]] == list(range(21))
+    assert [bar.get_width() for axes in figure.axes for bar in bars_of(axes)[0]] == list(range(21))
     assert first.get_xlim() == second.get_xlim() and first.get_ylim() == second.get_ylim()
     assert set(names) <= texts(figure)
 
@@ -266,7 +381,7 @@ def test_the_color_bar_has_the_ends_of_the_map():
     figure, grid = panel_grid(1, [300, BAR])
     image = show_map(grid[0, 0], np.array([[-2.0, 3.0]]), -2.0, 3.0)
     color_bar(grid[0, 1], image, "-2.0", "3.0")
-    assert {"-2.0", "3.0"} <= texts(figure)
+    assert {"-2.0", "3.0", "class activation map"} <= texts(figure)
     heights = {text.get_text(): text.get_window_extent().y0 for text in written(figure)}
     assert image.get_clim() == (-2.0, 3.0) and heights["3.0"] - heights["-2.0"] > 200
 
@@ -351,16 +466,51 @@ def typed(monkeypatch, main, *words):
     main()
 
 
+def shown_in(path: str) -> list[str]:
+    """Return the texts of an SVG."""
+    return re.findall(r">([^<>\n]+)</text>", Path(path).read_text(encoding="utf-8"))
+
+
 def test_curves_of_several_runs_are_one_picture(experiments, monkeypatch, capsys):
     typed(monkeypatch, plot_history.main, "one", "two")
     assert "experiments/pictures/history_one_two.png" in capsys.readouterr().out
     picture = np.asarray(Image.open("experiments/pictures/history_one_two.png"))
-    # In each of the seven charts, both colors (re_loss and learning rate coincide in both runs, the others differ).
+    # In each of the six charts, both colors (re_loss and learning rate coincide in both runs, the others differ).
     middle_column = picture.shape[1] // 2
-    for row, part in enumerate(np.array_split(picture[100:], 4)):
-        for half in (part[:, :middle_column], part[:, middle_column:])[: 1 if row == 3 else 2]:
+    for part in np.array_split(picture[100:], 3):
+        for half in (part[:, :middle_column], part[:, middle_column:]):
             for color in ((0, 114, 178), (213, 94, 0)):
                 assert (half[..., :3] == color).all(-1).sum() > 50
+
+
+def test_the_loss_that_is_minimized_is_first_and_the_sum_is_drawn_on_request(experiments, monkeypatch):
+    typed(monkeypatch, plot_history.main, "one", "--out", "a.svg")
+    titles = [text for text in shown_in("a.svg") if text in plot_history.TITLES.values()]
+    assert titles[0] == "classification loss (class_loss)"
+    assert not {plot_history.TITLES["loss"], plot_history.TITLES["p_class_loss"]} & set(titles)
+    typed(monkeypatch, plot_history.main, "one", "--values", "map", "loss", "--column", "single", "--out", "b.svg")
+    titles = [text for text in shown_in("b.svg") if text in plot_history.TITLES.values()]
+    assert titles == ["validation mAP, %", "weighted sum of the losses (loss)"]
+    assert re.search(r'<svg[^>]*width="252pt"', Path("b.svg").read_text(encoding="utf-8"))  # 3.5 inches
+    with pytest.raises(UserError, match="--values maps: choose from class_loss, map, "):
+        typed(monkeypatch, plot_history.main, "one", "--values", "maps")
+
+
+def test_runs_of_several_seeds_are_one_line_and_one_bar(experiments, monkeypatch):
+    for seed, level in ((0, 10), (1, 14)):
+        rows = history(3, level)
+        for row in rows["validation"]:
+            row["chance"] = {"dog": 12.5, "cat": 7.5, "ant": 0.0}
+        (experiments / f"cMax_seed{seed}.json").write_text(json.dumps(rows))
+    tags = ("cMax_seed0", "cMax_seed1")
+    typed(monkeypatch, plot_history.main, *tags, "--seeds", "--out", "a.svg")
+    assert {"cMax", "from the lowest to the highest run"} <= set(shown_in("a.svg"))
+    typed(monkeypatch, plot_classes.main, *tags, "--seeds", "--out", "b.svg")
+    # Of dog 30 and 42, of which the sample standard deviation is 8.5; the mean is that of the history's map.
+    expected = {"cMax", "± standard deviation of runs", "36.0 ± 8.5", "5.0 ± 0.0", "none", "chance"}
+    assert expected <= set(shown_in("b.svg"))
+    typed(monkeypatch, plot_classes.main, *tags, "--out", "c.svg")
+    assert {"cMax_seed0, epoch 3", "cMax_seed1, epoch 3", "30.0", "42.0"} <= set(shown_in("c.svg"))
 
 
 def test_a_further_loss_has_a_chart_of_its_own_with_a_gap_for_runs_without_it(experiments, monkeypatch):
@@ -372,10 +522,11 @@ def test_a_further_loss_has_a_chart_of_its_own_with_a_gap_for_runs_without_it(ex
     for tag, rows in (("further", further), ("baseline", baseline)):
         (experiments / f"{tag}.json").write_text(json.dumps(rows))
     drawn = {}
-    monkeypatch.setattr(plot_history, "line_charts", lambda *words: drawn.update(words[-1]) or line_charts(*words))
+    monkeypatch.setattr(plot_history, "line_charts", lambda *words: drawn.update(words[2]) or line_charts(*words))
     typed(monkeypatch, plot_history.main, "further", "baseline", "--out", "curves.svg")
-    found = re.findall(r">([^<>\n]+)</text>", Path("curves.svg").read_text(encoding="utf-8"))
-    titles = [*plot_history.CHARTS.values(), "area_loss"]
+    found = shown_in("curves.svg")
+    titles = [title for name, title in plot_history.TITLES.items() if name not in plot_history.ON_REQUEST]
+    titles.append("area_loss")
     assert list(drawn) == titles and set(titles) <= set(found) and "none" not in found
     for title, value in (("area_loss", 0.3), ("reconstruction loss (re_loss)", 0.1)):
         with_loss, without = drawn[title]
@@ -389,12 +540,12 @@ def test_histories_of_earlier_versions_are_drawn_beside_new_ones(experiments, mo
         del row["eval_class_loss"]
     (experiments / "earlier.json").write_text(json.dumps(earlier))
     drawn = {}
-    monkeypatch.setattr(plot_history, "line_charts", lambda *words: drawn.update(words[-1]) or line_charts(*words))
+    monkeypatch.setattr(plot_history, "line_charts", lambda *words: drawn.update(words[2]) or line_charts(*words))
     typed(monkeypatch, plot_history.main, "one", "earlier")
     for title in ("learning rate", "validation mAP, %"):
         new, old = drawn[title]
         assert new.x == old.x and new.y == old.y and not any(map(math.isnan, old.y))
-    new, old = drawn[plot_history.CHARTS["eval_class_loss"]]
+    new, old = drawn[plot_history.TITLES["eval_class_loss"]]
     assert new.y == [10, 5, 10 / 3] and all(map(math.isnan, old.y))
     typed(monkeypatch, plot_classes.main, "one", "earlier", "--out", "bars.svg")
     assert "earlier, epoch 3" in Path("bars.svg").read_text(encoding="utf-8")
@@ -410,6 +561,7 @@ def test_histories_of_earlier_versions_are_drawn_beside_new_ones(experiments, mo
         {"train": [], "validation": [{"iteration": 10**400, "epoch": 1}]},
         {"train": [], "validation": [{"iteration": 1, "epoch": 1, "average_precision": [1]}]},
         {"train": [], "validation": [{"iteration": 1, "epoch": 1, "without_positive": None}]},
+        {"train": [], "validation": [{"iteration": 1, "epoch": 1, "chance": 7.0}]},
     ],
 )
 def test_what_is_not_a_history_is_refused(experiments, monkeypatch, content):
@@ -437,7 +589,7 @@ def test_values_that_are_not_numbers_are_gaps(experiments, monkeypatch):
 
 def test_bars_show_the_best_epoch_of_every_run(experiments, monkeypatch):
     typed(monkeypatch, plot_classes.main, "one", "two", "--out", "bars.svg")
-    found = re.findall(r">([^<>\n]+)</text>", Path("bars.svg").read_text(encoding="utf-8"))
+    found = shown_in("bars.svg")
     assert {"one, epoch 3", "two, epoch 3", "dog", "cat", "ant", "mean (mAP)"} <= set(found)
     assert {"30.0", "60.0", "5.0", "none"} <= set(found)
 
@@ -446,8 +598,10 @@ def test_bars_show_the_best_epoch_of_every_run(experiments, monkeypatch):
 def test_mistakes_are_one_line(experiments, monkeypatch, main):
     with pytest.raises(UserError, match=r"no history .*nobody.json.*here: one, two"):
         typed(monkeypatch, main, "one", "nobody")
-    with pytest.raises(UserError, match="at most 8"):
-        typed(monkeypatch, main, *["one"] * 9)
+    for tag in "abcdefghi":
+        (experiments / f"{tag}.json").write_text(json.dumps(history(1, 1)))
+    with pytest.raises(UserError, match="only 8 have colors"):
+        typed(monkeypatch, main, *"abcdefghi")
     (experiments / "odd.json").write_text("[1]")
     with pytest.raises(UserError, match="is not the history"):
         typed(monkeypatch, main, "odd")
@@ -458,3 +612,67 @@ def test_mistakes_are_one_line(experiments, monkeypatch, main):
         typed(monkeypatch, main, "one", "--out", "x.gif")
     with pytest.raises(UserError, match="required: TAG"):
         typed(monkeypatch, main)
+
+
+# Figures of scores ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scored(tmp_path, monkeypatch) -> Scores:
+    """Scores of two methods in one.npz and two.npz, of three classes of which one has no positive."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    labels = np.where(random.random((40, 3)) < [0.5, 0.3, 0], 1, -1).astype(np.int8)
+    for name, noise in (("one", 1), ("two", 3)):
+        found = Scores([f"image{row}" for row in range(40)], ["dog", "cat", "ant"],
+                       labels + noise * random.standard_normal((40, 3)), labels)  # fmt: skip
+        write_scores(Path(f"{name}.npz"), found)
+    return found
+
+
+def test_precision_recall_curves_end_at_the_share_of_positives(scored, monkeypatch, capsys):
+    drawn = {}
+    monkeypatch.setattr(reports, "line_charts", lambda *words: drawn.update(words[2]) or line_charts(*words))
+    kind = ("--kind", "precision_recall")
+    typed(monkeypatch, plot_scores.main, "--scores", "one.npz", "two.npz", *kind, "--out", "a.svg")
+    assert "written: a.svg" in capsys.readouterr().out
+    assert list(drawn) == ["dog", "cat"]
+    for v, lines in enumerate(drawn.values()):
+        for line in lines:
+            assert (line.x[0], line.y[0]) == (100, pytest.approx(100 * (scored.labels[:, v] > 0).mean()))
+    averages = [average_precision_score(scored.labels[:, v] > 0, scored.scores[:, v]) for v in (0, 1)]
+    assert {"dog", "cat", f"two, mAP {100 * np.mean(averages):.1f}"} <= set(shown_in("a.svg"))
+    typed(monkeypatch, plot_scores.main, "--scores", "two.npz", *kind, "--column", "single", "--out", "b.svg")
+    assert {f"dog {100 * averages[0]:.1f}", f"cat {100 * averages[1]:.1f}"} <= set(shown_in("b.svg"))
+
+
+def test_a_co_occurrence_matrix_is_drawn_from_labels(scored, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(plot_scores, "matrix_charts", lambda *words: drawn.update(words[-1]) or matrix_charts(*words))
+    typed(monkeypatch, plot_scores.main, "--scores", "one.npz", "--kind", "co_occurrence", "--out", "a.pdf")
+    (shares,) = drawn.values()
+    present = scored.labels > 0
+    assert shares[0, 1] == pytest.approx(100 * (present[:, 0] & present[:, 1]).sum() / present[:, 0].sum())
+    assert Path("a.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_figures_of_other_scores_are_kept(scored, monkeypatch, capsys):
+    for column in ("screen", "single", "screen"):
+        words = ("--scores", "one.npz", "--kind", "precision_recall", "--column", column)
+        typed(monkeypatch, plot_scores.main, *words)
+    assert "precision_recall_one_2.png" in capsys.readouterr().err
+    assert len(list(Path("experiments/pictures").iterdir())) == 2
+
+
+def test_mistakes_with_scores_are_one_line(scored, monkeypatch):
+    write_scores(Path("other.npz"), scored.select(range(20)))
+    (experiments := Path("deep")).mkdir()
+    write_scores(experiments / "one.npz", scored)
+    for words, message in (
+        (["one.npz", "other.npz"], "other.npz has .* other images than the first"),
+        (["one.npz", "deep/one.npz"], "deep/one.npz has the name of another file"),
+        (["one.npz", "--out", "a.gif"], "must end in"),
+        (["none.npz"], "none.npz"),
+    ):
+        with pytest.raises(UserError, match=message):
+            typed(monkeypatch, plot_scores.main, "--kind", "precision_recall", "--scores", *words)

@@ -24,7 +24,8 @@ from tools.data.annotations import read_annotation
 from tools.data.devkit import read_class_names
 from tools.metrics.multilabel import binary_labels
 from tools.metrics.scores import read_scores
-from tools.pictures.charts import MOST_LINES
+from tools.pictures.charts import MOST_LINES, bar_chart
+from tools.reproduction import study
 from tools.reproduction.presets import PRESETS
 from tools.reproduction.series import Experiment
 from tools.reproduction.study import CompletedRuns, TableSection, _read_result
@@ -561,6 +562,7 @@ def completed_runs(name: str, runs: int, images: int = 6) -> CompletedRuns:
     result = {
         "split": "val",
         "means": {"mAP": 50.0, "mAP_VOC2010": 51.0},
+        "chance": 7.0,
         "average_precision": {"cat": 50.0},
         "localization": {"tolerance": 15, "strength": 1.0, "over_pairs": {**shares, "energy": 1.0, "empty": None}},
     }
@@ -573,20 +575,16 @@ def completed_runs(name: str, runs: int, images: int = 6) -> CompletedRuns:
 
 @pytest.mark.parametrize(
     "runs, rows, charts",
-    [(1, 2, ["bars", "curves"]), (3, MOST_LINES, ["bars", "curves"]), (3, 9, ["bars", "curves", "curves_2"])],
+    [(1, 2, ["bars", "curves"]), (3, MOST_LINES, ["bars", "curves"]), (10, 9, ["bars", "curves", "curves_2"])],
 )
-def test_every_run_has_a_bar_and_every_row_a_curve(runs, rows, charts):
-    section = TableSection("a", "A", [completed_runs(f"row {row}", runs) for row in range(rows)])
-    labels, values = section.bars()
-    assert labels == [f"run {number}" for number in range(1, runs + 1)]
-    assert values == [[50.0] * runs] * rows
+def test_every_row_has_a_bar_and_a_curve_of_its_runs(runs, rows, charts, monkeypatch):
+    section, drawn = TableSection("a", "A", [completed_runs(f"row {row}", runs) for row in range(rows)]), []
+    monkeypatch.setattr(study, "bar_chart", lambda *words: drawn.append(words) or bar_chart(*words))
     assert list(section.charts()) == charts
-
-
-def test_more_runs_than_colors_are_one_bar_that_says_so():
-    section = TableSection("a", "A", [completed_runs(name, 10) for name in ("plain", "cMax")])
-    assert section.bars() == (["mean of 10 runs"], [[50.0], [50.0]])
-    assert list(section.charts()) == ["bars", "curves"]
+    ((_, labels, names, values, chance),) = drawn
+    assert labels == ["mAP" if runs == 1 else f"mean of {runs} runs"] * runs
+    assert names == [f"row {row}" for row in range(rows)]
+    assert values == [[50.0] * runs] * rows and chance == [7.0] * rows
 
 
 def test_the_optimism_is_that_of_runs_with_a_selection():

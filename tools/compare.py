@@ -6,7 +6,6 @@
 Each sample draws images, the same for all methods, and --seeds adds the variation of the runs. See docs/protocols.md.
 """
 
-import re
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,17 +14,17 @@ import numpy as np
 
 from tools.metrics.bootstrap import Interval
 from tools.metrics.multilabel import binary_labels
-from tools.metrics.readers import ScoreArguments
+from tools.metrics.readers import OUT_HELP, ScoreArguments
 from tools.metrics.reports import free_base, write_results
 from tools.metrics.scores import Scores
 from tools.metrics.significance import POWER, Method, Pair, compare
 from tools.pictures.charts import interval_chart
-from tools.runs.folder import Folder
+from tools.pictures.figure import style
+from tools.runs.folder import SEED, Folder
 from tools.system.command_line import argument, parse
 from tools.system.errors import UserError, first_few, printable, run_main
 from tools.system.text_table import fixed_width_table
 
-SEED = re.compile(r"[._-]?seed[._-]?\d+", re.IGNORECASE)
 CLASSES_SHOWN = 5
 
 
@@ -34,6 +33,8 @@ class Config(ScoreArguments):
     files: list[Path] = argument(help="scores and labels: .npz, .csv or .json", metavar="FILE", positional=True)
     seeds: bool = argument(False, "files that differ only in a seed, as x_seed0 and x_seed1, are runs of one method")
     bootstrap: int = argument(2000, "samples", least=100)
+    seed: int = argument(0, "of everything that is drawn", least=0)
+    out: Path | None = argument(None, OUT_HELP, names_file=True)
 
     def methods(self) -> dict[str, list[Path]]:
         """Return the files of each method by its name, in the order of the command line."""
@@ -129,7 +130,8 @@ def main() -> None:
     charts = {"mAP, %": {name: (one.mean, one.interval) for name, one in of_methods.items()}}
     differences = {title: (one.difference.difference, one.difference.interval) for title, one in of_pairs.items()}
     charts["difference of mAP, points"] = differences
-    figure = interval_chart("Methods on the same images, 95 % intervals", charts)
+    with style(config.column):
+        figure = interval_chart("Methods on the same images, 95 % intervals", charts)
     print("\n".join(write_results(base, text, {}, result, {"": figure})))
 
 

@@ -1,56 +1,56 @@
 """Learning curves of one or several runs in one picture: losses of training and validation, mAP and learning rate.
 
 python3 -m tools.plot_history TAG [TAG …]
+python3 -m tools.plot_history cMax_seed0 cMax_seed1 --seeds --values class_loss map --column single --out cMax.pdf
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from tools.pictures.charts import MOST_LINES, Line, line_charts
-from tools.pictures.figure import check_picture_path, recorded_in_picture, write_picture
-from tools.runs.folder import Folder, epochs_of, read_histories, values_of
-from tools.system.command_line import Arguments, argument, parse
+from tools.pictures.figure import FigureArguments
+from tools.runs.folder import SEED, Folder, epochs_of, read_histories, values_of
+from tools.system.command_line import argument, parse
 from tools.system.errors import UserError, run_main
-from tools.system.files import result_path
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-CHARTS = {
-    "loss": "loss",
-    "re_loss": "reconstruction loss (re_loss)",
+TITLES = {
     "class_loss": "classification loss (class_loss)",
-    "eval_class_loss": "validation: classification loss (eval_class_loss)",
     "map": "validation mAP, %",
-    "map_scale": "validation: strongest feature of a present class (map_scale)",
+    "eval_class_loss": "validation: classification loss (eval_class_loss)",
+    "re_loss": "reconstruction loss (re_loss)",
+    "map_scale": "strongest feature of a present class (map_scale)",
     "learning_rate": "learning rate",
+    "loss": "weighted sum of the losses (loss)",
+    "p_class_loss": "classification loss of the tiles (p_class_loss)",
 }
+# With a teacher nothing minimizes p_class_loss: it may rise, and the sum with it, while training is fine.
+ON_REQUEST = ("loss", "p_class_loss")
 VALIDATION = ("eval_class_loss", "map", "map_scale")
-NOT_SHOWN = ("p_class_loss",)  # every other loss, of a strategy of one's own, has a chart too
+SEEDS_HELP = (
+    "runs whose tags differ only in a seed, as x_seed0 and x_seed1, are one: their mean and how far they differ"
+)
 
 
 @dataclass(frozen=True)
-class Config(Arguments):
+class RunsConfig(FigureArguments):
     """The arguments of both programs that plot runs."""
 
     tags: list[str] = argument(help=f"runs, by their --tag; at most {MOST_LINES}", metavar="TAG", positional=True)
+    seeds: bool = argument(False, SEEDS_HELP)
     experiments: Path = argument(Path("experiments"), "folder of runs")
-    out: Path | None = argument(None, "picture to write: .png, .jpg, .pdf or .svg (default: in experiments/pictures)")
 
-    def check(self) -> None:
-        if len(self.tags) > MOST_LINES:
-            raise UserError(f"{len(self.tags)} tags: give at most {MOST_LINES}, whose colors can be told apart")
-        if self.out:
-            check_picture_path(self.out)
+    def labels(self) -> list[str]:
+        """Return the name of each run's line or bar; runs of the same name are one."""
+        return [SEED.sub("", tag) if self.seeds else tag for tag in self.tags]
 
-    def write(self, kind: str, figure: "Figure") -> None:
-        """Write the picture and say where it is."""
-        made_with = {"tags": self.tags, "experiments": str(self.experiments.resolve())}
-        default = Folder(self.experiments).picture(f"{kind}_{'_'.join(self.tags)[:100]}")
-        path = self.out or result_path(default, made_with, recorded_in_picture)
-        write_picture(path, figure, made_with)
-        print(f"written: {path}")
+    def draw_runs(self, kind: str, *chart: Any) -> None:
+        self.draw(Folder(self.experiments).picture(f"{kind}_{'_'.join(self.tags)[:100]}"), *chart)
+
+
+@dataclass(frozen=True)
+class Config(RunsConfig):
+    values: list[str] | None = argument(None, f"charts, by the history's names (default: not {', '.join(ON_REQUEST)})")
 
 
 def main() -> None:
@@ -59,15 +59,18 @@ def main() -> None:
     names = dict.fromkeys(name for history in histories for row in history["train"] for name in row)
     if not names:
         raise UserError(f"no log line yet of {', '.join(config.tags)}: wait for the first")
-    further = [name for name in names if name.endswith("_loss") and name not in (*CHARTS, *NOT_SHOWN)]
+    # Every other loss, of a strategy of one's own, has a chart too.
+    known = [*TITLES, *(name for name in names if name.endswith("_loss") and name not in TITLES)]
     charts = {}
-    for name, title in [*CHARTS.items(), *zip(further, further, strict=True)]:
+    for name in config.values or [name for name in known if name not in ON_REQUEST]:
+        if name not in known:
+            raise UserError(f"--values {name}: choose from {', '.join(known)}")
         kind = "validation" if name in VALIDATION else "train"
-        charts[title] = [  # a run without this loss has a gap
-            Line(tag, epochs_of(history, kind), values_of(history, kind, name))
-            for tag, history in zip(config.tags, histories, strict=True)
+        charts[TITLES.get(name, name)] = [  # a run without this loss has a gap
+            Line(label, epochs_of(history, kind), values_of(history, kind, name))
+            for label, history in zip(config.labels(), histories, strict=True)
         ]
-    config.write("history", line_charts("Learning curves", "epoch", charts))
+    config.draw_runs("history", line_charts, "Learning curves", "epoch", charts)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,12 @@ import numpy as np
 
 from tools.metrics.calibration import FIGURES, calibration, fit_temperatures
 from tools.metrics.multilabel import MEANS, binary_labels
-from tools.metrics.readers import ScoreArguments
+from tools.metrics.readers import OUT_HELP, ScoreArguments
 from tools.metrics.reports import by_class, class_csv, free_base, shown, write_results
 from tools.metrics.scores import Scores
 from tools.metrics.thresholds import DEFAULT, Goal, choose_thresholds, measure_classes, measure_means
 from tools.pictures.charts import Line, line_charts
+from tools.pictures.figure import style
 from tools.runs.folder import Folder
 from tools.system.command_line import argument, parse
 from tools.system.errors import UserError, printable, run_main
@@ -39,6 +40,8 @@ class Config(ScoreArguments):
     halves: bool = argument(False, "choose on a random half of --scores, measure on the other", at_most_one_of="test")
     temperature: str = argument("one", "for all classes, for each, or none", choices=("one", "class", "none"))
     bootstrap: int = argument(1000, "samples for the intervals of the means", least=1)
+    seed: int = argument(0, "of everything that is drawn", least=0)
+    out: Path | None = argument(None, OUT_HELP, names_file=True)
 
     @property
     def measured_on(self) -> str:
@@ -138,7 +141,9 @@ def main() -> None:
     columns, means, calibrated = choose(config, chosen, test)
     text, tables = text_of(config, names, columns, means, calibrated), {"": table_of(names, columns)}
     result = {"made_with": made_with, "classes": by_class(names, columns), "means": means, "calibration": calibrated}
-    print("\n".join(write_results(base, text, tables, result, {"": picture(calibrated)})))
+    with style(config.column):
+        figure = picture(calibrated)
+    print("\n".join(write_results(base, text, tables, result, {"": figure})))
 
 
 if __name__ == "__main__":

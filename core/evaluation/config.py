@@ -9,6 +9,7 @@ from core.networks import HEADS
 from tools.metrics.multilabel import DIFFICULT
 from tools.metrics.protocols import PROTOCOLS
 from tools.metrics.submission import COMPETITIONS
+from tools.pictures.figure import COLUMN_HELP, WIDTHS
 from tools.runs.folder import BESIDE
 from tools.system.command_line import Arguments, argument
 from tools.system.errors import UserError, advice, quoted
@@ -68,6 +69,7 @@ class Config(Arguments):
     strategy: str | None = argument(None, "FILE.py of your own STRATEGY, for --localization", group="metrics")
 
     out: Path | None = argument(None, OUT_HELP, group="output", names_file=True)
+    column: str = argument("screen", COLUMN_HELP, group="output", choices=WIDTHS)
     report: Path | None = argument(None, REPORT_HELP, group="output", metavar="FILE|DIR")
     submission: Path | None = argument(None, "archive for the test server", group="output", metavar="FILE.tar.gz")
     competition: str = argument("comp2", "of the archive", group="output", choices=COMPETITIONS)

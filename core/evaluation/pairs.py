@@ -41,17 +41,17 @@ class PresentClasses:
     def __post_init__(self) -> None:
         places = [fitted_box(size, self.image_size) if self.resize else (0, 0, *size) for size in self.sizes]
         self.regions = torch.tensor(places).clamp_max(self.image_size)  # where the canvas shows each image
-        self._boxes: list[dict[int, list[Box]]] = []  # of every image, by class; empty for a class that is out of sight
+        self.boxes: list[dict[int, list[Box]]] = []  # of every image, by class; empty for a class that is out of sight
         for objects, size, place in zip(self.objects, self.sizes, places, strict=True):
             found = {label: [] for label in sorted({item.class_index for item in objects})}
             for item in objects:
                 box = visible_box(item, size, place, self.image_size)
                 found[item.class_index] += [box] if box else []
-            self._boxes.append(found)
+            self.boxes.append(found)
 
     def pairs(self, indices: list[int], device: torch.device) -> Pairs:
         """Return the pairs of a batch of images."""
-        found = [(at, *of_class) for at, index in enumerate(indices) for of_class in self._boxes[index].items()]
+        found = [(at, *of_class) for at, index in enumerate(indices) for of_class in self.boxes[index].items()]
         rows = torch.tensor([(at, label, len(own)) for at, label, own in found], dtype=torch.long).reshape(-1, 3)
         boxes = [(*box, owner) for owner, (_, _, own) in enumerate(found) for box in own]
         boxes = torch.tensor(boxes, dtype=torch.long).reshape(-1, 5)

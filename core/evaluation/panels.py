@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from core.cam import make_cam
+from core.evaluation.pairs import Box
 from core.keypoints import resize_cams, strongest_peaks
 from core.networks import Classifier
 from core.puzzle import cut_tiles, merge_tiles
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = 4  # panels in a row
-SHORTEST = 80  # height of a panel, pixels: a color bar needs it
+SHORTEST = 120  # height of a panel, pixels: a color bar needs it
 
 
 class Example(NamedTuple):
@@ -37,12 +38,14 @@ class Example(NamedTuple):
     shown: torch.Tensor  # index of the class that the image is cut for [1]
     title: str  # of that class
     normalization: Normalization | None = None  # of the image
+    boxes: dict[int, list[Box]] = {}  # of annotated objects, by the index of their class
 
 
 def draw_strategies(examples: list[Example], options: Options, own: Keypoints | None = None) -> Figure:
     """Draw the paper's figure 2: a row per image, and in it the keypoint and the cut of each strategy.
 
-    `own`, the checkpoint's keypoints, have a panel of their own if they are not those of one of the four strategies.
+    A panel also has the boxes of the classes whose map it shows. `own`, the checkpoint's keypoints, have a panel of
+    their own if they are not those of one of the four strategies.
     """
     drawn = [KEYPOINTS[name] for name in STRATEGIES]
     if own is not None and own not in drawn:
@@ -55,6 +58,7 @@ def draw_strategies(examples: list[Example], options: Options, own: Keypoints | 
             classes = example.present if keypoints.per_image else example.shown
             joined = example.cams[classes].amax(0, keepdim=True)
             heat = panels.show_overlay(axes, picture, resize_cams(joined, size)[0].cpu().numpy())
+            panels.draw_boxes(axes, [box for index in classes.tolist() for box in example.boxes.get(index, [])])
             if keypoints.name.startswith("cTopk"):
                 coordinates, _, exists = strongest_peaks(joined, size, options.topk)
                 panels.draw_points(axes, coordinates[exists].tolist())
@@ -82,12 +86,14 @@ def draw_tiles(network: Classifier, examples: list[Example], keypoints: Keypoint
         largest = max(abs(merged - whole).max(), 1e-12)
 
         panels.show_image(row[0], denormalize(example.image, example.normalization).numpy())
+        panels.draw_boxes(row[0], example.boxes.get(example.shown.item(), []))
         panels.draw_cut(row[0], cut[0].tolist())
         panels.show_tiles(row[1], denormalize(tiles[0], example.normalization).numpy())
         panels.show_map(row[2], whole, low, high)
-        panels.color_bar(row[4], panels.show_map(row[3], merged, low, high), f"{low:.1f}", f"{high:.1f}")
+        values = panels.show_map(row[3], merged, low, high)
+        panels.color_bar(row[4], values, f"{low:.1f}", f"{high:.1f}", "map, not scaled")
         difference = panels.show_map(row[5], merged - whole, -largest, largest, signed=True)
-        panels.color_bar(row[6], difference, f"-{largest:.1f}", f"+{largest:.1f}")
+        panels.color_bar(row[6], difference, f"-{largest:.1f}", f"+{largest:.1f}", "difference")
         titles = (f"cut for {example.title}", "four tiles, resized", "map of the whole", "map of the tiles, merged")
         for axes, title in zip(row[[0, 1, 2, 3, 5]], (*titles, "merged minus whole"), strict=True):
             panels.caption(axes, title)

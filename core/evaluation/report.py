@@ -18,8 +18,9 @@ from tools.metrics.bootstrap import Interval
 from tools.metrics.calibration import reliability
 from tools.metrics.labels import label_report, suspicious_labels
 from tools.metrics.multilabel import MEANS, Metrics
+from tools.metrics.reports import precision_recall_figure
 from tools.metrics.scores import Scores
-from tools.pictures.charts import MOST_CURVES, Line, curve_grid, line_charts
+from tools.pictures.charts import Line, line_charts
 from tools.pictures.report import Picture, Section, embedded, write_page
 
 ERRORS = 12  # misses, and as many false alarms
@@ -93,20 +94,10 @@ def _classes(found: Evaluation) -> Section:
 
 
 def _curves(found: Evaluation) -> Section:
-    from sklearn.metrics import precision_recall_curve
-
-    averages = found.metrics.per_class["AP"]
-    worst = [v for v in np.argsort(averages, kind="stable") if not np.isnan(averages[v])][:MOST_CURVES]
-    charts = {}
-    for v in sorted(worst):
-        use = found.counted[:, v]
-        precision, recall, _ = precision_recall_curve(found.labels[use, v], found.scored.scores[use, v])
-        title = f"{found.scored.class_names[v]}, AP {averages[v]:.1f}"
-        charts[title] = Line(title, (100 * recall).tolist(), (100 * precision).tolist())
-    left_out = f"The {MOST_CURVES} classes with the lowest AP." if len(worst) < (~np.isnan(averages)).sum() else ""
-    figure = curve_grid(charts, "recall, %", "precision, %")
-    described = f"A precision-recall curve for each of {len(charts)} classes; the table above has their AP."
-    return Section("Precision and recall", left_out, pictures=[Picture(embedded(figure), described)])
+    scored = found.scored
+    figure = precision_recall_figure({"": (scored.scores, found.labels, found.counted)}, scored.class_names)
+    described = "A precision-recall curve for each class; the table above has their AP."
+    return Section("Precision and recall", pictures=[Picture(embedded(figure), described)])
 
 
 def _calibration(found: Evaluation) -> Section:

@@ -151,7 +151,8 @@ def validate(run: Run, data: Data) -> dict[str, float]:
     per_class = dict(zip(run.class_names, shares, strict=True))
     seconds, pace = time.perf_counter() - started, run.pace
     pace.validation, pace.validations = pace.validation + seconds, pace.validations + 1
-    run.log.validation(iteration, run.epoch + 1, values, per_class, seconds)
+    chance = dict(zip(run.class_names, np.round(100 * present.mean(0), 4).tolist(), strict=True))
+    run.log.validation(iteration, run.epoch + 1, {**values, "chance": chance}, per_class, seconds)
     spent = f"{duration(pace.training)} of training ({duration(pace.waiting)} waiting for data)"
     memory = peak_memory(run.trainer.gpus)
     run.log.line(f"    so far {spent}, {duration(pace.validation)} of validation, peak memory {memory}")

@@ -83,6 +83,7 @@ def _programs(world: World) -> dict[str, tuple]:
         "compare": ("inference_classification.py", *evaluate, *split, "--compare", "--count", 1),
         "tiles": ("inference_classification.py", *evaluate, *split, "--tiles", "--count", 1),
         "thresholds": ("-m", "tools.thresholds", "--scores", scores[0], "--for", "f1", "--bootstrap", 10),
+        "plot_scores": ("-m", "tools.plot_scores", "--scores", *scores),
         "compare scores": ("-m", "tools.compare", *scores, "--bootstrap", 100),
         "check_data": ("-m", "tools.check_data", *split, "--num_workers", 0),
         **{name: ("-m", f"tools.{name}", *words, "--out", "o") for name, words in sources.items()},

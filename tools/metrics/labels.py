@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LISTED = 5  # of each kind in the text
+TOGETHER = "% of the row's images that show the column's"
 
 
 def co_occurrence(labels: np.ndarray, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -98,9 +99,6 @@ def label_report(
     lines[0] += f": {first_few(listed, LISTED)}" if listed else ""
     lines.append(f"classes that occur together: {most(100 * shares, '{1} in {2:.0f} % of {0}')}")
     lines.append(f"missed while another is predicted: {most(confused, '{0} for {1} ({2})')}")
-    charts = {
-        "of the images of the row's class, % that show the column's": 100 * shares,
-        "images: the row's class is missed, the column's wrongly predicted": confused.astype(float),
-    }
+    charts = {TOGETHER: 100 * shares, "images: row's class missed, column's predicted": confused.astype(float)}
     figure = matrix_charts("Classes that occur together or are confused", names, charts)
     return "\n".join(lines), csv_text(suspicious), csv_text(pairs), figure

@@ -12,11 +12,13 @@ from tools.data.devkit import read_class_names
 from tools.metrics.multilabel import DIFFICULT
 from tools.metrics.scores import Scores, read_scores
 from tools.metrics.submission import CLASSES, read_submission
+from tools.pictures.figure import COLUMN_HELP, WIDTHS
 from tools.system.command_line import Arguments, argument
 from tools.system.errors import UserError, first_few
 from tools.system.files import read_json, reason, require_regular_file
 from tools.system.text_table import NUMBER
 
+OUT_HELP = "result files without suffix (default in experiments/evaluation)"
 LABEL = "label:"  # before the class's name in the header of a column of labels
 SERVER_FILE = re.compile(r"(comp\d+_cls_.+)_([^_]+)\.txt")
 
@@ -27,10 +29,7 @@ class ScoreArguments(Arguments):
 
     difficult: str = argument("positive", "what a class shown only as difficult objects is", choices=DIFFICULT)
     class_file: Path | None = argument(None, "class_names of a table that does not name its classes")
-    seed: int = argument(0, "of everything that is drawn", least=0)
-    out: Path | None = argument(
-        None, "result files without suffix (default in experiments/evaluation)", names_file=True
-    )
+    column: str = argument("screen", COLUMN_HELP, choices=WIDTHS)
 
     def read(self, path: Path, first: Scores | None = None) -> Scores:
         """Read scores that have labels, with the classes of those that were read first.

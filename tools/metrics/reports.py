@@ -1,4 +1,4 @@
-"""Tables of an evaluation and of predictions: text, CSV and JSON."""
+"""Tables of an evaluation and of predictions: text, CSV and JSON; and precision–recall curves."""
 
 import json
 import math
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tools.metrics.average_precision import DEFINITIONS
+from tools.metrics.average_precision import DEFINITIONS, average_precisions, mean_over_classes
 from tools.metrics.bootstrap import Interval
 from tools.metrics.multilabel import MEANS, TOP, Metrics
+from tools.pictures.charts import MOST_CURVES, Line, line_charts
 from tools.pictures.figure import write_picture
 from tools.system.files import (
     check_writable,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 DECIMALS = 4  # of values in % in the CSV
 COLUMNS = ("image", "class", "score", "keypoint_row", "keypoint_column")  # of a table of predictions
+Scored = tuple[np.ndarray, np.ndarray, np.ndarray]  # scores, boolean labels and which of them count, all `[N, V]`
 # The mean of each column of an evaluation.
 MEAN_OF = {**{name: f"m{name}" for name in DEFINITIONS}, "chance": "chance"}
 for _suffix in ("", f"_top{TOP}"):
@@ -96,7 +98,8 @@ def write_results(
 ) -> list[str]:
     """Write `base`.txt and .json, `base`SUFFIX.csv and .png of `tables` and `figures` by SUFFIX; return what to print.
 
-    The command is added to text and JSON. `result` may hold arrays; what is not finite becomes null.
+    Figures for print are .pdf. The command is added to text and JSON. `result` may hold arrays; what is not finite
+    becomes null.
     """
     made = provenance()
     contents = {".txt": f"{text}\n\n{made['command']}\n", **{f"{end}.csv": table for end, table in tables.items()}}
@@ -105,9 +108,31 @@ def write_results(
         write_text(path, content)
     write_json(paths[-1], json.loads(json.dumps({**result, **made}, default=lambda array: array.tolist())))
     for suffix, figure in (figures or {}).items():
-        paths.append(base.with_name(f"{base.name}{suffix}.png"))
+        paths.append(base.with_name(f"{base.name}{suffix}{figure.suffix}"))
         write_picture(paths[-1], figure)
     return [text, *(f"written: {path}" for path in paths)]
+
+
+def precision_recall_figure(methods: dict[str, Scored], class_names: list[str]) -> "Figure":
+    """Draw the curves of each class that has a positive, those of several methods in one chart.
+
+    Of more than `MOST_CURVES` classes, those with the lowest average precision of the first method are drawn.
+    """
+    from sklearn.metrics import precision_recall_curve
+
+    averages = [100 * average_precisions(*scored) for scored in methods.values()]
+    lowest = np.argsort(averages[0])[: min(MOST_CURVES, (~np.isnan(averages[0])).sum())]
+    charts: dict[str, list[Line]] = {}
+    for v in sorted(lowest):
+        lines = charts[f"{class_names[v]} {averages[0][v]:.1f}" if len(methods) == 1 else class_names[v]] = []
+        for (name, (scores, labels, counted)), average in zip(methods.items(), averages, strict=True):
+            use = counted[:, v]
+            precision, recall, _ = precision_recall_curve(labels[use, v], scores[use, v])
+            label = f"{name}, mAP {mean_over_classes(average):.1f}" if len(methods) > 1 else ""
+            points = [(100 * values[:-1]).tolist() for values in (recall, precision)]  # the last one is not measured
+            lines.append(Line(label, *points))
+    title = "Precision and recall of each class" + ", and its AP in %" * (len(methods) == 1)
+    return line_charts(title, "recall, %", charts, "precision, %")
 
 
 class Prediction(NamedTuple):

@@ -6,11 +6,12 @@ color scales: viridis for maps, blue to red for signed values.
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tools.pictures.figure import POINTS, fit_text, new_figure, printable, style
+from tools.pictures.figure import DPI, POINTS, fit_text, new_figure, printable, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 Pair = tuple[int, int]  # (row, column) or (height, width)
 
 PANEL = 300  # side of a panel, pixels
-BAR = 96  # width of a color bar with its numbers, pixels
+BAR = 112  # width of a color bar with its numbers and its name, pixels
 CAPTION = 34  # height of a caption, pixels
 GAP = 10  # pixels
 OPACITY = 0.65  # of a map where it is 1
@@ -61,7 +62,7 @@ def single_panel(width: int, height: int) -> tuple[Figure, Axes]:
 @style()
 def caption(axes: Axes, text: str) -> None:
     """Write a line above a panel, shortened where it would reach the next one."""
-    width = axes.get_position(original=True).width * axes.figure.bbox.width
+    width = axes.get_position(original=True).width * axes.figure.get_figwidth() * DPI
     fit_text(axes.set_title(printable(text), loc="left", pad=5), width)
 
 
@@ -110,10 +111,14 @@ def show_tiles(axes: Axes, tiles: np.ndarray) -> None:
 
 
 @style()
-def color_bar(axes: Axes, image: AxesImage, low: str = "0", high: str = "1") -> None:
-    """Fill a panel of width `BAR` with the colors of a map, and write what their ends are."""
-    bar = axes.figure.colorbar(image, cax=axes.inset_axes((0, 0.03, 0.2, 0.94)))
+def color_bar(
+    axes: Axes, image: AxesImage, low: str = "0", high: str = "1", name: str = "class activation map"
+) -> None:
+    """Fill a panel of width `BAR` with the colors of a map, and write what its ends are and what it shows."""
+    bar = axes.figure.colorbar(image, cax=axes.inset_axes((0, 0.03, 0.16, 0.94)))
     bar.set_ticks(list(image.get_clim()), labels=[low, high])
+    height = axes.get_position(original=True).height * axes.figure.get_figheight() * DPI
+    bar.set_label(textwrap.fill(name, int(height / 10.5)))  # pixels per character
 
 
 def draw_cut(axes: Axes, keypoint: Pair) -> None:

@@ -43,7 +43,7 @@ def embedded(figure: Figure, kind: str = "svg") -> str:
     from markupsafe import Markup
 
     buffer = io.BytesIO()
-    with style():
+    with style(figure.column):
         figure.savefig(buffer, format=kind)
     types = {"svg": "image/svg+xml", "jpg": "image/jpeg"}
     return Markup(f"data:{types[kind]};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}")

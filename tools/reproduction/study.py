@@ -31,7 +31,7 @@ CURVES = (
     ("train", "class_loss", "classification loss (class_loss)"),
     ("train", "p_class_loss", "puzzle classification loss (p_class_loss)"),
     ("train", "re_loss", "reconstruction loss (re_loss)"),
-    ("validation", "map_scale", "validation: strongest feature of a present class (map_scale)"),
+    ("validation", "map_scale", "strongest feature of a present class (map_scale)"),
 )
 
 
@@ -86,10 +86,9 @@ class CompletedRuns:
         last, chosen = [of_run[-1] for of_run in maps], [row["epoch"] for row in best]
         return [Number.of(values) for values in (last, chosen, highest - apart)]
 
-    def curve(self, kind: str, name: str) -> Line:
-        """Return a learning curve, mean over the runs."""
-        values = [values_of(history, kind, name) for history in self.histories]
-        return Line(self.name, epochs_of(self.histories[0], kind), np.mean(values, axis=0).tolist())
+    def curves(self, kind: str, name: str) -> list[Line]:
+        """Return a learning curve of each run."""
+        return [Line(self.name, epochs_of(one, kind), values_of(one, kind, name)) for one in self.histories]
 
 
 def _read_result(path: Path) -> dict[str, Any]:
@@ -185,22 +184,17 @@ class TableSection:
 
     def charts(self) -> dict[str, "Figure"]:
         """Return the pictures by suffix of their file names."""
-        labels, values = self.bars()
-        pictures = {"bars": bar_chart(f"{self.caption}: mAP, %", labels, [row.name for row in self.rows], values)}
+        runs = len(self.rows[0].results)
+        labels, names = [f"mean of {runs} runs" if runs > 1 else "mAP"] * runs, [row.name for row in self.rows]
+        shown = labels, names, [row.values("means", "mAP") for row in self.rows]
+        chance = [row.values("chance")[0] for row in self.rows]
+        pictures = {"bars": bar_chart(f"{self.caption}: mAP, %", *shown, chance)}
         for start in range(0, len(self.rows), MOST_LINES):  # more curves in one chart could not be told apart
             number = f"_{start // MOST_LINES + 1}" if start else ""
             rows = self.rows[start : start + MOST_LINES]
-            lines = {title: [row.curve(kind, name) for row in rows] for kind, name, title in CURVES}
+            lines = {title: [line for row in rows for line in row.curves(kind, name)] for kind, name, title in CURVES}
             pictures[f"curves{number}"] = line_charts(self.caption, "epoch", lines)
         return pictures
-
-    def bars(self) -> tuple[list[str], list[list[float]]]:
-        """Return the bars' labels and, per row, the mAP of each run; only their mean if there are too few colors."""
-        values = [row.values("means", "mAP") for row in self.rows]
-        runs = len(values[0])
-        if runs > MOST_LINES:
-            return [f"mean of {runs} runs"], [[sum(row) / runs] for row in values]
-        return [f"run {number}" for number in range(1, runs + 1)], values
 
 
 def write_study(folder: Path, title: str, sections: list[TableSection]) -> list[str]:
@@ -215,7 +209,7 @@ def write_study(folder: Path, title: str, sections: list[TableSection]) -> list[
             table.write(folder / f"{section.name}{suffix}")
             page.append(f"{markdown_cell(table.caption)}\n\n{table.markdown()}")
         for suffix, picture in section.charts().items():
-            written.append(folder / f"{section.name}_{suffix}.png")
+            written.append(folder / f"{section.name}_{suffix}{picture.suffix}")
             write_picture(written[-1], picture)
             page.append(f"![{section.caption}, {suffix}]({written[-1].name})\n")
     write_text(written[0], "\n".join(page))

@@ -19,6 +19,7 @@ from tools.system.files import read_json, reason, remove, sync_folder, writing
 History = dict[str, list[dict[str, Any]]]
 # Endings of the tables beside a result; no result's own name ends so, or one would replace the other.
 BESIDE = LOCALIZATION, IN_PROTOCOLS, LABELS, CLASS_PAIRS = ("_localization", "_protocols", "_labels", "_class_pairs")
+SEED = re.compile(r"[._-]?seed[._-]?\d+", re.IGNORECASE)  # in names that otherwise are the same
 EARLIER_NAMES = {"lr": "learning_rate", "mAP": "map"}  # of values in histories of before
 
 
@@ -211,7 +212,8 @@ def as_history(content: Any) -> History | None:
 
 
 def _is_row(row: Any) -> bool:
-    if not isinstance(row, dict) or not isinstance(row.get("average_precision", {}), dict):
+    by_class = ("average_precision", "chance")
+    if not isinstance(row, dict) or not all(isinstance(row.get(name, {}), dict) for name in by_class):
         return False
     names = row.get("without_positive", [])
     counts = [row.get(name) for name in ("iteration", "epoch")]

@@ -103,14 +103,15 @@ class RunLog:
         self._record("train", iteration, row, {f"Train/{name}": value for name, value in row.items()})
 
     def validation(
-        self, iteration: int, epoch: int, values: dict[str, float], per_class: dict[str, float | None], seconds: float
+        self, iteration: int, epoch: int, values: dict[str, Any], per_class: dict[str, float | None], seconds: float
     ) -> None:
         """Log an epoch's validation, which took `seconds`.
 
         Args:
             values: of the validation images "map", their mAP, %, and "eval_class_loss", their mean `class_loss`;
-                "map_scale", the strongest feature of a present class's map, mean over present classes; and
-                "select_map", the mAP of the images of `--select_split`, if there are any.
+                "map_scale", the strongest feature of a present class's map, mean over present classes;
+                "select_map", the mAP of the images of `--select_split`, if there are any; and "chance", the share of
+                positives of each class, %.
             per_class: average precision of each class, %; None for a class without a positive.
         """
         known = {name: round(value, 4) for name, value in per_class.items() if value is not None}
@@ -140,7 +141,7 @@ class RunLog:
         row["map_scale"] = curves["map_scale"] = scale
         if selected is not None:
             row["select_map"], curves["select map"] = selected, selected / 100
-        row |= {"average_precision": known, "without_positive": without_positive}
+        row |= {"average_precision": known, "without_positive": without_positive, "chance": values["chance"]}
         self._record("validation", iteration, row, {f"Evaluation/{name}": value for name, value in curves.items()})
 
     def picture(self, name: str, image: np.ndarray, iteration: int) -> None:
