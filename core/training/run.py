@@ -179,10 +179,7 @@ class Run:
         return differing
 
     def _compare(self, state: dict[str, Any], source: str | Path, finished: bool = False) -> list[str]:
-        """Return the settings that differ from the saved ones, as text.
-
-        Only `--force` lets them change the result, and nothing that of a run that is finished and has no states.
-        """
+        """Return the settings that differ from the saved ones, as text; only `--force` lets them change the result."""
         saved, name = state["strategy"], self.trainer.strategy.name
         if saved != name:
             raise UserError(f"--resume: {source} is of strategy {saved}: use its script, not that of {name}")
@@ -202,8 +199,8 @@ class Run:
         blocking += others.values()
         if blocking and (finished or not self.config.force):
             fix = "pass --force to continue"
-            if finished:
-                fix = "train again without --resume: the run is finished without --keep all, which keeps its states"
+            if finished:  # its states were removed
+                fix = "start again without --resume; only a run with --keep all can continue after its end"
             raise UserError(
                 f"--resume: these settings differ from the saved run and would change the result: "
                 f"{'; '.join(blocking)}; restore them, or {fix}"
