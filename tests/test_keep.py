@@ -107,7 +107,7 @@ def test_resuming_a_finished_run_without_states_is_one_line_and_loses_nothing(fo
     before = results(folder)
     result = run(folder, SCRIPTS["Max"], *words(toy, "--resume", num_workers=1))
     assert result.returncode == 0, result.stderr
-    said = "[i] nothing to resume: the run x is finished, and its states were removed (--keep best)"
+    said = "[i] nothing to resume: the run x is finished; --keep best removed its states"
     assert result.stdout.strip() == said
     for more in ((), ("--force",)):
         line = refused(folder, SCRIPTS["Max"], *words(toy, "--resume", *more, max_epoch=3))

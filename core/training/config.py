@@ -96,7 +96,9 @@ class Config(Arguments):
     print_ratio: float = _output(0.1, "log every this fraction of an epoch, above 0", above=0, resumable=True)
     snapshot_every: int = _output(0, "draw validation snapshots every N epochs; 0: never", least=0, resumable=True)
     save_minutes: float = _output(10, "minutes between saved states within an epoch", above=0, resumable=True)
-    keep: str = _output("best", f"when finished, best: {KEEP['best']}; all: {KEEP['all']}", choices=KEEP, resumable=True)
+    keep: str = _output(
+        "best", f"when finished, best: {KEEP['best']}; all: {KEEP['all']}", choices=KEEP, resumable=True
+    )
     tensorboard: bool = _output(False, "also write TensorBoard curves", resumable=True)
 
     def check(self) -> None:

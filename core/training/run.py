@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from core.strategy import Step
-from core.training.config import NOT_REPLAYED, Config
+from core.training.config import KEEP, NOT_REPLAYED, Config
 from core.training.pace import Pace
 from core.training.trainer import Trainer
 from tools.data.datasets import VOCClassification
@@ -82,7 +82,7 @@ class Run:
         found, finished = self.trainer.processes.broadcast((found, finished))
         self.log = RunLog(self.folder, tag, self.config.tensorboard, silent=not self._writes)
         if finished:
-            self.log.line(f"[i] nothing to resume: the run {tag} is finished, and its states were removed (--keep best)")
+            self.log.line(f"[i] nothing to resume: the run {tag} is finished; --keep best removed its states")
             return False
         state, source = found or (None, "")
         differing = self._restore(state, source) if state else []
