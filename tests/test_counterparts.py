@@ -496,6 +496,7 @@ RUNS = {
 def test_it_trains_resumes_is_evaluated_and_infers_maps(name, toy, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = [*SMALL, "--data_dir", str(toy), "--tag", name, "--max_epoch", "1", "--lr", "0.001", *RUNS[name]]
+    words += ["--keep", "all"]
     strategy = declared(name)
     with Processes() as processes:
         run_training(strategy, parse_config(strategy, None, words), processes)

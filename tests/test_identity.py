@@ -40,8 +40,8 @@ def finished(toy, tmp_path_factory) -> Path:
 
 
 def words(*more: object, **changes: object) -> list[object]:
-    given = {"data_dir": "toy", "class_file": "names.json", "tag": "x", "max_epoch": 1, "device": "cpu", **changes}
-    return [*small_with(**given), *more]
+    given = {"data_dir": "toy", "class_file": "names.json", "tag": "x", "max_epoch": 1, "device": "cpu", "keep": "all"}
+    return [*small_with(**{**given, **changes}), *more]
 
 
 @pytest.fixture
@@ -215,6 +215,6 @@ def test_no_two_tags_share_a_file():
             for kind in ("", "best_", "last_")
             for suffix in (".pth", ".json")
         ]
-        paths += [folder.earlier(tag, 1), folder.earlier(tag, 1, hidden="."), folder.usage(tag)]
+        paths += [folder.earlier(tag, 1), folder.earlier(tag, 1, hidden="."), folder.usage(tag), folder.epochs(tag)]
         for path in paths:
             assert seen.setdefault(path, tag) == tag

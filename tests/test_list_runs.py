@@ -52,12 +52,16 @@ def test_a_list_shows_states_results_and_sizes(runs):
 def test_a_comparison_shows_only_what_differs(runs):
     text = run(runs, *PROGRAM, "first", "second", "--compare").stdout
     assert [line.split()[0] for line in text.splitlines()[1:]] == ["mAP", "state", "lr"]
+    Folder(runs / "experiments").model("first").write_text("x" * (2 << 20))
+    assert "MiB 3.0 1.0" in " ".join(run(runs, *PROGRAM, "first", "second", "--compare").stdout.split())
     assert run(runs, *PROGRAM, "first", "first", "--compare").stdout.strip() == "no difference"
 
 
 def test_named_runs_are_removed_and_others_stay(runs):
     result = run(runs, *PROGRAM, "first", "--remove")
-    assert result.returncode == 0 and "removed: first" in result.stdout, result.stderr
+    assert result.returncode == 0, result.stderr
+    for part in ("removing first (1.0 MiB): ", "experiments/models/best_first.pth", "experiments/snapshots/first"):
+        assert part in result.stdout
     experiments = Folder(runs / "experiments")
     assert find_runs(experiments) == ["second"]
     left = [path.name for path in experiments.root.rglob("*first*")]
@@ -79,13 +83,14 @@ def test_a_damaged_run_costs_its_row_and_can_be_removed(runs, kind, content):
     assert find_runs(Folder(runs / "experiments")) == ["second"]
 
 
-def test_a_running_run_is_not_removed(runs):
+def test_a_running_run_is_not_removed_nor_any_that_is_named_with_it(runs):
     lock = Folder(runs / "experiments").state("first", ".lock")
     lock.parent.mkdir(parents=True)
     with lock.open("w") as held:
         fcntl.lockf(held, fcntl.LOCK_EX)
-        assert "already running" in refused(runs, *PROGRAM, "first", "--remove")
-    assert Folder(runs / "experiments").model("first", "best_").exists()
+        assert "already running" in refused(runs, *PROGRAM, "second", "first", "--remove")
+    for tag in ("first", "second"):
+        assert Folder(runs / "experiments").model(tag, "best_").exists()
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def check(
     two, one = folder / "two", folder / "one"
     two.mkdir()
     one.mkdir()
-    words = [*SMALL, "--data_dir", toy, "--tag", "x", *BRIEF]
+    words = [*SMALL, "--data_dir", toy, "--tag", "x", *BRIEF, "--keep", "all"]
     result = torchrun(two, 2, script, *words, *several)
     assert result.returncode == 0, result.stderr
     whole = run(one, script, *words, *alone)
@@ -137,7 +137,7 @@ def test_two_processes_begin_like_one_and_stay_near(toy, tmp_path):
             assert [row[loss] for row in other] == pytest.approx([row[loss] for row in one], rel=share)
 
 
-def test_more_processes_than_validation_images_work(toy, tmp_path):
+def test_more_processes_than_validation_images_work_and_end_once(toy, tmp_path):
     few = tmp_path / "few"
     subprocess.run(["cp", "-r", str(toy), str(few)], check=True)
     lists = few / "ImageSets/Main"
@@ -146,6 +146,9 @@ def test_more_processes_than_validation_images_work(toy, tmp_path):
     result = torchrun(tmp_path, 2, SCRIPTS["Max"], *words)
     assert result.returncode == 0, result.stderr
     assert "1 validation images" in result.stdout and result.stdout.count("eval_class_loss=") == 1
+    assert not list((tmp_path / "experiments/states").glob("*.pth"))
+    again = torchrun(tmp_path, 2, SCRIPTS["Max"], *words, "--resume")
+    assert again.returncode == 0 and again.stdout.count("nothing to resume: the run x is finished") == 1, again.stderr
 
 
 @pytest.mark.slow
@@ -259,7 +262,7 @@ def test_an_interrupted_run_of_two_processes_ends_bit_for_bit_like_an_uninterrup
 def test_a_run_resumes_with_a_different_number_of_processes(first, then, toy, tmp_path):
     whole = tmp_path / "whole"
     whole.mkdir()
-    words = [*SMALL, "--data_dir", toy, "--tag", "x", *GENTLE, "--replicas", 2, "--max_epoch", 2]
+    words = [*SMALL, "--data_dir", toy, "--tag", "x", *GENTLE, "--replicas", 2, "--max_epoch", 2, "--keep", "all"]
     resume = ("--resume", "whole/experiments/states/x.earlier.pth")
     for folder, processes, more in ((whole, first, ()), (tmp_path, then, resume)):
         typed = [SCRIPTS["cTopk_w"], *words, *more]

@@ -73,15 +73,23 @@ def test_a_run_ends_with_commands_that_work(limited, toy):
         assert result.returncode == 0, result.stderr
 
 
-def test_evaluation_measures_the_run_s_own_split_and_an_unknown_tag_lists_the_runs(limited, toy):
+def test_evaluation_measures_the_run_s_own_split_and_mistakes_list_runs_and_splits(limited, toy):
     folder, _ = limited
     result = run(folder, "evaluate_classification.py", "--tag", "a b", "--data_dir", toy, "--num_workers", 0)
     assert result.returncode == 0 and "best_a b_Main_val.json" in result.stdout, result.stderr
-    line = refused(folder, "evaluate_classification.py", "--tag", "none", "--data_dir", toy)
-    assert "give the --tag of a run (here: a b)" in line
+    evaluate, lists = "evaluate_classification.py", "Main/train, Main/trainval, Main/val"
+    for script, *more in (
+        (evaluate, "--tag", "none", "--data_dir", toy),
+        ("inference_classification.py", "--tag", "none", "--images", toy),
+        ("export_classification.py", "--tag", "none"),
+        ("-m", "tools.plot_history", "none"),
+    ):
+        assert "give the --tag of a run (here: a b)" in refused(folder, script, *more)
+    for split, said in (("Main/none", f"choose one of .*{lists}"), ("val", f"lists of this folder: {lists}")):
+        assert re.search(said, refused(folder, evaluate, "--tag", "a b", "--data_dir", toy, "--split", split))
     words = [word for word in SMALL if not word.startswith(("--train_split", "--val_split", "Main/"))]
     line = refused(folder, SCRIPTS["Max"], *words, "--data_dir", toy)
-    assert "lists of this folder: Main/train, Main/trainval, Main/val" in line
+    assert f"lists of this folder: {lists}" in line
 
 
 def test_rows_are_recorded_and_lines_written_seconds_apart(tmp_path, monkeypatch, capsys):

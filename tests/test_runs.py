@@ -26,8 +26,8 @@ ITERATIONS = 4  # per epoch of the toy data set
 
 
 def words(toy: Path, tag: str, *more: object) -> list:
-    """A small run that writes its state after every iteration."""
-    frequent = ("--save_minutes", 1e-9, "--print_ratio", 0.5, "--max_epoch", EPOCHS, "--lr", 0.01)
+    """A small run that writes its state after every iteration, and keeps the last two."""
+    frequent = ("--save_minutes", 1e-9, "--print_ratio", 0.5, "--max_epoch", EPOCHS, "--lr", 0.01, "--keep", "all")
     return [*SMALL, "--data_dir", toy, "--tag", tag, *frequent, *more]
 
 

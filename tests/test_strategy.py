@@ -152,7 +152,7 @@ def test_a_run_keeps_its_strategy_s_argument_and_losses(toy, tmp_path):
 
     resume = ("--config", config, "--resume", "--pull", 0.75)
     line = refused(tmp_path, str(OWN_SCRIPT), *resume)
-    assert "pull: saved 0.5, now 0.75" in line and "--force" in line
+    assert "pull: saved 0.5, now 0.75" in line and "--keep all" in line
     line = refused(tmp_path, SCRIPTS["cMax"], "--config", config)
     assert "is of strategy own: use its script, not that of cMax" in line
 

@@ -2,7 +2,7 @@
 
 python3 -m tools.list_runs                    all runs
 python3 -m tools.list_runs A B --compare      the settings and results in which two runs differ
-python3 -m tools.list_runs A B --remove       remove the files of these runs: log, history, models, states, pictures
+python3 -m tools.list_runs A B --remove       name and remove these runs' files: log, history, models, states, snapshots
 """
 
 import os
@@ -54,7 +54,8 @@ class Found:
 
     def values(self) -> dict[str, str]:
         """Return what a comparison shows, by name."""
-        shown = {"mAP": "–" if self.best is None else f"{self.best:.2f}", "state": self.state}
+        best, size = "–" if self.best is None else f"{self.best:.2f}", f"{self.size / MEBIBYTE:,.1f}"
+        shown = {"mAP": best, "MiB": size, "state": self.state}
         return shown | {name: str(value) for name, value in sorted(self.arguments.items()) if name != "tag"}
 
 
@@ -92,8 +93,8 @@ def table_of(runs: list[Found]) -> str:
     """Return a line for each run, and their sum."""
     rows = [("tag", "strategy", "state", "best mAP", "MiB")]
     for run in runs:
-        best = run.values()["mAP"]
-        rows.append((run.tag, str(run.arguments.get("strategy", "?")), run.state, best, f"{run.size / MEBIBYTE:,.1f}"))
+        shown = run.values()
+        rows.append((run.tag, shown.get("strategy", "?"), run.state, shown["mAP"], shown["MiB"]))
     rows.append((f"{len(runs)} runs", "", "", "", f"{sum(run.size for run in runs) / MEBIBYTE:,.1f}"))
     return fixed_width_table(rows, widths=(20, 10, 12, 9, 9))
 
@@ -106,15 +107,16 @@ def differences(first: Found, second: Found) -> str:
     return fixed_width_table(rows, widths=(20, 12, 12)) if names else "no difference"
 
 
-def remove_run(folder: Folder, tag: str) -> None:
-    """Remove the files of a run that is not running."""
-    files = RunFiles(folder, tag)
-    files.claim()
-    try:
-        for path in files.find_earlier():
+def remove_runs(folder: Folder, runs: list[Found]) -> None:
+    """Name and remove the files of runs; a `UserError`, and nothing is removed, if one of them is running."""
+    claimed = [RunFiles(folder, run.tag) for run in runs]
+    for files in claimed:
+        files.claim()  # until this process ends
+    for run, files in zip(runs, claimed, strict=True):
+        paths = files.find_earlier()[::-1]  # the log comes last: a run that is half removed is still listed
+        print(f"removing {run.tag} ({run.values()['MiB']} MiB): {', '.join(map(str, paths))}", flush=True)
+        for path in paths:
             remove(path)
-    finally:
-        files.release()
 
 
 def main() -> None:
@@ -125,9 +127,7 @@ def main() -> None:
         raise UserError(f"no run {', '.join(unknown)} in {folder.root} (here: {', '.join(known) or 'none'})")
     runs = [read_run(folder, tag) for tag in config.tags or known]
     if config.remove:
-        for run in runs:
-            remove_run(folder, run.tag)
-            print(f"removed: {run.tag} ({run.size / MEBIBYTE:,.1f} MiB)")
+        remove_runs(folder, runs)
     else:
         print(differences(*runs) if config.compare else table_of(runs))
 

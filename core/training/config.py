@@ -30,6 +30,10 @@ OF_TEACHERS = {  # arguments that only strategies with a teacher have, with thei
     "alpha_ema": (0.99, Argument("weight of the teacher's past per update, in [0, 1)", "method", least=0, below=1)),
     "teacher_crops": (-1, Argument(TEACHER_CROPS_HELP, "optimization", least=-1, metavar="N", resumable=True)),
 }
+KEEP = {  # of a finished run, besides its log, history, settings, curves and snapshots
+    "best": "the best and last models, not the states",
+    "all": "also the model of every epoch, and the states to train longer",
+}
 NOT_REPLAYED = ("config", "force", "resume")  # they concern a single start
 
 _data, _network, _method = (partial(argument, group=name) for name in ("data", "network", "method"))
@@ -92,6 +96,9 @@ class Config(Arguments):
     print_ratio: float = _output(0.1, "log every this fraction of an epoch, above 0", above=0, resumable=True)
     snapshot_every: int = _output(0, "draw validation snapshots every N epochs; 0: never", least=0, resumable=True)
     save_minutes: float = _output(10, "minutes between saved states within an epoch", above=0, resumable=True)
+    keep: str = _output(
+        "best", f"when finished, best: {KEEP['best']}; all: {KEEP['all']}", choices=KEEP, resumable=True
+    )
     tensorboard: bool = _output(False, "also write TensorBoard curves", resumable=True)
 
     def check(self) -> None:

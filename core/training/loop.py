@@ -24,14 +24,14 @@ from core.training.snapshots import draw_snapshot
 from core.training.trainer import Trainer
 from tools.data.annotations import read_sizes
 from tools.data.datasets import VOCClassification
-from tools.data.devkit import devkit_lists, read_class_names
+from tools.data.devkit import read_class_names
 from tools.data.loader import evaluation_loader, interleave, training_loader
 from tools.data.sight import sight_note
 from tools.data.transforms import evaluation_transform, training_transform
 from tools.metrics.average_precision import average_precisions, mean_over_classes
 from tools.pictures.figure import rgb_array, write_picture
 from tools.system.console import duration
-from tools.system.errors import UserError, advice, explain_shortages, first_few, run_main
+from tools.system.errors import UserError, advice, explain_shortages, run_main
 from tools.system.interruption import Interruption
 from tools.system.processes import Processes
 
@@ -87,8 +87,8 @@ def _train(strategy: Strategy, config: Config, devices: Devices, data: Data, int
     trainer = Trainer(network, strategy, config, len(data.loaders["training"]), processes, devices.gpus)
     torch.manual_seed(config.seed + processes.rank)  # from here on, dropout differs between processes
     with Run(config, trainer, data.sets, interruption) as run:
-        run.start(_summary(config, devices, data), notes)
-        _epochs(run, data)
+        if run.start(_summary(config, devices, data), notes):
+            _epochs(run, data)
 
 
 def _epochs(run: Run, data: Data) -> None:
@@ -202,8 +202,7 @@ def make_data(config: Config, class_names: list[str], processes: Processes) -> D
     plain = evaluation_transform(config.image_size, config.eval_resize)
     sets = {}
     for name, option, transform in (("training", "train_split", augmented), ("validation", "val_split", plain)):
-        own = first_few(devkit_lists(config.data_dir)) or "none"
-        check = f"python3 -m tools.check_data lists every problem of a split; lists of this folder: {own}"
+        check = "python3 -m tools.check_data lists every problem of a split"
         with advice(f"check --data_dir, --{option} and --class_file; {check}"):
             split, difficult = getattr(config, option), config.train_difficult if name == "training" else "positive"
             sets[name] = VOCClassification(config.data_dir, split, class_names, transform, difficult, config.limit)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from core.strategy import Step
-from core.training.config import NOT_REPLAYED, Config
+from core.training.config import KEEP, NOT_REPLAYED, Config
 from core.training.pace import Pace
 from core.training.trainer import Trainer
 from tools.data.datasets import VOCClassification
@@ -66,19 +66,27 @@ class Run:
         if self._writes:
             self._files.release()
 
-    def start(self, summary: Sequence[str], notes: Sequence[str]) -> None:
+    def start(self, summary: Sequence[str], notes: Sequence[str]) -> bool:
         """Start from scratch, or continue from what `--resume` names; log `summary`, and `notes` on the first weights.
 
         The order matters: every check, also whether the disk has room, comes before an earlier run is archived, and
         the first state is written at once, so that an unwritable folder fails before training starts.
+
+        Returns:
+            False if there is nothing to do: the run to resume is finished and has no states.
         """
-        resume, tag, found = self.config.resume, self.config.tag, None
+        resume, tag, found, finished = self.config.resume, self.config.tag, None, False
         if resume is not None and self._writes:
             found = self._states.load(Path(resume) if resume else None)
-        state, source = self.trainer.processes.broadcast(found) or (None, "")
+            finished = found is None and self._is_finished()
+        found, finished = self.trainer.processes.broadcast((found, finished))
+        self.log = RunLog(self.folder, tag, self.config.tensorboard, silent=not self._writes)
+        if finished:
+            self.log.line(f"[i] nothing to resume: the run {tag} is finished; --keep best removed its states")
+            return False
+        state, source = found or (None, "")
         differing = self._restore(state, source) if state else []
         same_run = state is not None and (not resume or self._states.include(Path(resume)))
-        self.log = RunLog(self.folder, tag, self.config.tensorboard, silent=not self._writes)
         if not same_run:
             first_state = self._state()
             if self._writes and self._files.find_earlier():
@@ -95,6 +103,7 @@ class Run:
             self.log.line(line)
         if not same_run:
             self._save_state()
+        return True
 
     def _log_start(self, state: dict[str, Any] | None, source: str, differing: list[str]) -> None:
         if state:
@@ -136,12 +145,18 @@ class Run:
         if self._writes:
             self._states.save(state)
 
+    def _is_finished(self) -> bool:
+        """Return whether the run has its last model; a `UserError` if it had other settings: no state can continue."""
+        last = self.folder.model(self.config.tag, "last_")
+        saved = read_description(last) if last.exists() else Description()
+        if saved.arguments:
+            known = {"strategy": saved.strategy, "arguments": saved.arguments, "class_names": saved.class_names}
+            self._compare({**known, "data": {}}, last, finished=True)
+        return bool(saved.arguments)
+
     def _restore(self, state: dict[str, Any], source: str) -> list[str]:
         """Restore a state without touching a file; return the settings that differ, as text."""
-        trainer, saved, name = self.trainer, state["strategy"], self.trainer.strategy.name
-        if saved != name:
-            raise UserError(f"--resume: {source} is of strategy {saved}: use its script, not that of {name}")
-        differing = self._compare(state)
+        trainer, differing = self.trainer, self._compare(state, source)
         batches = state["samples"] // self.config.batch_size
         self.epoch, self.position = state["epoch"], min(batches, trainer.epoch_iterations)
         rank, random = trainer.processes.rank, state["random"]
@@ -163,8 +178,11 @@ class Run:
             self._best = state["best"]
         return differing
 
-    def _compare(self, state: dict[str, Any]) -> list[str]:
+    def _compare(self, state: dict[str, Any], source: str | Path, finished: bool = False) -> list[str]:
         """Return the settings that differ from the saved ones, as text; only `--force` lets them change the result."""
+        saved, name = state["strategy"], self.trainer.strategy.name
+        if saved != name:
+            raise UserError(f"--resume: {source} is of strategy {saved}: use its script, not that of {name}")
         saved = state["arguments"]
         differing = {
             name: f"{name}: saved {saved[name]}, now {value}"
@@ -179,10 +197,13 @@ class Run:
             names = (first_few([quoted(str(name)) for name in of]) for of in (state["class_names"], self.class_names))
             others["class_names"] = "class names: saved {}, now {}".format(*names)
         blocking += others.values()
-        if blocking and not self.config.force:
+        if blocking and (finished or not self.config.force):
+            fix = "pass --force to continue"
+            if finished:  # its states were removed
+                fix = "start again without --resume; only a run with --keep all can continue after its end"
             raise UserError(
                 f"--resume: these settings differ from the saved run and would change the result: "
-                f"{'; '.join(blocking)}; restore them, or pass --force to continue"
+                f"{'; '.join(blocking)}; restore them, or {fix}"
             )
         return [*differing.values(), *others.values()]
 
@@ -244,27 +265,32 @@ class Run:
 
     def finish_epoch(self, values: dict[str, float]) -> None:
         """Save models after a validation with these values, and a state that starts with the next epoch."""
+        tag, epoch = self.config.tag, self.epoch + 1
         decisive = values.get("select_map", values["map"])
         improved = not decisive <= self._best  # the first mAP may be NaN, and is then the best so far
         self._best = decisive if improved else self._best
-        for kind in ("", "best_") if improved else ("",):
-            self._save_model(kind, values["map"])
-        self.epoch, self.position = self.epoch + 1, 0
+        paths = [self.folder.model(tag, kind) for kind in (("", "best_") if improved else ("",))]
+        if self.config.keep == "all":
+            paths.append(self.folder.epochs(tag) / f"{tag}_epoch_{epoch:03d}.pth")
+        for path in paths:
+            self._save_model(path, values["map"])
+        self.epoch, self.position = epoch, 0
         self._save_state()
 
     def finish(self) -> None:
-        """Save the last model, unless a finished run was only resumed, and say where the best one is."""
+        """Save the last model, unless a finished run was only resumed, say where the best one is, and tidy up."""
         if not self._has_last_model():
             means = values_of(self.log.history, "validation", "map") or [float("nan")]
-            self._save_model("last_", means[-1])
+            self._save_model(self.folder.model(self.config.tag, "last_"), means[-1])
         best = self.folder.model(self.config.tag, "best_")
         where = f"in {best}" if best.exists() else "saved under the tag this run was resumed from"
         of = "" if self.config.select_split is None else f" of --select_split {self.config.select_split}"
         limited = f" (--limit {self.config.limit})" if self.config.limit else ""
         self.log.line(f"[i] best mAP{of}={self._best:.2f}{limited}, {where}")
-        tag, took = self.config.tag, duration(time.perf_counter() - self.pace.started)
+        tag, keep, took = self.config.tag, self.config.keep, duration(time.perf_counter() - self.pace.started)
         files = self.folder.log(tag), self.folder.history(tag), self.folder.model(tag, "last_")
-        self.log.line(f"[i] finished after {took}; written: {', '.join(map(str, files))}")
+        written = ", ".join(map(str, files))
+        self.log.line(f"[i] finished after {took}; written: {written}; kept (--keep {keep}): {KEEP[keep]}")
         images = ["--tag", tag, "--data_dir", self.config.data_dir, "--split", self.config.val_split]
         for command in (
             ["evaluate_classification.py", *images],
@@ -273,6 +299,9 @@ class Run:
         ):
             self.log.line(f"    {shlex.join(['python3', *command])}")
         self.log.close()
+        # Models, history and log are on the disk by now: nothing needs a state anymore.
+        if self._writes and keep == "best":
+            self._states.remove()
 
     def _has_last_model(self) -> bool:
         last = self.folder.model(self.config.tag, "last_")
@@ -282,7 +311,7 @@ class Run:
         except UserError:
             return False
 
-    def _save_model(self, kind: str, mean: float) -> None:
+    def _save_model(self, path: Path, mean: float) -> None:
         if not self._writes:
             return
         strategy = self.trainer.strategy
@@ -299,4 +328,4 @@ class Run:
             **(self.trainer.student.normalization or IMAGENET)._asdict(),
             arguments=asdict(self.config),
         )
-        save_checkpoint(self.folder.model(self.config.tag, kind), self.trainer.evaluated.state_dict(), description)
+        save_checkpoint(path, self.trainer.evaluated.state_dict(), description)

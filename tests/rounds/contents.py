@@ -39,7 +39,7 @@ def states(world: World, count: int) -> Tally:
     """Continue from a state of which one to three values are others."""
     tally = Tally("states with odd values")
     folder = world.folder()
-    words = world.tiny((SCRIPTS["cTopk_w"],), "x")
+    words = (*world.tiny((SCRIPTS["cTopk_w"],), "x"), "--keep", "all")
     assert run(folder, *words).status == 0
     state = torch.load(folder / "experiments/states/x.pth", weights_only=True)
     for _ in range(count):

@@ -30,7 +30,8 @@ def kills(world: World, count: int) -> Tally:
             if number != signal.SIGKILL and ended.status not in (0, 128 + number, -number):
                 tally.add(f"status {ended.status} after signal {number}: {ended.errors[-300:]}", (tag, case))
         ended = run(folder, *world.words(tag, "--resume"))
-        note = "resumed" if "resumed at" in ended.output else "started again"
+        seen = ("resumed at", "nothing to resume", "")
+        note = next(text for text in seen if text in ended.output) or "started again"
         tally.add(failed(ended) or world.differs(folder, tag), (tag, case), note)
         world.remove(folder)
     return tally
@@ -48,11 +49,14 @@ def _seconds(world: World, tag: str) -> float:
 
 
 def operations(world: World, count: int) -> Tally:
-    """Kill a run before every change of a file: a new run, one over an earlier run, and one over a damaged state."""
+    """Kill a run before every change of a file.
+
+    A new run, one over an earlier run, one over a damaged state, and one that is finished and removes its states.
+    """
     tally = Tally("kills at file operations")
-    for situation in ("new", "again", "damaged"):
+    for situation in ("new", "again", "damaged", "finished"):
         prepared = _situation(world, situation)
-        words = world.words("cMax", *SMALLEST, *(["--resume"] if situation == "damaged" else []))
+        words = world.words("cMax", *SMALLEST, *(["--resume"] if situation in ("damaged", "finished") else []))
         total = _count_operations(world, prepared, words)
         chosen = sorted(world.chance.sample(range(total), min(total, max(1, count // 3))))
         for number in chosen:
@@ -72,12 +76,14 @@ def operations(world: World, count: int) -> Tally:
 
 
 def _situation(world: World, name: str) -> Path:
-    """Return a folder in which a run starts: empty, with a finished run of other settings, or with a damaged state."""
+    """Return a folder in which a run starts: empty, or with a run of other settings, a damaged state, or all states."""
     if name == "new":
         return world.folder()
+    if name == "finished":
+        return world.whole("cMax", *SMALLEST, "--keep", "all")
     if name == "again":
         folder = world.folder()
-        assert run(folder, *world.words("cMax", *SMALLEST, "--seed", 5, "--max_epoch", 1)).status == 0
+        assert run(folder, *world.words("cMax", *SMALLEST, "--seed", 5, "--max_epoch", 1, "--keep", "all")).status == 0
         return folder
     folder = _stopped(world, "cMax", *SMALLEST)
     state = folder / "experiments/states/cMax.pth"

@@ -206,7 +206,8 @@ class Files(dict[str, list[str]]):
         if missing := self.missing(ids):
             files = f"{len(missing):,} of the {len(ids):,} files of split '{split}'"
             instead = self._alike(missing[0]) or f"; it holds {_named(self.names) or 'no files'}"
-            raise UserError(f"{self.folder} lacks {files} ({first_few(list(map(shorten, missing)))}){instead}")
+            lists = f"; lists of this folder: {first_few(devkit_lists(self.folder.parent)) or 'none'}"
+            raise UserError(f"{self.folder} lacks {files} ({first_few(list(map(shorten, missing)))}){instead}{lists}")
         return [self.path(image_id) for image_id in ids]
 
     def missing(self, ids: Sequence[str]) -> list[str]:

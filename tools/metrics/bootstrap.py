@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import expit, logit
-from scipy.stats import norm, t
+from scipy.special import expit, logit, ndtri, stdtrit
 
 from tools.metrics.average_precision import mean_over_classes
 
@@ -143,7 +142,7 @@ def interval_around(mean: float, bias: float, contributions: np.ndarray, moved: 
     """
     squares = contributions**2
     freedom = 2 * squares.sum() ** 2 / max(((squares - squares.mean()) ** 2).sum(), 1e-12)
-    wider = t.ppf(0.975, max(freedom, 1)) / norm.ppf(0.975)
+    wider = stdtrit(max(freedom, 1), 0.975) / ndtri(0.975)
     down, up = wider * np.percentile(moved, PERCENTILES)
     return Interval(_moved(max(mean - max(bias, 0), mean / 10), down), _moved(mean, up))
 

@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
 BINS = 15
@@ -68,6 +67,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
     The likelihood has one maximum, because it is concave in 1 / T. T above 1 means that the scores are too confident.
     """
+    from scipy.optimize import minimize_scalar  # here, because --help need not wait for it
+
     if labels.all() or not labels.any():
         return 1.0
     signed = np.where(labels, -logits, logits).astype(np.float64)

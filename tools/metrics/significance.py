@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 from tools.metrics import bootstrap
 from tools.metrics.bootstrap import Difference, Interval, Jackknife
@@ -31,7 +31,7 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 
 def smallest_difference(standard_error: float, level: float = 0.05, power: float = POWER) -> float:
     """Return the true difference that a two-sided test at `level` detects with probability `power`."""
-    return float(standard_error * (norm.ppf(1 - level / 2) + norm.ppf(power)))
+    return float(standard_error * (ndtri(1 - level / 2) + ndtri(power)))
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _classes(first: list[Jackknife], second: list[Jackknife]) -> tuple[np.ndarra
     whole, parts = precision[1] - precision[0], contribution[1] - contribution[0]
     error = np.sqrt((parts.astype(np.float64) ** 2).sum(0)) / len(parts)
     with np.errstate(divide="ignore", invalid="ignore"):
-        p_values = np.where(error > 0, 2 * norm.sf(np.abs(whole) / error), np.where(whole == 0, 1.0, 0.0))
+        p_values = np.where(error > 0, 2 * ndtr(-np.abs(whole) / error), np.where(whole == 0, 1.0, 0.0))
     p_values[np.isnan(error)] = np.nan
     known = ~np.isnan(p_values)
     p_values[known] = holm(p_values[known])

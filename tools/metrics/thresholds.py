@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from tools.metrics.bootstrap import PERCENTILES, image_counts
 from tools.metrics.multilabel import MEANS, precision_recall
@@ -105,7 +105,7 @@ def wilson(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     >>> wilson(np.array([8]), np.array([10])).round(3)
     array([[0.8  , 0.49 , 0.943]])
     """
-    z = norm.ppf(0.975)
+    z = ndtri(0.975)
     whole = np.where(whole > 0, whole, np.nan)
     share = part / whole
     middle, half = share + z**2 / (2 * whole), z * np.sqrt(share * (1 - share) / whole + (z / (2 * whole)) ** 2)

@@ -54,6 +54,9 @@ class Folder:
     def snapshots(self, tag: str) -> Path:
         return self.root / "snapshots" / tag
 
+    def epochs(self, tag: str) -> Path:
+        return self.root / "epochs" / tag
+
     def usage(self, tag: str) -> Path:
         return self.root / "usage" / f"{tag}.json"
 
@@ -134,7 +137,7 @@ class RunFiles:
         folder, tag = self.folder, self.tag
         models = [folder.model(tag, kind) for kind in ("", "best_", "last_")]
         paths = [folder.log(tag), folder.history(tag), folder.config(tag), folder.curves(tag), folder.snapshots(tag)]
-        paths += [folder.state(tag), folder.state(tag, ".earlier.pth")]
+        paths += [folder.epochs(tag), folder.state(tag), folder.state(tag, ".earlier.pth")]
         paths += [*models, *(model.with_suffix(".json") for model in models)]
         return [path for path in paths if os.path.lexists(path)]
 
@@ -192,8 +195,8 @@ def read_histories(folder: Folder, tags: list[str]) -> list[History]:
     histories = []
     for path in map(folder.history, tags):
         if not path.is_file():
-            known = ", ".join(sorted(file.stem for file in path.parent.glob("*.json"))) or "none"
-            raise UserError(f"no history {path}: give the --tag of a run (here: {known})")
+            known = sorted(file.stem for file in path.parent.glob("*.json") if not file.stem.endswith(".config"))
+            raise UserError(f"no history {path}: give the --tag of a run (here: {first_few(known, 20) or 'none'})")
         histories.append(as_history(read_json(path)))
         if histories[-1] is None:
             raise UserError(f"{path} is not the history of a training run")

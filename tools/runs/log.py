@@ -151,6 +151,10 @@ class RunLog:
                 self._writer.add_image(name, image, iteration - 1, dataformats="HWC")
 
     def close(self) -> None:
+        """Return when the log is on the disk, and close the TensorBoard file."""
+        if not self.silent:
+            with writing(self._text_path), open(self._text_path, "a", encoding="utf-8") as file:
+                os.fsync(file.fileno())
         if self._writer:
             with writing(self._curves_path):
                 self._writer.close()

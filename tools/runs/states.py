@@ -9,7 +9,7 @@ import torch
 from tools.runs.checkpoints import read_tensors, write_tensors
 from tools.runs.folder import Folder, as_history
 from tools.system.errors import Shortage, UserError
-from tools.system.files import temporary_file
+from tools.system.files import remove, sync_folder, temporary_file
 
 # What a state consists of.
 PARTS = {"strategy": str, "trainer": dict, "random": list, "epoch": int, "samples": int, "losses": dict}
@@ -61,6 +61,12 @@ class States:
         if problems:
             raise UserError(" and ".join(problems))
         return None
+
+    def remove(self) -> None:
+        """Remove both files, the one before first: after a kill in between, the newest still ends the run."""
+        for path in (self.before, self.newest):
+            remove(path)
+            sync_folder(path.parent)
 
     def include(self, path: Path) -> bool:
         """Return whether a file is one of the two."""
