@@ -28,9 +28,7 @@ class ScoreArguments(Arguments):
     difficult: str = argument("positive", "what a class shown only as difficult objects is", choices=DIFFICULT)
     class_file: Path | None = argument(None, "class_names of a table that does not name its classes")
     seed: int = argument(0, "of everything that is drawn", least=0)
-    out: Path | None = argument(
-        None, "result files without suffix (default in experiments/evaluation)", names_file=True
-    )
+    out: Path | None = argument(None, "result files, no suffix (default: in experiments/evaluation)", names_file=True)
 
     def read(self, path: Path, first: Scores | None = None) -> Scores:
         """Read scores that have labels, with the classes of those that were read first.
