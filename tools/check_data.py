@@ -109,13 +109,6 @@ def is_far_outside(box: Box, size: Size) -> bool:
     return any(first > side or last < 0 or first < -side or last > 2 * side for first, last, side in sides)
 
 
-def validate_all(config: Config, files: Files, class_names: list[str], ids: list[str]) -> dict[str, ValidationResult]:
-    """Return the result of every id, in their order, with a progress bar."""
-    with ThreadPoolExecutor(max(config.num_workers, 1)) as pool:  # Pillow decodes without the interpreter's lock
-        results = pool.map(functools.partial(validate, files, class_names), ids)
-        return dict(zip(ids, tqdm(results, desc="checking", unit="image", total=len(ids)), strict=True))
-
-
 def print_results(
     files: Files, class_names: list[str], results: dict[str, ValidationResult], problems: dict[str, list[str]]
 ) -> None:
@@ -150,7 +143,9 @@ def check_data(config: Config) -> int:
     ids, list_problems = devkit.validate_split(path, files[0])
     if not ids and not list_problems:
         raise UserError(f"{path} contains no image id: choose another --split")
-    results = validate_all(config, files, class_names, ids)
+    with ThreadPoolExecutor(max(config.num_workers, 1)) as pool:  # Pillow decodes without the interpreter's lock
+        found = pool.map(functools.partial(validate, files, class_names), ids)
+        results = dict(zip(ids, tqdm(found, desc="checking", unit="image", total=len(ids)), strict=True))
 
     problems = {LIST: [f"{path}, {problem}" for problem in list_problems]}
     for kind in (IMAGE, ANNOTATION, BOX):
