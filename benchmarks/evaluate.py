@@ -1,12 +1,9 @@
 """Images per second of evaluation, loader included, against the network's bare forward pass and published evaluation.
 
-bare        the forward pass of a batch in the device's memory, repeated
-evaluation  the loop of evaluate_classification.py: read, decode, crop, to the device, normalize, forward pass with
-            batch normalization folded into convolutions, scores, average precisions
-published   the same images, but a copy of the feature map per class, all maps, and average precisions sorted in
-            Python; contiguous memory, float32
+bare is the forward pass of a batch in the device's memory, evaluation the loop of evaluate_classification.py, published a
+copy of the feature map per class, all maps, and average precisions sorted in Python, in contiguous float32.
 
-The first two with the same batch size, precision and memory layout (channels-last), each in its own process. The goal
+The first two have the same batch size, precision and memory layout (channels-last), each in its own process. The goal
 is at least 1.0 of the bare forward pass.
 """
 
