@@ -1,7 +1,7 @@
 """Images per second of evaluation, loader included, against the network's bare forward pass and published evaluation.
 
-bare is the forward pass of a batch in the device's memory, evaluation the loop of evaluate_classification.py, published a
-copy of the feature map per class, all maps, and average precisions sorted in Python, in contiguous float32.
+bare is the forward pass of a batch in the device's memory, evaluation the loop of evaluate_classification.py, published
+a copy of the feature map per class, all maps, and average precisions sorted in Python, in contiguous float32.
 
 The first two have the same batch size, precision and memory layout (channels-last), each in its own process. The goal
 is at least 1.0 of the bare forward pass.
