@@ -7,7 +7,6 @@ var_mean  mean and variance of a view `[crops, 4, C, h, w]`, then one multiplica
 compiled  var_mean under torch.compile, with dynamic shapes: Inductor joins its operations to few kernels
 view      the library's kernel once, on contiguous `[4, crops · C, h, w]`: a crop's channel is a channel of its own; its
           batch has to be ordered tile by tile, and its layout is not ours
-joined    the library's kernel crop by crop, results joined: one more copy, with gradient two
 
 Adds the times of all layers, on noise of the shape that each has on the tiles, without gradient and with (as in Max).
 Counts the bytes that the tensor operations of a way read and write, in those of its input; the least is 3 without
@@ -16,11 +15,10 @@ gradient (read for the statistics, read again and write) and 8 with (for the gra
 
 import logging
 import math
-import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import torch
@@ -40,12 +38,7 @@ from tools.system.errors import run_main
 
 INDUCTOR = logging.getLogger("torch._inductor.compile_fx.__inductor_metrics")
 TYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # by --precision
-
-
-def joined(layer: GroupedBatchNorm2d, x: Tensor) -> Tensor:
-    """Normalize crop by crop and join the results."""
-    parameters = (layer.running_mean, layer.running_var, layer.weight, layer.bias)
-    return torch.cat([F.batch_norm(part, *parameters, True) for part in x.chunk(layer.groups.total)])
+LEAST = {False: 3, True: 8}  # bytes moved, without and with gradient
 
 
 def view(layer: GroupedBatchNorm2d, x: Tensor) -> Tensor:
@@ -77,7 +70,6 @@ WAYS: dict[str, Callable[[GroupedBatchNorm2d, Tensor], Tensor]] = {
     "var_mean": batch_norm.normalize_groups_at_once,
     "compiled": lambda layer, x: batch_norm.normalize_groups_at_once(layer, x, compiled_normalization()),
     "view": view,
-    "joined": joined,
 }
 
 
@@ -89,17 +81,16 @@ class Config(measure.NetworkArguments):
 def main() -> None:
     """Measure every way on every layer, print the sums and write them as JSON."""
     config = parse(Config, __doc__)
-    device = measure.prepare_device(config)
-    results = {}
+    device, results = measure.prepare_device(config), {}
     print(f"{config.batch_size} crops, {config.precision}: seconds over all layers, ratio to plain, bytes moved")
     for name, gradient in (("forward, no gradient", False), ("forward and backward", True)):
         moved = {way: bytes_moved(way, config.precision, gradient, device) for way in config.ways}
         sums = Counter()
         for shape, count in shapes(config).items():
-            actions = actions_of(config.ways, config.batch_size, shape, config.precision, gradient, device)
-            for way, seconds in median_seconds(config, actions, device).items():
-                sums[way] += count * seconds
-        results[name] = {"seconds": sums, "bytes_moved": moved | {"least": 8 if gradient else 3}}
+            for way in config.ways:
+                action = action_of(way, config.batch_size, shape, config.precision, gradient, device)
+                sums[way] += count * measure.measurement(config, device, action)["seconds"]
+        results[name] = {"seconds": sums, "bytes_moved": moved | {"least": LEAST[gradient]}}
         for way, value in sums.items():
             ratio = value / sums.get("plain", math.nan)
             print(f"{name:22s} {way:9s} {value:8.4f} {ratio:6.2f} {moved[way]:6.1f}", flush=True)
@@ -118,42 +109,31 @@ def shapes(config: Config) -> Counter[tuple[int, ...]]:
     return found
 
 
-def actions_of(
-    ways: Iterable[str], crops: int, shape: tuple[int, ...], precision: str, gradient: bool, device: torch.device
-) -> dict[str, Callable[[], Tensor]]:
-    """Return what each way does to a layer's input on the tiles of some crops, `[4 · crops, *shape]`, in its layout.
+def action_of(
+    way: str, crops: int, shape: tuple[int, ...], precision: str, gradient: bool, device: torch.device
+) -> Callable[[], Tensor]:
+    """Return what a way does to a layer's input on the tiles of some crops, `[4 · crops, *shape]`, in its layout.
 
-    An action returns the gradient of the input or, without gradient, the output.
+    The action returns the gradient of the input or, without gradient, the output.
     """
     layer = GroupedBatchNorm2d(shape[0]).to(device)
     layer.groups = Groups(crops)
-    x, grad_output = torch.randn(2, TILES * crops, *shape, device=device, dtype=TYPES[precision])
+    layout = torch.contiguous_format if way == "view" else torch.channels_last
+    noise = torch.randn(2, TILES * crops, *shape, device=device, dtype=TYPES[precision])
+    x, grad_output = (tensor.clone(memory_format=layout) for tensor in noise)
+    x.requires_grad_(gradient)
 
-    def run(way: str, x: Tensor, grad_output: Tensor) -> Tensor:
+    def action() -> Tensor:
         with torch.set_grad_enabled(gradient):
             result = WAYS[way](layer, x)
         return torch.autograd.grad(result, (x, layer.weight), grad_output)[0] if gradient else result
 
-    def action(way: str) -> Callable[[], Tensor]:
-        layout = torch.contiguous_format if way == "view" else torch.channels_last
-        own_x, own_grad_output = (tensor.clone(memory_format=layout) for tensor in (x, grad_output))
-        return partial(run, way, own_x.requires_grad_(gradient), own_grad_output)
-
-    return {way: action(way) for way in ways}
-
-
-def median_seconds(config: Config, actions: dict[str, Callable], device: torch.device) -> dict[str, float]:
-    """Return the median seconds of each action; they alternate, so that a drift affects all alike."""
-    rounds = [
-        {way: measure.seconds(action, device) for way, action in actions.items()}
-        for _ in range(config.warm_up + config.repeats)
-    ]
-    return {way: statistics.median(times[way] for times in rounds[config.warm_up :]) for way in actions}
+    return action
 
 
 def bytes_moved(way: str, precision: str, gradient: bool, device: torch.device) -> float:
     """Return the bytes that the operations of a way read and write on a small input, in those of the input."""
-    action = actions_of([way], 3, (16, 32, 32), precision, gradient, device)[way]
+    action = action_of(way, 3, (16, 32, 32), precision, gradient, device)
     if way != "compiled":
         with BytesMoved() as moved:
             size = action().nbytes
@@ -183,12 +163,9 @@ class BytesMoved(TorchDispatchMode):
 
 def _bytes_of(values: Any) -> int:
     """Return the bytes of all tensors in `values`; what is broadcast counts once."""
-    total = 0
-    for tensor in tree_leaves(values):
-        if isinstance(tensor, Tensor):
-            sizes = [size for size, step in zip(tensor.shape, tensor.stride(), strict=True) if step]
-            total += tensor.element_size() * math.prod(sizes)
-    return total
+    tensors = [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+    stored = ([size for size, step in zip(x.shape, x.stride(), strict=True) if step] for x in tensors)
+    return sum(x.element_size() * math.prod(sizes) for x, sizes in zip(tensors, stored, strict=True))
 
 
 if __name__ == "__main__":

@@ -1,27 +1,22 @@
 """Images per second of evaluation, loader included, against the network's bare forward pass and published evaluation.
 
-bare        the forward pass of a batch in the device's memory, repeated
-evaluation  the loop of evaluate_classification.py: read, decode, crop, to the device, normalize, forward pass with
-            batch normalization folded into convolutions, scores, average precisions
-published   the same images, but a copy of the feature map per class, all maps, and average precisions sorted in
-            Python; contiguous memory, float32
+bare is the forward pass of a batch in the device's memory, evaluation the loop of evaluate_classification.py, published
+a copy of the feature map per class, all maps, and average precisions sorted in Python, in contiguous float32.
 
-The first two with the same batch size, precision and memory layout (channels-last), each in its own process. The goal
+The first two have the same batch size, precision and memory layout (channels-last), each in its own process. The goal
 is at least 1.0 of the bare forward pass.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
-from torch.utils.data import DataLoader
 
 from benchmarks import measure
 from core.evaluation.folding import folded
 from core.evaluation.loading import make_network
 from core.evaluation.prediction import autocast, predict
-from core.networks import ARCHITECTURES, Classifier
+from core.networks import ARCHITECTURES
 from tests.helpers import oracle, published
 from tools.data.devkit import read_class_names
 from tools.data.loader import evaluation_loader
@@ -40,7 +35,7 @@ class Config(measure.NetworkArguments, measure.DataArguments):
 def main() -> None:
     """Measure all, print the ratios and write them as JSON."""
     with measure.image_data(parse(Config, __doc__)) as config:
-        names = ACTIONS if config.architecture in ARCHITECTURES else ("bare", "evaluation")
+        names = ("bare", "evaluation", "published")[: 3 if config.architecture in ARCHITECTURES else 2]
         results = measure.measured({name: (run, config, name) for name in names})
     ratios = measure.ratios(results, "images_per_second", "evaluation/bare", "evaluation/published")
     measure.print_ratios(ratios)
@@ -48,52 +43,34 @@ def main() -> None:
 
 
 def run(config: Config, name: str) -> dict:
-    """Measure one of `ACTIONS`."""
+    """Measure one of the three."""
     device = measure.prepare_device(config, keep_memory=name != "published")
     torch.manual_seed(0)
-    return measure.measurement(config, device, ACTIONS[name](config, device), images=config.images)
+    return measure.measurement(config, device, action_of(config, name, device), images=config.images)
 
 
-def bare(config: Config, device: torch.device) -> Callable:
-    """Pass the batches that evaluation makes: the last may be smaller."""
-    network = untrained_network(config, device)
+def action_of(config: Config, name: str, device: torch.device) -> Callable[[], object]:
+    """Return what one of the three does with an untrained network."""
+    classes, amp = len(read_class_names(config.class_file)), measure.AMP[config.precision]
+    dataset = measure.dataset(config, evaluation_transform(config.image_size))
+    loader = evaluation_loader(dataset, config.batch_size, config.num_workers)
+    if name == "published":
+        original = oracle.resnet_classifier(config.architecture, classes).to(device).eval()
+        return lambda: published.evaluate(original, loader, device)
+    network = make_network(config.architecture, "none", classes).to(device).eval()
+    if name == "evaluation":
+        network = folded(network)
+        return lambda: average_precisions(*predict(network, loader, device, amp, silent=True))
     images = torch.randn(config.batch_size, 3, config.image_size, config.image_size)
     images = images.to(device, memory_format=torch.channels_last)
 
     @torch.no_grad()
-    def forward() -> None:
-        with autocast(device, measure.AMP[config.precision]):
-            for done in range(0, config.images, config.batch_size):
+    def bare() -> None:
+        with autocast(device, amp):
+            for done in range(0, config.images, config.batch_size):  # the last batch may be smaller, as in evaluation
                 network(images[: config.images - done])
 
-    return forward
-
-
-def evaluation(config: Config, device: torch.device) -> Callable:
-    network, loader = folded(untrained_network(config, device)), loader_of(config)
-    amp = measure.AMP[config.precision]
-    return lambda: average_precisions(*predict(network, loader, device, amp, silent=True))
-
-
-def published_evaluation(config: Config, device: torch.device) -> Callable:
-    network = oracle.resnet_classifier(config.architecture, classes_of(config)).to(device).eval()
-    return partial(published.evaluate, network, loader_of(config), device)
-
-
-ACTIONS = {"bare": bare, "evaluation": evaluation, "published": published_evaluation}
-
-
-def untrained_network(config: Config, device: torch.device) -> Classifier:
-    return make_network(config.architecture, "none", classes_of(config)).to(device).eval()
-
-
-def classes_of(config: Config) -> int:
-    return len(read_class_names(config.class_file))
-
-
-def loader_of(config: Config) -> DataLoader:
-    dataset = measure.dataset(config, evaluation_transform(config.image_size))
-    return evaluation_loader(dataset, config.batch_size, config.num_workers)
+    return bare
 
 
 if __name__ == "__main__":

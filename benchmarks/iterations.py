@@ -41,7 +41,7 @@ def main() -> None:
     for name in config.strategies:
         results[name] = measure.measured({way: (varying, config, name, way) for way in WAYS}, f"{name},")
     if measure.prepare_device(config).type == "cuda":
-        results |= measure.measured({"waits": (waits, config)})
+        results["waits"] = measure.measured({name: (waits, config, name) for name in step.STRATEGIES}, "waits,")
     measure.save(config, "iterations", results)
 
 
@@ -67,13 +67,8 @@ def varying(config: Config, name: str, way: str) -> dict:
     return {"seconds": seconds, "peak_memory": measure.peak_memory(steps.device), "crops": crops}
 
 
-def waits(config: Config) -> dict[str, dict[str, int]]:
-    """Return by strategy, and print, how often each place waits for the device."""
-    return {name: waits_of(config, name) for name in step.STRATEGIES}
-
-
-def waits_of(config: Config, name: str) -> dict[str, int]:
-    """Watch the iterations after the first, whose tuning waits too."""
+def waits(config: Config, name: str) -> dict[str, int]:
+    """Return, and print, how often each place waits for the device in the iterations after the first, which tunes."""
     steps = step.Steps(config, name)
     trainer = steps.trainer()
     trainer.iterate(steps.images, steps.labels)

@@ -2,7 +2,6 @@
 
 import argparse
 import multiprocessing
-import os
 import platform
 import statistics
 import subprocess
@@ -24,6 +23,7 @@ from torch.utils.data import Subset
 from core.evaluation.loading import check_image_size, choose_device
 from tools.data.datasets import VOCClassification
 from tools.data.devkit import read_class_names
+from tools.data.loader import cores
 from tools.runs.folder import Folder
 from tools.system.command_line import Arguments, argument
 from tools.system.errors import UserError
@@ -216,7 +216,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     """Return what measurements depend on: processor, memory, GPU and versions. No host name."""
     description = {
         "cpu": _read_proc("cpuinfo", "model name") or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "threads": torch.get_num_threads(),
     }
     if device.type == "cuda":

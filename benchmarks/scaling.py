@@ -5,6 +5,7 @@ per image; the others are those of the arguments. Evaluation measures synthetic 
 1,000 samples, and the tables. Each measurement has its own process. Writes JSON, and a picture of the steps beside it.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -37,24 +38,20 @@ SHOWN_POSITIVE = 0.08  # share of the synthetic labels: VOC's
 @dataclass(frozen=True)
 class Config(measure.NetworkArguments):
     quick: bool = argument(False, "few small sizes: to try it out")
-    skip: str = argument("", "leave out one half", choices=("", "steps", "evaluation"))
 
 
 def main() -> None:
     """Measure, print a line for each measurement, and write JSON and picture."""
     config = parse(Config, __doc__)
     changes, images, classes = QUICK if config.quick else (STEPS, IMAGES, CLASSES)
-    results: dict[str, Any] = {"steps": {}, "evaluation": {}}
-    if config.skip != "steps":
-        results["steps"] = {name: steps_over(config, name, values) for name, values in changes.items()}
-    for part, count in [(part, count) for count in classes for part in PARTS if config.skip != "evaluation"]:
+    steps = {name: steps_over(config, name, values) for name, values in changes.items()}
+    evaluation = {}
+    for count, part in itertools.product(classes, PARTS):
+        title = f"{part}, {count} classes"
         calls = {str(size): (run_part, config, part, size, count) for size in images}
-        results["evaluation"][f"{part}, {count} classes"] = measure.measured(calls, f"{part}, {count} classes, images")
-    path = measure.save(config, "scaling", results)
-    if results["steps"]:
-        picture = path.with_suffix(".png")
-        write_picture(picture, figure_of_steps(results["steps"]))
-        print(f"written: {picture}")
+        evaluation[title] = measure.measured(calls, f"{title}, images")
+    path = measure.save(config, "scaling", {"steps": steps, "evaluation": evaluation})
+    write_picture(path.with_suffix(".png"), figure_of_steps(steps))
 
 
 def steps_over(config: Config, name: str, values: tuple[int, ...]) -> dict[str, dict]:

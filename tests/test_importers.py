@@ -104,7 +104,7 @@ def test_tables_in_every_form(folder, table, understood):
         ("image,labels,\n1.jpg,dog,person\n", "column 3 has no name"),
         ("image,filename,labels\n1.jpg,1.jpg,dog\n", "the columns 'image', 'filename' could mean the same"),
         ("image,label,class\n1.jpg,dog,3\n", "the columns 'label', 'class' could mean the same"),
-        ('image,labels\n1.jpg,"dog\n2.jpg,dog\n', "as CSV: unexpected end of data"),
+        ('image,labels\n1.jpg,"dog\n2.jpg,dog\n', "as CSV (unexpected end of data)"),
         ("image\n1.jpg\n", "no label in any row"),
         ("image,labels\nC:\\photos\\1.jpg,dog\n", "row 2: no image"),
         ("image,labels\n..\\1.jpg,dog\n", "is outside"),

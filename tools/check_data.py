@@ -10,6 +10,7 @@ import functools
 import os
 import sys
 from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +23,6 @@ from tools.data.importing import print_classes
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, advice, first_few, quoted, run_main
 from tools.system.files import write_text
-from tools.system.interruption import end_loader_processes_at_exit, ignore_signals
 
 SUFFIXES_OF = {"JPEG": (".jpg", ".jpeg"), "MPO": (".jpg", ".jpeg")}  # of other formats, the suffix is the name
 LIST, IMAGE, ANNOTATION, BOX = "lines of the list", "images", "annotations", "boxes"
@@ -35,7 +35,7 @@ class Config(Arguments):
     data_dir: Path = argument(help="VOC devkit folder")
     split: str = argument(help="list in data/, or of the devkit as Main/train")
     class_file: Path = argument(devkit.DATA / "VOC_2012.json", "JSON file with class_names")
-    num_workers: int = argument(min(4, os.cpu_count() or 1), "worker processes; 0: only this process", least=0)
+    num_workers: int = argument(min(4, os.cpu_count() or 1), "images that are read at the same time; 0: one", least=0)
     fix_list: Path | None = argument(None, FIX_LIST, metavar="OUT.txt")
 
 
@@ -109,17 +109,6 @@ def is_far_outside(box: Box, size: Size) -> bool:
     return any(first > side or last < 0 or first < -side or last > 2 * side for first, last, side in sides)
 
 
-def validate_all(config: Config, files: Files, class_names: list[str], ids: list[str]) -> dict[str, ValidationResult]:
-    """Return the result of every id, in their order, with a progress bar."""
-    end_loader_processes_at_exit()
-    # Without batches, a loader applies `collate_fn` to each sample, in its worker processes.
-    options = {"batch_size": None, "num_workers": config.num_workers, "worker_init_fn": ignore_signals}
-    from torch.utils.data import DataLoader  # here, so that --help need not wait for PyTorch
-
-    loader = DataLoader(ids, collate_fn=functools.partial(validate, files, class_names), **options)
-    return dict(zip(ids, tqdm(loader, desc="checking", unit="image"), strict=True))
-
-
 def print_results(
     files: Files, class_names: list[str], results: dict[str, ValidationResult], problems: dict[str, list[str]]
 ) -> None:
@@ -154,7 +143,9 @@ def check_data(config: Config) -> int:
     ids, list_problems = devkit.validate_split(path, files[0])
     if not ids and not list_problems:
         raise UserError(f"{path} contains no image id: choose another --split")
-    results = validate_all(config, files, class_names, ids)
+    with ThreadPoolExecutor(max(config.num_workers, 1)) as pool:  # Pillow decodes without the interpreter's lock
+        found = pool.map(functools.partial(validate, files, class_names), ids)
+        results = dict(zip(ids, tqdm(found, desc="checking", unit="image", total=len(ids)), strict=True))
 
     problems = {LIST: [f"{path}, {problem}" for problem in list_problems]}
     for kind in (IMAGE, ANNOTATION, BOX):
@@ -175,11 +166,7 @@ def check_data(config: Config) -> int:
 
 
 def main() -> None:
-    config = parse(Config, __doc__)
-    import torch
-
-    torch.set_num_threads(1)  # after parsing: a Python program that only asks for --help keeps its threads
-    sys.exit(check_data(config))
+    sys.exit(check_data(parse(Config, __doc__)))
 
 
 if __name__ == "__main__":

@@ -21,8 +21,7 @@ from tools.data.devkit import composed, raise_problems, read_bytes
 from tools.data.importing import Found, ImportArguments, find_similar_names, import_samples, read_all, sample_of
 from tools.data.writing import Sample
 from tools.system.command_line import argument, parse
-from tools.system.errors import UserError, first_few, quoted, run_main
-from tools.system.files import reason
+from tools.system.errors import UserError, first_few, quoted, reported, run_main
 
 # Headers in lower case, with underscores for whitespace and hyphens.
 IMAGE_COLUMNS = {"image", "images", "img", "file", "filename", "filepath", "path", "photo", "picture"}
@@ -102,10 +101,8 @@ def _decode(path: Path) -> tuple[str, str]:
     """Return the name of the table's encoding, and its text."""
     content = read_bytes(path, MAX_BYTES, "a table")
     encoding = "UTF-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "UTF-8"
-    try:
+    with reported(f"{path} is not in UTF-8, save it as 'CSV UTF-8'", UnicodeDecodeError):
         text = content.decode("utf-16" if encoding == "UTF-16" else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not in UTF-8: save it as 'CSV UTF-8'") from error
     if "\0" in text:
         raise UserError(f"{path} contains zero bytes: save it as 'CSV UTF-8'")
     return encoding, text
@@ -129,11 +126,9 @@ def _parse(path: Path, text: str) -> tuple[str, Rows]:
         found = rows(separator, strict=False)
         return bool(found) and _is_header(found[0][1]), any(len(row) > 1 for _, row in found)
 
-    try:
+    with reported(f"cannot read {path} as CSV", csv.Error, TypeError, ValueError):
         separator = max([first[1]] if first else SEPARATORS, key=fit)
         return separator, rows(separator, strict=True)
-    except (csv.Error, TypeError, ValueError) as error:
-        raise UserError(f"cannot read {path} as CSV: {reason(error)}") from error
 
 
 def _plain(header: str) -> str:

@@ -19,8 +19,8 @@ from tools.data.devkit import annotation_files, check_folder, image_files
 from tools.data.images import SUFFIXES, save_smaller
 from tools.data.writing import new_folder
 from tools.system.command_line import Arguments, argument, parse
-from tools.system.errors import UserError, advice, run_main
-from tools.system.files import read_json, reason, write_json
+from tools.system.errors import UserError, advice, reported, run_main
+from tools.system.files import read_json, write_json
 
 JPEG_QUALITY = 95
 RECORD = "scaled.json"  # in the folder: where its images are from
@@ -72,10 +72,8 @@ def _scale_annotation(path: Path, out: Path, factor: float) -> None:
         root.find(f"size/{side}").text = str(max(1, round(length * factor)))
     after = annotated_size(root)
     for element in root.iterfind(".//bndbox/xmin/../.."):  # objects, and the parts of objects
-        try:
+        with reported(f"{path} cannot be scaled", ValueError):
             box = read_box(element.findtext("name", ""), element)
-        except ValueError as error:
-            raise UserError(f"{path} cannot be scaled ({reason(error)})") from error
         for side, value in zip(BOX_SIDES, scaled_box(box, factor, before, after), strict=True):
             element.find(f"bndbox/{side}").text = f"{value:.2f}"
     ElementTree.ElementTree(root).write(out)

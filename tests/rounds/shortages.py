@@ -33,11 +33,12 @@ def programs(world: World, image_size: int = 64, batch_size: int = 4, workers: i
 def loaders(world: World, count: int) -> Tally:
     """Kill a loader process at a random moment: half of the cases in training, the others in every other program."""
     tally = Tally("killed loaders")
-    shares = {"training": 0.4, "evaluate": 0.2, "inference": 0.2, "check_data": 0.2}
-    for name, words in programs(world).items():
-        for case in range(max(1, round(count * shares[name]))):
+    shares = {"training": 0.5, "evaluate": 0.25, "inference": 0.25}
+    words = programs(world)
+    for name, share in shares.items():
+        for case in range(max(1, round(count * share))):
             folder = world.folder()
-            program = Program(folder, *words)
+            program = Program(folder, *words[name])
             until = time.monotonic() + 30
             while program.running() and not program.loaders() and time.monotonic() < until:
                 time.sleep(0.002)

@@ -11,8 +11,7 @@ import numpy as np
 
 from tools.data.devkit import LABELED_LINE, annotation_files, image_files, noted, read_bytes, read_lines
 from tools.data.images import Size, upright_size
-from tools.system.errors import UserError, first_few, printable, quoted
-from tools.system.files import reason
+from tools.system.errors import UserError, first_few, printable, quoted, reported
 
 MAX_ANNOTATION_BYTES = 1 << 20  # the devkit's largest has 20 thousand
 MAX_DEPTH = 20  # elements inside each other; the devkit has 4
@@ -156,10 +155,8 @@ class _TreeWithoutDoctype(ElementTree.TreeBuilder):
 def read_xml(path: Path) -> ElementTree.Element:
     """Return the root of an annotation file."""
     content = read_bytes(path, MAX_ANNOTATION_BYTES, "a devkit annotation")
-    try:
+    with reported(f"{path} is not readable XML", Exception):  # it chooses its codec, which can raise anything
         root = ElementTree.fromstring(content, ElementTree.XMLParser(target=_TreeWithoutDoctype()))
-    except Exception as error:  # the file chooses its encoding, and a codec can raise anything
-        raise UserError(f"{path} is not readable XML ({reason(error)})") from error
     if root.tag != "annotation":
         raise UserError(f"{path} is not a devkit annotation (its root is {quoted(root.tag)}, not 'annotation')")
     level = [root]

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tools.data.images import SUFFIXES
-from tools.system.errors import UserError, first_few, quoted, shorten
-from tools.system.files import ROOT, read_json, reason, require_regular_file
+from tools.system.errors import UserError, first_few, quoted, reported, shorten
+from tools.system.files import ROOT, read_json, require_regular_file
 
 DATA = ROOT / "data"
 MAX_LIST_BYTES = 1 << 26  # about five million ids
@@ -141,10 +141,8 @@ def read_bytes(path: Path, most: int, what: str) -> bytes:
     """Read a regular file of at most `most` bytes that should be `what`; raise a `UserError` if that is impossible."""
     if require_regular_file(path).st_size > most:
         raise UserError(f"{path} is not {what} (over {most >> 20} MiB)")
-    try:
+    with reported(f"cannot read {path}", OSError):
         return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path} ({reason(error)})") from error
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -181,10 +179,8 @@ class Files(dict[str, list[str]]):
     def __init__(self, folder: Path, suffixes: Sequence[str]):
         super().__init__()
         self.folder, self.suffixes = folder, suffixes
-        try:
+        with reported(f"cannot read {folder}", OSError):
             names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-        except OSError as error:
-            raise UserError(f"cannot read {folder} ({reason(error)})") from error
         self.names = [name for name in names if not name.startswith(".") and name not in WINDOWS_FILES]
         for name in self.names:
             stem, suffix = os.path.splitext(name)

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from tools.system.errors import UserError, quoted
-from tools.system.files import reason, require_regular_file
+from tools.system.errors import UserError, quoted, reason
+from tools.system.files import require_regular_file
 from tools.system.shortages import shortage
 
 # Pillow knows many more. Some start other programs (EPS), and none of them belongs in a file named .jpg.

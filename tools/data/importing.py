@@ -25,7 +25,6 @@ from tools.system.errors import UserError, first_few, quoted
 from tools.system.text_table import fixed_width_table
 
 MAX_ID_BYTES = 200  # a file's name has at most 255, and results add to it
-SHOWN_CLASSES = 200
 MAX_COORDINATE = 1e9  # pixels
 EMPTY = (0, 0, 0, 0)  # a box without width or height
 # Names of folders that hold one list each.
@@ -180,12 +179,10 @@ def find_similar_names(names: Iterable[str]) -> list[list[str]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def print_classes(names: list[str], shown: int | None = None, **counts: Counter) -> None:
-    """Print counts of the first classes, by default of all, and which names differ only in case or whitespace."""
-    rows = [(name, *(f"{count[name]:,d}" for count in counts.values())) for name in names[:shown]]
+def print_classes(names: list[str], **counts: Counter) -> None:
+    """Print counts of the classes, and which names differ only in case or whitespace."""
+    rows = [(name, *(f"{count[name]:,d}" for count in counts.values())) for name in names]
     print(fixed_width_table([("class", *counts), *rows], widths=(5, *(8,) * len(counts))))
-    if len(names) > len(rows):
-        print(f"and {len(names) - len(rows):,} more classes")
     for group in find_similar_names(names):
         print(f"note: {' and '.join(map(quoted, group))} count as different classes")
 
@@ -252,7 +249,7 @@ def import_samples(args: ImportArguments, found: Found) -> None:
     lists = make_lists(args, samples, names)
     print(f"{found.source}:", *found.notes, sep="\n  ")
     images = Counter(name for sample in samples for name in {item.name for item in sample.objects})
-    print_classes(names, SHOWN_CLASSES, images=images)
+    print_classes(names, images=images)
     unlabeled = sum(not sample.objects for sample in samples)
     counts = ", ".join(f"{name} {len(ids):,}" for name, ids in lists.items())
     print(f"{len(samples):,} images, {unlabeled:,} images without labels; lists: {counts}")

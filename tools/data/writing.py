@@ -91,7 +91,7 @@ def _write_image(sample: Sample, target: Path, shrink: int) -> tuple[str, Sample
 
 
 def _visible(box: Box, size: Size) -> Box:
-    """Return the box moved into the image, with a width and a height: otherwise its object would not count."""
+    """Return the box moved into the image, at least two pixels wide and high: otherwise its object would not count."""
     xmin, ymin = (min(max(side, 1), max(length - 2, 0)) for side, length in zip(box[:2], size, strict=True))
     xmax, ymax = (min(side, length) for side, length in zip(box[2:], size, strict=True))
     return xmin, ymin, max(xmax, xmin + 1), max(ymax, ymin + 1)

@@ -143,9 +143,8 @@ def measure(
     measured = Measured(found[:, 0], *found.mean(axis=0).tolist(), counts, [])
     measured.notes.extend(_notes(protocol, measured, positive.any(0), class_names))
     if kept < len(logits):
-        measured.notes.append(
-            f"{len(logits) - kept} images of the last incomplete batch of {protocol.drop_last} left out"
-        )
+        left_out = f"{len(logits) - kept} images of the last incomplete batch of {protocol.drop_last}"
+        measured.notes.append(f"{left_out} left out")
     return measured
 
 

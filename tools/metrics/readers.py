@@ -14,8 +14,8 @@ from tools.metrics.scores import Scores, read_scores
 from tools.metrics.submission import CLASSES, read_submission
 from tools.pictures.figure import COLUMN_HELP, WIDTHS
 from tools.system.command_line import Arguments, argument
-from tools.system.errors import UserError, first_few
-from tools.system.files import read_json, reason, require_regular_file
+from tools.system.errors import UserError, first_few, reported
+from tools.system.files import read_json, require_regular_file
 from tools.system.text_table import NUMBER
 
 OUT_HELP = "result files without suffix (default in experiments/evaluation)"
@@ -85,11 +85,11 @@ def read_results(path: Path, class_names: list[str] | None = None) -> Scores:
 
 
 def _read_table(path: Path, class_names: list[str] | None) -> Scores:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read {path} as CSV: {reason(error)}") from error
+    with (
+        reported(f"cannot read {path} as CSV", OSError, UnicodeDecodeError, csv.Error),
+        path.open(newline="", encoding="utf-8-sig") as file,
+    ):
+        rows = [row for row in csv.reader(file) if row]
     if not rows or len(rows[0]) < 2:
         raise UserError(f"{path} is not a table of an image's name and a score per class")
     header = [] if NUMBER.fullmatch(rows[0][1].strip()) else [cell.strip() for cell in rows.pop(0)[1:]]
@@ -144,19 +144,16 @@ def _read_server_files(path: Path) -> Scores:
 
 def _text_column(path: Path) -> tuple[list[str], list[float]]:
     require_regular_file(path)
-    try:
+    with reported(f"{path}: expected an image id and a score per line", OSError, ValueError):
         rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         return [image for image, _ in rows], [float(score) for _, score in rows]
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: expected an image id and a score per line ({reason(error)})") from error
 
 
 def _numbers(path: Path, rows: Iterable[list]) -> np.ndarray:
     """Return rows of numbers as float64 `[N, columns]`."""
-    try:
+    # overflow: an integer of hundreds of digits
+    with reported(f"{path} holds something that is not a number", ValueError, TypeError, OverflowError):
         values = [np.array(row, np.float64) for row in rows]
-    except (ValueError, TypeError, OverflowError) as error:  # overflow: an integer of hundreds of digits
-        raise UserError(f"{path} holds something that is not a number ({reason(error)})") from error
     wrong = [str(number) for number, value in enumerate(values, 1) if value.shape != (values[0].size,)]
     if wrong or not values or not values[0].size:
         raise UserError(f"{path}: entries {first_few(wrong)} do not hold as many numbers as the first")

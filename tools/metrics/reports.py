@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +16,7 @@ from tools.pictures.figure import write_picture
 from tools.system.files import (
     check_writable,
     provenance,
-    read_json,
+    read_object,
     recorded_in_json,
     result_path,
     write_json,
@@ -86,11 +87,11 @@ def free_base(base: Path, made_with: dict[str, Any], out: Path | None = None) ->
     Raises:
         UserError: nothing can be written there; called before results are computed, it costs none.
     """
-    base = out or result_path(
-        base, made_with, lambda path: recorded_in_json(path.with_name(f"{path.name}.json"), "made_with")
-    )
-    check_writable(base, ".json")
-    return base
+    if out is None:
+        record = result_path(base.with_name(f"{base.name}.json"), made_with, partial(recorded_in_json, key="made_with"))
+        out = record.with_suffix("")
+    check_writable(out, ".json")
+    return out
 
 
 def write_results(
@@ -154,8 +155,7 @@ def recorded_predictions(path: Path) -> dict[str, Any] | None:
     described = prediction_paths(path)[1]
     if not path.exists() and not described.exists():
         return None
-    content = read_json(described)
-    return {name: value for name, value in content.items() if name != "images"} if isinstance(content, dict) else {}
+    return {name: value for name, value in read_object(described).items() if name != "images"}
 
 
 class PredictionTable:

@@ -68,10 +68,8 @@ class Scores:
             raise UserError(f"{origin}: the scores of {share} are not finite ({first_few(broken)})")
         low, high = self.scores.min(), self.scores.max()
         if not self.are_logits and (low < 0 or high > 1):
-            raise UserError(
-                f"{origin}: scores are in 0…1, but these are in {low:.4g}…{high:.4g}: save logits as an array "
-                "`logits`, and divide values in % by 100"
-            )
+            found = f"scores are in 0…1, but these are in {low:.4g}…{high:.4g}"
+            raise UserError(f"{origin}: {found}: save logits as an array `logits`, and divide values in % by 100")
 
     def select(self, rows: Any = slice(None), columns: Any = slice(None)) -> "Scores":
         """Return the images and classes of these indices."""
@@ -104,10 +102,9 @@ def write_score_file(path: Path, ids: list[str], class_names: list[str], logits:
     if path.suffix == ".npz":
         write_scores(path, Scores(ids, class_names, logits))
         return
-    rows = (
-        [image, *(f"{score:.9g}" for score in of_image)] for image, of_image in zip(ids, expit(logits), strict=True)
-    )
-    write_text(path, csv_text([["image", *class_names], *rows]))
+    rows = [["image", *class_names]]
+    rows += [[image, *map("{:.9g}".format, row)] for image, row in zip(ids, expit(logits), strict=True)]
+    write_text(path, csv_text(rows))
 
 
 def read_scores(path: Path) -> Scores:
@@ -194,17 +191,13 @@ def _labels(path: Path, arrays: dict[str, np.ndarray], settings: dict[str, Any])
     values = _integers(path, "presence", arrays["presence"], (-1, 0, 1), kinds="iuf")
     # A file of this project says how it was made, and a split of one class may have no image without it.
     if 0 in values and -1 not in values and "checkpoint" not in settings:
-        raise UserError(
-            f"{path}: presence is 1 (present), 0 (only as difficult objects) or -1 (absent), and this one has no -1: "
-            "save an array of 0 and 1 as `labels`"
-        )
+        meaning = "presence is 1 (present), 0 (only as difficult objects) or -1 (absent), and this one has no -1"
+        raise UserError(f"{path}: {meaning}: save an array of 0 and 1 as `labels`")
     return values
 
 
 def _integers(path: Path, name: str, values: np.ndarray, known: tuple[int, ...], kinds: str) -> np.ndarray:
     if values.dtype.kind not in kinds or not np.isin(values, known).all():
-        raise UserError(
-            f"{path}: {name} must hold numbers out of {', '.join(map(str, known))} ({values.dtype} found); a multi-hot "
-            "array is saved as `labels`"
-        )
+        numbers = f"numbers out of {', '.join(map(str, known))} ({values.dtype} found)"
+        raise UserError(f"{path}: {name} must hold {numbers}; a multi-hot array is saved as `labels`")
     return values.astype(np.int8)

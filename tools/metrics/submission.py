@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tools.system.errors import UserError, first_few, quoted
-from tools.system.files import reason, replace_file, require_regular_file
+from tools.system.errors import UserError, first_few, quoted, reported
+from tools.system.files import replace_file, require_regular_file
 
 COMPETITIONS = ("comp1", "comp2")  # trained on VOC's data alone; on any data except VOC's test images
 MAX_BYTES = 1 << 28  # of an unpacked archive; VOC's test images need 5 MB
@@ -64,7 +64,7 @@ def read_submission(path: Path) -> dict[str, tuple[list[str], list[float]]]:
     """Return the image ids and scores of each file in an archive; a UserError says that it is not one."""
     require_regular_file(path)
     contents = {}
-    try:
+    with reported(f"{path} is not an archive of result files", Exception):  # wherever it breaks
         with gzip.open(path) as packed:
             unpacked = packed.read(MAX_BYTES + 1)
         if len(unpacked) > MAX_BYTES:
@@ -77,8 +77,6 @@ def read_submission(path: Path) -> dict[str, tuple[list[str], list[float]]]:
                     raise ValueError(f"{quoted(member.name)} is not a regular file")
                 lines = [line.rsplit(" ", 1) for line in archive.extractfile(member).read().decode().splitlines()]
                 contents[member.name] = ([image_id for image_id, _ in lines], [float(score) for _, score in lines])
-    except Exception as error:  # a damaged archive can break its reader anywhere
-        raise UserError(f"{path} is not an archive of result files ({reason(error)})") from error
     return contents
 
 

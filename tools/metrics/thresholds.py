@@ -11,7 +11,7 @@ from tools.metrics.bootstrap import PERCENTILES, image_counts
 from tools.metrics.multilabel import MEANS, precision_recall
 from tools.system.command_line import MOST_FLOAT
 from tools.system.errors import UserError, first_few, quoted
-from tools.system.files import read_json, sha256
+from tools.system.files import read_object, sha256
 
 DEFAULT = 0.5  # for a class without a positive, about which the images say nothing
 
@@ -148,8 +148,7 @@ def read_thresholds(path: Path, class_names: list[str]) -> ClassThresholds:
     Raises:
         UserError: the file cannot be read, is not of this kind, or lacks a class.
     """
-    content = read_json(path)
-    classes = content.get("classes") if isinstance(content, dict) else None
+    classes = read_object(path).get("classes")
     if not isinstance(classes, dict):
         raise UserError(f"{path} is not a file of python3 -m tools.thresholds: it has no 'classes'")
     if missing := [name for name in class_names if name not in classes]:

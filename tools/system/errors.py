@@ -106,3 +106,20 @@ def advice(text: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{error}; {text}") from error
+
+
+@contextmanager
+def reported(problem: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Turn an error of these kinds into a `UserError` that says the problem and, in parentheses, its reason."""
+    try:
+        yield
+    except UserError:
+        raise
+    except kinds as error:
+        raise UserError(f"{problem} ({reason(error)})") from error
+
+
+def reason(error: Exception) -> str:
+    """Return the cause of an error in one line."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text.splitlines()[0].split("; use ")[0]  # Python tells how to read a number of thousands of digits

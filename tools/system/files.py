@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tools.system.errors import UserError
+from tools.system.errors import UserError, reason, reported
 from tools.system.shortages import shortage
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout
@@ -37,18 +37,16 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        for cause in _causes(error):
+        cause = error
+        while cause:
             if shortage(cause):
                 raise cause  # noqa: B904 – not the disk: the signal of a dead loader process arrives anywhere
+            cause = cause.__context__
         # torch.save reports an error of the disk as a RuntimeError of its archive writer.
         of_disk = error.__context__ if isinstance(error.__context__, OSError) else error
         too_long = getattr(of_disk, "errno", None) == errno.ENAMETOOLONG
         fix = "choose a shorter name" if too_long else "free some space or choose another folder"
         raise UserError(f"cannot write {path} ({reason(of_disk)}): {fix}") from error
-
-
-def _causes(error: BaseException | None) -> list[BaseException]:
-    return [error, *_causes(error.__context__)] if error else []
 
 
 def temporary_beside(path: Path) -> Path:
@@ -161,14 +159,11 @@ def read_json(path: Path) -> Any:
     """
     if require_regular_file(path).st_size > MAX_JSON_BYTES:
         raise UserError(f"cannot read {path} as JSON: it is larger than {MAX_JSON_BYTES >> 20} MiB")
-    try:
+    # ValueError: no UTF-8, no JSON, or a number of thousands of digits; RecursionError: nested too deeply
+    with reported(f"cannot read {path} as JSON", OSError, ValueError, RecursionError):
         content = json.loads(path.read_text(encoding="utf-8-sig"))
         stored = content.pop(CHECKSUM, None) if isinstance(content, dict) else None
         altered = stored is not None and stored != _checksum(content)
-    except RecursionError as error:
-        raise UserError(f"cannot read {path} as JSON: it is nested too deeply") from error
-    except (OSError, ValueError) as error:  # ValueError: no UTF-8, no JSON, or a number of thousands of digits
-        raise UserError(f"cannot read {path} as JSON: {reason(error).split(';')[0]}") from error
     if altered:
         raise UserError(
             f"{path} was altered or damaged after it was written: restore it, or if you edited it yourself, remove its "
@@ -188,12 +183,6 @@ def read_object(path: Path) -> dict[str, Any]:
 def _checksum(content: dict[str, Any]) -> str:
     """Return the SHA-256 of a JSON object, whatever the order of its keys and the whitespace between them."""
     return hashlib.sha256(json.dumps(_as_json(content), sort_keys=True).encode()).hexdigest()
-
-
-def reason(error: Exception) -> str:
-    """Return the cause of an error in one line."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return text.splitlines()[0]
 
 
 def result_path(path: Path, made_with: dict[str, Any], recorded: Callable[[Path], dict[str, Any] | None]) -> Path:
@@ -231,10 +220,8 @@ def recorded_in_json(path: Path, key: str) -> dict[str, Any] | None:
 
 def require_regular_file(path: Path) -> os.stat_result:
     """Refuse pipes and devices, which opening might never return from; links to regular files are followed."""
-    try:
+    with reported(f"cannot read {path}", OSError, ValueError):
         status = os.stat(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path} ({reason(error)})") from error
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{path} is not a regular file but a folder, a pipe or a device: replace it")
     return status

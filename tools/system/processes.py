@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from tools.system.errors import UserError, quoted
+from tools.system.errors import UserError, quoted, reported
 
 TIMEOUT = timedelta(minutes=30)  # of waiting for the other processes, for example while the first one writes
 LOST = ("peer", "pair closure", "remote process", "Broken pipe")  # how gloo and NCCL report that one is gone
@@ -43,11 +43,9 @@ class Processes:
         """Connect the processes: tensors on GPUs travel over NCCL, everything else over gloo."""
         if self.size > 1:
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-            try:
+            with reported("the processes could not connect", ValueError, RuntimeError):
                 self._store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
                 dist.init_process_group(backend, timeout=TIMEOUT, store=self._store, rank=rank, world_size=size)
-            except (ValueError, RuntimeError) as error:
-                raise UserError(f"the processes could not connect ({str(error).splitlines()[0]})") from error
         return self
 
     def any(self, *flags: bool) -> list[bool]:
