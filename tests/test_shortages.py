@@ -12,7 +12,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from tests.helpers.command_line import ROOT
 from tools.data import loader as loading
@@ -94,24 +94,24 @@ class Samples(torch.utils.data.Dataset):
 @pytest.mark.parametrize("free", [1e12, 0, 3 * 2 * 400_000])
 def test_batches_arrive_the_same_by_shared_memory_and_by_value(monkeypatch, free):
     monkeypatch.setattr(loading, "_free_shared_memory", lambda: free)
-    plain = list(DataLoader(Samples(), 6, **worker_options(0, stack)))
-    packed = list(DataLoader(Samples(), 6, **worker_options(2, stack)))
+    plain = list(DataLoader(Samples(), 6, **worker_options(0, stack, default_collate)))
+    packed = list(DataLoader(Samples(), 6, **worker_options(2, stack, default_collate)))
     for ours, theirs in zip(packed, plain, strict=True):
         assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
         assert ours[0].add_(1).dtype == torch.uint8  # may be written to
 
 
 def test_a_failure_to_share_falls_back_to_values(monkeypatch):
-    packing = loading.Packing(stack)
+    packing = loading.Packing(stack, default_collate)
     packing._shares = True
 
     def fails(*_):
         raise RuntimeError(NO_SHARED_MEMORY)
 
     monkeypatch.setattr(loading.ForkingPickler, "dumps", fails)
-    batch = stack([Samples()[index] for index in range(4)])
-    content = packing._pack(batch, 2)
-    assert torch.equal(loading.pickle.loads(content)[0], batch[0]) and packing._shares is False
+    samples = [Samples()[index] for index in range(4)]
+    content = packing._pack(samples, 2)
+    assert torch.equal(loading.pickle.loads(content)[0], stack(samples)[0]) and packing._shares is False
 
 
 def small_shared_memory(size: str, code: str, *words: object) -> subprocess.CompletedProcess:

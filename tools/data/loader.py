@@ -8,14 +8,13 @@ import io
 import math
 import os
 import pickle
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset, default_collate, get_worker_info
 
 from tools.system.errors import UserError
 from tools.system.interruption import end_loader_processes_at_exit, ignore_signals
@@ -82,7 +81,9 @@ def training_loader(
         raise UserError(f"a batch of {batch_size} images cannot be divided equally among {processes} processes")
     sampler = EpochSampler(len(dataset), batch_size, seed, rank, processes)
     seeded = SeededDataset(dataset, seed)
-    return DataLoader(seeded, batch_size // processes, sampler=sampler, **worker_options(num_workers, stack))
+    return DataLoader(
+        seeded, batch_size // processes, sampler=sampler, **worker_options(num_workers, stack, default_collate)
+    )
 
 
 def evaluation_loader(
@@ -93,7 +94,7 @@ def evaluation_loader(
     Of several processes, each takes every `processes`-th image, starting with the rank-th; see `interleave`.
     """
     part = Subset(dataset, range(rank, len(dataset), processes)) if processes > 1 else dataset
-    return DataLoader(part, batch_size, **worker_options(num_workers, stack))
+    return DataLoader(part, batch_size, **worker_options(num_workers, stack, default_collate))
 
 
 def interleave(parts: Sequence[np.ndarray]) -> np.ndarray:
@@ -109,14 +110,18 @@ def interleave(parts: Sequence[np.ndarray]) -> np.ndarray:
     return merged
 
 
-def worker_options(num_workers: int, collate: Callable[[list], Any]) -> dict[str, Any]:
-    """Return a loader's options that concern its processes; `collate` makes a batch of a list of samples."""
+def worker_options(num_workers: int, collate: Callable[[list], Any], share: Callable | None = None) -> dict[str, Any]:
+    """Return a loader's options that concern its processes.
+
+    Args:
+        collate: makes a batch of a list of samples; share: the same, straight into shared memory, if there is a way.
+    """
     num_workers = min(num_workers, cores())
     if num_workers:
         end_loader_processes_at_exit()
     return {
         "num_workers": num_workers,
-        "collate_fn": Packing(collate),
+        "collate_fn": Packing(collate, share or collate),
         # Copies to a GPU overlap with its computation only from pinned memory.
         "pin_memory": torch.cuda.is_available(),
         # Workers live on between epochs: each start would read the modules and copy the data set again.
@@ -133,7 +138,7 @@ def cores() -> int:
 
 
 def stack(samples: list[tuple[torch.Tensor, torch.Tensor, int]]) -> list[torch.Tensor]:
-    """Return the pixels, labels and indices of a batch, without `default_collate`'s detour by shared memory."""
+    """Return the pixels, labels and indices of a batch, as `default_collate` but not in shared memory."""
     pixels, labels, indices = zip(*samples, strict=True)
     return [torch.stack(pixels), torch.stack(labels), torch.tensor(indices)]
 
@@ -145,22 +150,22 @@ class Packing:
     otherwise through the pipe, which costs the main process a copy.
     """
 
-    def __init__(self, collate: Callable[[list], Any]):
-        self.collate = collate
+    def __init__(self, collate: Callable[[list], Any], share: Callable[[list], Any]):
+        self.collate, self.share = collate, share
         self._shares: bool | None = None  # decided at the first batch, when its size is known
 
     def __call__(self, samples: list) -> Any:
-        batch, worker = self.collate(samples), get_worker_info()
-        return batch if worker is None else Packed(self._pack(batch, worker.num_workers))
+        worker = get_worker_info()
+        return self.collate(samples) if worker is None else Packed(self._pack(samples, worker.num_workers))
 
-    def _pack(self, batch: Any, workers: int) -> bytes:
+    def _pack(self, samples: list, workers: int) -> bytes:
         if self._shares:
             try:
-                return bytes(ForkingPickler.dumps(batch))
+                return bytes(ForkingPickler.dumps(self.share(samples)))
             except (RuntimeError, OSError):  # no space left, or too many open files
                 self._shares = False
         content = io.BytesIO()
-        ByValue(content).dump(batch)
+        ByValue(content).dump(self.collate(samples))
         if self._shares is None:
             self._shares = IN_FLIGHT * workers * len(content.getbuffer()) < _free_shared_memory()
         return content.getvalue()
@@ -189,6 +194,7 @@ class ByValue(pickle.Pickler):
 
 def _free_shared_memory() -> float:
     try:
-        return shutil.disk_usage("/dev/shm").free
+        status = os.statvfs("/dev/shm")
     except OSError:  # another system than Linux
         return math.inf
+    return status.f_bavail * status.f_frsize

@@ -37,16 +37,18 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        cause = error
-        while cause:
+        for cause in _causes(error):
             if shortage(cause):
                 raise cause  # noqa: B904 – not the disk: the signal of a dead loader process arrives anywhere
-            cause = cause.__context__
         # torch.save reports an error of the disk as a RuntimeError of its archive writer.
         of_disk = error.__context__ if isinstance(error.__context__, OSError) else error
         too_long = getattr(of_disk, "errno", None) == errno.ENAMETOOLONG
         fix = "choose a shorter name" if too_long else "free some space or choose another folder"
         raise UserError(f"cannot write {path} ({reason(of_disk)}): {fix}") from error
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    return [error, *_causes(error.__context__)] if error else []
 
 
 def temporary_beside(path: Path) -> Path:
