@@ -1,0 +1,31 @@
+"""Write the free photographs that the pictures in README and docs show to a folder: python3 -m docs.images.photographs DIR.
+
+They come with scikit-image, which the tests install: Chelsea the cat (Stéfan van der Walt, CC0), the astronaut Eileen
+Collins (NASA, public domain), a rocket (Falcon 9, SpaceX, public domain) and a cup of coffee (Rachel
+Michetti, CC0). `pair.png` shows the astronaut beside the cat: an image of two classes.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from skimage import data
+
+SIDE = 448  # height in pixels
+
+
+def main(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    photographs = {"cat": data.chelsea(), "astronaut": data.astronaut(), "rocket": data.rocket()}
+    images = {name: Image.fromarray(pixels) for name, pixels in photographs.items()}
+    images |= {"coffee": Image.fromarray(data.coffee())}
+    images = {name: image.resize((round(image.width * SIDE / image.height), SIDE)) for name, image in images.items()}
+    halves = images["astronaut"].crop((100, 0, 324, SIDE)), images["cat"].crop((270, 0, 494, SIDE))
+    images["pair"] = Image.fromarray(np.concatenate(halves, axis=1))
+    for name, image in images.items():
+        image.save(folder / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
