@@ -21,10 +21,12 @@ from core.strategy import STRATEGIES, Crops
 from core.training.config import Config as TrainingConfig
 from core.training.config import accepted, parse_config
 from tools.data.devkit import read_class_names, read_split
+from tools.data.writing import CLASS_FILE
 from tools.reproduction.presets import PRESETS
-from tools.reproduction.series import Experiment, environment
+from tools.reproduction.published import published_lines, published_text, write_published
+from tools.reproduction.series import Experiment, complete, environment
 from tools.reproduction.study import CompletedRuns, TableSection, write_study
-from tools.scale_devkit import require_scaled_from, scale_devkit
+from tools.scale_devkit import is_scaled, require_scaled_from, scale_devkit
 from tools.system.command_line import Arguments, argument, parse, to_argv
 from tools.system.console import duration
 from tools.system.errors import UserError, run_main
@@ -83,7 +85,10 @@ PAPER = ("max", "cMax_ema", "cTopk_ema", "cTopk_w_ema")
 PLAIN, INSTANCES, CENTRE, CENTRE_EMA = (Row(ROOT / "baselines" / f"{name}.py") for name in BASELINES)
 MAX, CMAX, CTOPK, CTOPK_W = (Row(ROOT / f"train_classification_with_puzzle_{name}.py") for name in PAPER)
 *_COUNTERPARTS, _SCALE_FREE = (Row(ROOT / "baselines" / f"{name}.py") for name in COUNTERPARTS)
+_MAX_POOL, _ASL, _CSRA, _ML_DECODER = _COUNTERPARTS
 _BEYOND = [Row(_SCALE_FREE.file, f"{name}, scale-free", strategy=name) for name in STRATEGIES[1:]]
+# A series may end early: the rows that are wanted most run first, then all others in the order of the tables.
+WANTED = [PLAIN, INSTANCES, CMAX, _BEYOND[0], _CSRA, CTOPK_W, CTOPK, _ASL, _MAX_POOL, _ML_DECODER, CENTRE_EMA, MAX]
 _STRATEGIES = [PLAIN, INSTANCES, CENTRE_EMA, MAX, CMAX, CTOPK, CTOPK_W]
 _EMA, _TOPK = [CENTRE, CENTRE_EMA], []
 for _row in (CMAX, CTOPK, CTOPK_W):  # without averaging the teacher equals the student, still without gradient
@@ -105,7 +110,8 @@ TABLES = tuple(comparison.name for comparison in COMPARISONS)
 # The command line ----------------------------------------------------------------------------------------------------
 
 
-_TABLES_HELP = f"comma-separated names (default: {','.join(TABLES)})"
+_TABLES_HELP = f"comma-separated names, of {','.join(TABLES)} (default: the preset's)"
+_LIMIT_HELP = "stop after this time, with all states saved, and write the tables of finished runs; 0: only these"
 _ROWS_HELP = "comma-separated scripts that declare a STRATEGY: further rows of the table strategies"
 
 
@@ -121,16 +127,18 @@ class Config(Arguments):
     data_dir: Path | None = argument(None, "devkit folder (toy draws its own)")
     weights: str | None = argument(None, "initial weights: imagenet, none or a file (default: the preset's)")
     seeds: list[int] | None = argument(None, "one run per seed and row (default: the preset's)", least=0)
-    tables: tuple[str, ...] = argument(TABLES, _TABLES_HELP, parse=_comma_separated, metavar="NAMES")
+    tables: tuple[str, ...] | None = argument(None, _TABLES_HELP, parse=_comma_separated, metavar="NAMES")
     rows: tuple[str, ...] | None = argument(None, _ROWS_HELP, parse=_comma_separated, metavar="FILES")
     out: Path | None = argument(None, "folder of runs and tables (default: reproduction/PRESET)")
+    parallel: int = argument(1, "runs at a time, which share the device", above=0, most=64)
+    time_limit: float | None = argument(None, _LIMIT_HELP, least=0, metavar="MINUTES")
     dry_run: bool = argument(False, "list the runs and estimate how long they take")
 
     def check(self) -> None:
-        for name in self.tables:
+        for name in self.tables or ():
             if name not in TABLES:
                 raise UserError(f"--tables {name}: choose from {', '.join(TABLES)}")
-        if self.rows and "strategies" not in self.tables:
+        if self.rows and "strategies" not in (self.tables or TABLES):
             raise UserError("--rows adds rows to the table strategies: name it in --tables too")
         if not PRESETS[self.preset].toy_images and not self.data_dir:
             raise UserError(f"--preset {self.preset} needs --data_dir: the devkit folder that holds JPEGImages")
@@ -182,17 +190,26 @@ class Study:
         self.out = self.config.out or Path("reproduction") / self.config.preset
         self.seeds = list(dict.fromkeys(self.config.seeds or self.preset.seeds))
         self.own_rows = own_rows(self.config.rows or ())
-        self.comparisons = [one for one in COMPARISONS if one.name in self.config.tables]
+        tables = self.config.tables or self.preset.tables or TABLES
+        self.comparisons = [one for one in COMPARISONS if one.name in tables]
         if self.own_rows:
             strategies, *others = self.comparisons
             self.comparisons = [strategies._replace(rows=[*strategies.rows, *self.own_rows]), *others]
-        self.rows = {row.tag: row for comparison in self.comparisons for row in comparison.rows}  # each once
-        self.settings = self._settings(passed_through(argv[end + 1 :]))
+        rows = {row.tag: row for comparison in self.comparisons for row in comparison.rows}  # each once
+        self.rows = {tag: rows[tag] for tag in dict.fromkeys([*(row.tag for row in WANTED), *rows]) if tag in rows}
+        self.passed = passed_through(argv[end + 1 :])
+        self.settings = self._settings(self.passed)
+        self.longer_side = self._longer_side()
+        scaled_here = self.longer_side and not is_scaled(self.config.data_dir, self.longer_side)
+        # The devkit folder that the runs read.
+        self.data_dir = self.out / "data" if self.preset.toy_images or scaled_here else self.config.data_dir
         self.runs = {(tag, seed): self._run(row, seed) for seed in self.seeds for tag, row in self.rows.items()}
 
     def _settings(self, passed: dict[str, str]) -> dict[str, Any]:
         """Return the shared arguments, with absolute paths: the runs have a working folder of their own."""
         given = {"weights": self.config.weights} if self.config.weights else {}
+        if self.preset.own_classes:
+            given["class_file"] = str(self.config.data_dir / CLASS_FILE)
         settings = {**self.preset.arguments, **given, **passed}
         for name in ("weights", "class_file"):
             value = settings.get(name, "none")
@@ -202,10 +219,19 @@ class Study:
                 settings[name] = str(Path(value).resolve())
         return settings
 
+    def _longer_side(self) -> int:
+        """Return the length to scale images down to: the preset's, with `-- --image_size` in proportion; 0: none."""
+        size = str(self.settings["image_size"])
+        usual = self.preset.arguments["image_size"]
+        # `check_settings` refuses what is not a number.
+        return self.preset.longer_side * int(size) // usual if size.isdecimal() else self.preset.longer_side
+
     def _run(self, row: Row, seed: int) -> Experiment:
         tag = f"{row.tag}_seed{seed}"
         shared = {"data_dir": str(self.data_dir.resolve()), "tag": tag}
-        arguments = {**shared, "seed": seed, **accepted(row.strategy, self.settings), **row.arguments}
+        recipe = self.preset.recipes.get(row.tag, {})
+        own = {name: value for name, value in recipe.items() if name not in self.passed} | row.arguments
+        arguments = {**shared, "seed": seed, **accepted(row.strategy, self.settings), **own}
         evaluation = {**shared, "split": self.settings["val_split"], "localization": True}
         evaluation |= {name: self.settings.get(name) for name in ("num_workers", "batch_size", "device")}
         evaluation["strategy"] = str(row.file) if row in self.own_rows else None
@@ -223,11 +249,6 @@ class Study:
             parse_config(row.strategy, __doc__, to_argv(accepted(row.strategy, settings)))
         return parse_config(CMAX.strategy, __doc__, to_argv(settings))  # with the arguments of a teacher
 
-    @property
-    def data_dir(self) -> Path:
-        """The devkit folder that the runs read."""
-        return self.out / "data" if self.preset.toy_images or self.preset.longer_side else self.config.data_dir
-
     def make_data(self) -> None:
         """Draw the toy images or scale the given ones, unless they exist already."""
         preset, source, out = self.preset, self.config.data_dir, self.data_dir
@@ -237,10 +258,10 @@ class Study:
             print(f"$ python3 -m tools.make_toy_voc {shlex.join(words)}", flush=True)
             if subprocess.run([sys.executable, "-m", "tools.make_toy_voc", *words], env=environment()).returncode:
                 raise UserError(f"could not make {out}: see the message above")
-        elif preset.longer_side and out.exists():
-            require_scaled_from(source, out, preset.longer_side)
-        elif preset.longer_side:
-            scale_devkit(source, out, preset.longer_side)
+        elif out != source and out.exists():
+            require_scaled_from(source, out, self.longer_side)
+        elif out != source:
+            scale_devkit(source, out, self.longer_side)
 
     def estimates(self) -> dict[str, float]:
         """Return the seconds of a run of each row, by tag: those of a finished run, otherwise from a measured pass.
@@ -274,22 +295,37 @@ class Study:
                 print(f"    {run.in_shell(command)}")
         print(f"{len(self.runs)} runs, about {duration(left)} left, in {self.out}")
 
-    def complete_runs(self) -> None:
-        for number, run in enumerate(self.runs.values(), 1):
-            finished = " is finished" if run.state() == "finished" else ""
-            print(f"== {number} of {len(self.runs)}: {run.tag}{finished}", flush=True)
-            run.run()
+    def comparable(self) -> tuple[list[str], list[int]]:
+        """Return the tags of the rows whose run of the first seed is finished, and the seeds that all these have."""
+        finished = {key for key, run in self.runs.items() if run.state() == "finished"}
+        tags = [tag for tag in self.rows if (tag, self.seeds[0]) in finished]
+        return tags, [seed for seed in self.seeds if tags and all((tag, seed) in finished for tag in tags)]
+
+    def published(self) -> list[tuple[str, ...]]:
+        """Return the lines of the table of public figures; none if the preset knows none."""
+        tags, seeds = self.comparable()
+        lines = []
+        for tag, row in self.rows.items() if self.preset.published else ():
+            scores = [self.runs[tag, seed].evaluated(".npz") for seed in seeds if tag in tags]
+            lines += published_lines(row.name, self.preset.published.get(tag, []), scores)
+        return lines
 
     def write_tables(self) -> None:
-        """Write the tables and charts of the finished runs."""
+        """Write the tables and charts of the finished runs, and the public figures beside ours."""
+        tags, seeds = self.comparable()
 
         def read(row: Row) -> CompletedRuns:
-            return CompletedRuns.read(row.name, row.keypoints, [self.runs[row.tag, seed] for seed in self.seeds])
+            return CompletedRuns.read(row.name, row.keypoints, [self.runs[row.tag, seed] for seed in seeds])
 
-        sections = [TableSection(one.name, one.caption, [*map(read, one.rows)]) for one in self.comparisons]
+        comparisons = [one._replace(rows=[row for row in one.rows if row.tag in tags]) for one in self.comparisons]
+        sections = [TableSection(one.name, one.caption, [*map(read, one.rows)]) for one in comparisons if one.rows[1:]]
         title = f"Preset {self.config.preset}: {self.preset.about}"
-        for path in write_study(self.out / "tables", title, sections):
+        for path in write_study(self.out / "tables", title, sections) if sections else ():
             print(f"written: {path}")
+        if lines := self.published():
+            write_published(self.out / "tables/published", lines)
+            print(f"written: {self.out / 'tables/published.md'}")
+        print(f"in the tables: {len(tags)} of {len(self.rows)} rows, {len(seeds)} of {len(self.seeds)} seeds")
 
 
 def seconds_per_image(architecture: str, image_size: int, num_classes: int, device: torch.device) -> float:
@@ -310,12 +346,17 @@ def main() -> None:
     study = Study(sys.argv[1:])
     if study.config.dry_run:
         study.list_runs()
+        if lines := study.published():
+            print(published_text(lines))
         return
     study.check_settings()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    study.make_data()
-    study.complete_runs()
+    if study.config.time_limit != 0:
+        study.make_data()
+    failures = complete([*study.runs.values()], study.config.parallel, study.config.time_limit)
     study.write_tables()
+    if failures:
+        raise failures[0]
 
 
 if __name__ == "__main__":

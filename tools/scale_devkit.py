@@ -1,12 +1,16 @@
 """Scale a devkit folder down, for studies at a small image size.
 
     python3 -m tools.scale_devkit --data_dir VOC2012 --out VOC2012_156 --longer_side 156
+    python3 -m tools.scale_devkit --data_dir VOC2012 --archive VOC2012_320.tar --longer_side 320
 
 Evaluation does not resize: a network that sees S pixels should see images that fit into S, as VOC's 500 pixels fit into
-512. Images and boxes are scaled, lists are copied.
+512. Images and boxes are scaled, lists are copied. An archive has at most 50 MiB: JPEG quality is lowered until it does.
 """
 
+import io
 import shutil
+import tarfile
+import tempfile
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,20 +24,25 @@ from tools.data.images import SUFFIXES, save_smaller
 from tools.data.writing import new_folder
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, advice, run_main
-from tools.system.files import read_json, reason, write_json
+from tools.system.files import read_json, read_object, reason, replace_file, write_json
 
 JPEG_QUALITY = 95
+QUALITIES = range(JPEG_QUALITY, 30, -5)  # of an archive, best first
+MOST_BYTES = 50 << 20  # of an archive
+SAMPLE = 100  # images from which its size is estimated
+TAR_BLOCK = 512  # a member takes a header of one, and its content whole ones
 RECORD = "scaled.json"  # in the folder: where its images are from
 
 
 @dataclass(frozen=True)
 class Config(Arguments):
     data_dir: Path = argument(help="devkit folder to read")
-    out: Path = argument(help="devkit folder to make")
+    out: Path | None = argument(None, "devkit folder to make", one_of="result")
+    archive: Path | None = argument(None, "tar archive to make, at most 50 MiB", one_of="result", names_file=True)
     longer_side: int = argument(help="of the scaled images, pixels", above=0)
 
 
-def scale_devkit(data_dir: Path, out: Path, longer_side: int) -> int:
+def scale_devkit(data_dir: Path, out: Path, longer_side: int, quality: int = JPEG_QUALITY) -> int:
     """Make a devkit folder `out` whose images have at most `longer_side` pixels per side; return their number."""
     with advice("give the devkit folder as --data_dir"):
         check_folder(data_dir, ("JPEGImages", "ImageSets"))
@@ -44,7 +53,7 @@ def scale_devkit(data_dir: Path, out: Path, longer_side: int) -> int:
         for image_id in tqdm(images, desc="scaling", unit="image"):
             with advice("restore it from the original data set"):
                 target = folder / "JPEGImages" / f"{image_id}.jpg"
-                _, factor = save_smaller(images.path(image_id), target, longer_side, JPEG_QUALITY)
+                _, factor = save_smaller(images.path(image_id), target, longer_side, quality)
                 if image_id in annotations:  # VOC's test images have none
                     _scale_annotation(annotations.path(image_id), folder / "Annotations" / f"{image_id}.xml", factor)
         shutil.copytree(data_dir / "ImageSets", folder / "ImageSets", dirs_exist_ok=True)
@@ -52,6 +61,13 @@ def scale_devkit(data_dir: Path, out: Path, longer_side: int) -> int:
     images.print_skipped()
     annotations.print_skipped()
     return len(images)
+
+
+def is_scaled(data_dir: Path, longer_side: int) -> bool:
+    """Return whether this program made a folder, with images of at most `longer_side` pixels per side."""
+    record = data_dir / RECORD
+    made = read_object(record).get("longer_side") if record.is_file() else None
+    return isinstance(made, int) and made <= longer_side
 
 
 def require_scaled_from(data_dir: Path, out: Path, longer_side: int) -> None:
@@ -81,8 +97,59 @@ def _scale_annotation(path: Path, out: Path, factor: float) -> None:
     ElementTree.ElementTree(root).write(out)
 
 
+def write_archive(data_dir: Path, archive: Path, longer_side: int) -> str:
+    """Write what `scale_devkit` makes as a tar archive, the same bytes for the same images; say how it fits.
+
+    Raises:
+        UserError: it has more than `MOST_BYTES` at every one of `QUALITIES`.
+    """
+    for quality in QUALITIES:
+        if _estimated_bytes(data_dir, longer_side, quality) > MOST_BYTES:
+            continue
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "data"
+            count = scale_devkit(data_dir, folder, longer_side, quality)
+            origin = {"data_dir": data_dir.resolve().name, "longer_side": longer_side, "quality": quality}
+            write_json(folder / RECORD, origin)
+            content = _packed(folder)
+        if len(content) <= MOST_BYTES:
+            replace_file(archive, lambda target, content=content: target.write_bytes(content))
+            return f"{count:,} images, JPEG quality {quality}, {len(content) / 2**20:.1f} MiB"
+    smaller = range(longer_side - 8, 0, -8)
+    fits = (side for side in smaller if _estimated_bytes(data_dir, side, QUALITIES[-1]) <= MOST_BYTES)
+    hint = f"--longer_side {side} fits" if (side := next(fits, 0)) else "no size fits: take fewer images"
+    raise UserError(f"{archive} would have over {MOST_BYTES >> 20} MiB even at JPEG quality {QUALITIES[-1]}: {hint}")
+
+
+def _estimated_bytes(data_dir: Path, longer_side: int, quality: int) -> float:
+    """Return about how large an archive is, from a sample of its images."""
+    images, annotations = image_files(data_dir), annotation_files(data_dir)
+    sample, length = [*images][:: len(images) // SAMPLE + 1], 0
+    for image_id in sample:
+        encoded = io.BytesIO()
+        save_smaller(images.path(image_id), encoded, longer_side, quality)
+        length += encoded.tell() + 1.5 * TAR_BLOCK
+    texts = sum(annotations.path(image_id).stat().st_size + 1.5 * TAR_BLOCK for image_id in annotations)
+    return length * len(images) / max(1, len(sample)) + texts
+
+
+def _packed(folder: Path) -> bytes:
+    """Return a folder's files as a tar archive in which only names and contents matter."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            member = tarfile.TarInfo(str(path.relative_to(folder)))
+            member.size = path.stat().st_size
+            with path.open("rb") as file:
+                archive.addfile(member, file)
+    return content.getvalue()
+
+
 def main() -> None:
     args = parse(Config, __doc__)
+    if args.archive:
+        print(f"{args.archive}: {write_archive(args.data_dir, args.archive, args.longer_side)}")
+        return
     count = scale_devkit(args.data_dir, args.out, args.longer_side)
     print(f"{args.out}: {count:,} images of at most {args.longer_side} pixels")
 
