@@ -4,9 +4,7 @@ An interrupted series continues where it stopped: run the same command again. Ar
 script, as in reproduce_tables.py --preset paper --data_dir VOC2012 -- --amp bf16. See docs/reproduction.md.
 """
 
-import shlex
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -23,14 +21,15 @@ from core.training.config import accepted, parse_config
 from tools.data.devkit import read_class_names, read_split
 from tools.data.writing import CLASS_FILE
 from tools.reproduction.presets import PRESETS
-from tools.reproduction.published import published_lines, published_text, write_published
-from tools.reproduction.series import Experiment, complete, environment
+from tools.reproduction.published import published_table
+from tools.reproduction.series import Experiment, complete
 from tools.reproduction.study import CompletedRuns, TableSection, write_study
-from tools.scale_devkit import is_scaled, require_scaled_from, scale_devkit
+from tools.make_toy_voc import main as make_toy_voc
+from tools.scale_devkit import longer_side_of, require_scaled_from, scale_devkit
 from tools.system.command_line import Arguments, argument, parse, to_argv
 from tools.system.console import duration
 from tools.system.errors import UserError, run_main
-from tools.system.files import ROOT
+from tools.system.files import ROOT, write_text
 
 CROPS_PER_IMAGE = 1.5  # the mean number of classes that a VOC image shows
 STARTUP_SECONDS = 20  # per run: two starts of Python, and the checks of the data
@@ -111,7 +110,6 @@ TABLES = tuple(comparison.name for comparison in COMPARISONS)
 
 
 _TABLES_HELP = f"comma-separated names, of {','.join(TABLES)} (default: the preset's)"
-_LIMIT_HELP = "stop after this time, with all states saved, and write the tables of finished runs; 0: only these"
 _ROWS_HELP = "comma-separated scripts that declare a STRATEGY: further rows of the table strategies"
 
 
@@ -131,7 +129,7 @@ class Config(Arguments):
     rows: tuple[str, ...] | None = argument(None, _ROWS_HELP, parse=_comma_separated, metavar="FILES")
     out: Path | None = argument(None, "folder of runs and tables (default: reproduction/PRESET)")
     parallel: int = argument(1, "runs at a time, which share the device", above=0, most=64)
-    time_limit: float | None = argument(None, _LIMIT_HELP, least=0, metavar="MINUTES")
+    time_limit: float | None = argument(None, "minutes until all states are saved and the tables written", least=0)
     dry_run: bool = argument(False, "list the runs and estimate how long they take")
 
     def check(self) -> None:
@@ -199,9 +197,8 @@ class Study:
         self.rows = {tag: rows[tag] for tag in dict.fromkeys([*(row.tag for row in WANTED), *rows]) if tag in rows}
         self.passed = passed_through(argv[end + 1 :])
         self.settings = self._settings(self.passed)
-        self.longer_side = self._longer_side()
-        scaled_here = self.longer_side and not is_scaled(self.config.data_dir, self.longer_side)
-        # The devkit folder that the runs read.
+        # The runs read the given folder, or one that is made for them.
+        scaled_here = self.preset.longer_side and not longer_side_of(self.config.data_dir)
         self.data_dir = self.out / "data" if self.preset.toy_images or scaled_here else self.config.data_dir
         self.runs = {(tag, seed): self._run(row, seed) for seed in self.seeds for tag, row in self.rows.items()}
 
@@ -219,18 +216,11 @@ class Study:
                 settings[name] = str(Path(value).resolve())
         return settings
 
-    def _longer_side(self) -> int:
-        """Return the length to scale images down to: the preset's, with `-- --image_size` in proportion; 0: none."""
-        size = str(self.settings["image_size"])
-        usual = self.preset.arguments["image_size"]
-        # `check_settings` refuses what is not a number.
-        return self.preset.longer_side * int(size) // usual if size.isdecimal() else self.preset.longer_side
-
     def _run(self, row: Row, seed: int) -> Experiment:
         tag = f"{row.tag}_seed{seed}"
         shared = {"data_dir": str(self.data_dir.resolve()), "tag": tag}
-        recipe = self.preset.recipes.get(row.tag, {})
-        own = {name: value for name, value in recipe.items() if name not in self.passed} | row.arguments
+        recipe = self.preset.recipes.get(row.tag, {}).items()
+        own = {name: value for name, value in recipe if name not in self.passed} | row.arguments
         arguments = {**shared, "seed": seed, **accepted(row.strategy, self.settings), **own}
         evaluation = {**shared, "split": self.settings["val_split"], "localization": True}
         evaluation |= {name: self.settings.get(name) for name in ("num_workers", "batch_size", "device")}
@@ -252,16 +242,17 @@ class Study:
     def make_data(self) -> None:
         """Draw the toy images or scale the given ones, unless they exist already."""
         preset, source, out = self.preset, self.config.data_dir, self.data_dir
+        size, usual = int(self.settings["image_size"]), preset.arguments["image_size"]
+        longer_side = preset.longer_side * size // usual
         if preset.toy_images:
             # The longer side is at most image_size: evaluation sees whole images.
-            words = to_argv({"out": out, "images": preset.toy_images, "image_size": preset.arguments["image_size"]})
-            print(f"$ python3 -m tools.make_toy_voc {shlex.join(words)}", flush=True)
-            if subprocess.run([sys.executable, "-m", "tools.make_toy_voc", *words], env=environment()).returncode:
-                raise UserError(f"could not make {out}: see the message above")
+            make_toy_voc(to_argv({"out": out, "images": preset.toy_images, "image_size": usual}))
         elif out != source and out.exists():
-            require_scaled_from(source, out, self.longer_side)
+            require_scaled_from(source, out, longer_side)
         elif out != source:
-            scale_devkit(source, out, self.longer_side)
+            scale_devkit(source, out, longer_side)
+        elif longer_side_of(source) > size:
+            raise UserError(f"{source} holds images of over {size} pixels: scale the original ones to at most these")
 
     def estimates(self) -> dict[str, float]:
         """Return the seconds of a run of each row, by tag: those of a finished run, otherwise from a measured pass.
@@ -301,14 +292,13 @@ class Study:
         tags = [tag for tag in self.rows if (tag, self.seeds[0]) in finished]
         return tags, [seed for seed in self.seeds if tags and all((tag, seed) in finished for tag in tags)]
 
-    def published(self) -> list[tuple[str, ...]]:
-        """Return the lines of the table of public figures; none if the preset knows none."""
+    def published(self) -> str:
+        """Return the public figures of the rows beside ours, in Markdown; nothing if the preset knows none."""
         tags, seeds = self.comparable()
-        lines = []
-        for tag, row in self.rows.items() if self.preset.published else ():
-            scores = [self.runs[tag, seed].evaluated(".npz") for seed in seeds if tag in tags]
-            lines += published_lines(row.name, self.preset.published.get(tag, []), scores)
-        return lines
+        scores = {tag: [self.runs[tag, seed].evaluated(".npz") for seed in seeds] for tag in tags}
+        figures = self.preset.published
+        rows = [(row.name, figures.get(tag, []), scores.get(tag, [])) for tag, row in self.rows.items()]
+        return published_table(rows) if figures else ""
 
     def write_tables(self) -> None:
         """Write the tables and charts of the finished runs, and the public figures beside ours."""
@@ -322,10 +312,10 @@ class Study:
         title = f"Preset {self.config.preset}: {self.preset.about}"
         for path in write_study(self.out / "tables", title, sections) if sections else ():
             print(f"written: {path}")
-        if lines := self.published():
-            write_published(self.out / "tables/published", lines)
-            print(f"written: {self.out / 'tables/published.md'}")
-        print(f"in the tables: {len(tags)} of {len(self.rows)} rows, {len(seeds)} of {len(self.seeds)} seeds")
+        if table := self.published():
+            write_text(self.out / "tables/published.md", table)
+        counts = f"{len(tags)} of {len(self.rows)} rows, {len(seeds)} of {len(self.seeds)} seeds"
+        print(f"tables of {counts}: {self.out / 'tables'}")
 
 
 def seconds_per_image(architecture: str, image_size: int, num_classes: int, device: torch.device) -> float:
@@ -346,14 +336,14 @@ def main() -> None:
     study = Study(sys.argv[1:])
     if study.config.dry_run:
         study.list_runs()
-        if lines := study.published():
-            print(published_text(lines))
+        print(study.published(), end="")
         return
     study.check_settings()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    failures = []
     if study.config.time_limit != 0:
         study.make_data()
-    failures = complete([*study.runs.values()], study.config.parallel, study.config.time_limit)
+        failures = complete([*study.runs.values()], study.config.parallel, study.config.time_limit)
     study.write_tables()
     if failures:
         raise failures[0]

@@ -60,7 +60,7 @@ def test_a_study_continues_where_its_time_was_over(archive, tmp_path):
     long = {"ARGUMENTS": f"{SIZES} --max_epoch 30 --save_minutes 0.1", "RUNS": "2", "RESERVE": "20"}
     begun = study(tmp_path, archive, "none", 1, RESULTS=str(first), **long)
     assert begun.returncode == 0, begun.stderr
-    assert "== 1 of 140: plain_seed0" in begun.stdout and "in the tables: 0 of 14 rows" in begun.stdout
+    assert "== 1 of 140: plain_seed0" in begun.stdout and "tables of 0 of 14 rows" in begun.stdout
     second.mkdir()
     for name in ("results.tar.gz", "states.tar"):
         shutil.copy(first / name, second / name)
@@ -73,7 +73,7 @@ def test_a_study_continues_where_its_time_was_over(archive, tmp_path):
     assert again.returncode == 0, again.stderr
     log = (second / "experiments/logs/plain_seed0.txt").read_text()
     assert re.search(r"\[i\] resumed at iteration [1-9]", log)
-    shown = re.search(r"in the tables: (\d+) of 14 rows, 1 of 10 seeds", again.stdout)
+    shown = re.search(r"tables of (\d+) of 14 rows, 1 of 10 seeds", again.stdout)
     assert shown and int(shown[1]) >= 2
     rows = list(csv.DictReader((second / "tables/strategies.csv").open(encoding="utf-8")))
     assert len(rows) >= 2

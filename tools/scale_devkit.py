@@ -4,7 +4,7 @@
     python3 -m tools.scale_devkit --data_dir VOC2012 --archive VOC2012_320.tar --longer_side 320
 
 Evaluation does not resize: a network that sees S pixels should see images that fit into S, as VOC's 500 pixels fit into
-512. Images and boxes are scaled, lists are copied. An archive has at most 50 MiB: JPEG quality is lowered until it does.
+512. Images and boxes are scaled, lists are copied. JPEG quality is lowered until an archive has at most 50 MiB.
 """
 
 import io
@@ -27,10 +27,8 @@ from tools.system.errors import UserError, advice, run_main
 from tools.system.files import read_json, read_object, reason, replace_file, write_json
 
 JPEG_QUALITY = 95
-QUALITIES = range(JPEG_QUALITY, 30, -5)  # of an archive, best first
+QUALITIES = range(JPEG_QUALITY, 30, -10)  # of an archive, best first
 MOST_BYTES = 50 << 20  # of an archive
-SAMPLE = 100  # images from which its size is estimated
-TAR_BLOCK = 512  # a member takes a header of one, and its content whole ones
 RECORD = "scaled.json"  # in the folder: where its images are from
 
 
@@ -63,11 +61,11 @@ def scale_devkit(data_dir: Path, out: Path, longer_side: int, quality: int = JPE
     return len(images)
 
 
-def is_scaled(data_dir: Path, longer_side: int) -> bool:
-    """Return whether this program made a folder, with images of at most `longer_side` pixels per side."""
+def longer_side_of(data_dir: Path) -> int:
+    """Return how many pixels per side the images of a folder have at most; 0 if this program has not made it."""
     record = data_dir / RECORD
     made = read_object(record).get("longer_side") if record.is_file() else None
-    return isinstance(made, int) and made <= longer_side
+    return made if isinstance(made, int) else 0
 
 
 def require_scaled_from(data_dir: Path, out: Path, longer_side: int) -> None:
@@ -98,39 +96,22 @@ def _scale_annotation(path: Path, out: Path, factor: float) -> None:
 
 
 def write_archive(data_dir: Path, archive: Path, longer_side: int) -> str:
-    """Write what `scale_devkit` makes as a tar archive, the same bytes for the same images; say how it fits.
+    """Write what `scale_devkit` makes as a tar archive, the same bytes for the same images; return how large it is.
 
-    Raises:
-        UserError: it has more than `MOST_BYTES` at every one of `QUALITIES`.
+    A `UserError`: it has more than `MOST_BYTES` at every one of `QUALITIES`.
     """
     for quality in QUALITIES:
-        if _estimated_bytes(data_dir, longer_side, quality) > MOST_BYTES:
-            continue
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "data"
             count = scale_devkit(data_dir, folder, longer_side, quality)
-            origin = {"data_dir": data_dir.resolve().name, "longer_side": longer_side, "quality": quality}
-            write_json(folder / RECORD, origin)
+            write_json(folder / RECORD, {"data_dir": data_dir.resolve().name, "longer_side": longer_side, "quality": quality})
             content = _packed(folder)
+        size = f"{len(content) / 2**20:.1f} MiB at JPEG quality {quality}"
         if len(content) <= MOST_BYTES:
             replace_file(archive, lambda target, content=content: target.write_bytes(content))
-            return f"{count:,} images, JPEG quality {quality}, {len(content) / 2**20:.1f} MiB"
-    smaller = range(longer_side - 8, 0, -8)
-    fits = (side for side in smaller if _estimated_bytes(data_dir, side, QUALITIES[-1]) <= MOST_BYTES)
-    hint = f"--longer_side {side} fits" if (side := next(fits, 0)) else "no size fits: take fewer images"
-    raise UserError(f"{archive} would have over {MOST_BYTES >> 20} MiB even at JPEG quality {QUALITIES[-1]}: {hint}")
-
-
-def _estimated_bytes(data_dir: Path, longer_side: int, quality: int) -> float:
-    """Return about how large an archive is, from a sample of its images."""
-    images, annotations = image_files(data_dir), annotation_files(data_dir)
-    sample, length = [*images][:: len(images) // SAMPLE + 1], 0
-    for image_id in sample:
-        encoded = io.BytesIO()
-        save_smaller(images.path(image_id), encoded, longer_side, quality)
-        length += encoded.tell() + 1.5 * TAR_BLOCK
-    texts = sum(annotations.path(image_id).stat().st_size + 1.5 * TAR_BLOCK for image_id in annotations)
-    return length * len(images) / max(1, len(sample)) + texts
+            return f"{count:,} images of at most {longer_side} pixels, {size}"
+    fits = longer_side * MOST_BYTES // len(content)  # a JPEG grows faster than its side
+    raise UserError(f"{archive} would have {size}, over {MOST_BYTES >> 20}: --longer_side {fits} or fewer images fit")
 
 
 def _packed(folder: Path) -> bytes:
@@ -140,8 +121,7 @@ def _packed(folder: Path) -> bytes:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             member = tarfile.TarInfo(str(path.relative_to(folder)))
             member.size = path.stat().st_size
-            with path.open("rb") as file:
-                archive.addfile(member, file)
+            archive.addfile(member, io.BytesIO(path.read_bytes()))
     return content.getvalue()
 
 
@@ -149,9 +129,9 @@ def main() -> None:
     args = parse(Config, __doc__)
     if args.archive:
         print(f"{args.archive}: {write_archive(args.data_dir, args.archive, args.longer_side)}")
-        return
-    count = scale_devkit(args.data_dir, args.out, args.longer_side)
-    print(f"{args.out}: {count:,} images of at most {args.longer_side} pixels")
+    else:
+        count = scale_devkit(args.data_dir, args.out, args.longer_side)
+        print(f"{args.out}: {count:,} images of at most {args.longer_side} pixels")
 
 
 if __name__ == "__main__":

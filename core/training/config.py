@@ -178,8 +178,7 @@ def _words_of_config(parser: Parser, strategy: Strategy, argv: list[str]) -> lis
     if isinstance(content.get("arguments"), dict):  # the description beside a checkpoint
         content = {"trained": content.get("strategy"), **content["arguments"]}
     # Files of before name the strategy as "strategy", unless it has an argument of this name.
-    named = None if "strategy" in strategy.arguments else content.pop("strategy", None)
-    trained = content.pop("trained", named)
+    trained = content.pop("trained", None if "strategy" in strategy.arguments else content.pop("strategy", None))
     if trained not in (None, strategy.name):
         raise UserError(f"--config {path} is of strategy {trained}: use its script, not that of {strategy.name}")
     known, words = [flag.removeprefix("--") for flag in parser.flags()], []

@@ -21,14 +21,4 @@ class Preset:
     own_classes: bool = False  # the classes are those of the data's classes.json, not VOC's
 
 
-def _read_presets() -> dict[str, Preset]:
-    """Return all presets by name. One that is `like` an earlier one declares what differs, also within an object."""
-    declared: dict[str, dict[str, Any]] = {}
-    for name, own in read_object(ROOT / "data/studies.json").items():
-        base = declared.get(own.pop("like", ""), {})
-        merged = {key: {**base.get(key, {}), **value} for key, value in own.items() if isinstance(value, dict)}
-        declared[name] = {**base, **own, **merged}
-    return {name: Preset(**fields) for name, fields in declared.items()}
-
-
-PRESETS = _read_presets()
+PRESETS = {name: Preset(**declared) for name, declared in read_object(ROOT / "data/studies.json").items()}

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ALL_COMPLETED, FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,7 @@ from tools.system.errors import UserError
 from tools.system.files import ROOT, read_object, write_json
 
 POLL_SECONDS = 0.2  # between two looks at a run
-# Arguments without influence on the results, which another machine may need otherwise.
-FREE = ("num_workers", "device")
+FREE = ("num_workers", "device")  # without influence on the results: another machine may need others
 RSS_UNIT = 2**30 if sys.platform == "darwin" else 2**20  # ru_maxrss per GiB: bytes on macOS, KiB on Linux
 
 
@@ -57,7 +56,7 @@ class Experiment:
         return f"cd {shlex.quote(str(self.folder))} && PYTHONPATH={path} {shlex.join(command)}"
 
     def state(self) -> str:
-        """Return "new", "begun", "trained" or "finished"; raise `UserError` if the saved run has other settings."""
+        """Return "new", "begun", "trained" or "finished" (even without models); `UserError`: it has other settings."""
         config = self.files.config(self.tag)
         if not config.exists():
             return "new"
@@ -66,7 +65,6 @@ class Experiment:
         differing = [f"{name}: saved {old}, now {new}" for name, (old, new) in pairs.items() if not _same(old, new)]
         if differing:
             raise UserError(f"{config} belongs to a run with other settings ({'; '.join(differing)})")
-        # Results may have come from another machine, without the models.
         if not self.files.model(self.tag, "last_").exists() and "evaluation_seconds" not in self.usage():
             return "begun"
         return "finished" if self.evaluated(".json").exists() else "trained"
@@ -93,17 +91,15 @@ class Experiment:
         print(f"$ {self.in_shell(command)}", flush=True)
         usage, started = self.usage(), time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
-        output = subprocess.DEVNULL if self.quiet else None
-        words = [sys.executable, *command[1:]]
-        process = subprocess.Popen(words, cwd=self.folder, env=environment(), stdout=output)
-        ended, asked = False, False
-        while not ended:
-            time.sleep(POLL_SECONDS)
-            # Not getrusage(RUSAGE_CHILDREN): its ru_maxrss is the maximum over all runs of the series so far.
-            ended, status, resources = os.wait4(process.pid, os.WNOHANG)
-            if self.stop.is_set() and not (ended or asked):
+        options = {"cwd": self.folder, "env": environment(), "stdout": subprocess.DEVNULL if self.quiet else None}
+        process, asked = subprocess.Popen([sys.executable, *command[1:]], **options), False
+        # Not getrusage(RUSAGE_CHILDREN): its ru_maxrss is the maximum over all runs of the series so far.
+        while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
+            if self.stop.is_set() and not asked:
                 os.kill(process.pid, signal.SIGTERM)  # once: a second signal ends a run without a state
                 asked = True
+            time.sleep(POLL_SECONDS)
+        _, status, resources = ended
         process.returncode = os.waitstatus_to_exitcode(status)
         seconds, gib = time.monotonic() - started, resources.ru_maxrss / RSS_UNIT
         usage[f"{part}_seconds"] = round(usage.get(f"{part}_seconds", 0) + seconds, 1)
@@ -119,24 +115,26 @@ class Experiment:
 def complete(runs: Sequence[Experiment], parallel: int = 1, minutes: float | None = None) -> list[BaseException]:
     """Do what is left of the runs in their order, `parallel` at a time; return what failed.
 
-    A failure ends the series, but with a time limit, in minutes, the other runs continue. When the time is over, and
-    when a signal raises an exception here, the runs save their states.
+    A failure ends the series, unless it has a time limit in minutes. The runs save their states when the time is over,
+    and when a signal raises an exception here.
     """
     stop = threading.Event()
-    runs = [replace(run, stop=stop, quiet=parallel > 1) for run in runs]
 
-    def run_one(number: int) -> None:
-        run = runs[number]
+    def run_one(number: int, run: Experiment) -> None:
         if not stop.is_set():
             finished = " is finished" if run.state() == "finished" else ""
-            print(f"== {number + 1} of {len(runs)}: {run.tag}{finished}", flush=True)
-            run.run()
+            print(f"== {number} of {len(runs)}: {run.tag}{finished}", flush=True)
+            try:
+                replace(run, stop=stop, quiet=parallel > 1).run()
+            except Exception:
+                if minutes is None:
+                    stop.set()
+                raise
 
-    pool, started = ThreadPoolExecutor(parallel), range(0 if minutes == 0 else len(runs))
-    futures = [pool.submit(run_one, number) for number in started]
+    pool = ThreadPoolExecutor(parallel)
+    futures = [pool.submit(run_one, *numbered) for numbered in enumerate(runs, 1)]
     try:
-        seconds, until = (None, FIRST_EXCEPTION) if minutes is None else (60 * minutes, ALL_COMPLETED)
-        wait(futures, seconds, until)
+        wait(futures, None if minutes is None else 60 * minutes)
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
@@ -153,6 +151,5 @@ def _same(saved: Any, given: Any) -> bool:
     try:
         return float(saved) == float(given)
     except (TypeError, ValueError, OverflowError):
-        saved, given = Path(str(saved)), Path(str(given))
-        both_absolute = saved.is_absolute() and given.is_absolute()  # a series may continue in another place
-        return saved.name == given.name if both_absolute else saved == given
+        saved, given = (Path(text).name if os.path.isabs(text) else text for text in (str(saved), str(given)))
+        return saved == given
