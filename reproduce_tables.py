@@ -296,9 +296,8 @@ class Study:
         """Return the public figures of the rows beside ours, in Markdown; nothing if the preset knows none."""
         tags, seeds = self.comparable()
         scores = {tag: [self.runs[tag, seed].evaluated(".npz") for seed in seeds] for tag in tags}
-        figures = self.preset.published
-        rows = [(row.name, figures.get(tag, []), scores.get(tag, [])) for tag, row in self.rows.items()]
-        return published_table(rows) if figures else ""
+        rows = [(row.name, self.preset.published.get(tag, []), scores.get(tag, [])) for tag, row in self.rows.items()]
+        return published_table(rows) if self.preset.published else ""
 
     def write_tables(self) -> None:
         """Write the tables and charts of the finished runs, and the public figures beside ours."""

@@ -84,7 +84,8 @@ def test_the_studies_on_photographs_are_those_of_the_official_optimizer(devkit):
     for name, size, seeds in (("voc-sample", 160, 1), ("gpu-study", 320, 10)):
         study = planned("--preset", name, "--data_dir", devkit, "--weights", "none")
         settings = study.settings
-        assert (settings["lr"], settings["momentum"], settings["max_epoch"], settings["batch_size"]) == (0.1, 1e-4, 15, 16)
+        recipe = [settings[argument] for argument in ("lr", "momentum", "max_epoch", "batch_size")]
+        assert recipe == [0.1, 1e-4, 15, 16]
         assert settings["architecture"] == "timm/tf_efficientnet_lite0" and settings["image_size"] == size
         assert float(settings["select_split"]) == 0.1 and len(study.seeds) == seeds
 
@@ -197,8 +198,9 @@ class Trained(Experiment):
     """Its evaluation is a moment."""
 
     def evaluation_command(self) -> list[str]:
-        path = self.evaluated(".json")
-        return ["python3", "-c", f"import pathlib; p = pathlib.Path({str(path)!r}); p.parent.mkdir(exist_ok=True); p.touch()"]
+        path = str(self.evaluated(".json"))
+        make = f"path = pathlib.Path({path!r}); path.parent.mkdir(exist_ok=True); path.touch()"
+        return ["python3", "-c", f"import pathlib; {make}"]
 
 
 def trained(folder: Path, tag: str, seconds: float, status: int = 0) -> Trained:
@@ -362,7 +364,8 @@ def test_the_quality_of_an_archive_is_the_best_that_fits(tmp_path, monkeypatch):
     assert said.endswith(f"quality {used}") and used == 65 and archive.stat().st_size <= scaling.MOST_BYTES
     monkeypatch.setattr(scaling, "MOST_BYTES", sizes[35] * 3 // 4)
     kept = archive.read_bytes()
-    with pytest.raises(UserError, match=r"MiB at JPEG quality 35, over 0: --longer_side \d+ or fewer images fit$") as error:
+    refusal = r"MiB at JPEG quality 35, over 0: --longer_side \d+ or fewer images fit$"
+    with pytest.raises(UserError, match=refusal) as error:
         scaling.write_archive(source, archive, 160)
     assert archive.read_bytes() == kept
     side = int(re.search(r"longer_side (\d+)", str(error.value))[1])

@@ -100,11 +100,12 @@ def write_archive(data_dir: Path, archive: Path, longer_side: int) -> str:
 
     A `UserError`: it has more than `MOST_BYTES` at every one of `QUALITIES`.
     """
+    made = {"data_dir": data_dir.resolve().name, "longer_side": longer_side}  # the same on every machine
     for quality in QUALITIES:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "data"
             count = scale_devkit(data_dir, folder, longer_side, quality)
-            write_json(folder / RECORD, {"data_dir": data_dir.resolve().name, "longer_side": longer_side, "quality": quality})
+            write_json(folder / RECORD, {**made, "quality": quality})
             content = _packed(folder)
         size = f"{len(content) / 2**20:.1f} MiB at JPEG quality {quality}"
         if len(content) <= MOST_BYTES:

@@ -122,8 +122,7 @@ def complete(runs: Sequence[Experiment], parallel: int = 1, minutes: float | Non
 
     def run_one(number: int, run: Experiment) -> None:
         if not stop.is_set():
-            finished = " is finished" if run.state() == "finished" else ""
-            print(f"== {number} of {len(runs)}: {run.tag}{finished}", flush=True)
+            print(f"== {number} of {len(runs)}: {run.tag} is {run.state()}", flush=True)
             try:
                 replace(run, stop=stop, quiet=parallel > 1).run()
             except Exception:
