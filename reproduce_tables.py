@@ -20,11 +20,11 @@ from core.training.config import Config as TrainingConfig
 from core.training.config import accepted, parse_config
 from tools.data.devkit import read_class_names, read_split
 from tools.data.writing import CLASS_FILE
+from tools.make_toy_voc import main as make_toy_voc
 from tools.reproduction.presets import PRESETS
 from tools.reproduction.published import published_table
 from tools.reproduction.series import Experiment, complete
 from tools.reproduction.study import CompletedRuns, TableSection, write_study
-from tools.make_toy_voc import main as make_toy_voc
 from tools.scale_devkit import longer_side_of, require_scaled_from, scale_devkit
 from tools.system.command_line import Arguments, argument, parse, to_argv
 from tools.system.console import duration

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import signal
 import subprocess
@@ -251,7 +252,7 @@ def test_a_signal_stops_all_runs_with_their_states(tmp_path):
         while not all((tmp_path / f"experiments/log/{tag}").exists() for tag in "ab"):
             time.sleep(0.1)
         time.sleep(1)  # their handlers are there
-        signal.raise_signal(signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGUSR1)  # to the main thread
 
     def stop(number: int, _: object) -> None:
         raise SystemExit(128 + number)
@@ -351,6 +352,11 @@ def photographs(folder: Path, count: int = 20) -> Path:
     return folder
 
 
+def content_of(archive: Path, name: str) -> bytes:
+    with tarfile.open(archive) as members:
+        return members.extractfile(name).read()
+
+
 def test_the_quality_of_an_archive_is_the_best_that_fits(tmp_path, monkeypatch):
     source, archive = photographs(tmp_path / "photos"), tmp_path / "a.tar"
     sizes = {}
@@ -360,7 +366,7 @@ def test_the_quality_of_an_archive_is_the_best_that_fits(tmp_path, monkeypatch):
     assert sizes[95] > sizes[65] > sizes[35]
     monkeypatch.setattr(scaling, "MOST_BYTES", sizes[65] + 512)
     said = scaling.write_archive(source, archive, 160)
-    used = json.loads(tarfile.open(archive).extractfile("scaled.json").read())["quality"]
+    used = json.loads(content_of(archive, "scaled.json"))["quality"]
     assert said.endswith(f"quality {used}") and used == 65 and archive.stat().st_size <= scaling.MOST_BYTES
     monkeypatch.setattr(scaling, "MOST_BYTES", sizes[35] * 3 // 4)
     kept = archive.read_bytes()
@@ -370,8 +376,7 @@ def test_the_quality_of_an_archive_is_the_best_that_fits(tmp_path, monkeypatch):
     assert archive.read_bytes() == kept
     side = int(re.search(r"longer_side (\d+)", str(error.value))[1])
     scaling.write_archive(source, archive, side)
-    assert max(Image.open(io.BytesIO(tarfile.open(archive).extractfile("JPEGImages/0.jpg").read())).size) == side
-
+    assert max(Image.open(io.BytesIO(content_of(archive, "JPEGImages/0.jpg"))).size) == side
 
 
 def test_a_folder_and_an_archive_are_not_made_at_once(toy, tmp_path):
