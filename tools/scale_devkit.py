@@ -100,25 +100,27 @@ def write_archive(data_dir: Path, archive: Path, longer_side: int) -> str:
 
     A `UserError`: it has more than `MOST_BYTES` at every one of `QUALITIES`.
     """
-    made = {"data_dir": data_dir.resolve().name, "longer_side": longer_side}  # the same on every machine
     for quality in QUALITIES:
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary) / "data"
-            count = scale_devkit(data_dir, folder, longer_side, quality)
-            write_json(folder / RECORD, {**made, "quality": quality})
-            content = _packed(folder)
+        content = _packed(data_dir, longer_side, quality)
         size = f"{len(content) / 2**20:.1f} MiB at JPEG quality {quality}"
         if len(content) <= MOST_BYTES:
             replace_file(archive, lambda target, content=content: target.write_bytes(content))
-            return f"{count:,} images of at most {longer_side} pixels, {size}"
-    fits = longer_side * MOST_BYTES // len(content)  # a JPEG grows faster than its side
-    raise UserError(f"{archive} would have {size}, over {MOST_BYTES >> 20}: --longer_side {fits} or fewer images fit")
+            return f"images of at most {longer_side} pixels, {size}"
+    while len(content) > MOST_BYTES and longer_side > 1:
+        longer_side = max(1, longer_side * MOST_BYTES // len(content))
+        content = _packed(data_dir, longer_side, quality)
+    hint = f"--longer_side {longer_side} or fewer images fit"
+    raise UserError(f"{archive} would have {size}, over {MOST_BYTES >> 20}: {hint}")
 
 
-def _packed(folder: Path) -> bytes:
-    """Return a folder's files as a tar archive in which only names and contents matter."""
+def _packed(data_dir: Path, longer_side: int, quality: int) -> bytes:
+    """Return what `scale_devkit` makes as a tar archive in which only names and contents matter."""
     content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w") as archive:
+    with tempfile.TemporaryDirectory() as temporary, tarfile.open(fileobj=content, mode="w") as archive:
+        folder = Path(temporary) / "data"
+        scale_devkit(data_dir, folder, longer_side, quality)
+        origin = {"data_dir": data_dir.resolve().name, "longer_side": longer_side, "quality": quality}
+        write_json(folder / RECORD, origin)  # the same on every machine
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             member = tarfile.TarInfo(str(path.relative_to(folder)))
             member.size = path.stat().st_size
