@@ -96,10 +96,7 @@ def _scale_annotation(path: Path, out: Path, factor: float) -> None:
 
 
 def write_archive(data_dir: Path, archive: Path, longer_side: int) -> str:
-    """Write what `scale_devkit` makes as a tar archive, the same bytes for the same images; return how large it is.
-
-    A `UserError`: it has more than `MOST_BYTES` at every one of `QUALITIES`.
-    """
+    """Write what `scale_devkit` makes as a tar archive, always the same bytes; return its size. `UserError`: none fits."""
     for quality in QUALITIES:
         content = _packed(data_dir, longer_side, quality)
         size = f"{len(content) / 2**20:.1f} MiB at JPEG quality {quality}"
@@ -109,8 +106,7 @@ def write_archive(data_dir: Path, archive: Path, longer_side: int) -> str:
     while len(content) > MOST_BYTES and longer_side > 1:
         longer_side = max(1, longer_side * MOST_BYTES // len(content))
         content = _packed(data_dir, longer_side, quality)
-    hint = f"--longer_side {longer_side} or fewer images fit"
-    raise UserError(f"{archive} would have {size}, over {MOST_BYTES >> 20}: {hint}")
+    raise UserError(f"{archive}: {size}, over {MOST_BYTES >> 20}: --longer_side {longer_side} or fewer images fit")
 
 
 def _packed(data_dir: Path, longer_side: int, quality: int) -> bytes:
