@@ -96,7 +96,7 @@ def _scale_annotation(path: Path, out: Path, factor: float) -> None:
 
 
 def write_archive(data_dir: Path, archive: Path, longer_side: int) -> str:
-    """Write the scaled folder as a tar archive, always the same bytes; return its size. `UserError`: no quality fits."""
+    """Write the scaled folder as a tar archive, always the same bytes; return its size. UserError: no quality fits."""
     for quality in QUALITIES:
         content = _packed(data_dir, longer_side, quality)
         size = f"{len(content) / 2**20:.1f} MiB at JPEG quality {quality}"
