@@ -27,7 +27,7 @@ from tools.system.errors import UserError, advice, run_main
 from tools.system.files import read_json, read_object, reason, replace_file, write_json
 
 JPEG_QUALITY = 95
-QUALITIES = range(JPEG_QUALITY, 30, -10)  # of an archive, best first
+QUALITIES = range(JPEG_QUALITY, 30, -5)  # of an archive, best first
 MOST_BYTES = 50 << 20  # of an archive
 RECORD = "scaled.json"  # in the folder: where its images are from
 
