@@ -60,19 +60,21 @@ def test_a_study_continues_where_its_time_was_over(archive, tmp_path):
     long = {"ARGUMENTS": f"{SIZES} --max_epoch 30 --save_minutes 0.1", "RUNS": "2", "RESERVE": "20"}
     begun = study(tmp_path, archive, "none", 1, RESULTS=str(first), **long)
     assert begun.returncode == 0, begun.stderr
-    assert "== 1 of 140: plain_seed0" in begun.stdout and "tables of 0 of 14 rows" in begun.stdout
+    assert "== 1 of 140: plain_seed0 is new" in begun.stdout and " of 14 rows, " in begun.stdout
     second.mkdir()
     for name in ("results.tar.gz", "states.tar"):
         shutil.copy(first / name, second / name)
     with tarfile.open(first / "results.tar.gz") as results, tarfile.open(first / "states.tar") as states:
         assert not any(name.endswith(".pth") for name in results.getnames())
-        assert any(re.search(r"states/plain_seed0\.pth$", name) for name in states.getnames())
+        interrupted = [found[1] for name in states.getnames() if (found := re.search(r"states/(\w+)\.pth$", name))]
+    assert interrupted
     elsewhere = tmp_path / "moved.tar"
     shutil.copy(archive, elsewhere)
-    again = study(tmp_path, elsewhere, "none", 4, RESULTS=str(second), **long)
+    again = study(tmp_path, elsewhere, "none", 3, RESULTS=str(second), **long)
     assert again.returncode == 0, again.stderr
-    log = (second / "experiments/logs/plain_seed0.txt").read_text()
-    assert re.search(r"\[i\] resumed at iteration [1-9]", log)
+    for tag in interrupted:
+        log = (second / f"experiments/logs/{tag}.txt").read_text()
+        assert re.search(r"\[i\] resumed at iteration [1-9]", log), tag
     shown = re.search(r"tables of (\d+) of 14 rows, 1 of 10 seeds", again.stdout)
     assert shown and int(shown[1]) >= 2
     rows = list(csv.DictReader((second / "tables/strategies.csv").open(encoding="utf-8")))
