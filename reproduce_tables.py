@@ -4,9 +4,7 @@ An interrupted series continues where it stopped: run the same command again. Ar
 script, as in reproduce_tables.py --preset paper --data_dir VOC2012 -- --amp bf16. See docs/reproduction.md.
 """
 
-import shlex
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -24,15 +22,18 @@ from core.training.config import accepted, parse_config
 from core.training.devices import choose_devices
 from core.training.trainer import Trainer
 from tools.data.devkit import read_class_names, read_split
+from tools.data.writing import CLASS_FILE
+from tools.make_toy_voc import main as make_toy_voc
 from tools.pictures.figure import COLUMN_HELP, WIDTHS, style
 from tools.reproduction.presets import PRESETS
-from tools.reproduction.series import Experiment, environment
+from tools.reproduction.published import published_table
+from tools.reproduction.series import Experiment, complete
 from tools.reproduction.study import CompletedRuns, TableSection, write_study
-from tools.scale_devkit import require_scaled_from, scale_devkit
+from tools.scale_devkit import longer_side_of, require_scaled_from, scale_devkit
 from tools.system.command_line import Arguments, argument, parse, to_argv
 from tools.system.console import duration
 from tools.system.errors import UserError, run_main
-from tools.system.files import ROOT
+from tools.system.files import ROOT, write_text
 from tools.system.processes import Processes
 from tools.system.text_table import fixed_width_table
 
@@ -90,7 +91,10 @@ PAPER = ("max", "cMax_ema", "cTopk_ema", "cTopk_w_ema")
 PLAIN, INSTANCES, CENTRE, CENTRE_EMA = (Row(ROOT / "baselines" / f"{name}.py") for name in BASELINES)
 MAX, CMAX, CTOPK, CTOPK_W = (Row(ROOT / f"train_classification_with_puzzle_{name}.py") for name in PAPER)
 *_COUNTERPARTS, _SCALE_FREE = (Row(ROOT / "baselines" / f"{name}.py") for name in COUNTERPARTS)
+_MAX_POOL, _ASL, _CSRA, _ML_DECODER = _COUNTERPARTS
 _BEYOND = [Row(_SCALE_FREE.file, f"{name}, scale-free", strategy=name) for name in STRATEGIES[1:]]
+# A series may end early: the rows that are wanted most run first, then all others in the order of the tables.
+WANTED = [PLAIN, INSTANCES, CMAX, _BEYOND[0], _CSRA, CTOPK_W, CTOPK, _ASL, _MAX_POOL, _ML_DECODER, CENTRE_EMA, MAX]
 _STRATEGIES = [PLAIN, INSTANCES, CENTRE_EMA, MAX, CMAX, CTOPK, CTOPK_W]
 _EMA, _TOPK = [CENTRE, CENTRE_EMA], []
 for _row in (CMAX, CTOPK, CTOPK_W):  # without averaging the teacher equals the student, still without gradient
@@ -112,7 +116,7 @@ TABLES = tuple(comparison.name for comparison in COMPARISONS)
 # The command line ----------------------------------------------------------------------------------------------------
 
 
-_TABLES_HELP = f"comma-separated names (default: {','.join(TABLES)})"
+_TABLES_HELP = f"comma-separated names, of {','.join(TABLES)} (default: the preset's)"
 _ROWS_HELP = "comma-separated scripts that declare a STRATEGY: further rows of the table strategies"
 
 
@@ -128,18 +132,20 @@ class Config(Arguments):
     data_dir: Path | None = argument(None, "devkit folder (toy draws its own)")
     weights: str | None = argument(None, "initial weights: imagenet, none or a file (default: the preset's)")
     seeds: list[int] | None = argument(None, "one run per seed and row (default: the preset's)", least=0)
-    tables: tuple[str, ...] = argument(TABLES, _TABLES_HELP, parse=_comma_separated, metavar="NAMES")
+    tables: tuple[str, ...] | None = argument(None, _TABLES_HELP, parse=_comma_separated, metavar="NAMES")
     rows: tuple[str, ...] | None = argument(None, _ROWS_HELP, parse=_comma_separated, metavar="FILES")
     out: Path | None = argument(None, "folder of runs and tables (default: reproduction/PRESET)")
     column: str = argument("screen", COLUMN_HELP, choices=WIDTHS)
+    parallel: int = argument(1, "runs at a time, which share the device", above=0, most=64)
+    time_limit: float | None = argument(None, "minutes until all states are saved and the tables written", least=0)
     dry_run: bool = argument(False, "list the runs and estimate how long they take")
     commands: bool = argument(False, "as --dry_run, and print the commands of every run")
 
     def check(self) -> None:
-        for name in self.tables:
+        for name in self.tables or ():
             if name not in TABLES:
                 raise UserError(f"--tables {name}: choose from {', '.join(TABLES)}")
-        if self.rows and "strategies" not in self.tables:
+        if self.rows and "strategies" not in (self.tables or TABLES):
             raise UserError("--rows adds rows to the table strategies: name it in --tables too")
         if not PRESETS[self.preset].toy_images and not self.data_dir:
             raise UserError(f"--preset {self.preset} needs --data_dir: the devkit folder that holds JPEGImages")
@@ -191,17 +197,25 @@ class Study:
         self.out = self.config.out or Path("reproduction") / self.config.preset
         self.seeds = list(dict.fromkeys(self.config.seeds or self.preset.seeds))
         self.own_rows = own_rows(self.config.rows or ())
-        self.comparisons = [one for one in COMPARISONS if one.name in self.config.tables]
+        tables = self.config.tables or self.preset.tables or TABLES
+        self.comparisons = [one for one in COMPARISONS if one.name in tables]
         if self.own_rows:
             strategies, *others = self.comparisons
             self.comparisons = [strategies._replace(rows=[*strategies.rows, *self.own_rows]), *others]
-        self.rows = {row.tag: row for comparison in self.comparisons for row in comparison.rows}  # each once
-        self.settings = self._settings(passed_through(argv[end + 1 :]))
+        rows = {row.tag: row for comparison in self.comparisons for row in comparison.rows}  # each once
+        self.rows = {tag: rows[tag] for tag in dict.fromkeys([*(row.tag for row in WANTED), *rows]) if tag in rows}
+        self.passed = passed_through(argv[end + 1 :])
+        self.settings = self._settings(self.passed)
+        # The runs read the given folder, or one that is made for them.
+        scaled_here = self.preset.longer_side and not longer_side_of(self.config.data_dir)
+        self.data_dir = self.out / "data" if self.preset.toy_images or scaled_here else self.config.data_dir
         self.runs = {(tag, seed): self._run(row, seed) for seed in self.seeds for tag, row in self.rows.items()}
 
     def _settings(self, passed: dict[str, str]) -> dict[str, Any]:
         """Return the shared arguments, with absolute paths: the runs have a working folder of their own."""
         given = {"weights": self.config.weights} if self.config.weights else {}
+        if self.preset.own_classes:
+            given["class_file"] = str(self.config.data_dir / CLASS_FILE)
         settings = {**self.preset.arguments, **given, **passed}
         for name in ("weights", "class_file"):
             value = settings.get(name, "none")
@@ -214,7 +228,9 @@ class Study:
     def _run(self, row: Row, seed: int) -> Experiment:
         tag = f"{row.tag}_seed{seed}"
         shared = {"data_dir": str(self.data_dir.resolve()), "tag": tag}
-        arguments = {**shared, "seed": seed, **accepted(row.strategy, self.settings), **row.arguments}
+        recipe = self.preset.recipes.get(row.tag, {}).items()
+        own = {name: value for name, value in recipe if name not in self.passed} | row.arguments
+        arguments = {**shared, "seed": seed, **accepted(row.strategy, self.settings), **own}
         evaluation = {**shared, "split": self.settings["val_split"], "localization": True}
         evaluation |= {name: self.settings.get(name) for name in ("num_workers", "batch_size", "device")}
         evaluation["strategy"] = str(row.file) if row in self.own_rows else None
@@ -232,24 +248,20 @@ class Study:
             parse_config(row.strategy, __doc__, to_argv(accepted(row.strategy, settings)))
         return parse_config(CMAX.strategy, __doc__, to_argv(settings))  # with the arguments of a teacher
 
-    @property
-    def data_dir(self) -> Path:
-        """The devkit folder that the runs read."""
-        return self.out / "data" if self.preset.toy_images or self.preset.longer_side else self.config.data_dir
-
     def make_data(self) -> None:
         """Draw the toy images or scale the given ones, unless they exist already."""
         preset, source, out = self.preset, self.config.data_dir, self.data_dir
+        size, usual = int(self.settings["image_size"]), preset.arguments["image_size"]
+        longer_side = preset.longer_side * size // usual
         if preset.toy_images:
             # The longer side is at most image_size: evaluation sees whole images.
-            words = to_argv({"out": out, "images": preset.toy_images, "image_size": preset.arguments["image_size"]})
-            print(f"$ python3 -m tools.make_toy_voc {shlex.join(words)}", flush=True)
-            if subprocess.run([sys.executable, "-m", "tools.make_toy_voc", *words], env=environment()).returncode:
-                raise UserError(f"could not make {out}: see the message above")
-        elif preset.longer_side and out.exists():
-            require_scaled_from(source, out, preset.longer_side)
-        elif preset.longer_side:
-            scale_devkit(source, out, preset.longer_side)
+            make_toy_voc(to_argv({"out": out, "images": preset.toy_images, "image_size": usual}))
+        elif out != source and out.exists():
+            require_scaled_from(source, out, longer_side)
+        elif out != source:
+            scale_devkit(source, out, longer_side)
+        elif longer_side_of(source) > size:
+            raise UserError(f"{source} holds images of over {size} pixels: scale the original ones to at most these")
 
     def estimates(self) -> dict[str, float]:
         """Return the seconds of a run of each row, by tag: as measured in a finished run, else a rate times its passes.
@@ -261,8 +273,10 @@ class Study:
         toy, splits = self.preset.toy_images, (shared.train_split, shared.val_split)
         counts = [0.75 * toy, 0.25 * toy] if toy else [len(read_split(self.config.data_dir, split)) for split in splits]
         training, validation = (min(count, shared.limit or count) for count in counts)
-        validations = (shared.max_epoch + 1) * validation / 3
-        passes = {tag: shared.max_epoch * row.passes * training + validations for tag, row in self.rows.items()}
+        epochs = {tag: int(run.arguments.get("max_epoch", shared.max_epoch)) for (tag, _), run in self.runs.items()}
+        passes = {
+            tag: epochs[tag] * (row.passes * training + validation / 3) + validation / 3 for tag, row in self.rows.items()
+        }
         finished = {tag: run for (tag, _), run in self.runs.items() if run.state() == "finished" and run.seconds()}
         seconds = {tag: run.seconds() for tag, run in finished.items()}
         rates = [seconds[tag] / passes[tag] for tag in seconds]
@@ -280,22 +294,35 @@ class Study:
         for run in self.runs.values() if self.config.commands else ():
             print(run.in_shell(run.training_command()), run.in_shell(run.evaluation_command()), sep="\n")
 
-    def complete_runs(self) -> None:
-        for number, run in enumerate(self.runs.values(), 1):
-            finished = " is finished" if run.state() == "finished" else ""
-            print(f"== {number} of {len(self.runs)}: {run.tag}{finished}", flush=True)
-            run.run()
+    def comparable(self) -> tuple[list[str], list[int]]:
+        """Return the tags of the rows whose run of the first seed is finished, and the seeds that all these have."""
+        finished = {key for key, run in self.runs.items() if run.state() == "finished"}
+        tags = [tag for tag in self.rows if (tag, self.seeds[0]) in finished]
+        return tags, [seed for seed in self.seeds if tags and all((tag, seed) in finished for tag in tags)]
+
+    def published(self) -> str:
+        """Return the public figures of the rows beside ours, in Markdown; nothing if the preset knows none."""
+        tags, seeds = self.comparable()
+        scores = {tag: [self.runs[tag, seed].evaluated(".npz") for seed in seeds] for tag in tags}
+        rows = [(row.name, self.preset.published.get(tag, []), scores.get(tag, [])) for tag, row in self.rows.items()]
+        return published_table(rows) if self.preset.published else ""
 
     def write_tables(self) -> None:
-        """Write the tables and charts of the finished runs, and print the tables that compare mAP."""
+        """Write the tables and charts of the finished runs, and the public figures beside ours; print the mAPs."""
+        tags, seeds = self.comparable()
 
         def read(row: Row) -> CompletedRuns:
-            return CompletedRuns.read(row.name, row.keypoints, [self.runs[row.tag, seed] for seed in self.seeds])
+            return CompletedRuns.read(row.name, row.keypoints, [self.runs[row.tag, seed] for seed in seeds])
 
-        sections = [TableSection(one.name, one.caption, [*map(read, one.rows)]) for one in self.comparisons]
+        comparisons = [one._replace(rows=[row for row in one.rows if row.tag in tags]) for one in self.comparisons]
+        sections = [TableSection(one.name, one.caption, [*map(read, one.rows)]) for one in comparisons if one.rows[1:]]
         title = f"Preset {self.config.preset}: {self.preset.about}"
         with style(self.config.column):
-            print("\n".join(write_study(self.out / "tables", title, sections)))
+            shown = write_study(self.out / "tables", title, sections) if sections else []
+        if table := self.published():
+            write_text(self.out / "tables/published.md", table)
+        counts = f"{len(tags)} of {len(self.rows)} rows, {len(seeds)} of {len(self.seeds)} seeds"
+        print("\n".join([f"tables of {counts}: {self.out / 'tables'}", *shown]))
 
 
 def seconds_per_image(config: TrainingConfig) -> float:
@@ -321,12 +348,17 @@ def main() -> None:
     study = Study(sys.argv[1:])
     if study.config.dry_run or study.config.commands:
         study.list_runs()
+        print(study.published(), end="")
         return
     study.check_settings()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    study.make_data()
-    study.complete_runs()
+    failures = []
+    if study.config.time_limit != 0:
+        study.make_data()
+        failures = complete([*study.runs.values()], study.config.parallel, study.config.time_limit)
     study.write_tables()
+    if failures:
+        raise failures[0]
 
 
 if __name__ == "__main__":

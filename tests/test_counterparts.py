@@ -26,7 +26,7 @@ from core.strategy import Crops, Strategy
 from core.training.config import config_class, parse_config
 from core.training.loop import run_training
 from core.weights import load_weights
-from tests.helpers.command_line import ROOT, SCRIPTS, SMALL, run
+from tests.helpers.command_line import ROOT, SCRIPTS, SMALL, refused, run
 from tests.helpers.golden import trainer_of
 from tools.runs.checkpoints import Description, save_checkpoint
 from tools.system.errors import UserError
@@ -535,3 +535,23 @@ def test_help_names_paper_and_official_code(tmp_path):
     for name in COUNTERPARTS:
         docstring = (ROOT / f"baselines/{name}.py").read_text().split('"""')[1]
         assert "Paper: " in docstring and "fficial code" in " ".join(docstring.split())
+
+
+def test_a_config_of_another_strategy_is_refused_in_one_line(toy, tmp_path):
+    words = [*SMALL, "--data_dir", toy, "--max_epoch", 1, "--limit", 16, "--tag"]
+    cuts = ("-m", "baselines.scale_free"), (SCRIPTS["cMax"],)
+    for tag, script in zip(("scale_free", "cMax"), cuts, strict=True):
+        result = run(tmp_path, *script, *words, tag)
+        assert result.returncode == 0, result.stderr
+    for tag, script, name in (("scale_free", cuts[1], "cMax"), ("cMax", cuts[0], "scale_free")):
+        file = f"experiments/data/{tag}.config.json"
+        said = refused(tmp_path, *script, "--config", file)
+        assert f"--config {file} is of strategy {tag}: use its script, not that of {name}" in said
+    # The description beside a checkpoint is one too.
+    said = refused(tmp_path, *cuts[1], "--data_dir", toy, "--config", "experiments/models/best_scale_free.json")
+    assert "is of strategy scale_free" in said
+    config = json.loads((tmp_path / "experiments/data/scale_free.config.json").read_text())
+    assert config.pop("trained") == "scale_free" and config["strategy"] == "cMax"
+    (tmp_path / "before.json").write_text(json.dumps(config))  # of an earlier version
+    again = parse_config(declared("scale_free"), None, ["--config", str(tmp_path / "before.json")])
+    assert again.strategy == "cMax" and again.limit == 16

@@ -120,8 +120,8 @@ def prepare_folder(record: dict[str, Any], out: Path, overwrite: bool) -> bool:
     return True
 
 
-def main() -> None:
-    config = parse(Config, __doc__)
+def main(argv: list[str] | None = None) -> None:
+    config = parse(Config, __doc__, argv)
     names, colors = read_classes(config.class_file)
     train, val = len(config.lists()["train"]), len(config.lists()["val"])
     if min(train, val) < len(names):

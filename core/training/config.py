@@ -182,12 +182,12 @@ def _words_of_config(parser: Parser, strategy: Strategy, argv: list[str]) -> lis
     if path is None:
         return []
     content = read_object(Path(path))
-    # Where the strategy has an argument of this name, the file holds its value.
-    trained = None if "strategy" in strategy.arguments else content.pop("strategy", None)
+    if isinstance(content.get("arguments"), dict):  # the description beside a checkpoint
+        content = {"trained": content.get("strategy"), **content["arguments"]}
+    # Files of before name the strategy as "strategy", unless it has an argument of this name.
+    trained = content.pop("trained", None if "strategy" in strategy.arguments else content.pop("strategy", None))
     if trained not in (None, strategy.name):
         raise UserError(f"--config {path} is of strategy {trained}: use its script, not that of {strategy.name}")
-    if isinstance(content.get("arguments"), dict):
-        content = content["arguments"]  # the description beside a checkpoint
     known, words = [flag.removeprefix("--") for flag in parser.flags()], []
     for name, value in accepted(strategy, content).items():  # earlier versions gave every run the teacher's arguments
         if name not in known:

@@ -96,8 +96,8 @@ class Run:
             self.log.line(f"[i] files of an earlier run with this tag were moved to {self._files.archived_to}")
         self.log.open()
         if self._writes and not (same_run and self.epoch >= self.config.max_epoch):
-            saved = {"strategy": self.trainer.strategy.name, **self.config.replayable()}
-            write_json(self.folder.config(tag), saved)
+            name = self.trainer.strategy.name  # "strategy" is the value of the strategy's own --strategy, if it has one
+            write_json(self.folder.config(tag), {"trained": name, "strategy": name, **self.config.replayable()})
         self._log_start(state, source, differing)
         for line in [*summary, *(f"[i] {note}" for note in notes if not state)]:
             self.log.line(line)

@@ -1,12 +1,15 @@
-"""Run training and evaluation of many runs one after the other, so that an interrupted series can continue."""
+"""Run training and evaluation of many runs, so that an interrupted series can continue."""
 
 import os
 import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,8 @@ from tools.system.command_line import to_argv
 from tools.system.errors import UserError
 from tools.system.files import ROOT, read_object, write_json
 
+POLL_SECONDS = 0.2  # between two looks at a run
+FREE = ("num_workers", "device")  # without influence on the results: another machine may need others
 RSS_UNIT = 2**30 if sys.platform == "darwin" else 2**20  # ru_maxrss per GiB: bytes on macOS, KiB on Linux
 
 
@@ -27,6 +32,8 @@ class Experiment:
     arguments: dict[str, Any]  # of the program, by name
     evaluation: dict[str, Any]  # of evaluate_classification.py, by name
     folder: Path  # the working folder of both, which holds `experiments`
+    stop: threading.Event = field(default_factory=threading.Event)  # once it is set, the run saves its state and ends
+    quiet: bool = False  # whether what it prints goes to its log alone
 
     @property
     def files(self) -> Folder:
@@ -49,24 +56,24 @@ class Experiment:
         return f"cd {shlex.quote(str(self.folder))} && PYTHONPATH={path} {shlex.join(command)}"
 
     def state(self) -> str:
-        """Return "new", "begun", "trained" or "finished"; raise `UserError` if the saved run has other settings."""
+        """Return "new", "begun", "trained" or "finished" (even without models); `UserError`: it has other settings."""
         config = self.files.config(self.tag)
         if not config.exists():
             return "new"
         saved = read_object(config)
-        pairs = {name: (saved.get(name), value) for name, value in self.arguments.items()}
+        pairs = {name: (saved.get(name), value) for name, value in self.arguments.items() if name not in FREE}
         differing = [f"{name}: saved {old}, now {new}" for name, (old, new) in pairs.items() if not _same(old, new)]
         if differing:
             raise UserError(f"{config} belongs to a run with other settings ({'; '.join(differing)})")
-        if not self.files.model(self.tag, "last_").exists():
+        if not self.files.model(self.tag, "last_").exists() and "evaluation_seconds" not in self.usage():
             return "begun"
         return "finished" if self.evaluated(".json").exists() else "trained"
 
     def run(self) -> None:
-        """Do what is left of training and evaluation; raise `UserError` if one of them fails."""
+        """Do what is left of training and evaluation, until `stop`; raise `UserError` if one of them fails."""
         if self.state() in ("new", "begun"):
             self._call(self.training_command(), "training")
-        if self.state() == "trained":
+        if self.state() == "trained" and not self.stop.is_set():
             self._call(self.evaluation_command(), "evaluation")
 
     def usage(self) -> dict[str, float]:
@@ -86,28 +93,55 @@ class Experiment:
 
     def _call(self, command: list[str], part: str) -> None:
         print(f"$ {self.in_shell(command)}", flush=True)
-        usage, started, interruption = self.usage(), time.monotonic(), None
-        process = subprocess.Popen([sys.executable, *command[1:]], cwd=self.folder, env=environment())
-        while process.returncode is None:
-            try:
-                # Not getrusage(RUSAGE_CHILDREN): its ru_maxrss is the maximum over all runs of the series so far.
-                _, status, resources = os.wait4(process.pid, 0)
-                process.returncode = os.waitstatus_to_exitcode(status)
-            except BaseException as error:
-                # Ctrl-C, which has reached the run too (it counts both signals as one), or the SystemExit of SIGTERM.
-                interruption = error
-                os.kill(process.pid, signal.SIGTERM)  # the run saves its state and ends
+        usage, started = self.usage(), time.monotonic()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        options = {"cwd": self.folder, "env": environment(), "stdout": subprocess.DEVNULL if self.quiet else None}
+        process, asked = subprocess.Popen([sys.executable, *command[1:]], **options), False
+        # Not getrusage(RUSAGE_CHILDREN): its ru_maxrss is the maximum over all runs of the series so far.
+        while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
+            if self.stop.is_set() and not asked:
+                os.kill(process.pid, signal.SIGTERM)  # once: a second signal ends a run without a state
+                asked = True
+            time.sleep(POLL_SECONDS)
+        _, status, resources = ended
+        process.returncode = os.waitstatus_to_exitcode(status)
         seconds, gib = time.monotonic() - started, resources.ru_maxrss / RSS_UNIT
         usage[f"{part}_seconds"] = round(usage.get(f"{part}_seconds", 0) + seconds, 1)
         usage[f"{part}_gib"] = round(max(usage.get(f"{part}_gib", 0), gib), 2)
         write_json(self.files.usage(self.tag), usage)
-        if interruption:
-            raise interruption
-        if process.returncode:
+        if process.returncode and not asked:
             raise UserError(
                 f"the {part} of {self.tag} ended with status {process.returncode}: see the message above; fix it and "
                 "run the same command again (finished runs are not repeated)"
             )
+
+
+def complete(runs: Sequence[Experiment], parallel: int = 1, minutes: float | None = None) -> list[BaseException]:
+    """Do what is left of the runs in their order, `parallel` at a time; return what failed.
+
+    A failure ends the series, unless it has a time limit in minutes. The runs save their states when the time is over,
+    and when a signal raises an exception here.
+    """
+    stop = threading.Event()
+
+    def run_one(number: int, run: Experiment) -> None:
+        if not stop.is_set():
+            print(f"== {number} of {len(runs)}: {run.tag} is {run.state()}", flush=True)
+            try:
+                replace(run, stop=stop, quiet=parallel > 1).run()
+            except Exception:
+                if minutes is None:
+                    stop.set()
+                raise
+
+    pool = ThreadPoolExecutor(parallel)
+    futures = [pool.submit(run_one, *numbered) for numbered in enumerate(runs, 1)]
+    try:
+        wait(futures, None if minutes is None else 60 * minutes)
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+    return [error for future in futures if not future.cancelled() and (error := future.exception())]
 
 
 def environment() -> dict[str, str]:
@@ -116,8 +150,9 @@ def environment() -> dict[str, str]:
 
 
 def _same(saved: Any, given: Any) -> bool:
-    """Return whether two values of an argument mean the same, as 0 and "0.0" do."""
+    """Return whether two values of an argument mean the same, as 0 and "0.0" or two places of a file do."""
     try:
         return float(saved) == float(given)
     except (TypeError, ValueError, OverflowError):
-        return str(saved) == str(given)
+        saved, given = (Path(text).name if os.path.isabs(text) else text for text in (str(saved), str(given)))
+        return saved == given
