@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from core.evaluation.loading import choose_device, make_network, read_strategy
+from core.evaluation.loading import choose_device, read_strategy, untrained_network
 from core.keypoints import TOPK
 from core.strategy import STRATEGIES, Crops
 from core.training.config import Config as TrainingConfig
@@ -294,7 +294,7 @@ class Study:
 
 def seconds_per_image(architecture: str, image_size: int, num_classes: int, device: torch.device) -> float:
     """Return a float32 forward and backward pass's seconds per image: the faster of two batches after a warm-up."""
-    network = make_network(architecture, "none", num_classes).to(device).train()
+    network = untrained_network(architecture, num_classes).to(device).train()
     images = torch.randn(2, 3, image_size, image_size, device=device).contiguous(memory_format=torch.channels_last)
     times = []
     for _ in range(3):

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks import measure
 from core.evaluation.folding import folded
-from core.evaluation.loading import make_network
+from core.evaluation.loading import untrained_network
 from core.evaluation.prediction import autocast, predict
 from core.networks import ARCHITECTURES, Classifier
 from tests.helpers import oracle, published
@@ -56,7 +56,7 @@ def run(config: Config, name: str) -> dict:
 
 def bare(config: Config, device: torch.device) -> Callable:
     """Pass the batches that evaluation makes: the last may be smaller."""
-    network = untrained_network(config, device)
+    network = network_of(config, device)
     images = torch.randn(config.batch_size, 3, config.image_size, config.image_size)
     images = images.to(device, memory_format=torch.channels_last)
 
@@ -70,7 +70,7 @@ def bare(config: Config, device: torch.device) -> Callable:
 
 
 def evaluation(config: Config, device: torch.device) -> Callable:
-    network, loader = folded(untrained_network(config, device)), loader_of(config)
+    network, loader = folded(network_of(config, device)), loader_of(config)
     amp = measure.AMP[config.precision]
     return lambda: average_precisions(*predict(network, loader, device, amp, silent=True))
 
@@ -83,8 +83,8 @@ def published_evaluation(config: Config, device: torch.device) -> Callable:
 ACTIONS = {"bare": bare, "evaluation": evaluation, "published": published_evaluation}
 
 
-def untrained_network(config: Config, device: torch.device) -> Classifier:
-    return make_network(config.architecture, "none", classes_of(config)).to(device).eval()
+def network_of(config: Config, device: torch.device) -> Classifier:
+    return untrained_network(config.architecture, classes_of(config)).to(device).eval()
 
 
 def classes_of(config: Config) -> int:

@@ -18,16 +18,14 @@ from tools.system.files import ROOT
 from tools.system.memory import keep_freed_memory
 
 
-def make_network(
+def load_first_weights(
+    network: Classifier,
     architecture: str,
     weights: str,
-    num_classes: int,
-    channels_last: bool = True,
-    head: str | Head = "instances",
     class_names: list[str] | None = None,
     say: Callable[[str], None] = print,
-) -> Classifier:
-    """Return a classifier with its first weights: "imagenet", "none" or a file (see `core.weights.load_weights`).
+) -> None:
+    """Load a classifier's first weights: "imagenet", "none" or a file (see `core.weights.load_weights`).
 
     Args:
         class_names: of the V classes. From the checkpoint of a training on other classes, the classes with the same
@@ -35,22 +33,22 @@ def make_network(
         say: called with a sentence that says so.
 
     Raises:
-        UserError: an unknown architecture, or weights that are not available or do not fit.
+        UserError: the weights are not available or do not fit.
     """
-    network = untrained_network(architecture, num_classes, channels_last, head)
     if weights == "none":
-        return network
+        return
     source, rows = f"--weights {weights} for {architecture}", None
     if weights == "imagenet":
-        return _filled(network, imagenet_state_dict(RESNESTS.get(architecture, architecture)), rows, source)
-    path = Path(weights)
-    state_dict = read_state_dict(path)
-    if (count := head_classes(state_dict)) is not None:
-        description = read_description(path)
-        network.normalization = description.normalization
-        if class_names is not None:
-            rows = _rows_by_name(weights, count, description.class_names, class_names, say)
-    return _filled(network, state_dict, rows, source)
+        state_dict = imagenet_state_dict(RESNESTS.get(architecture, architecture))
+    else:
+        path = Path(weights)
+        state_dict = read_state_dict(path)
+        if (count := head_classes(state_dict)) is not None:
+            description = read_description(path)
+            network.normalization = description.normalization
+            if class_names is not None:
+                rows = _rows_by_name(weights, count, description.class_names, class_names, say)
+    _fill(network, state_dict, rows, source)
 
 
 def trained_network(
@@ -88,7 +86,8 @@ def trained_network(
     rows = _rows_by_name(str(path), count, trained_on, description.class_names, say)
     network = untrained_network(description.architecture, len(rows), head=_head_of(description))
     network.normalization = description.normalization
-    return _filled(network.eval(), state_dict, rows, f"{path} for {description.architecture}"), description
+    _fill(network, state_dict, rows, f"{path} for {description.architecture}")
+    return network.eval(), description
 
 
 def untrained_network(
@@ -107,12 +106,11 @@ def untrained_network(
     return network
 
 
-def _filled(network: Classifier, state_dict: StateDict, rows: list[int | None] | None, what: str) -> Classifier:
+def _fill(network: Classifier, state_dict: StateDict, rows: list[int | None] | None, what: str) -> None:
     try:
         load_weights(network, state_dict, rows)
     except ValueError as error:
         raise UserError(f"{what} with {network.num_classes} classes: {error}") from error
-    return network
 
 
 def _similar_in_timm(architecture: str) -> str:
