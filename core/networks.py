@@ -1,5 +1,6 @@
 """The classifier: a backbone of output stride 16, a CAM branch and class-specific instances (paper, section 2)."""
 
+import difflib
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -249,7 +250,8 @@ def _timm_backbone(name: str) -> tuple[nn.Module, int]:
     import timm
 
     if not timm.is_model(name):
-        raise ValueError(f"timm does not have a model '{name}'")
+        similar = ", ".join(difflib.get_close_matches(name, timm.list_models())) or "none"
+        raise ValueError(f"timm does not have a model '{name}' (similar: {similar})")
     for keywords in TIMM_WAYS:
         try:
             backbone = TimmFeatures(timm.create_model(name, **keywords))

@@ -131,11 +131,12 @@ def _backbone_names(backbone: torch.nn.Module, state_dict: StateDict) -> StateDi
     """
     own, renamed = {_flat(name): name for name in backbone.state_dict()}, {}
     entries = _below(_prefix(own, state_dict), state_dict)
+    entries = {name.removeprefix("model."): value for name, value in entries.items()}
     model = getattr(backbone, "model", backbone)
     if adapt := getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None):
         entries = adapt(entries, model)
     for name, value in entries.items():
-        module = name.removeprefix("model.").split(".")[0]
+        module = name.split(".")[0]
         if _flat(name) in own or any(known.startswith(f"{module}_") for known in own):
             renamed[own.get(_flat(name), name)] = value
     return renamed

@@ -21,7 +21,6 @@ from core.training import loop, train
 from core.weights import load_weights
 from tests.helpers.command_line import small_with
 from tests.helpers.golden import make_network, strategy_of
-from tools.system.errors import UserError
 
 timm = pytest.importorskip("timm")
 VIT, SWIN = "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"
@@ -143,6 +142,7 @@ def test_a_swin_file_loads_with_the_buffers_that_earlier_versions_wrote():
     network = Classifier(f"timm/{SWIN}", 3)
     assert load_weights(network, {f"module.{name}": value for name, value in (theirs | old).items()}) == "backbone"
     assert torch.equal(network.backbone.model.norm.weight, theirs["norm.weight"])
+    assert load_weights(network, network.backbone.state_dict()) == "backbone"
     with pytest.raises(ValueError, match="the weights do not fit this network"):
         load_weights(network, {"layers.9.relative_position_bias_table": torch.zeros(3)})
 
@@ -211,10 +211,11 @@ def test_a_network_that_cannot_be_used_is_refused_before_the_data_are_read(tmp_p
 
 def test_the_list_says_which_families_work(tmp_path, monkeypatch, capsys):
     page = tmp_path / "page.md"
-    page.write_text(f"# Backbones\n\n{backbones.table_row(backbones.COLUMNS)}\n| an earlier row |\n")
+    page.write_text(f"# Backbones\n\n{backbones.HEAD}\n|---|\n| an earlier row |\n")
     typed(monkeypatch, backbones.main, "--families", "levit,beit", "--image_size", 64, "--output", page)
-    title, _, head, _, *rows = page.read_text().splitlines()
-    assert title == "# Backbones" and capsys.readouterr().out == "\n".join([head, *page.read_text().splitlines()[3:], ""])
-    assert rows[0].startswith("| levit | ") and rows[1].startswith("| beit | ") and len(rows) == 2
-    with pytest.raises(UserError, match="--families nothing: choose from"):
-        typed(monkeypatch, backbones.main, "--families", "nothing")
+    title, empty, *table = page.read_text().splitlines()
+    assert (title, empty, table[0]) == ("# Backbones", "", backbones.HEAD)
+    assert capsys.readouterr().out.splitlines() == table
+    works, refused = table[2:]
+    assert works.startswith("| levit | ") and works.endswith(" | yes |")
+    assert refused.startswith("| beit | ") and " | no: " in refused

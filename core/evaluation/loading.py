@@ -1,6 +1,5 @@
 """From a name or a file to a network on a device, and to the keypoints of its strategy."""
 
-import difflib
 import runpy
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from core.networks import HEADS, RESNESTS, TIMM_PREFIX, Classifier, Head
+from core.networks import HEADS, RESNESTS, Classifier, Head
 from core.strategy import KEYPOINTS, STRATEGIES, Keypoints, Options, Strategy
 from core.weights import StateDict, head_classes, load_weights
 from tools.data.devkit import class_columns
@@ -101,7 +100,7 @@ def untrained_network(
     except ImportError as error:
         raise UserError(f"--architecture {architecture} needs timm: pip install timm") from error
     except ValueError as error:
-        raise UserError(f"--architecture: {error}{_similar_in_timm(architecture)}") from error
+        raise UserError(f"--architecture: {error}") from error
     network.normalization = normalization_of(RESNESTS.get(architecture, architecture))
     return network
 
@@ -111,17 +110,6 @@ def _fill(network: Classifier, state_dict: StateDict, rows: list[int | None] | N
         load_weights(network, state_dict, rows)
     except ValueError as error:
         raise UserError(f"{what} with {network.num_classes} classes: {error}") from error
-
-
-def _similar_in_timm(architecture: str) -> str:
-    """Name models of timm that are spelled like an unknown one."""
-    name = architecture.removeprefix(TIMM_PREFIX)
-    if name == architecture:
-        return ""
-    import timm
-
-    similar = [] if timm.is_model(name) else difflib.get_close_matches(name, timm.list_models())
-    return f" (similar: {', '.join(similar)})" if similar else ""
 
 
 def _rows_by_name(
