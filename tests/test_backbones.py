@@ -12,7 +12,6 @@ from torch import nn
 
 import evaluate_classification
 import inference_classification
-from benchmarks import backbones
 from core.batch_norm import Groups, group_batch_norms
 from core.evaluation.classifier import load_classifier
 from core.evaluation.export import export
@@ -210,6 +209,8 @@ def test_a_network_that_cannot_be_used_is_refused_before_the_data_are_read(tmp_p
 
 
 def test_the_list_says_which_families_work(tmp_path, monkeypatch, capsys):
+    from benchmarks import backbones  # which needs timm
+
     page = tmp_path / "page.md"
     page.write_text(f"# Backbones\n\n{backbones.HEAD}\n|---|\n| an earlier row |\n")
     typed(monkeypatch, backbones.main, "--families", "levit,beit", "--image_size", 64, "--output", page)
