@@ -1,8 +1,8 @@
 """Which families of timm's networks work here: a Markdown table, that of docs/backbones.md with --output.
 
 The smallest network of each family, a module of timm, is tried with random weights on the CPU. It works if it is not
-refused, the maps of a crop's tiles do not depend on other crops, an iteration of cTopk-w has a finite loss and gradient,
-and the maps have stride 16. Nothing is downloaded.
+refused, the maps of a crop's tiles do not depend on other crops, the loss and the gradient of an iteration of cTopk-w
+are finite, and the maps have stride 16. Nothing is downloaded.
 """
 
 from contextlib import suppress

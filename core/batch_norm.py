@@ -72,7 +72,7 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         return grouped
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalize x `[crops · images, C, h, w]`, or tokens `[crops · images · tokens, C]` or `[crops · images, C, n]`."""
+        """Normalize x `[crops · images, C, h, w]`, or as `BatchNorm1d` `[crops · images · n, C]` or `[…, C, n]`."""
         if x.dim() < 4:
             return self.forward(x.reshape(*x.shape[:2], -1, 1)).reshape(x.shape)
         return self.act(self.drop(self._normalize(x) if self.training else super().forward(x)))

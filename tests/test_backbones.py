@@ -184,7 +184,9 @@ def test_a_run_is_interrupted_resumed_evaluated_shown_and_exported(toy, tmp_path
     typed(monkeypatch, evaluate_classification.main, *about, "--localization", "--bootstrap", 0)
     assert "keypoint" in capsys.readouterr().out
     photos = sorted((toy / "JPEGImages").iterdir())[:2]
-    typed(monkeypatch, inference_classification.main, "--tag", "whole", "--images", *photos, "--pictures", "--out", "out")
+    typed(
+        monkeypatch, inference_classification.main, "--tag", "whole", "--images", *photos, "--pictures", "--out", "out"
+    )
     assert len(list(Path("out").rglob("*.jpg")) + list(Path("out").rglob("*.png"))) >= 2
     model = load_classifier(models / "best_whole.pth")
     for kind in ("torch_export", "onnx"):
