@@ -74,7 +74,8 @@ def findings(name: str, stride: int, image_size: int) -> list[str]:
         return ["–", f"{stride}", "–", f"no: {str(error).split(': ', 2)[-1]}"]
     how = "dilated" if network.backbone.stride == OUTPUT_STRIDE else "resized"
     strides = f"{stride}" if stride == OUTPUT_STRIDE else f"{stride} → {OUTPUT_STRIDE}, {how}"
-    kinds = {type(layer).__name__.removeprefix("Grouped") for layer in network.backbone.modules()}
+    layers = [layer for layer in network.backbone.modules() if list(layer.parameters(recurse=False))]
+    kinds = {type(layer).__name__.removeprefix("Grouped") for layer in layers}
     norms = ", ".join(sorted(kind for kind in kinds if "norm" in kind.lower()))
     try:
         works = tried(network, image_size)
@@ -89,7 +90,8 @@ def tried(network: Classifier, image_size: int) -> str:
         if isinstance(layer, nn.Dropout) or hasattr(layer, "drop_prob"):
             layer.p = layer.drop_prob = 0.0
     tiles = torch.randn(2, TILES, 3, image_size // 2, image_size // 2)
-    together, alone = network(tiles)[1][:1], network(tiles[:1])[1]
+    with torch.no_grad():
+        together, alone = network(tiles)[1][:1], network(tiles[:1])[1]
     if not torch.allclose(together, alone, rtol=1e-3, atol=1e-3 * float(alone.abs().max())):
         return "no: the maps of a crop depend on other crops"
     settings = {"image_size": image_size, "batch_size": CLASSES, "max_epoch": 2, "lr": 1e-4}

@@ -257,5 +257,6 @@ def _timm_backbone(name: str) -> tuple[nn.Module, int]:
             backbone = TimmFeatures(timm.create_model(name, **keywords))
             return backbone, backbone.channels()
         except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = str(error) or type(error).__name__  # the last way's, which asks for nothing but a map
+            # The last way's error counts: it asks for nothing but a map.
+            reason = str(error) or f"its layers do not take images of {TRIED_SIDES[0]} pixels or their tiles"
     raise ValueError(f"timm/{name} does not return maps of images and of tiles of half their side: {reason}")
