@@ -5,6 +5,9 @@ refused, the maps of a crop's tiles do not depend on other crops, the loss and t
 are finite, and the maps have stride 16. Nothing is downloaded.
 """
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,9 +47,13 @@ def main() -> None:
     lines = [HEAD, "|---" * HEAD.count(" | ") + "|---|"]
     print(*lines, sep="\n")
     for family in config.families:
-        name, size, stride = smallest_network(family)
-        cells = [family, name, f"{size / 1e6:.1f}", *findings(name, stride, config.image_size)]
-        lines.append(f"| {' | '.join(map(markdown_cell, cells))} |")
+        # A process of its own, which inherits the imports, because libraries may crash.
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as executor:
+            try:
+                cells = executor.submit(findings, family, config.image_size).result()
+            except BrokenProcessPool:
+                cells = [*"–––––", "no: the process died"]
+        lines.append(f"| {' | '.join(map(markdown_cell, (family, *cells)))} |")
         print(lines[-1], flush=True)
     if config.output is not None:
         text = config.output.read_text(encoding="utf-8").split(HEAD)[0]
@@ -65,13 +72,15 @@ def smallest_network(family: str) -> tuple[str, int, int]:
     return name, size, stride
 
 
-def findings(name: str, stride: int, image_size: int) -> list[str]:
-    """Return the cells of a network from D on."""
+def findings(family: str, image_size: int) -> list[str]:
+    """Return the cells of a family's row."""
+    name, size, stride = smallest_network(family)
+    about = [name, f"{size / 1e6:.1f}"]
     torch.manual_seed(0)
     try:
         network = untrained_network(f"timm/{name}", CLASSES)
     except UserError as error:
-        return ["–", f"{stride}", "–", f"no: {str(error).split(': ', 2)[-1]}"]
+        return [*about, "–", f"{stride}", "–", f"no: {str(error).split(': ', 2)[-1]}"]
     how = "dilated" if network.backbone.stride == OUTPUT_STRIDE else "resized"
     strides = f"{stride}" if stride == OUTPUT_STRIDE else f"{stride} → {OUTPUT_STRIDE}, {how}"
     layers = [layer for layer in network.backbone.modules() if list(layer.parameters(recurse=False))]
@@ -81,7 +90,7 @@ def findings(name: str, stride: int, image_size: int) -> list[str]:
         works = tried(network, image_size)
     except Exception as error:  # whatever a network of timm raises
         works = f"no: {type(error).__name__}: {error}"
-    return [f"{network.classifier.in_channels}", strides, norms, works]
+    return [*about, f"{network.classifier.in_channels}", strides, norms, works]
 
 
 def tried(network: Classifier, image_size: int) -> str:

@@ -5,6 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,10 +17,13 @@ from core.batch_norm import Groups, group_batch_norms
 from core.evaluation.classifier import load_classifier
 from core.evaluation.export import export
 from core.networks import Classifier, TimmFeatures
-from core.training import loop, train
+from core.training import train
+from core.training.trainer import Trainer
 from core.weights import load_weights
 from tests.helpers.command_line import small_with
 from tests.helpers.golden import make_network, strategy_of
+from tools.runs.checkpoints import Description, save_checkpoint
+from tools.system.errors import UserError
 
 timm = pytest.importorskip("timm")
 VIT, SWIN = "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"
@@ -78,7 +82,7 @@ def test_cells_of_a_resized_map_are_where_the_pixels_are(stride, side):
     assert across.shape == (1, 3, side // 16, side // 16)
     centers = 16 * torch.arange(side // 16) + 7.5
     between = (centers > stride / 2) & (centers < side - 1.5 * stride)  # the centers of two whole cells
-    assert side < 64 or between.any()
+    assert side < 224 or between.any()
     torch.testing.assert_close(across[0, 0, 0][between], centers[between])
     torch.testing.assert_close(down, across.mT)
 
@@ -155,25 +159,25 @@ def typed(monkeypatch, main, *words: object) -> None:
 
 
 @pytest.mark.parametrize("name, small", [(VIT, {"depth": 2}), (SWIN, {"embed_dim": 24, "depths": (1, 1, 2, 1)})])
-def test_a_run_is_interrupted_resumed_evaluated_shown_and_exported(toy, tmp_path, monkeypatch, name, small, capsys):
+def test_a_run_is_interrupted_resumed_evaluated_and_shown(toy, tmp_path, monkeypatch, name, small, capsys):
     monkeypatch.chdir(tmp_path)
     create = timm.create_model  # with fewer layers, to save time
     monkeypatch.setattr(timm, "create_model", lambda name, **keywords: create(name, **small, **keywords))
     sizes = {"image_size": 64, "min_image_size": 64, "max_image_size": 80, "batch_size": 8, "limit": 16}
-    words = small_with(architecture=f"timm/{name}", data_dir=toy, max_epoch=2, lr=0.001, **sizes)
+    words = small_with(architecture=f"timm/{name}", data_dir=toy, max_epoch=1, lr=0.001, **sizes)
 
     def start(tag: str, *more: str) -> None:
         typed(monkeypatch, lambda: train(strategy_of("cTopk_w"), "A test."), *words, "--tag", tag, *more)
 
     start("whole")
     with monkeypatch.context() as patched:
-        ended = loop.validate
+        iterate = Trainer.iterate
 
-        def validate_and_stop(*arguments):
+        def iterate_and_stop(*arguments):
             os.kill(os.getpid(), signal.SIGTERM)
-            return ended(*arguments)
+            return iterate(*arguments)
 
-        patched.setattr(loop, "validate", validate_and_stop)
+        patched.setattr(Trainer, "iterate", iterate_and_stop)
         with pytest.raises(SystemExit) as stop:
             start("resumed")
         assert stop.value.code == 128 + signal.SIGTERM
@@ -189,15 +193,27 @@ def test_a_run_is_interrupted_resumed_evaluated_shown_and_exported(toy, tmp_path
     with pytest.raises(SystemExit, match="0"):
         typed(monkeypatch, inference_classification.main, "--tag", "whole", "--images", *photos, "--pictures", "drawn")
     assert len(list(Path("drawn").iterdir())) == 2
-    model = load_classifier(models / "best_whole.pth")
-    for kind in ("torch_export", "onnx"):
-        assert max(export(model, kind, photos)[1].values()) < 1e-2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [VIT, SWIN])
+def test_it_is_exported_or_refused_in_one_line(tmp_path, name):
+    torch.manual_seed(0)
+    network = Classifier(f"timm/{name}", 3)
+    save_checkpoint(tmp_path / "x.pth", network.state_dict(), Description(f"timm/{name}", ["a", "b", "c"], 64))
+    model, photos = load_classifier(tmp_path / "x.pth"), list(np.zeros((2, 50, 80, 3), np.uint8))
+    assert max(export(model, "torch_export", photos)[1].values()) < 1e-2
+    if name == VIT:
+        assert max(export(model, "onnx", photos)[1].values()) < 1e-2
+    else:  # as PyTorch 2.14 converts it, ONNX Runtime cannot read it
+        with pytest.raises(UserError, match="cannot be exported with --format onnx"):
+            export(model, "onnx", photos)
 
 
 # Refused ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name, said", [("beit_base_patch16_224", "doesn't match model (224)")])
+@pytest.mark.parametrize("name, said", [("convit_tiny", "doesn't match model (224)")])
 def test_a_network_that_cannot_be_used_is_refused_before_the_data_are_read(tmp_path, monkeypatch, capsys, name, said):
     monkeypatch.chdir(tmp_path)
     words = small_with(architecture=f"timm/{name}", data_dir="nowhere", tag="x")
@@ -216,10 +232,10 @@ def test_the_list_says_which_families_work(tmp_path, monkeypatch, capsys):
 
     page = tmp_path / "page.md"
     page.write_text(f"# Backbones\n\n{backbones.HEAD}\n|---|\n| an earlier row |\n")
-    typed(monkeypatch, backbones.main, "--families", "levit,beit", "--image_size", 64, "--output", page)
+    typed(monkeypatch, backbones.main, "--families", "vgg,levit", "--image_size", 64, "--output", page)
     title, empty, *table = page.read_text().splitlines()
     assert (title, empty, table[0]) == ("# Backbones", "", backbones.HEAD)
     assert capsys.readouterr().out.splitlines() == table
     works, refused = table[2:]
-    assert works.startswith("| levit | ") and works.endswith(" | yes |")
-    assert refused.startswith("| beit | ") and " | no: " in refused
+    assert works.startswith("| vgg | ") and works.endswith(" | yes |")
+    assert refused.startswith("| levit | ") and " | no: " in refused
