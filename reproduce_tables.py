@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from core.evaluation.loading import make_network, read_strategy
+from core.evaluation.loading import read_strategy, untrained_network
 from core.keypoints import TOPK
 from core.strategy import STRATEGIES, Crops
 from core.training.config import Config as TrainingConfig
@@ -274,9 +274,8 @@ class Study:
         counts = [0.75 * toy, 0.25 * toy] if toy else [len(read_split(self.config.data_dir, split)) for split in splits]
         training, validation = (min(count, shared.limit or count) for count in counts)
         epochs = {tag: int(run.arguments.get("max_epoch", shared.max_epoch)) for (tag, _), run in self.runs.items()}
-        passes = {
-            tag: epochs[tag] * (row.passes * training + validation / 3) + validation / 3 for tag, row in self.rows.items()
-        }
+        passes = {tag: epochs[tag] * row.passes * training for tag, row in self.rows.items()}
+        passes = {tag: count + (epochs[tag] + 1) * validation / 3 for tag, count in passes.items()}
         finished = {tag: run for (tag, _), run in self.runs.items() if run.state() == "finished" and run.seconds()}
         seconds = {tag: run.seconds() for tag, run in finished.items()}
         rates = [seconds[tag] / passes[tag] for tag in seconds]
@@ -334,7 +333,7 @@ def seconds_per_image(config: TrainingConfig) -> float:
     batch, classes = config.batch_size // config.accumulate, len(read_class_names(config.class_file))
     if devices.first.type == "cpu":
         batch = min(batch, max(2, CPU_PIXELS // size**2))
-    network = make_network(config.architecture, "none", classes, config.channels_last).to(devices.first)
+    network = untrained_network(config.architecture, classes, config.channels_last).to(devices.first)
     trainer = Trainer(network, PLAIN.strategy, replace(config, accumulate=1), epoch_iterations=1, gpus=devices.gpus)
     times = []
     for _ in range(7):

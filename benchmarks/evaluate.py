@@ -14,7 +14,7 @@ import torch
 
 from benchmarks import measure
 from core.evaluation.folding import folded
-from core.evaluation.loading import make_network
+from core.evaluation.loading import untrained_network
 from core.evaluation.prediction import autocast, predict
 from core.networks import ARCHITECTURES
 from tests.helpers import oracle, published
@@ -57,7 +57,7 @@ def action_of(config: Config, name: str, device: torch.device) -> Callable[[], o
     if name == "published":
         original = oracle.resnet_classifier(config.architecture, classes).to(device).eval()
         return lambda: published.evaluate(original, loader, device)
-    network = make_network(config.architecture, "none", classes).to(device).eval()
+    network = untrained_network(config.architecture, classes).to(device).eval()
     if name == "evaluation":
         network = folded(network)
         return lambda: average_precisions(*predict(network, loader, device, amp, silent=True))

@@ -21,7 +21,7 @@ from torch import nn
 
 from benchmarks import measure
 from core.cam import make_cam
-from core.evaluation.loading import make_network
+from core.evaluation.loading import untrained_network
 from core.evaluation.prediction import autocast
 from core.keypoints import max_keypoints
 from core.networks import ARCHITECTURES, TILES, Classifier
@@ -170,7 +170,7 @@ class Steps:
         return step
 
     def _network(self) -> Classifier:
-        return make_network(self.config.architecture, "none", self.config.classes).to(self.device)
+        return untrained_network(self.config.architecture, self.config.classes).to(self.device)
 
     def keypoints(self) -> Callable[[], None]:
         """Search on maps like those of a trained network: a few blobs on an empty background."""

@@ -64,7 +64,7 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         self.drop, self.act = nn.Identity(), nn.Identity()
 
     @classmethod
-    def from_batch_norm(cls, norm: nn.BatchNorm2d) -> "GroupedBatchNorm2d":
+    def from_batch_norm(cls, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> "GroupedBatchNorm2d":
         """Return a layer that shares the parameters and buffers of `norm`."""
         grouped = cls(norm.num_features, eps=norm.eps, momentum=norm.momentum, affine=norm.affine)
         for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked", "drop", "act"):
@@ -72,7 +72,9 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         return grouped
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalize x `[crops · images, C, h, w]`."""
+        """Normalize x `[crops · images, C, h, w]`, or as `BatchNorm1d` `[crops · images · n, C]` or `[…, C, n]`."""
+        if x.dim() < 4:
+            return self.forward(x.reshape(*x.shape[:2], -1, 1)).reshape(x.shape)
         return self.act(self.drop(self._normalize(x) if self.training else super().forward(x)))
 
     def _normalize(self, x: torch.Tensor) -> torch.Tensor:
@@ -187,10 +189,16 @@ def update_running_stats(running: torch.Tensor, values: torch.Tensor, momentum: 
 
 
 def group_batch_norms(module: nn.Module) -> nn.Module:
-    """Replace every `BatchNorm2d` inside `module` by a `GroupedBatchNorm2d` of the same parameters, in place."""
+    """Replace every `BatchNorm1d` and `BatchNorm2d` inside `module` by a grouped one of its parameters, in place.
+
+    Raises:
+        ValueError: another layer has statistics of the batch.
+    """
     for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
+        if isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d)):
             setattr(module, name, GroupedBatchNorm2d.from_batch_norm(child))
+        elif hasattr(child, "momentum") and getattr(child, "running_var", None) is not None:
+            raise ValueError(f"it has {type(child).__name__}, whose statistics cannot be kept apart by crop")
         else:
             group_batch_norms(child)
     return module

@@ -1,9 +1,11 @@
 """The classifier: a backbone of output stride 16, a CAM branch and class-specific instances (paper, section 2)."""
 
+import difflib
 from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import nn
 
@@ -19,6 +21,16 @@ RESNESTS |= {"resnest200": "timm/resnest200e", "resnest269": "timm/resnest269e"}
 ARCHITECTURES = (*RESNETS, *RESNESTS)
 HEADS = ("instances", "gap", "max")
 TILES = 4  # of a crop
+OUTPUT_STRIDE = 16  # pixels per cell of every map
+# How a model of timm is asked for its last map at any image size; the first way that works is taken. The first lowers
+# the stride of convolutional networks. The others are for tokens: position embeddings and masks that follow the image.
+TIMM_WAYS = (
+    {"features_only": True, "out_indices": (-1,), "output_stride": OUTPUT_STRIDE},
+    {"dynamic_img_size": True},
+    {"strict_img_size": False},
+    {},
+)
+TRIED_SIDES = (96, 48)  # of an image and its tiles, in pixels: the smallest sides that show every need of a model
 Head = Callable[[int, int], nn.Module]  # of D and V, see `Classifier`
 
 
@@ -37,7 +49,7 @@ class Classifier(nn.Module):
             to logits `[B, V]` and features `[B, V, h, w]`; its `per_class` names its tensors with one row per class.
 
     Raises:
-        ValueError: unknown architecture or head (the choices are named).
+        ValueError: unknown architecture or head (the choices are named), or a model of timm that cannot be used.
         ImportError: "timm/NAME" or "resnest…" without timm.
 
     Example:
@@ -51,7 +63,7 @@ class Classifier(nn.Module):
         super().__init__()
         if isinstance(head, str) and head not in HEADS:
             raise ValueError(f"unknown head '{head}': choose one of {', '.join(HEADS)}")
-        backbone, channels, self.output_stride = build_backbone(architecture)
+        backbone, channels = build_backbone(architecture)
         self.backbone = group_batch_norms(backbone)
         self.classifier = nn.Conv2d(channels, num_classes, kernel_size=1, bias=False)
         self.instances = ClassSpecificInstances(channels, num_classes)
@@ -98,7 +110,7 @@ class Classifier(nn.Module):
         statistics move crop by crop.
 
         Args:
-            images: `[B, 3, h, w]`, or tiles `[crops, 4, 3, h, w]`; h and w divisible by the output stride.
+            images: `[B, 3, h, w]`, or tiles `[crops, 4, 3, h, w]`; h and w divisible by 16.
             features_only: skip the class-specific instances (logits None; their running statistics are not updated).
 
         Returns:
@@ -108,7 +120,7 @@ class Classifier(nn.Module):
         if images.dim() == 4:
             return self._forward(images, self.image_groups, features_only)
         if len(images) == 0:  # which convolutions would refuse
-            cells = [side // self.output_stride for side in images.shape[-2:]]
+            cells = [side // OUTPUT_STRIDE for side in images.shape[-2:]]
             features = images.new_zeros(0, images.shape[1], self.num_classes, *cells)
             return None if features_only else features.sum((-2, -1)), features
         parts = [self._forward_crops(part, features_only) for part in images.split(self.crops_at_once or len(images))]
@@ -145,8 +157,8 @@ class Classifier(nn.Module):
         return self.instances(x, make_cam(features.float()), groups), features
 
 
-def build_backbone(architecture: str) -> tuple[nn.Module, int, int]:
-    """Return an untrained backbone, its number of output channels D, and its output stride (16 if the network allows).
+def build_backbone(architecture: str) -> tuple[nn.Module, int]:
+    """Return an untrained backbone and its number of output channels D.
 
     The backbone takes images `[B, 3, h, w]` and returns the last feature map `[B, D, h/16, w/16]`; its parameters have
     torchvision's (timm's) names.
@@ -159,7 +171,7 @@ def build_backbone(architecture: str) -> tuple[nn.Module, int, int]:
     network = _resnest(architecture) if architecture in RESNESTS else _resnet(architecture)
     head = ("avgpool", "global_pool", "fc")
     layers = OrderedDict((name, layer) for name, layer in network.named_children() if name not in head)
-    return nn.Sequential(layers), network.fc.in_features, 16
+    return nn.Sequential(layers), network.fc.in_features
 
 
 def _resnet(architecture: str) -> nn.Module:
@@ -189,24 +201,62 @@ def _resnest(architecture: str) -> nn.Module:
 
 
 class TimmFeatures(nn.Module):
-    """The last feature map of a timm model; `model` is timm's feature extractor."""
+    """The last feature map of a model of timm, resized to output stride 16 where the model has another.
+
+    A stage of a lower stride would need no resizing, but the last stage is what pretraining made to tell classes apart,
+    as in the convolutional networks, whose last stage is kept too.
+
+    Args:
+        model: timm's feature extractor; or a whole model, whose tokens, normalized as for its own head, are the map.
+    """
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
+        self.stride = model.feature_info[-1]["reduction"]
+        self.is_whole = hasattr(model, "forward_intermediates")
+        if self.is_whole:
+            model.prune_intermediate_layers(1)  # drops the classification head alone
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.stride == OUTPUT_STRIDE:
+            return self.last_map(x)
+        height, width = x.shape[-2:]
+        x = F.pad(x, (0, -width % self.stride, 0, -height % self.stride))  # whole cells, cut off again below
+        x = F.interpolate(self.last_map(x), scale_factor=self.stride / OUTPUT_STRIDE, mode="bilinear")
+        return x[..., : height // OUTPUT_STRIDE, : width // OUTPUT_STRIDE]
+
+    def last_map(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the map at the model's own stride, of images whose sides are multiples of it."""
+        if self.is_whole:
+            return self.model.forward_intermediates(x, indices=1, norm=True, intermediates_only=True)[-1]
         return self.model(x)[-1]
 
+    @torch.no_grad()
+    def channels(self) -> int:
+        """Return D; a `ValueError` says why the model cannot be used."""
+        self.eval()
+        for side in TRIED_SIDES:
+            cells = -(-side // self.stride)
+            shape = self.last_map(torch.zeros(1, 3, cells * self.stride, cells * self.stride)).shape
+            if shape[2:] != (cells, cells):
+                found = " × ".join(map(str, shape[2:]))
+                raise ValueError(f"its map of {side} × {side} pixels has {found} cells instead of {cells} × {cells}")
+        self.train()
+        return shape[1]
 
-def _timm_backbone(name: str) -> tuple[nn.Module, int, int]:
+
+def _timm_backbone(name: str) -> tuple[nn.Module, int]:
     import timm
 
     if not timm.is_model(name):
-        raise ValueError(f"timm does not have a model '{name}'")
-    try:
-        model = timm.create_model(name, features_only=True, output_stride=16, out_indices=(-1,))
-    except (AssertionError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"timm/{name} does not return feature maps of output stride 16: {error}") from error
-    info = model.feature_info
-    return TimmFeatures(model), info.channels()[-1], info.reduction()[-1]
+        similar = ", ".join(difflib.get_close_matches(name, timm.list_models())) or "none"
+        raise ValueError(f"timm does not have a model '{name}' (similar: {similar})")
+    for keywords in TIMM_WAYS:
+        try:
+            backbone = TimmFeatures(timm.create_model(name, **keywords))
+            return backbone, backbone.channels()
+        except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            # The last way's error counts: it asks for nothing but a map.
+            reason = str(error) or f"its layers do not take images of {TRIED_SIDES[0]} pixels or their tiles"
+    raise ValueError(f"timm/{name} does not return maps of images and of tiles of half their side: {reason}")

@@ -1,6 +1,7 @@
 """Load a state dict from any supported source into a `Classifier`. Tensors only, no files."""
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
 
@@ -21,6 +22,8 @@ INSTANCES = {"instances.weight": "stage6.{}.weight", "instances.bn_weight": "BN.
 INSTANCES |= {"instances.bn_bias": "BN.{}.bias", "instances.running_mean": "BN.{}.running_mean"}
 INSTANCES |= {"instances.running_var": "BN.{}.running_var"}
 PER_CLASS = [*INSTANCES, "classifier.weight"]
+# What tensors that no network has (sparse, without values, …) and names that no family of timm has raise.
+UNFIT = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError)
 
 
 def load_weights(network: Classifier, state_dict: StateDict, rows: Sequence[int | None] | None = None) -> str:
@@ -51,10 +54,11 @@ def load_weights(network: Classifier, state_dict: StateDict, rows: Sequence[int 
             return kind
         ours = ours if kind == "checkpoint" else from_official(ours)
         _load(network, ours if rows is None else _with_rows(network, ours, rows), state_dict)
-    except (RuntimeError, TypeError, IndexError) as error:  # tensors that no network has: sparse, without values, …
+    except UNFIT as error:
         if any(lack in str(error) for lack in ("out of memory", "allocate memory")):
             raise  # the weights may fit
-        raise ValueError(f"the weights do not fit this network: {str(error).splitlines()[-1].strip()}") from error
+        why = (str(error).splitlines() or [type(error).__name__])[-1].strip()
+        raise ValueError(f"the weights do not fit this network: {why}") from error
     return kind
 
 
@@ -122,11 +126,17 @@ def _backbone_names(backbone: torch.nn.Module, state_dict: StateDict) -> StateDi
 
     timm flattens some module names when it extracts features (`stages.0` → `stages_0`), so dots and underscores count
     as the same. Modules that the backbone does not have are its classification head, which is skipped; a name that is
-    neither is kept, so that it is reported.
+    neither is kept, so that it is reported. A whole model of timm takes the files that its family takes: position
+    embeddings of another image size are resampled, buffers of earlier versions dropped.
     """
     own, renamed = {_flat(name): name for name in backbone.state_dict()}, {}
-    for name, value in _below(_prefix(own, state_dict), state_dict).items():
-        module = name.removeprefix("model.").split(".")[0]
+    entries = _below(_prefix(own, state_dict), state_dict)
+    entries = {name.removeprefix("model."): value for name, value in entries.items()}
+    model = getattr(backbone, "model", backbone)
+    if adapt := getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None):
+        entries = adapt(entries, model)
+    for name, value in entries.items():
+        module = name.split(".")[0]
         if _flat(name) in own or any(known.startswith(f"{module}_") for known in own):
             renamed[own.get(_flat(name), name)] = value
     return renamed

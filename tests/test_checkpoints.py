@@ -16,14 +16,14 @@ import pytest
 import torch
 from torchvision.models import get_model
 
-from core.evaluation.loading import keypoints_of, make_network, trained_network
+from core.evaluation.loading import keypoints_of, trained_network
 from core.evaluation.prediction import predict
 from core.networks import Classifier
 from core.strategy import MAX_TOPK, Argument, Strategy
 from core.training.run import Run
 from core.weights import PER_CLASS, load_weights
 from tests.helpers.command_line import ROOT
-from tests.helpers.golden import trainer_of
+from tests.helpers.golden import make_network, trainer_of
 from tools.data.annotations import read_label_lists
 from tools.data.devkit import class_columns, class_names_problem, read_class_names
 from tools.data.transforms import IMAGENET, Normalization, denormalize, normalize

@@ -19,7 +19,7 @@ from baselines.csra import CSRA, TEMPERATURES
 from baselines.ml_decoder import MLDecoder
 from baselines.recipe import RECIPE
 from core.cam import make_cam
-from core.evaluation.loading import make_network, read_strategy, trained_network
+from core.evaluation.loading import read_strategy, trained_network
 from core.networks import Classifier
 from core.optimizer import learning_rate_at, make_optimizer
 from core.strategy import Crops, Strategy
@@ -27,7 +27,7 @@ from core.training.config import config_class, parse_config
 from core.training.loop import run_training
 from core.weights import load_weights
 from tests.helpers.command_line import ROOT, SCRIPTS, SMALL, refused, run
-from tests.helpers.golden import trainer_of
+from tests.helpers.golden import make_network, trainer_of
 from tools.runs.checkpoints import Description, save_checkpoint
 from tools.system.errors import UserError
 from tools.system.processes import Processes

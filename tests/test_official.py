@@ -51,7 +51,7 @@ def test_the_numbers_are_the_shared_ones(official):
 
 def our_first_weights(monkeypatch) -> dict[str, torch.Tensor]:
     """Return the first weights of a network with D = 2048, under the official names, those of the classes stacked."""
-    monkeypatch.setattr("core.networks.build_backbone", lambda name: (nn.Identity(), CHANNELS, 16))
+    monkeypatch.setattr("core.networks.build_backbone", lambda name: (nn.Identity(), CHANNELS))
     network = Classifier("resnet50", CLASSES)
     instances = network.instances
     return {

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torchvision.models import ResNet18_Weights, get_model
 
-from core.evaluation.loading import make_network, trained_network
+from core.evaluation.loading import trained_network
 from core.networks import ARCHITECTURES, RESNESTS, Classifier
 from core.weights import load_weights
+from tests.helpers.golden import make_network
 from tools.runs.checkpoints import Description, imagenet_state_dict, read_state_dict, save_checkpoint
 from tools.system.errors import UserError
 from tools.system.files import replace_file

@@ -1,6 +1,5 @@
 """From a name or a file to a network on a device, and to the keypoints of its strategy."""
 
-import difflib
 import runpy
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from core.networks import HEADS, RESNESTS, TIMM_PREFIX, Classifier, Head
+from core.networks import HEADS, RESNESTS, Classifier, Head
 from core.strategy import KEYPOINTS, STRATEGIES, Keypoints, Options, Strategy
 from core.weights import StateDict, head_classes, load_weights
 from tools.data.devkit import class_columns
@@ -18,16 +17,14 @@ from tools.system.files import ROOT
 from tools.system.memory import keep_freed_memory
 
 
-def make_network(
+def load_first_weights(
+    network: Classifier,
     architecture: str,
     weights: str,
-    num_classes: int,
-    channels_last: bool = True,
-    head: str | Head = "instances",
     class_names: list[str] | None = None,
     say: Callable[[str], None] = print,
-) -> Classifier:
-    """Return a classifier with its first weights: "imagenet", "none" or a file (see `core.weights.load_weights`).
+) -> None:
+    """Load a classifier's first weights: "imagenet", "none" or a file (see `core.weights.load_weights`).
 
     Args:
         class_names: of the V classes. From the checkpoint of a training on other classes, the classes with the same
@@ -35,22 +32,22 @@ def make_network(
         say: called with a sentence that says so.
 
     Raises:
-        UserError: an unknown architecture, or weights that are not available or do not fit.
+        UserError: the weights are not available or do not fit.
     """
-    network = untrained_network(architecture, num_classes, channels_last, head)
     if weights == "none":
-        return network
+        return
     source, rows = f"--weights {weights} for {architecture}", None
     if weights == "imagenet":
-        return _filled(network, imagenet_state_dict(RESNESTS.get(architecture, architecture)), rows, source)
-    path = Path(weights)
-    state_dict = read_state_dict(path)
-    if (count := head_classes(state_dict)) is not None:
-        description = read_description(path)
-        network.normalization = description.normalization
-        if class_names is not None:
-            rows = _rows_by_name(weights, count, description.class_names, class_names, say)
-    return _filled(network, state_dict, rows, source)
+        state_dict = imagenet_state_dict(RESNESTS.get(architecture, architecture))
+    else:
+        path = Path(weights)
+        state_dict = read_state_dict(path)
+        if (count := head_classes(state_dict)) is not None:
+            description = read_description(path)
+            network.normalization = description.normalization
+            if class_names is not None:
+                rows = _rows_by_name(weights, count, description.class_names, class_names, say)
+    _fill(network, state_dict, rows, source)
 
 
 def trained_network(
@@ -88,7 +85,8 @@ def trained_network(
     rows = _rows_by_name(str(path), count, trained_on, description.class_names, say)
     network = untrained_network(description.architecture, len(rows), head=_head_of(description))
     network.normalization = description.normalization
-    return _filled(network.eval(), state_dict, rows, f"{path} for {description.architecture}"), description
+    _fill(network, state_dict, rows, f"{path} for {description.architecture}")
+    return network.eval(), description
 
 
 def untrained_network(
@@ -102,28 +100,16 @@ def untrained_network(
     except ImportError as error:
         raise UserError(f"--architecture {architecture} needs timm: pip install timm") from error
     except ValueError as error:
-        raise UserError(f"--architecture: {error}{_similar_in_timm(architecture)}") from error
+        raise UserError(f"--architecture: {error}") from error
     network.normalization = normalization_of(RESNESTS.get(architecture, architecture))
     return network
 
 
-def _filled(network: Classifier, state_dict: StateDict, rows: list[int | None] | None, what: str) -> Classifier:
+def _fill(network: Classifier, state_dict: StateDict, rows: list[int | None] | None, what: str) -> None:
     try:
         load_weights(network, state_dict, rows)
     except ValueError as error:
         raise UserError(f"{what} with {network.num_classes} classes: {error}") from error
-    return network
-
-
-def _similar_in_timm(architecture: str) -> str:
-    """Name models of timm that are spelled like an unknown one."""
-    name = architecture.removeprefix(TIMM_PREFIX)
-    if name == architecture:
-        return ""
-    import timm
-
-    similar = [] if timm.is_model(name) else difflib.get_close_matches(name, timm.list_models())
-    return f" (similar: {', '.join(similar)})" if similar else ""
 
 
 def _rows_by_name(

@@ -11,9 +11,10 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from core.evaluation.loading import make_network
+from core.evaluation.loading import load_first_weights, untrained_network
 from core.evaluation.prediction import predict
 from core.losses import class_loss
+from core.networks import Classifier
 from core.strategy import Strategy
 from core.training.config import Config, parse_config
 from core.training.devices import Devices, choose_devices, lower_memory
@@ -67,28 +68,29 @@ def run_training(strategy: Strategy, config: Config, processes: Processes) -> No
     """
     with explain_shortages("; --resume continues from the last state", memory=lower_memory(config)):
         devices = choose_devices(config, processes)
-        config = replace(config, replicas=devices.replicas)
-        data = make_data(config, read_class_names(config.class_file), processes)
+        config, names = replace(config, replicas=devices.replicas), read_class_names(config.class_file)
+        torch.manual_seed(config.seed)
+        head = strategy.head_for(strategy.options(asdict(config)))
+        network = untrained_network(config.architecture, len(names), config.channels_last, head)  # refused at once
+        data = make_data(config, names, processes)
+        notes: list[str] = []
+        load_first_weights(network, config.architecture, config.weights, names, notes.append)
         with Interruption() as interruption:
-            _train(strategy, config, devices, data, interruption)
+            trainer = _make_trainer(network, strategy, config, devices, len(data.loaders["training"]))
+            torch.manual_seed(config.seed + processes.rank)  # from here on, dropout differs between processes
+            with Run(config, trainer, data.sets, interruption) as run:
+                if run.start(_summary(config, devices, data), notes):
+                    _epochs(run, data)
 
 
-def _train(strategy: Strategy, config: Config, devices: Devices, data: Data, interruption: Interruption) -> None:
-    processes, names = devices.processes, data.sets["training"].class_names
-    torch.manual_seed(config.seed)
-    notes: list[str] = []
-    head = strategy.head_for(strategy.options(asdict(config)))
-    network = make_network(
-        config.architecture, config.weights, len(names), config.channels_last, head, names, notes.append
-    )
+def _make_trainer(
+    network: Classifier, strategy: Strategy, config: Config, devices: Devices, epoch_iterations: int
+) -> Trainer:
+    processes = devices.processes
     network.to(devices.first)
     replicas = 1 if config.sync_bn else devices.replicas
     network.set_replicas(replicas, devices.count, processes.is_first, synchronize=config.sync_bn)
-    trainer = Trainer(network, strategy, config, len(data.loaders["training"]), processes, devices.gpus)
-    torch.manual_seed(config.seed + processes.rank)  # from here on, dropout differs between processes
-    with Run(config, trainer, data.sets, interruption) as run:
-        if run.start(_summary(config, devices, data), notes):
-            _epochs(run, data)
+    return Trainer(network, strategy, config, epoch_iterations, processes, devices.gpus)
 
 
 def _epochs(run: Run, data: Data) -> None:

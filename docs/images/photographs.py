@@ -1,7 +1,8 @@
 """Write the free photographs of the pictures in README and docs: python3 -m docs.images.photographs FOLDER.
 
 They come with scikit-image, which the tests install: Chelsea the cat (Stéfan van der Walt, CC0), the astronaut Eileen
-Collins (NASA, public domain), a rocket (Falcon 9, SpaceX, public domain) and a cup of coffee (Rachel Michetti, CC0). `pair.png` shows the astronaut beside the cat: an image of two classes.
+Collins (NASA, public domain), a rocket (Falcon 9, SpaceX, public domain) and a cup of coffee (Rachel Michetti, CC0).
+`pair.png` shows the astronaut beside the cat: an image of two classes.
 """
 
 import sys

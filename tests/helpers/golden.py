@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from core.evaluation.loading import load_first_weights, untrained_network
 from core.networks import Classifier
 from core.strategy import Step, Strategy
 from core.training.config import Config, parse_config
@@ -27,6 +28,13 @@ def config_of(strategy: Strategy, **arguments: object) -> Config:
     """Return a config of arguments by name, without data."""
     words = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
     return parse_config(strategy, "", ["--data_dir", "none", "--tag", "test", *words])
+
+
+def make_network(architecture: str, weights: str, num_classes: int, **about: object) -> Classifier:
+    """Return a network as a training starts with it; `about`: see `load_first_weights`."""
+    network = untrained_network(architecture, num_classes)
+    load_first_weights(network, architecture, weights, **about)
+    return network
 
 
 def trainer_of(strategy: str | Strategy, network: Classifier, **arguments: object) -> Trainer:
