@@ -5,7 +5,6 @@ the archive that the PASCAL VOC test server accepts. Raw scores are kept, and --
 network. See docs/evaluation.md.
 """
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from tools.metrics.scores import Scores, read_scores, write_scores
 from tools.metrics.submission import TEST_IMAGES, write_submission
 from tools.metrics.thresholds import read_thresholds, recorded_thresholds
 from tools.pictures.figure import style
-from tools.pictures.report import Section, page_path
+from tools.pictures.report import page_path
 from tools.runs.folder import CLASS_PAIRS, IN_PROTOCOLS, LABELS, LOCALIZATION, Folder, checkpoint_path
 from tools.system.command_line import parse
 from tools.system.errors import UserError, advice, printable, run_main
@@ -81,11 +80,7 @@ def measure(config: Config, evaluated: Evaluated, base: Path) -> list[str]:
     if config.report:
         page = page_path(config.report, base.name)
         about = {**provenance(), **scored.settings, **measured_with(config)}
-        more = []
-        if localization:
-            means = [result["localization"][name] for name in ("over_pairs", "mean_over_classes")]
-            rows = [[name, *(each.get(name, math.nan) for each in means)] for name in means[0]]
-            more.append(Section("Objects", "", {}, ["measured", "over pairs, %", "mean over classes, %"], rows))
+        more = [localization.section()] if localization else []
         found = Evaluation(scored, labels, counted, threshold, metrics, interval)
         evaluation_page(page, f"{base.name}: mAP {metrics.means['mAP']:.2f}", found, pictures, about, more)
         lines.append(f"written: {page}")

@@ -295,6 +295,7 @@ def test_results_of_other_settings_are_kept(evaluated, toy, tmp_path, monkeypatc
     assert len(list(Path("experiments/evaluation").glob("*.npz"))) == 4
     output = capsys.readouterr()
     assert output.err.count("was made with other settings and is kept: writing best_x_Main_val_") == 3
+    assert "best_x_Main_val_2 (flip differs)" in output.err and "best_x_Main_val_4 (eval_resize differs)" in output.err
     assert "evaluated on whole images, fitted to 64 pixels" in output.out
     shutil.copytree(toy, "other")
     evaluate(monkeypatch, *common, "--data_dir", "other")

@@ -26,7 +26,7 @@ from tests.helpers.command_line import ROOT, SCRIPTS, run, small_with
 from tools.data.datasets import ImageFiles, VOCClassification
 from tools.data.devkit import read_class_names
 from tools.data.images import find_images
-from tools.data.transforms import evaluation_transform
+from tools.data.transforms import covered_cells, evaluation_transform
 from tools.metrics.readers import read_results
 from tools.metrics.reports import COLUMNS, Prediction, PredictionTable
 from tools.pictures import panels
@@ -230,7 +230,7 @@ def test_an_image_fills_its_canvas_and_the_rest_is_0(tmp_path):
     assert (item.canvas[:, :32] == 0).all() and (item.canvas[:, 64:] == 0).all() and (item.canvas[:, 32:64] > 2).all()
     assert item.to_original([32, 0]) == (1, 1) and item.to_original([63, 95]) == (98, 298)
     assert item.to_original([0, 0]) == (0, 1)  # beside the image: its nearest pixel
-    assert item.covered_cells(6).tolist() == [[2 <= row < 4] * 6 for row in range(6)]
+    assert covered_cells(torch.tensor(item.box), 96, 6).tolist() == [[2 <= row < 4] * 6 for row in range(6)]
 
 
 def test_predictions_of_other_images_or_settings_are_kept(here, capsys):

@@ -8,12 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.evaluation.localization import THE_FOUR, Localization, box_masks, share_inside
+from core.evaluation.localization import NO_BOXES, THE_FOUR, Localization, box_masks, share_inside
 from core.evaluation.pairs import PresentClasses, visible_box
 from core.strategy import Keypoints, Options
 from tools.data.annotations import VOCObject
 from tools.data.sight import sight_note
 from tools.data.transforms import fitted_box
+from tools.pictures.report import Section
 
 
 def an_object(label: int, xmin: float, ymin: float, xmax: float, ymax: float) -> VOCObject:
@@ -146,6 +147,31 @@ def test_boxes_follow_an_image_that_is_fitted_to_the_canvas(size):
     assert localization.over_pairs()["centre"] >= 50 and localization.skipped == 0
     pairs = localization.present.pairs([0], torch.device("cpu"))
     assert pairs.boxes[0].tolist() == list(fitted_box(size, 64))
+
+
+@pytest.mark.parametrize("resize", [True, False])
+def test_of_a_fitted_image_the_padding_does_not_count(resize):
+    """As inference does; of the top-left crop the whole canvas counts, as in the official code."""
+    features = torch.full((1, 2, 8, 8), -1.0)
+    features[0, :, 7, 7], features[0, 0, 3, 2], features[0, 1, 1, 4] = 9, 3, 3
+    # On 64 pixels the image is in the rows 15 to 48, or 0 to 34: the cell (1, 4) shows it in its last row only.
+    objects = [[an_object(0, 17, 2, 24, 17), an_object(1, 1, 1, 64, 2)]]
+    localization = measured(objects, [(34, 64)], 2, 64, resize=resize)
+    localization.observe(features, torch.tensor([0]))
+    found = localization.per_class()
+    assert [found[name].tolist() for name in ("cMax", "cTopk")] == [[100, 100]] * 2 if resize else [[0, 0]] * 2
+    assert (found["energy"][0] > 50) == resize and localization.strength() == (3 if resize else 9)
+    overlap = localization.of_maps()["CAM"]["IoU 0.3"]
+    assert overlap > 0 if resize else overlap == 0
+
+
+def test_annotations_without_boxes_are_not_measured():
+    objects, sizes = [[an_object(0, 1, 1, 64, 50)], [an_object(1, 1, 1, 40, 64)]], [(50, 64), (64, 40)]
+    for boxes, without in ((objects, True), ([objects[0], [an_object(1, 1, 1, 40, 60)]], False)):
+        localization = measured(boxes, sizes, 2, 64, resize=True)
+        localization.observe(torch.ones(2, 2, 4, 4), torch.tensor([0, 1]))
+        assert (localization.text() == NO_BOXES) == (localization.section() == Section("Objects", NO_BOXES)) == without
+    assert [row[0] for row in localization.section().rows][-2:] == ["chance: centre", "chance: uniform"]
 
 
 def test_what_the_crop_does_not_show_is_counted():

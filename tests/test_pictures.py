@@ -656,6 +656,17 @@ def test_a_co_occurrence_matrix_is_drawn_from_labels(scored, monkeypatch):
     assert Path("a.pdf").read_bytes().startswith(b"%PDF")
 
 
+@pytest.mark.parametrize("classes, expected", [(2, ["7", "0"]), (13, [])])
+def test_the_cells_of_a_small_matrix_have_their_numbers(classes, expected):
+    names, counts = [f"class {v}" for v in range(classes)], np.zeros((classes, classes))
+    counts[0, 1] = 7
+    figure = matrix_charts("Classes", names, {"images": counts, "none": 0 * counts})
+    figure.draw_without_rendering()
+    written = [text.get_text() for text in figure.axes[0].texts]
+    assert written == expected
+    assert [tick.get_text() for tick in figure.axes[-1].get_xticklabels()] == ["0", "1"]
+
+
 def test_figures_of_other_scores_are_kept(scored, monkeypatch, capsys):
     for column in ("screen", "single", "screen"):
         words = ("--scores", "one.npz", "--kind", "precision_recall", "--column", column)

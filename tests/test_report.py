@@ -12,11 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.evaluation.panels import draw_example
 from core.evaluation.report import ERRORS, Evaluation, evaluation_page, worst_errors
 from tests.helpers.command_line import SCRIPTS, SMALL, refused, run
 from tools.metrics.bootstrap import bootstrap_interval
 from tools.metrics.multilabel import all_metrics
 from tools.metrics.scores import Scores
+from tools.pictures.figure import rgb_array
 from tools.pictures.report import Section, page_path, write_page
 from tools.system.errors import UserError
 
@@ -67,6 +69,21 @@ def test_a_page_names_every_class_and_the_map(tmp_path):
     assert f"{found.metrics.means['mAP']:.2f}" in page.texts
     assert set(found.scored.class_names) <= set(page.texts)
     assert "python3 evaluate_classification.py" in page.texts
+
+
+@pytest.mark.parametrize("images, classes", [(30, 4), (400, 13)])
+def test_a_page_says_how_much_of_it_is_shown(tmp_path, images, classes):
+    page = written(tmp_path / "page.html", evaluation(images, classes))
+    (text,) = (text for text in page.texts if "rule of confident learning" in text)
+    assert ("the clearest 50 are shown" in text) == (images == 400)
+
+
+def test_a_box_of_the_whole_image_is_visible():
+    pixels = np.zeros((64, 64, 4), np.uint8)
+    pixels[12:50, :, 3] = 255
+    drawn = rgb_array(draw_example(pixels, None, [(12, 0, 50, 64)]))
+    sides = (drawn[:4, 150], drawn[-4:, 150], drawn[80, :4], drawn[80, -4:])
+    assert [(side.min(-1) > 150).sum() for side in sides] == [2, 2, 2, 2]
 
 
 def test_a_page_needs_no_network(tmp_path):

@@ -32,6 +32,7 @@ from core.strategy import Keypoints, Options
 from tools.data.datasets import ImageFiles, Letterboxed, image_loader
 from tools.data.devkit import read_class_names
 from tools.data.images import ImageSource, as_rgb, find_images
+from tools.data.transforms import covered_cells
 from tools.metrics.reports import Prediction
 from tools.metrics.thresholds import read_thresholds
 from tools.pictures.figure import rgb_array
@@ -135,7 +136,8 @@ class Result:
     def cams(self, names: Sequence[str]) -> torch.Tensor:
         """Return the class activation maps of C classes on the network's canvas: `[C, n, n]`, 0 outside the image."""
         maps = self.features[[self._index(name) for name in names]]
-        return make_cam(maps.float() * self.item.covered_cells(maps.shape[-1]))
+        inside = covered_cells(torch.tensor(self.item.box), self.model.image_size, maps.shape[-1])
+        return make_cam(maps.float() * inside)
 
     def cam(self, name: str) -> np.ndarray:
         """Return the class activation map of a class in the image's own pixels: float32 `[height, width]` in 0…1."""

@@ -17,13 +17,17 @@ from core.evaluation.masks import Seeds
 from core.evaluation.pairs import Pairs, PresentClasses
 from core.networks import Classifier
 from core.strategy import KEYPOINTS, STRATEGIES, Keypoints, Options
+from tools.data.transforms import covered_cells
 from tools.metrics.average_precision import mean_over_classes
 from tools.metrics.reports import by_class, class_csv
+from tools.pictures.report import Section
 from tools.system.text_table import fixed_width_table
 
 TOLERANCE = 15  # pixels, the pointing game's (Zhang et al., Top-down neural attention by excitation backprop, 2016)
 NEAR = f"within {TOLERANCE}"
 UNIFORM, ENERGY, EMPTY = "uniform", "energy", "empty"
+HEADING, MEANS = "keypoints inside a box of their class, %", ("over (image, class) pairs", "mean over classes")
+NO_BOXES = "no boxes: the annotations cover whole images"
 THE_FOUR = tuple(KEYPOINTS[name] for name in STRATEGIES)
 
 
@@ -112,20 +116,23 @@ class Localization:
             return
         self._overlaps += best_overlaps(all_maps, pairs)
         count, size = len(pairs.image), self.image_size
-        cams = make_cam(features.float())
+        features = features.float() * covered_cells(pairs.frames, size, features.shape[-1])[:, None]
+        cams = make_cam(features)
         own, maps = cams[pairs.image, pairs.label], all_maps[0]
         visible = box_masks(pairs.region, torch.arange(count, device=features.device), count, size)
         points = {item.name: self._keypoints(item, cams, maps, pairs) for item in self.keypoints}
         points[CENTRE] = (pairs.region[:, :2] + pairs.region[:, 2:]) // 2, pairs.shown
         values = {EMPTY: own.amax((1, 2)) == 0}
+        frame = pairs.frames[pairs.image]  # as inference, the nearest pixel of a keypoint beside the image counts
         for suffix, tolerance in (("", 0), (f" {NEAR}", TOLERANCE)):
             inside = box_masks(pairs.boxes, pairs.owner, count, size, tolerance)
             values[UNIFORM + suffix] = share_inside(visible, inside)
             if not suffix:
                 values[ENERGY] = share_inside(maps * visible, inside)
             for name, (keypoints, counted) in points.items():
-                values[name + suffix] = values_at(inside, keypoints).double().masked_fill(~counted, torch.nan)
-        strongest = features[pairs.image, pairs.label].float().amax((1, 2))
+                shown = keypoints.clamp(frame[:, :2], frame[:, 2:] - 1)
+                values[name + suffix] = values_at(inside, shown).double().masked_fill(~counted, torch.nan)
+        strongest = features[pairs.image, pairs.label].amax((1, 2))
         columns = (pairs.label, *(values[name] for name in self.columns), strongest)
         self._seen.append(torch.stack([column.double() for column in columns], 1)[pairs.shown].cpu().numpy())
         self.skipped += int((~pairs.shown).sum())
@@ -191,30 +198,51 @@ class Localization:
         """Return the means by class as CSV, and their means over the classes."""
         return class_csv(class_names, self.per_class(), self.over_classes())
 
-    def text(self) -> str:
-        """Return the means to read."""
+    def without_boxes(self) -> bool:
+        """Return whether every class's boxes cover at least 98 % of its visible image: nothing can then be missed."""
+        chance = self._table()[:, 1 + self.columns.index(UNIFORM)]
+        return len(chance) > 0 and chance.min() >= 0.98
+
+    def section(self) -> Section:
+        """Return the keypoints' part of a page."""
+        if self.without_boxes():
+            return Section("Objects", NO_BOXES)
+        columns = [HEADING, *(f"{means}: {name}" for means in MEANS for name in ("inside", f"{NEAR} px"))]
+        return Section("Objects", "; ".join(self._notes()), {}, columns, self._rows())
+
+    def _rows(self) -> list[list[Any]]:
+        means = self.over_pairs(), self.over_classes()
+        titles = {name: f"chance: {name}" for name in (CENTRE, UNIFORM)}
+        return [
+            [titles.get(name, name), *(each[column] for each in means for column in (name, f"{name} {NEAR}"))]
+            for name in self.points
+        ]
+
+    def _notes(self) -> list[str]:
         pairs, classes = self.over_pairs(), self.over_classes()
-        rows = [("", "inside", f"{NEAR} px", "inside", f"{NEAR} px")]
-        for name in self.points:
-            values = [means[column] for means in (pairs, classes) for column in (name, f"{name} {NEAR}")]
-            title = f"chance: {name}" if name in (CENTRE, UNIFORM) else name
-            rows.append((title, *(f"{value:.2f}" for value in values)))
-        lines = [
-            "keypoints inside a box of their class, %      over (image, class) pairs      mean over classes",
-            fixed_width_table(rows, widths=(15, 19, 14, 15, 14)),
+        return [
             f"energy of the CAM in the boxes: {pairs[ENERGY]:.2f} over pairs, {classes[ENERGY]:.2f} mean over "
             f"classes (chance: uniform, {pairs[UNIFORM]:.2f} and {classes[UNIFORM]:.2f})",
             f"empty maps: {pairs[EMPTY]:.2f} over pairs, {classes[EMPTY]:.2f} mean over classes; strongest feature "
             f"of a map: {self.strength():.3g} on average",
             f"{len(self._table()):,} pairs; {self.skipped:,} skipped: no visible box",
-            "",
-            self._text_of_maps(),
         ]
-        return "\n".join(lines)
+
+    def text(self) -> str:
+        """Return the means to read; without boxes only what the masks measure."""
+        if self.without_boxes():
+            return "\n\n".join([NO_BOXES, *([self._text_of_maps()] if self.seeds else [])])
+        rows = [("", *(2 * ("inside", f"{NEAR} px")))]
+        rows += [(title, *(f"{value:.2f}" for value in values)) for title, *values in self._rows()]
+        table = fixed_width_table(rows, widths=(15, 19, 14, 15, 14))
+        heading = f"{HEADING}      {'      '.join(MEANS)}"
+        return "\n".join([heading, table, *self._notes(), "", self._text_of_maps()])
 
     def _text_of_maps(self) -> str:
         found = self.of_maps()
         names = [name for name, value in found[CENTRE].items() if isinstance(value, float)]
+        if self.without_boxes():
+            names = [name for name in names if name not in box_accuracy([])]
         rows = [("maps, %", *names)]
         for kind, values in found.items():
             rows.append((f"chance: {kind}" if kind == CENTRE else kind, *(f"{values[name]:.2f}" for name in names)))

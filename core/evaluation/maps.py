@@ -15,6 +15,7 @@ from core.cam import make_cam
 from core.evaluation.pairs import Pairs
 from core.keypoints import resize_cams
 from core.networks import Classifier
+from tools.data.transforms import covered_cells
 
 CENTRE = "centre"
 THRESHOLDS = np.arange(100) / 100  # of maps in 0…1: what exceeds one counts as object
@@ -45,7 +46,8 @@ class Maps:
         of_cells = [features[pairs.image, pairs.label].float()]
         if self.network:
             of_cells += self._from_gradients(features, pairs)
-        maps = [resize_cams(make_cam(of_kind), self.image_size) for of_kind in of_cells]
+        inside = covered_cells(pairs.frames, self.image_size, features.shape[-1])[pairs.image]
+        maps = [resize_cams(make_cam(of_kind * inside), self.image_size) for of_kind in of_cells]
         start, end = pairs.region[:, :2, None], pairs.region[:, 2:, None]
         pixels = 2 * torch.arange(self.image_size, device=features.device) + 1
         rows, columns = torch.exp(-2 * ((pixels - start - end) / (end - start)).square()).unbind(1)

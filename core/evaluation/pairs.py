@@ -26,6 +26,7 @@ class Pairs(NamedTuple):
     region: Tensor  # [K, 4], of the canvas, where it shows the pair's image
     boxes: Tensor  # [T, 4]
     owner: Tensor  # [T], the pair of each box
+    frames: Tensor  # [B, 4], of each image of the batch: cells of the canvas outside it count as 0
 
 
 @dataclass
@@ -41,6 +42,9 @@ class PresentClasses:
     def __post_init__(self) -> None:
         places = [fitted_box(size, self.image_size) if self.resize else (0, 0, *size) for size in self.sizes]
         self.regions = torch.tensor(places).clamp_max(self.image_size)  # where the canvas shows each image
+        canvas = torch.tensor([0, 0, self.image_size, self.image_size])
+        # Of a fitted image what inference counts; of a top-left crop the whole canvas, as in the official code.
+        self.frames = self.regions if self.resize else canvas.expand_as(self.regions)
         self.boxes: list[dict[int, list[Box]]] = []  # of every image, by class; empty for a class that is out of sight
         for objects, size, place in zip(self.objects, self.sizes, places, strict=True):
             found = {label: [] for label in sorted({item.class_index for item in objects})}
@@ -56,8 +60,8 @@ class PresentClasses:
         boxes = [(*box, owner) for owner, (_, _, own) in enumerate(found) for box in own]
         boxes = torch.tensor(boxes, dtype=torch.long).reshape(-1, 5)
         image, label, shown = rows.unbind(1)
-        region = self.regions[indices][image]
-        return Pairs(*(each.to(device) for each in (image, label, shown > 0, region, boxes[:, :4], boxes[:, 4])))
+        found = (image, label, shown > 0, self.regions[indices][image], boxes[:, :4], boxes[:, 4], self.frames[indices])
+        return Pairs(*(each.to(device) for each in found))
 
 
 def visible_box(item: VOCObject, size: tuple[int, int], place: Box, image_size: int) -> Box | None:

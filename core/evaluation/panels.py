@@ -143,5 +143,8 @@ def draw_example(pixels: np.ndarray, cam: torch.Tensor | None, boxes: list[tuple
     else:
         panels.show_overlay(axes, picture, resize_cams(cam[None].float(), len(pixels))[0].cpu().numpy()[inside])
     top, left = rows[0], columns[0]
-    panels.draw_boxes(axes, [(box[0] - top, box[1] - left, box[2] - top, box[3] - left) for box in boxes])
+    edge = 1.5 / scale - 0.5  # half a line, so that boxes at the image's edges are visible
+    ends = np.subtract(picture.shape[:2], 1 + edge)
+    corners = np.reshape(boxes, (-1, 2, 2)) - (top, left) - 0.5  # pixels have whole coordinates at their centers
+    panels.draw_boxes(axes, corners.clip(edge, ends).reshape(-1, 4).tolist())
     return figure

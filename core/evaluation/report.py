@@ -13,7 +13,7 @@ from core.evaluation.panels import draw_example
 from tools.data.annotations import VOCObject
 from tools.data.datasets import VOCImages
 from tools.data.images import upright_size
-from tools.data.transforms import fitted_box
+from tools.data.transforms import covered_cells, fitted_box
 from tools.metrics.bootstrap import Interval
 from tools.metrics.calibration import reliability
 from tools.metrics.labels import label_report, suspicious_labels
@@ -131,17 +131,17 @@ def _labels(found: Evaluation) -> list[Section]:
     predicted = scored.probabilities > found.threshold
     figure = label_report(scored, found.labels, found.counted, predicted)[3]
     described = "Matrices of the classes that occur together, and of those that are taken for each other"
-    sections = [Section("Classes together", pictures=[Picture(embedded(figure), described)])]
+    text = "The diagonal, each class with itself, is left white."
+    sections = [Section("Classes together", text, pictures=[Picture(embedded(figure), described)])]
     pairs = [*zip(*suspicious_labels(scored.probabilities, found.labels, found.counted), strict=True)]
     rows = [
         [scored.ids[row], names[v], "present" if found.labels[row, v] else "absent",
          float(scored.probabilities[row, v]), float(threshold)]
         for row, v, threshold in pairs[:SUSPICIOUS]
     ]  # fmt: skip
-    text = (
-        f"{len(pairs):,} labels that the scores contradict, by the rule of confident learning; the clearest are shown. "
-        "Scores of images that were trained on do not tell."
-    )
+    some = f"; the clearest {SUSPICIOUS} are shown" if len(pairs) > SUSPICIOUS else ""
+    text = f"{len(pairs):,} labels that the scores contradict, by the rule of confident learning{some}. "
+    text += "Scores of images that were trained on do not tell."
     return [*sections, Section("Suspicious labels", text, {}, ["image", "class", "label", "score", "threshold"], rows)]
 
 
@@ -162,9 +162,13 @@ def draw_errors(
     pictures = {}
     for row, v in pairs:
         pixels = images[row][0]
-        cam = None if features_of is None else make_cam(features_of(pixels[None])[0].float())[v]
         width, height = upright_size(images.paths[row])
         place = fitted_box((height, width), len(pixels)) if resize else (0, 0, height, width)
+        frame = place if resize else (0, 0, *pixels.shape[:2])  # as in `PresentClasses`
+        cam = None
+        if features_of:
+            features = features_of(pixels[None])[0, v].float()
+            cam = make_cam(features * covered_cells(torch.tensor(frame), len(pixels), len(features)))
         found = (visible_box(item, (height, width), place, len(pixels)) for item in objects[row] if item.box)
         pictures[row, v] = embedded(draw_example(np.asarray(pixels), cam, [box for box in found if box]), "jpg")
     return pictures

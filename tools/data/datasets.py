@@ -132,14 +132,6 @@ class Letterboxed(NamedTuple):
         column = (keypoint[1] - left + 0.5) * self.size[1] / (right - left)
         return min(max(int(row), 0), self.size[0] - 1), min(max(int(column), 0), self.size[1] - 1)
 
-    def covered_cells(self, cells: int) -> torch.Tensor:
-        """Return which cells of an n × n map the image covers at least in part: `[n, n]` bool."""
-        start = torch.arange(cells) * self.canvas.shape[-1] / cells
-        end = start + self.canvas.shape[-1] / cells
-        top, left, bottom, right = self.box
-        rows, columns = (start < bottom) & (end > top), (start < right) & (end > left)
-        return rows[:, None] & columns
-
     def heat_of(self, cam: torch.Tensor) -> np.ndarray:
         """Return the part of a map `[n, n]` that lies on the image, `[bottom − top, right − left]`."""
         size = self.canvas.shape[-1]

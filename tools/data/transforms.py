@@ -95,6 +95,15 @@ def fitted_box(size: tuple[int, int], image_size: int) -> tuple[int, int, int, i
     return top, left, top + height, left + width
 
 
+def covered_cells(boxes: torch.Tensor, image_size: int, cells: int) -> torch.Tensor:
+    """Return which cells of n × n maps the boxes `[..., 4]` cover at least in part: boolean `[..., n, n]`."""
+    start = torch.arange(cells, device=boxes.device) * image_size / cells
+    end = start + image_size / cells
+    top, left, bottom, right = boxes[..., None].unbind(-2)
+    rows, columns = (start < bottom) & (end > top), (start < right) & (end > left)
+    return rows[..., None] & columns[..., None, :]
+
+
 def to_pixels(image: Image.Image) -> torch.Tensor:
     """Convert an RGB PIL image to uint8 `[4, h, w]`: red, green, blue, and a validity mask: 255 inside the image.
 

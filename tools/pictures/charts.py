@@ -28,6 +28,7 @@ MOST_LINES = len(LINE_COLORS)
 MOST_ROWS = 12  # of bars in one column
 CHART, BAR, NAMES = 16, 1.15, 11  # height of a chart and of a bar, width of the names beside bars at most
 MOST_CURVES, SMALL = 60, 10  # small charts of a figure, and the least width of one
+MOST_WRITTEN = 12  # rows of a matrix whose numbers are written
 CHARACTER = 0.6  # mean width
 
 
@@ -158,7 +159,8 @@ def interval_chart(title: str, charts: dict[str, dict[str, tuple[float, Interval
 def matrix_charts(title: str, names: list[str], charts: dict[str, np.ndarray]) -> Figure:
     """Draw matrices `[V, V]` of the classes `names` as colored cells, by the name of their color bar.
 
-    The diagonal is empty. If there are too many names for the width, only each second, third, … is written.
+    The diagonal is empty. Of up to `MOST_WRITTEN` names, cells have their rounded numbers. If there are too many names
+    for the width, only each second, third, … is written.
     """
     in_row, width = page_width(len(charts))
     side, rows = width / in_row, math.ceil(len(charts) / in_row)
@@ -166,11 +168,15 @@ def matrix_charts(title: str, names: list[str], charts: dict[str, np.ndarray]) -
     step = math.ceil(1.05 * len(names) / (side - 8))
     grid = figure.subplots(rows, in_row, squeeze=False)
     for axes, (name, values) in zip(grid.flat, charts.items(), strict=True):
-        cells = axes.imshow(np.where(np.eye(len(names)), np.nan, values), vmin=0)
+        shown = np.where(np.eye(len(names)), np.nan, values)
+        cells = axes.imshow(shown, vmin=0, vmax=np.nanmax([1, *shown.flat]))
+        for v, w in np.argwhere(~np.isnan(shown)) if len(names) <= MOST_WRITTEN else ():
+            color = "black" if cells.norm(shown[v, w]) > 0.5 else "white"
+            axes.text(w, v, f"{shown[v, w]:.0f}", ha="center", va="center", color=color, fontsize="small")
         for axis in (axes.xaxis, axes.yaxis):
             _write_names(axis, names[::step], step, width=7)
         axes.tick_params(axis="x", labelrotation=90)
-        figure.colorbar(cells, ax=axes, location="top", aspect=30, label=name)
+        figure.colorbar(cells, ax=axes, location="top", aspect=30, label=name).locator.set_params(integer=True)
     return figure
 
 

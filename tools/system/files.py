@@ -196,7 +196,7 @@ def result_path(path: Path, made_with: dict[str, Any], recorded: Callable[[Path]
         made_with: the settings of the new result, plain values.
         recorded: returns the settings of the result at a path, or None if there is none; a `UserError`: unknown ones.
     """
-    made_with, free = _as_json(made_with), path
+    made_with, free, differing = _as_json(made_with), path, []
     for number in itertools.count(2):
         try:
             found = recorded(free)
@@ -206,9 +206,12 @@ def result_path(path: Path, made_with: dict[str, Any], recorded: Callable[[Path]
             found = None
         if found is None or found == made_with:
             break
+        if free is path:
+            differing = [name for name in made_with if name in found and found[name] != made_with[name]]
         free = path.with_name(f"{path.name.removesuffix(path.suffix)}_{number}{path.suffix}")
     if free != path:
-        print(f"note: {path} was made with other settings and is kept: writing {free.name}", file=sys.stderr)
+        what = f" ({differing[0]} differs)" if differing else ""
+        print(f"note: {path} was made with other settings and is kept: writing {free.name}{what}", file=sys.stderr)
     return free
 
 
