@@ -9,12 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+from core.evaluation import report
 from core.evaluation.panels import draw_example
-from core.evaluation.report import ERRORS, Evaluation, evaluation_page, worst_errors
+from core.evaluation.report import ERRORS, Evaluation, draw_errors, evaluation_page, worst_errors
 from tests.helpers.command_line import SCRIPTS, SMALL, refused, run
+from tools.data.transforms import evaluation_transform
 from tools.metrics.bootstrap import bootstrap_interval
 from tools.metrics.multilabel import all_metrics
 from tools.metrics.scores import Scores
@@ -76,6 +80,20 @@ def test_a_page_says_how_much_of_it_is_shown(tmp_path, images, classes):
     page = written(tmp_path / "page.html", evaluation(images, classes))
     (text,) = (text for text in page.texts if "rule of confident learning" in text)
     assert ("the clearest 50 are shown" in text) == (images == 400)
+
+
+@pytest.mark.parametrize("resize, expected", [(True, 1), (False, 1 / 3)])
+def test_the_map_of_a_fitted_image_does_not_count_the_padding(tmp_path, monkeypatch, resize, expected):
+    class Images(list):
+        paths = (tmp_path / "a.png",)
+
+    Image.new("RGB", (64, 32)).save(Images.paths[0])
+    images, maps = Images([(evaluation_transform(64, resize)(Image.open(Images.paths[0]).convert("RGB")),)]), []
+    monkeypatch.setattr(report, "draw_example", lambda pixels, cam, boxes: maps.append(cam))
+    monkeypatch.setattr(report, "embedded", lambda *_: "")
+    features = torch.tensor([0.0, 3, 0, 9])[:, None].expand(1, 1, 4, 4)  # the last row is in the padding
+    draw_errors([(0, 0)], images, [[]], resize, lambda _: features)
+    assert maps[0][1].tolist() == pytest.approx([expected] * 4, abs=1e-4)
 
 
 def test_a_box_of_the_whole_image_is_visible():

@@ -208,7 +208,8 @@ class Localization:
         if self.without_boxes():
             return Section("Objects", NO_BOXES)
         columns = [HEADING, *(f"{means}: {name}" for means in MEANS for name in ("inside", f"{NEAR} px"))]
-        return Section("Objects", "; ".join(self._notes()), {}, columns, self._rows())
+        text = "How often keypoints are inside a box of their class, beside points that ignore the image (chance); "
+        return Section("Objects", text + "; ".join(self._notes()), {}, columns, self._rows())
 
     def _rows(self) -> list[list[Any]]:
         means = self.over_pairs(), self.over_classes()
