@@ -387,6 +387,10 @@ def test_twenty_photographs_and_a_table_become_pictures(toy, tmp_path):
     for words in commands:
         result = run_documented(tmp_path, words)
         assert result.returncode == 0, f"{words}\n{result.stdout}\n{result.stderr}"
+        if "tools.import_csv" in words:  # it prints the page's next commands
+            check, train = (shlex.split(line) for line in re.findall("^  (python3 .*)", result.stdout, re.MULTILINE))
+            assert sorted(check) == sorted(commands[1])
+            assert sorted(train[:-1]) == sorted(word for word in commands[2] if word != "photos")
     assert len(list((tmp_path / "experiments/pictures").rglob("*.*"))) >= 20
 
 

@@ -21,7 +21,7 @@ from tools.runs.log import RunLog
 def limited(toy, tmp_path_factory) -> tuple[Path, str]:
     """A folder with a run of three epochs on the first images of each list, and what it printed."""
     folder = tmp_path_factory.mktemp("limited")
-    words = small_with(batch_size=8, num_workers=2)
+    words = small_with(batch_size=8, num_workers=2, min_image_size=40)
     more = ["--data_dir", toy, "--tag", "a b", "--max_epoch", 3, "--lr", 0.01, "--limit", 20]
     result = run(folder, SCRIPTS["cTopk_w"], *words, *more)
     assert result.returncode == 0, result.stderr
@@ -35,8 +35,13 @@ def test_a_run_says_at_its_start_what_it_works_on(limited):
     assert "an epoch leaves out 4 images" in text
     assert "[!] only 2 iterations per epoch" in text
     assert "[!] --limit 20: only the first images of each list" in text
+    assert "[!] --min_image_size 40 exceeds --image_size 32" in text
+    assert "try --min_image_size 20 --max_image_size 40" in text
+    mean, std = "[0.485, 0.456, 0.406]", "[0.229, 0.224, 0.225]"
+    assert f"[i] weights none: random; images are normalized with mean {mean}, std {std}" in text
     changed = re.search("settings other than the defaults: (.*)", text)[1]
     assert "limit=20" in changed and "lr=0.01" in changed and "wd=" not in changed
+    assert "replicas=" not in changed and "tag=" not in changed  # not given
 
 
 def test_every_line_on_training_says_where_the_run_is(limited):
@@ -101,7 +106,10 @@ def test_rows_are_recorded_and_lines_written_seconds_apart(tmp_path, monkeypatch
         now[0] = 100 + seconds
         log.training(iteration, 1, (0.1, 3.0), {"loss": 1.0}, 8, 1.0, "somewhere", must_show=iteration == 5)
     assert [row["iteration"] for row in log.history["train"]] == [1, 2, 3, 4, 5, 6]
-    assert re.findall(r"iteration=(\d)", capsys.readouterr().out) == ["1", "4", "5", "6"]
+    # A row's time is that since the row before, a line's that since the line before.
+    assert [row["time"] for row in log.history["train"]] == [1.0] * 6
+    lines = re.findall(r"iteration=(\d).*time=(\d)sec.* ([\d.]+) images/s", capsys.readouterr().out)
+    assert lines == [("1", "1", "8.0"), ("4", "3", "8.0"), ("5", "1", "8.0"), ("6", "1", "8.0")]
 
 
 def test_the_pace_tells_waiting_from_training():

@@ -99,9 +99,11 @@ def test_the_keypoint_picture_is_drawn(trained, toy):
 def test_training_starts_from_every_kind_of_weights(trained, toy, tmp_path):
     backbone = tmp_path / "backbone.pth"
     torch.save(resnet18().state_dict(), backbone)
-    for weights in (backbone, trained / "experiments/models/best_Max.pth"):
+    for weights, untrained in ((backbone, "the head"), (trained / "experiments/models/best_Max.pth", "nothing")):
         words = [*SMALL, "--weights", weights, "--data_dir", toy, "--tag", "again", "--max_epoch", 1]
-        assert run(tmp_path, SCRIPTS["cMax"], *words).returncode == 0
+        result = run(tmp_path, SCRIPTS["cMax"], *words)
+        assert result.returncode == 0
+        assert f"they fill all 100 tensors of the backbone; untrained: {untrained}; images are" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -113,6 +115,8 @@ def test_training_starts_from_every_kind_of_weights(trained, toy, tmp_path):
         ({"batch_size": 1000}, "a batch of 1000 images exceeds"),
         ({"architecture": "vgg16"}, "choose one of resnet18, resnet34, resnet50"),
         ({"architecture": "timm/nothing_like_it"}, "timm does not have a model"),
+        ({"architecture": "tf_efficientnet_lite0"}, "did you mean timm/tf_efficientnet_lite0?"),
+        ({"architecture": "timm/efficientnet_lite"}, "efficientnet_lite4, tf_efficientnet_lite0"),
         ({"weights": "nothing.pth"}, "no file nothing.pth"),
         ({"augment": "blur"}, "unknown augmentation 'blur'"),
         ({"class_file": "nothing.json"}, "nothing.json"),

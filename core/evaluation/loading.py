@@ -11,6 +11,7 @@ from core.networks import HEADS, RESNESTS, Classifier, Head
 from core.strategy import KEYPOINTS, STRATEGIES, Keypoints, Options, Strategy
 from core.weights import StateDict, head_classes, load_weights
 from tools.data.devkit import class_columns
+from tools.data.transforms import IMAGENET
 from tools.runs.checkpoints import Description, imagenet_state_dict, normalization_of, read_description, read_state_dict
 from tools.system.errors import UserError, advice, first_few, printable, quoted, shorten
 from tools.system.files import ROOT
@@ -23,7 +24,7 @@ def load_first_weights(
     weights: str,
     class_names: list[str] | None = None,
     say: Callable[[str], None] = print,
-) -> None:
+) -> str:
     """Load a classifier's first weights: "imagenet", "none" or a file (see `core.weights.load_weights`).
 
     Args:
@@ -31,15 +32,16 @@ def load_first_weights(
             name are taken; None: its classes are these.
         say: called with a sentence that says so.
 
+    Returns:
+        what was loaded, and how images are normalized for it, as a sentence.
+
     Raises:
         UserError: the weights are not available or do not fit.
     """
-    if weights == "none":
-        return
-    source, rows = f"--weights {weights} for {architecture}", None
+    source, rows, loaded = f"--weights {weights} for {architecture}", None, "random"
     if weights == "imagenet":
         state_dict = imagenet_state_dict(RESNESTS.get(architecture, architecture))
-    else:
+    elif weights != "none":
         path = Path(weights)
         state_dict = read_state_dict(path)
         if (count := head_classes(state_dict)) is not None:
@@ -47,7 +49,14 @@ def load_first_weights(
             network.normalization = description.normalization
             if class_names is not None:
                 rows = _rows_by_name(weights, count, description.class_names, class_names, say)
-    _fill(network, state_dict, rows, source)
+    if weights != "none":
+        is_backbone = _fill(network, state_dict, rows, source) == "backbone"
+        count = sum(not name.endswith("num_batches_tracked") for name in network.backbone.state_dict())
+        new = (rows or []).count(None)
+        untrained = "the head" if is_backbone else f"the head's rows of {new} classes" if new else "nothing"
+        loaded = f"they fill all {count} tensors of the backbone; untrained: {untrained}"
+    mean, std = ([round(value, 3) for value in values] for values in network.normalization or IMAGENET)
+    return f"weights {printable(weights)}: {loaded}; images are normalized with mean {mean}, std {std}"
 
 
 def trained_network(
@@ -105,9 +114,9 @@ def untrained_network(
     return network
 
 
-def _fill(network: Classifier, state_dict: StateDict, rows: list[int | None] | None, what: str) -> None:
+def _fill(network: Classifier, state_dict: StateDict, rows: list[int | None] | None, what: str) -> str:
     try:
-        load_weights(network, state_dict, rows)
+        return load_weights(network, state_dict, rows)
     except ValueError as error:
         raise UserError(f"{what} with {network.num_classes} classes: {error}") from error
 

@@ -26,6 +26,7 @@ USAGE = "%(prog)s --data_dir DIR [argument ...]"
 IGNORED_ARGUMENTS = ("num_pieces", "h_co", "w_co", "loss_option", "level", "re_loss_option")
 SELECT_HELP = "choose the best epoch on this list, or this share of the training list, instead of --val_split"
 TEACHER_CROPS_HELP = "crops that the teacher sees at a time, to save memory; -1: as many as images, 0: all"
+RESIZED = "length of the longer side after random resizing, pixels"
 OF_TEACHERS = {  # arguments that only strategies with a teacher have, with their defaults
     "alpha_ema": (0.99, Argument("weight of the teacher's past per update, in [0, 1)", "method", least=0, below=1)),
     "teacher_crops": (-1, Argument(TEACHER_CROPS_HELP, "optimization", least=-1, metavar="N", resumable=True)),
@@ -53,10 +54,10 @@ class Config(Arguments):
     select_split: str | None = _data(None, SELECT_HELP, metavar="SPLIT|SHARE")
     limit: int = _data(0, "to try out: use only the first N images of each list; 0: all", least=0, metavar="N")
     class_file: str = _data(str(DATA / "VOC_2012.json"), "JSON file with class_names", resumable=True)
-    image_size: int = _data(512, "side of the training image, pixels, divisible by 32", above=0)
+    image_size: int = _data(512, "side of the training image, pixels, divisible by 32; see min_image_size", above=0)
     eval_resize: bool = _data(False, "validate whole images, fitted to image_size, not their top-left square")
-    min_image_size: int = _data(320, "minimum length of the longer side after random resizing, pixels", above=0)
-    max_image_size: int = _data(640, "maximum length of the longer side after random resizing, pixels", above=0)
+    min_image_size: int = _data(320, f"minimum {RESIZED}; scale it with image_size (5/8)", above=0)
+    max_image_size: int = _data(640, f"maximum {RESIZED}; scale it with image_size (5/4)", above=0)
     augment: str = _data("", f"{', '.join(AUGMENTATIONS)} (FixMatch's, with a black square), or both")
     num_workers: int = _data(4, "loader processes; no influence on results", least=0, resumable=True)
 
@@ -133,6 +134,11 @@ class Config(Arguments):
     def replayable(self) -> dict[str, Any]:
         """Return the arguments that `--config` reads back."""
         return {name: value for name, value in sorted(asdict(self).items()) if name not in NOT_REPLAYED}
+
+    def changed(self) -> str:
+        """Return the arguments, besides the tag, that differ from the defaults, as text."""
+        defaults = {item.name: item.default for item in fields(self)} | {"tag": self.tag}
+        return ", ".join(f"{name}={value}" for name, value in self.replayable().items() if value != defaults[name])
 
     def resumable(self, name: str) -> bool:
         """Return whether an argument may differ between a run and its continuation."""

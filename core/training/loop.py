@@ -68,13 +68,13 @@ def run_training(strategy: Strategy, config: Config, processes: Processes) -> No
     """
     with explain_shortages("; --resume continues from the last state", memory=lower_memory(config)):
         devices = choose_devices(config, processes)
+        notes = [f"settings other than the defaults: {config.changed() or 'none'}"]
         config, names = replace(config, replicas=devices.replicas), read_class_names(config.class_file)
         torch.manual_seed(config.seed)
         head = strategy.head_for(strategy.options(asdict(config)))
         network = untrained_network(config.architecture, len(names), config.channels_last, head)  # refused at once
         data = make_data(config, names, processes)
-        notes: list[str] = []
-        load_first_weights(network, config.architecture, config.weights, names, notes.append)
+        notes.append(load_first_weights(network, config.architecture, config.weights, names, notes.append))
         with Interruption() as interruption:
             trainer = _make_trainer(network, strategy, config, devices, len(data.loaders["training"]))
             torch.manual_seed(config.seed + processes.rank)  # from here on, dropout differs between processes
@@ -231,6 +231,12 @@ def _summary(config: Config, devices: Devices, data: Data) -> list[str]:
         lines.append(f"[i] an epoch leaves out {dropped:,} images, others each time: they fill no batch")
     if iterations < FEW_ITERATIONS:
         lines.append(f"[!] only {iterations} iterations per epoch: try a smaller --batch_size, or more images")
+    if config.min_image_size > config.image_size:
+        side = config.image_size
+        lines.append(
+            f"[!] --min_image_size {config.min_image_size} exceeds --image_size {side}: training sees only parts "
+            f"of the images; try --min_image_size {side * 5 // 8} --max_image_size {side * 5 // 4}"
+        )
     if config.limit:
         lines.append(f"[!] --limit {config.limit}: only the first images of each list, to try things out")
     if "selection" in data.sets:

@@ -3,7 +3,7 @@
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ class Run:
             self._files.release()
 
     def start(self, summary: Sequence[str], notes: Sequence[str]) -> bool:
-        """Start from scratch, or continue from what `--resume` names; log `summary`, and `notes` on the first weights.
+        """Start from scratch, or continue from what `--resume` names; log `summary`, and `notes` if from scratch.
 
         The order matters: every check, also whether the disk has room, comes before an earlier run is archived, and
         the first state is written at once, so that an unwritable folder fails before training starts.
@@ -112,11 +112,8 @@ class Run:
             position = f"iteration {self.trainer.iteration:,}, epoch {self.epoch + 1}"
             self.log.line(f"[i] resumed at {position}, from {source}{changed}")
             return
-        arguments, config = asdict(self.config), fields(self.config)
-        changed = {field.name: arguments[field.name] for field in config if arguments[field.name] != field.default}
-        for title, shown in (("", arguments), (", settings other than the defaults", changed)):
-            listed = ", ".join(f"{name}={value}" for name, value in sorted(shown.items()))
-            self.log.line(f"[i] strategy {self.trainer.strategy.name}{title}: {listed or 'none'}")
+        listed = ", ".join(f"{name}={value}" for name, value in sorted(asdict(self.config).items()))
+        self.log.line(f"[i] strategy {self.trainer.strategy.name}: {listed}")
         if self.config.resume is not None:
             self.log.line(f"[i] no saved state at {self.folder.state(self.config.tag)}: starting from scratch")
 
@@ -293,7 +290,7 @@ class Run:
         self.log.line(f"[i] finished after {took}; written: {written}; kept (--keep {keep}): {KEEP[keep]}")
         images = ["--tag", tag, "--data_dir", self.config.data_dir, "--split", self.config.val_split]
         for command in (
-            ["evaluate_classification.py", *images],
+            ["evaluate_classification.py", *images, "--report", "reports"],
             ["inference_classification.py", *images, "--compare", "--count", "6"],
             ["-m", "tools.plot_history", tag],
         ):

@@ -257,4 +257,5 @@ def import_samples(args: ImportArguments, found: Found) -> None:
     how = ", ".join(f"{count:,} {method}" for method, count in sorted(methods.items()))
     class_file = args.out / CLASS_FILE
     print(f"{args.out}: {len(samples):,} images ({how}), {len(names)} classes; classes: {class_file}")
-    print_next_commands(args.out, class_file, "Main/train", "Main/val" if "val" in lists else "Main/train")
+    val_split, images = "Main/val" if "val" in lists else "Main/train", len(lists["train"])
+    print_next_commands(args.out, class_file, "Main/train", val_split, "Main/trainval", images)

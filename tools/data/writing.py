@@ -22,6 +22,8 @@ CLASS_FILE = "classes.json"
 JPEG_QUALITY = 92
 # The weights of the losses in the paper; the training scripts' defaults are those of the official code.
 PAPER = "--alpha_schedule_re 0.05 --alpha_re 3.00 --alpha_p 0.5"
+FEW_IMAGES = 320  # ten iterations per epoch of the default batch size; of fewer training images:
+FOR_FEW = "--batch_size 4 --lr 0.01 --max_epoch 30"
 
 
 @dataclass(frozen=True)
@@ -132,15 +134,21 @@ def voc_color(number: int) -> list[int]:
     return [sum(((number >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(8)) for channel in range(3)]
 
 
-def print_next_commands(data_dir: Path, class_file: Path | None, train_split: str, val_split: str) -> None:
-    """Print the commands, for a shell, that check a data set and train on it; without a class file it is VOC's."""
+def print_next_commands(
+    data_dir: Path, class_file: Path | None, train_split: str, val_split: str, check: str = "", images: int = FEW_IMAGES
+) -> None:
+    """Print the commands, for a shell, that check a data set and train on it; without a class file it is VOC's.
+
+    `check` is the split to check (default: that of training); few training `images` get settings of their own.
+    """
     data = ["--data_dir", str(data_dir)]
     classes = ["--class_file", str(class_file)] if class_file else []
     # A valid tag: short, and unlike the names of a run's files.
     tag = re.sub(r"[^\w-]+|^(best_|last_|-)+", "_", data_dir.resolve().name)[:30] or "own"
     splits = ["--train_split", train_split, "--val_split", val_split]
-    check = ["-m", "tools.check_data", *data, "--split", train_split, *classes]
+    check = ["-m", "tools.check_data", *data, "--split", check or train_split, *classes]
     train = ["train_classification_with_puzzle_cTopk_w_ema.py", *data, *splits, *classes, *PAPER.split()]
     train += ["--eval_resize"] if class_file else []  # images of any size are validated whole
+    train += FOR_FEW.split() if images < FEW_IMAGES else []
     train += ["--tag", tag]
     print("next:", *(f"  python3 {shlex.join(words)}" for words in (check, train)), sep="\n")

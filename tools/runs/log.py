@@ -31,6 +31,7 @@ class RunLog:
         self._make_writer: Any = None
         self._writer: Any = None
         self._trained_at = 0.0  # when the last line on training was written
+        self._since_line = np.zeros(2)  # images and seconds of training since then
         if tensorboard and not silent:
             try:
                 from torch.utils.tensorboard import SummaryWriter
@@ -84,22 +85,24 @@ class RunLog:
     ) -> None:
         """Log the mean losses since the last row, by name, of `count` images, which took `seconds`.
 
-        Every row is in the history; a line is written if it `must_show`, or if the last one is a few seconds old.
+        Every row is in the history; a line is written if it `must_show`, or if the last one is a few seconds old. A
+        line's time and speed are those since the line before.
 
         Args:
             rates: learning rate, and weight of the reconstruction loss; progress: of the run, to read.
         """
         learning_rate, alpha_re = rates
-        speed = count / max(seconds, 1e-9)
+        self._since_line += count, seconds
         shown = ", ".join(f"{name}={value:.4f}" for name, value in losses.items())
         if must_show or time.monotonic() - self._trained_at >= LINE_SECONDS:
-            self._trained_at = time.monotonic()
+            self._trained_at, (images, spent) = time.monotonic(), self._since_line
+            self._since_line, speed = np.zeros(2), images / max(spent, 1e-9)
             self.line(
-                f"[i] iteration={iteration:,}, learning_rate={learning_rate:.5f}, {shown}, time={seconds:.0f}sec, "
+                f"[i] iteration={iteration:,}, learning_rate={learning_rate:.5f}, {shown}, time={spent:.0f}sec, "
                 f"alpha_re={alpha_re:.2f}, {speed:.1f} images/s, {progress}, at {time.strftime('%H:%M:%S')}"
             )
         row = {"learning_rate": learning_rate, **losses, "time": round(seconds, 2)}
-        row |= {"epoch": epoch, "alpha_re": alpha_re, "images_per_second": round(speed, 2)}
+        row |= {"epoch": epoch, "alpha_re": alpha_re, "images_per_second": round(count / max(seconds, 1e-9), 2)}
         self._record("train", iteration, row, {f"Train/{name}": value for name, value in row.items()})
 
     def validation(
