@@ -535,7 +535,9 @@ def test_every_image_is_a_line_and_the_last_one_counts(here, capsys):
     painted(here / "a.png", 64, 64, ("red", 30, 30, 20))
     painted(here / "b.png", 64, 64)
     assert infer("--images", "a.png", "b.png", "--threshold", 1) == 0
-    lines = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    assert "inference" not in printed.err  # a bar only on a terminal
+    lines = printed.out.splitlines()
     assert [line.split(":")[0] for line in lines[:2]] == ["a.png", "b.png"]
     assert all("none (strongest: " in line for line in lines[:2])
     assert lines[-1] == "2 images, 0 skipped, 2 without a predicted class"

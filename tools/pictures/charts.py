@@ -49,8 +49,6 @@ def line_charts(title: str, x_label: str, charts: dict[str, list[Line]], percent
             are runs: their mean is drawn, in a band from the lowest to the highest. A label "" is not in the legend.
         percent: what values in % are: charts are then small, with the same axes.
     """
-    from matplotlib.ticker import MaxNLocator
-
     charts = {name: _joined(lines) for name, lines in charts.items()}
     in_row, width = page_width(len(charts))
     if percent:
@@ -61,7 +59,7 @@ def line_charts(title: str, x_label: str, charts: dict[str, list[Line]], percent
     more = [_patch("#BBBBBB", "from the lowest to the highest run")] if banded else []
     figure, colors = _page(title, labels if len(labels) > 1 or more else [""], width, height * rows + 2, more)
     grid = figure.subplots(rows, in_row, sharex=True, sharey=bool(percent), squeeze=False)
-    grid[0, 0].xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    grid[0, 0].locator_params(axis="x", integer=True)
     for axes in grid.flat[len(charts) :]:
         axes.set_axis_off()
     for axes, (name, lines) in zip(grid.flat, charts.items(), strict=False):
