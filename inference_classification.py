@@ -116,6 +116,7 @@ def settings_of(model: TrainedClassifier, config: Config) -> dict[str, Any]:
     about |= {"amp": config.amp} if config.amp != "off" else {}
     about |= {"topk": config.top} if config.top else {"threshold": config.threshold}
     about |= {"class_names": model.class_names, **recorded_thresholds(config.thresholds)}
+    about |= {} if config.pictures is None else {"pictures": config.pictures or True}
     images = [str(Path(name).resolve()) for name in config.images or ()]
     return about | {"source": images or [f"{Path(config.data_dir).resolve()}, {config.split}"]}
 
@@ -139,7 +140,7 @@ def predict_images(model: TrainedClassifier, config: Config) -> int:
         folder = Path(config.pictures or (beside if config.out else Folder().pictures(beside.name)))
     with PredictionTable(out, about) as table:
         results = model.results(paths, config.batch_size, config.num_workers)
-        for result in tqdm(results, total=len(paths), unit="image", desc="inference"):
+        for result in tqdm(results, "inference", len(paths), unit="image", disable=None):
             if result.problem:
                 skipped += 1
                 tqdm.write(f"skipped: {printable(result.problem)}", file=sys.stderr)

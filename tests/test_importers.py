@@ -84,6 +84,7 @@ def import_table(folder: Path, content: str | bytes, *words: object) -> subproce
 def test_tables_in_every_form(folder, table, understood):
     result = import_table(folder, table)
     assert result.returncode == 0, result.stderr
+    assert "%|" not in result.stderr  # a progress bar is shown only on a terminal
     assert understood in result.stdout, result.stdout
     assert labels_in(folder / "out") == TWO
     assert {"dog 2", "person 1"} <= printed_rows(result)

@@ -245,6 +245,10 @@ def test_predictions_of_other_images_or_settings_are_kept(here, capsys):
     painted(here / "one/c.png", 64, 64)
     assert infer("--images", "one") == 0 and "note" not in capsys.readouterr().err
     assert {row["image"] for row in table()} == {"one/a.png", "one/c.png"}  # the same settings: replaced
+    assert infer("--images", "one", "--pictures") == 0
+    assert infer("--images", "one", "--scores_out", "scores.csv", "--quiet") == 0
+    images = json.loads(Path("experiments/predictions/best_C_4.json").read_text())["images"]
+    assert all(Path(entry["picture"]).exists() for entry in images)  # no table without pictures has replaced theirs
 
 
 def test_a_table_named_by_out_has_its_pictures_beside_it(here):
@@ -531,7 +535,9 @@ def test_every_image_is_a_line_and_the_last_one_counts(here, capsys):
     painted(here / "a.png", 64, 64, ("red", 30, 30, 20))
     painted(here / "b.png", 64, 64)
     assert infer("--images", "a.png", "b.png", "--threshold", 1) == 0
-    lines = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    assert "inference" not in printed.err  # a bar only on a terminal
+    lines = printed.out.splitlines()
     assert [line.split(":")[0] for line in lines[:2]] == ["a.png", "b.png"]
     assert all("none (strongest: " in line for line in lines[:2])
     assert lines[-1] == "2 images, 0 skipped, 2 without a predicted class"

@@ -58,14 +58,21 @@ def test_a_comparison_shows_only_what_differs(runs):
 
 
 def test_named_runs_are_removed_and_others_stay(runs):
+    experiments = Folder(runs / "experiments")
+    (export := experiments.export(experiments.model("first", "best_"), ".onnx")).parent.mkdir()
+    export.write_text("z" * (2 << 20))
+    listed = run(runs, *PROGRAM).stdout
+    assert listed.splitlines()[-1].startswith("not listed: exports/ 2.0 MiB (an earlier run: ")
     result = run(runs, *PROGRAM, "first", "--remove")
     assert result.returncode == 0, result.stderr
     for part in ("removing first (1.0 MiB): ", "experiments/models/best_first.pth", "experiments/snapshots/first"):
         assert part in result.stdout
-    experiments = Folder(runs / "experiments")
+    assert result.stdout.endswith("\nkept: experiments/exports/best_first.onnx\n")
     assert find_runs(experiments) == ["second"]
     left = [path.name for path in experiments.root.rglob("*first*")]
-    assert left == ["first.lock"]
+    assert left == ["best_first.onnx"]
+    assert not (experiments.root / "states").exists()
+    assert "\n1 run " in run(runs, *PROGRAM).stdout
     assert experiments.model("second", "best_").exists()
 
 

@@ -247,6 +247,27 @@ def test_a_curve_passes_through_its_points_and_has_gaps():
     assert curve.get_color() == LINE_COLORS[0]
 
 
+def test_panels_have_whole_epochs_and_the_same_ones():
+    charts = {"loss": [Line("a", [0.25, 1.5, 3], [1, 2, 3])], "mAP": [Line("a", [1, 2, 3], [1, 2, 3])]}
+    charts["one"] = charts["mAP"]
+    figure = line_charts("title", "epoch", charts)
+    rgb_array(figure)
+    assert {axes.get_xlim() for axes in figure.axes[:3]} == {figure.axes[0].get_xlim()}
+    assert all(tick == round(tick) for tick in figure.axes[0].get_xticks())
+    labeled = [bool(axes.get_xticklabels()) for axes in figure.axes[:3]]
+    assert labeled == [False, True, True]  # the lowest of each column
+    assert "a" not in texts(figure) and "title" in texts(figure)
+    with style("single"):
+        assert "title" not in texts(line_charts("title", "epoch", charts))
+
+
+def test_small_panels_fill_a_grid():
+    curves = {name: [Line("", [0, 100], [100, 50])] for name in ("cat", "dog", "cow", "ant")}
+    with style("single"):
+        figure = line_charts("title", "recall, %", curves, "precision, %")
+    assert figure.axes[0].get_gridspec().get_geometry() == (2, 2)
+
+
 def test_curves_that_coincide_are_all_visible():
     lines = [Line(str(number), list(range(40)), list(range(40))) for number in range(4)]
     drawn = rgb_array(line_charts("title", "epoch", {"loss": lines}))[100:]  # below the legend
@@ -286,7 +307,8 @@ def test_bars_of_one_label_have_their_deviation_and_chance_is_a_line():
     assert segments[0] == pytest.approx([50 - deviation, 50 + deviation])
     dashed = [one for one in axes.collections if one.get_linestyle()[0][1]]
     places = sorted(segment.tolist() for one in dashed for segment in one.get_segments())
-    assert places == [[[7, -0.5], [7, 0.5]], [[9, 0.5], [9, 1.5]]]
+    assert np.array(places)[:, :, 0].tolist() == [[7, 7], [9, 9]]
+    assert places[0][1][1] < 0.4 and places[1][0][1] > 0.6  # those of neighboring classes do not meet
     boxes(figure, axes.texts)
     assert "chance" not in texts(bar_chart("title", ["one"], ["dog"], [[1.0]], chance=[math.nan]))
 
@@ -486,7 +508,7 @@ def test_curves_of_several_runs_are_one_picture(experiments, monkeypatch, capsys
 def test_the_loss_that_is_minimized_is_first_and_the_sum_is_drawn_on_request(experiments, monkeypatch):
     typed(monkeypatch, plot_history.main, "one", "--out", "a.svg")
     titles = [text for text in shown_in("a.svg") if text in plot_history.TITLES.values()]
-    assert titles[0] == "classification loss (class_loss)"
+    assert titles[0] == "classification loss (class_loss)" and "Learning curves of one" in shown_in("a.svg")
     assert not {plot_history.TITLES["loss"], plot_history.TITLES["p_class_loss"]} & set(titles)
     typed(monkeypatch, plot_history.main, "one", "--values", "map", "loss", "--column", "single", "--out", "b.svg")
     titles = [text for text in shown_in("b.svg") if text in plot_history.TITLES.values()]

@@ -1,5 +1,6 @@
 """Long runs that break: whatever interrupts a run, it resumes to the same result, or says in one line what to do."""
 
+import fcntl
 import json
 import os
 import random
@@ -359,6 +360,14 @@ def test_a_claim_excludes_other_processes(tmp_path):
     assert "UserError: a run with tag tag is already running" in other.stderr
     files.release()
     assert subprocess.run(claim, env=environment(tmp_path)).returncode == 0
+
+
+def test_a_claim_of_a_lock_that_was_removed_meanwhile_is_repeated(tmp_path, monkeypatch):
+    lock, lockf = Folder(tmp_path).state("tag", ".lock"), fcntl.lockf
+    calls = []
+    monkeypatch.setattr(fcntl, "lockf", lambda *words: calls.append(lock.unlink() if not calls else 0) or lockf(*words))
+    RunFiles(Folder(tmp_path), "tag").claim()
+    assert len(calls) == 2 and "process" in lock.read_text()
 
 
 def test_an_unwritable_folder_is_named(tmp_path):

@@ -145,7 +145,7 @@ def check_data(config: Config) -> int:
         raise UserError(f"{path} contains no image id: choose another --split")
     with ThreadPoolExecutor(max(config.num_workers, 1)) as pool:  # Pillow decodes without the interpreter's lock
         found = pool.map(functools.partial(validate, files, class_names), ids)
-        results = dict(zip(ids, tqdm(found, desc="checking", unit="image", total=len(ids)), strict=True))
+        results = dict(zip(ids, tqdm(found, "checking", len(ids), unit="image", disable=None), strict=True))
 
     problems = {LIST: [f"{path}, {problem}" for problem in list_problems]}
     for kind in (IMAGE, ANNOTATION, BOX):

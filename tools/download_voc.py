@@ -130,7 +130,7 @@ def _transfer(url: str, part: Path) -> None:
         resumes = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
         start = start if resumes else 0
         total = None if response.length is None else start + response.length
-        bar = tqdm.wrapattr(response, "read", total, initial=start, desc=part.stem)
+        bar = tqdm.wrapattr(response, "read", total, initial=start, desc=part.stem, disable=None)
         with part.open("ab" if resumes else "wb") as file, bar as stream:
             shutil.copyfileobj(stream, file, CHUNK)
     if total is not None and _size(part) < total:
@@ -163,7 +163,7 @@ def unpack(path: Path, folder: Path) -> list[str]:
     written: set[PurePosixPath] = set()
     size = 0
     try:
-        with tarfile.open(path) as tar, tqdm(desc=f"unpacking {path.name}", unit="file") as bar:
+        with tarfile.open(path) as tar, tqdm(desc=f"unpacking {path.name}", unit="file", disable=None) as bar:
             for number, member in enumerate(tar, start=1):
                 bar.update()
                 size += max(member.size, 0)

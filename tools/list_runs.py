@@ -2,11 +2,13 @@
 
 python3 -m tools.list_runs                    all runs
 python3 -m tools.list_runs A B --compare      the settings and results in which two runs differ
-python3 -m tools.list_runs A B --remove       name and remove these runs' files: log, history, models, states, snapshots
+python3 -m tools.list_runs A B --remove       name and remove these runs' files, not their results, pictures and exports
 """
 
+import contextlib
 import os
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,8 +97,19 @@ def table_of(runs: list[Found]) -> str:
     for run in runs:
         shown = run.values()
         rows.append((run.tag, shown.get("strategy", "?"), run.state, shown["mAP"], shown["MiB"]))
-    rows.append((f"{len(runs)} runs", "", "", "", f"{sum(run.size for run in runs) / MEBIBYTE:,.1f}"))
+    count, size = f"{len(runs)} run{'s' * (len(runs) != 1)}", sum(run.size for run in runs)
+    rows.append((count, "", "", "", f"{size / MEBIBYTE:,.1f}"))
     return fixed_width_table(rows, widths=(20, 10, 12, 9, 9))
+
+
+def unlisted(folder: Folder) -> str:
+    """Return a line on the disk space of what belongs to no listed run, or "" if nothing is there."""
+    sizes: Counter[Path] = Counter()
+    for path in folder.lasting():
+        sizes[path.parent] += size_of(path)
+    shown = ", ".join(f"{part.name}/ {size / MEBIBYTE:,.1f} MiB" for part, size in sizes.items())
+    how = f"an earlier run: --experiments {folder.root}/earlier/TAG.1; delete what you do not need"
+    return f"\nnot listed: {shown} ({how})" if shown else ""
 
 
 def differences(first: Found, second: Found) -> str:
@@ -115,8 +128,13 @@ def remove_runs(folder: Folder, runs: list[Found]) -> None:
     for run, files in zip(runs, claimed, strict=True):
         paths = files.find_earlier()[::-1]  # the log comes last: a run that is half removed is still listed
         print(f"removing {run.tag} ({run.values()['MiB']} MiB): {', '.join(map(str, paths))}", flush=True)
-        for path in paths:
+        for path in (*paths, folder.state(run.tag, ".lock")):
             remove(path)
+        if kept := folder.lasting(run.tag):
+            print(f"kept: {', '.join(map(str, kept))}")
+    for part in folder.root.iterdir():
+        with contextlib.suppress(OSError):
+            part.rmdir()  # an empty folder
 
 
 def main() -> None:
@@ -129,7 +147,7 @@ def main() -> None:
     if config.remove:
         remove_runs(folder, runs)
     else:
-        print(differences(*runs) if config.compare else table_of(runs))
+        print(differences(*runs) if config.compare else table_of(runs) + unlisted(folder))
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def write_toy_set(config: Config, names: list[str], colors: list[list[int]]) -> 
     palette[1 : 1 + len(colors)] = colors
     palette[VOID] = VOID_COLOR
     count, labels = 0, {}
-    for index, image_id in enumerate(tqdm(config.lists()["trainval"], desc="drawing", unit="image")):
+    for index, image_id in enumerate(tqdm(config.lists()["trainval"], "drawing", unit="image", disable=None)):
         image, objects = draw_scene(index, config.seed, config.image_size, len(names))
         height, width = image.shape[:2]
         Image.fromarray(image).save(out / "JPEGImages" / f"{image_id}.jpg", quality=JPEG_QUALITY)

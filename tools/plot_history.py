@@ -70,7 +70,9 @@ def main() -> None:
             Line(label, epochs_of(history, kind), values_of(history, kind, name))
             for label, history in zip(config.labels(), histories, strict=True)
         ]
-    config.draw_runs("history", line_charts, "Learning curves", "epoch", charts)
+    labels = {*config.labels()}
+    title = f"Learning curves of {labels.pop()}" if len(labels) == 1 else "Learning curves"
+    config.draw_runs("history", line_charts, title, "epoch", charts)
 
 
 if __name__ == "__main__":

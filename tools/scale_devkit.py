@@ -48,7 +48,7 @@ def scale_devkit(data_dir: Path, out: Path, longer_side: int, quality: int = JPE
     if not images:
         raise UserError(f"{images.folder} holds no image ({', '.join(SUFFIXES)}): there is nothing to scale")
     with new_folder(out) as folder:
-        for image_id in tqdm(images, desc="scaling", unit="image"):
+        for image_id in tqdm(images, "scaling", unit="image", disable=None):
             with advice("restore it from the original data set"):
                 target = folder / "JPEGImages" / f"{image_id}.jpg"
                 _, factor = save_smaller(images.path(image_id), target, longer_side, quality)

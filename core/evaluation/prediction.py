@@ -60,7 +60,8 @@ def predict(
     training = network.training
     network.eval()
     all_logits, labels = [], []
-    for images, batch_labels, indices in tqdm(loader, "evaluation", total, unit="batch", leave=False, disable=silent):
+    bar = tqdm(loader, "evaluation", total, leave=False, unit="batch", disable=silent or None)
+    for images, batch_labels, indices in bar:
         images = to_device(images, device, network)
         with autocast(device, amp):
             logits, features = network(images)

@@ -69,7 +69,7 @@ def read_all(source: Path, entries: Iterable[tuple[str, Any]], read: Callable[[s
 
     entries = list(entries)
     with ThreadPoolExecutor() as pool:  # a file system may take its time to answer
-        found = list(tqdm(pool.map(attempt, entries), desc="reading", unit="image", total=len(entries)))
+        found = list(tqdm(pool.map(attempt, entries), "reading", len(entries), unit="image", disable=None))
     raise_problems(source, [each for each in found if isinstance(each, str)])
     return found
 

@@ -69,7 +69,7 @@ def write_data_set(
     """
     methods: Counter = Counter()
     with new_folder(out) as folder:
-        for sample in tqdm(samples, desc="writing", unit="image"):
+        for sample in tqdm(samples, "writing", unit="image", disable=None):
             method, written = _write_image(sample, folder / "JPEGImages" / f"{sample.image_id}.jpg", shrink)
             methods[method] += 1
             write_annotation(folder, written.image_id, written.size, written.objects, origin, out.name)

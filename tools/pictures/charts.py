@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from tools.pictures.figure import fit_text, letter, new_figure, page_width, printable, style
+from tools.pictures.figure import fit_text, in_print, letter, new_figure, page_width, printable, style
 from tools.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,26 +53,30 @@ def line_charts(title: str, x_label: str, charts: dict[str, list[Line]], percent
     charts = {name: _joined(lines) for name, lines in charts.items()}
     in_row, width = page_width(len(charts))
     if percent:
-        in_row = max(1, min(int(width / SMALL), len(charts)))
+        in_row = math.ceil(len(charts) / math.ceil(len(charts) / int(width / SMALL))) if charts else 1
     rows, height = math.ceil(len(charts) / in_row) or 1, min(width / in_row, 1.5 * SMALL) if percent else CHART
     labels = [line.label for line in next(iter(charts.values()), [])]
     banded = any(line.band for lines in charts.values() for line in lines)
     more = [_patch("#BBBBBB", "from the lowest to the highest run")] if banded else []
-    figure, colors = _page(title, labels, width, height * rows + 2, more)
-    grid = figure.subplots(rows, in_row, sharex=bool(percent), sharey=bool(percent), squeeze=False)
+    figure, colors = _page(title, labels if len(labels) > 1 or more else [""], width, height * rows + 2, more)
+    grid = figure.subplots(rows, in_row, sharex=True, sharey=bool(percent), squeeze=False)
+    grid[0, 0].locator_params(axis="x", integer=True)
     for axes in grid.flat[len(charts) :]:
         axes.set_axis_off()
     for axes, (name, lines) in zip(grid.flat, charts.items(), strict=False):
         for line, color in zip(lines, colors, strict=True):
             same = [other.label for other in lines if other[1:] == line[1:]]  # they are one line of alternating colors
             dashes = (6 * same.index(line.label), (6, 6 * len(same) - 6)) if len(same) > 1 else "-"
-            axes.plot(line.x, line.y, color=color, linestyle=dashes, marker="o" if len(line.x) <= 30 else None)
+            marker = "o" if len(line.x) <= 30 else None
+            axes.plot(line.x, line.y, color=color, linestyle=dashes, marker=marker, clip_on=not percent)
             if line.band:
                 axes.fill_between(line.x, *line.band, color=color, alpha=0.2, linewidth=0)
         if not any(math.isfinite(y) for line in lines for y in line.y):
             axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center")
         fit_text(axes.set_title(printable(name)), (width / in_row - (2 if percent else 4)) * letter())
         axes.grid(axis="y")
+    for axes in grid.flat[max(0, len(charts) - in_row) : len(charts)]:  # the lowest of each column
+        axes.tick_params(labelbottom=True)
     if percent:
         grid[0, 0].set(xlim=(0, 100), ylim=(0, 102), xticks=(0, 50, 100), yticks=(0, 50, 100))
     figure.supxlabel(x_label)
@@ -115,6 +119,7 @@ def bar_chart(
     more += [Line2D([], [], color="black", label="± standard deviation of runs")] if several else []
     in_row, width = page_width(1 if len(names) <= MOST_ROWS else 2)
     rows, group = math.ceil(len(names) / in_row), len(series) * BAR + 0.7
+    reach = len(series) * BAR / group / 2  # of a group's bars, which the lines of chance do not leave
     figure, colors = _page(title, list(series), width, rows * group + 1, more)
     for number, axes in enumerate(figure.subplots(1, in_row, sharex=True, squeeze=False)[0]):
         part = slice(number * rows, (number + 1) * rows)
@@ -129,7 +134,7 @@ def bar_chart(
             bars = axes.barh(places, np.nan_to_num(means), 0.93 * BAR / group, color=color, xerr=xerr)
             axes.bar_label(bars, texts, padding=3, bbox={"color": "white", "pad": 0})  # over the line of chance
         if len(chance):
-            axes.vlines(chance[part], middles - 0.5, middles + 0.5, **dashed)
+            axes.vlines(chance[part], middles - reach, middles + reach, **dashed)
         _write_names(axes.yaxis, names[part])
         axes.set(xlim=(0, (1.5 if several else 1.25) * np.nanmax([*table.flat, 1])), ylim=(rows - 0.5, -0.5))
         axes.tick_params(left=False, bottom=False, labelbottom=False)
@@ -183,15 +188,15 @@ def matrix_charts(title: str, names: list[str], charts: dict[str, np.ndarray]) -
 def _page(
     title: str, labels: list[str], width: float, height: float, more: Sequence[Artist] = ()
 ) -> tuple[Figure, tuple[str, ...]]:
-    """Return a figure with title, legend and `height` below them, and the labels' colors; `more` is in the legend."""
+    """Return a figure with title (papers have captions), legend and `height` below them, and the labels' colors."""
     if len(labels) > MOST_LINES:
         raise UserError(f"{len(labels)} curves or bars: only {MOST_LINES} have colors that can be told apart")
     colors = LINE_COLORS[: len(labels)]
     handles = [*map(_patch, colors, labels), *more] if labels != [""] else []
     longest = max((len(handle.get_label()) for handle in handles), default=0)
     columns = max(1, min(len(handles), int(width / (1.1 * CHARACTER * longest + 5))))
-    heading = textwrap.fill(printable(title), int(width / CHARACTER / 1.2))
-    above = 1.5 * heading.count("\n") + 1.6 * math.ceil(len(handles) / columns) + 2.5
+    heading = "" if in_print() else textwrap.fill(printable(title), int(width / CHARACTER / 1.2))
+    above = 1.5 * heading.count("\n") + 1.6 * math.ceil(len(handles) / columns) + (2.5 if heading else 0.5)
     figure = new_figure(width * letter(), (height + above) * letter(), layout="constrained")
     legend = figure.legend(handles=handles, ncols=columns, title=heading, alignment="left", loc="outside upper left")
     for text in legend.get_texts():

@@ -70,7 +70,7 @@ def style(column: str | None = None) -> Iterator[None]:
 
     before = _column.set(column or _column.get())
     settings = {**matplotlib.rc_params_from_file(STYLE, use_default_template=False), "font.family": _families}
-    if _column.get() != "screen":
+    if in_print():
         shrunk = PRINT_LETTERS / settings["font.size"]
         settings |= {name: shrunk * value for name, value in settings.items() if isinstance(value, float)}
         settings["figure.dpi"] = PRINT_DPI
@@ -80,6 +80,11 @@ def style(column: str | None = None) -> Iterator[None]:
             yield
         finally:
             _column.reset(before)
+
+
+def in_print() -> bool:
+    """Return whether figures are for a paper."""
+    return _column.get() != "screen"
 
 
 def letter() -> float:

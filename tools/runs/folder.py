@@ -89,6 +89,11 @@ class Folder:
     def picture(self, name: str) -> Path:
         return self.root / "pictures" / f"{name}.png"
 
+    def lasting(self, tag: str = "") -> list[Path]:
+        """Return what outlives runs, as far as its name holds `tag`: earlier runs, results, pictures, exports."""
+        folders = [self.root / name for name in ("earlier", "evaluation", "exports", "pictures", "predictions")]
+        return [path for folder in folders for path in sorted(folder.glob("*")) if tag in path.name]
+
 
 class RunFiles:
     """The files of one run in the `experiments` folder, and the only writer's claim to them."""
@@ -115,6 +120,9 @@ class RunFiles:
             holder = held.read().strip() or "another process"
             running = f"a run with tag {self.tag} is already running ({holder})"
             raise UserError(f"{running}: wait, stop it, or choose another --tag") from error
+        if not (self._lock.exists() and os.path.samefile(self._lock, held.fileno())):
+            held.close()  # and the lock removed meanwhile, by `list_runs`
+            return self.claim()
         with writing(self._lock):
             held.truncate(0)
             held.write(f"process {os.getpid()} on {socket.gethostname()}")
@@ -127,7 +135,7 @@ class RunFiles:
                 self._move_into(moving)
 
     def release(self) -> None:
-        """End the claim. The lock file stays: a run that has opened it and one that makes a new one could both lock."""
+        """End the claim. The lock file stays."""
         if self._held:
             self._held.close()
             self._held = None
