@@ -185,7 +185,7 @@ def test_a_row_of_ones_own_has_values_and_is_refused_once_its_script_has_changed
         planned(*words, "--", "--mass", 3).check_settings()
     with pytest.raises(UserError, match="names and values have to alternate"):
         planned(*words[:-1], f"{file} --mass")
-    with pytest.raises(UserError, match="--mass x: must be a number"):
+    with pytest.raises(UserError, match="--mass: invalid float value: 'x'"):
         planned(*words[:-1], f"{file} --mass x").check_settings()
     run = replace(runs[0], program=["-c", "pass"])
     run.run()

@@ -68,7 +68,7 @@ class Experiment:
         if differing:
             raise UserError(f"{config} belongs to a run with other settings ({'; '.join(differing)})")
         if self.script and self._noted().get("script", digest := self._digest()) != digest:
-            raise UserError(f"{self.script.name} has changed since the run {self.tag} began: remove the run")
+            raise UserError(f"{self.script.name} has changed since the run {self.tag} began")
         if not self.files.model(self.tag, "last_").exists() and "evaluation_seconds" not in self.usage():
             return "begun"
         return "finished" if self.evaluated(".json").exists() else "trained"
