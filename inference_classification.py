@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from core.cam import make_cam
 from core.evaluation.classifier import Result, TrainedClassifier, load_classifier, predicted_classes
-from core.evaluation.loading import check_image_size
+from core.evaluation.loading import check_image_size, keypoints_of
 from core.evaluation.pairs import PresentClasses
 from core.evaluation.panels import Example, draw_strategies, draw_tiles
 from core.evaluation.prediction import PRECISIONS, autocast
@@ -251,7 +251,9 @@ def main() -> None:
     config = parse(Config, __doc__)
     path, threshold = checkpoint_path(config.tag, config.weights), config.thresholds or config.threshold
     how = (config.architecture, config.class_file, config.image_size, config.strategy, threshold)
-    sys.exit(run(load_classifier(path, *how, config.device, config.amp), config))
+    model = load_classifier(path, *how, config.device, config.amp)
+    keypoints_of(model.description, config.strategy)  # refused before any image is read
+    sys.exit(run(model, config))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ An interrupted series continues where it stopped: run the same command again. Ar
 script, as in reproduce_tables.py --preset paper --data_dir VOC2012 -- --amp bf16. See docs/reproduction.md.
 """
 
+import shlex
 import signal
 import sys
 import time
@@ -117,7 +118,7 @@ TABLES = tuple(comparison.name for comparison in COMPARISONS)
 
 
 _TABLES_HELP = f"comma-separated names, of {','.join(TABLES)} (default: the preset's)"
-_ROWS_HELP = "comma-separated scripts that declare a STRATEGY: further rows of the table strategies"
+_ROWS_HELP = "comma-separated scripts that declare a STRATEGY, each with its arguments: more rows of table strategies"
 
 
 def _comma_separated(text: str) -> tuple[str, ...]:
@@ -151,11 +152,11 @@ class Config(Arguments):
             raise UserError(f"--preset {self.preset} needs --data_dir: the devkit folder that holds JPEGImages")
 
 
-def passed_through(argv: list[str]) -> dict[str, str]:
-    """Return the arguments after `--` by name; the scripts check their values."""
+def passed_through(argv: list[str], where: str = "after --") -> dict[str, str]:
+    """Return the arguments after `--`, or of a row, by name; the scripts check their values."""
     names, values = argv[::2], argv[1::2]
     if len(argv) % 2 or not all(name.startswith("--") for name in names):
-        raise UserError("after -- names and values have to alternate, as in -- --amp bf16 --tf32 True")
+        raise UserError(f"{where} names and values have to alternate, as in --amp bf16 --tf32 True")
     arguments = {name.removeprefix("--"): value for name, value in zip(names, values, strict=True)}
     for name in ("seed", "tag", "data_dir", "resume", "config"):
         if name in arguments:
@@ -169,11 +170,14 @@ def own_rows(files: tuple[str, ...]) -> list[Row]:
     rows: list[Row] = []
     for file in files:
         try:
-            row = Row(Path(file).resolve())
-        except UserError as error:
+            script, *words = shlex.split(file) or [""]
+            row = Row(Path(script).resolve(), **passed_through(words, "after the script"))
+            if row.arguments:
+                row.name = ", ".join([row.name, *(f"{name} {value}" for name, value in row.arguments.items())])
+        except (UserError, ValueError) as error:
             raise UserError(f"--rows {file}: {error}") from error
         for other in (*known, *rows):
-            if row.file == other.file:
+            if (row.file, row.tag) == (other.file, other.tag):
                 raise UserError(f"--rows {file}: this script has a row already")
             if row.name == other.name:
                 raise UserError(f"--rows {file}: a strategy {row.name!r} is a row already: rename it in its STRATEGY")
@@ -230,11 +234,13 @@ class Study:
         shared = {"data_dir": str(self.data_dir.resolve()), "tag": tag}
         recipe = self.preset.recipes.get(row.tag, {}).items()
         own = {name: value for name, value in recipe if name not in self.passed} | row.arguments
-        arguments = {**shared, "seed": seed, **accepted(row.strategy, self.settings), **own}
+        # The defaults of one's own script are given too: once they change, its runs are those of other settings.
+        defaults = {name: one.default for name, one in row.strategy.arguments.items() if row in self.own_rows}
+        arguments = {**shared, "seed": seed, **defaults, **accepted(row.strategy, self.settings), **own}
         evaluation = {**shared, "split": self.settings["val_split"], "localization": True}
         evaluation |= {name: self.settings.get(name) for name in ("num_workers", "batch_size", "device")}
         evaluation["strategy"] = str(row.file) if row in self.own_rows else None
-        return Experiment(tag, row.program, arguments, evaluation, self.out)
+        return Experiment(tag, row.program, arguments, evaluation, self.out, row.file if row in self.own_rows else None)
 
     def check_settings(self) -> TrainingConfig:
         """Return the shared arguments as the training scripts read them; refuse what a script would refuse later."""
@@ -245,7 +251,10 @@ class Study:
             raise UserError(f"{error}: choose another --out") from error
         settings = {"data_dir": self.data_dir, **self.settings}
         for row in self.own_rows:
-            parse_config(row.strategy, __doc__, to_argv(accepted(row.strategy, settings)))
+            for name in self.passed.keys() & row.strategy.arguments.keys():
+                alone = f"--{name}: what follows -- reaches every row, and {row.name} alone has it: give it in --rows"
+                raise UserError(f'{alone} "{row.file.name} --{name} {self.passed[name]}"')
+            parse_config(row.strategy, __doc__, to_argv(self.runs[row.tag, self.seeds[0]].arguments))
         return parse_config(CMAX.strategy, __doc__, to_argv(settings))  # with the arguments of a teacher
 
     def make_data(self) -> None:

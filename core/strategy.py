@@ -39,6 +39,10 @@ class Crops(NamedTuple):
         return Crops(*(index.to(device, non_blocking=True) for index in self))
 
 
+class StepError(ValueError):
+    """A step or a keypoint function does not return what `Step` and `Keypoints` describe."""
+
+
 @dataclass(frozen=True)
 class Options:
     """What a step and a keypoint function are told. The strategy's own arguments are attributes, `options.NAME`."""
@@ -85,6 +89,26 @@ class Step:
         """Return the named losses that are means over crops."""
         losses = {"p_class_loss": self.p_class_loss, "re_loss": self.re_loss, **self.crop_losses}
         return {name: loss for name, loss in losses.items() if loss is not None}
+
+    def check(self, crops: int, image_size: int) -> None:
+        """Raise a `StepError` if a part is not as described. It synchronizes: call it for one step."""
+        for name, loss in self.losses().items():
+            if not torch.is_tensor(loss) or loss.dim():
+                raise StepError(f"{name} of its Step is not a tensor of one number: return a mean, without .item()")
+        for name in (*self.image_losses, *self.crop_losses):
+            if name in Step.__dataclass_fields__ or name in self.image_losses.keys() & self.crop_losses.keys():
+                raise StepError(f"two parts of its Step are named {name}: rename the further loss")
+        if self.keypoints is not None:
+            _check_keypoints(self.keypoints, crops, image_size)
+
+
+def _check_keypoints(points: torch.Tensor, crops: int, image_size: int) -> None:
+    if not torch.is_tensor(points) or points.dtype != torch.int64 or points.shape != (crops, 2):
+        found = f"{points.dtype} {list(points.shape)}" if torch.is_tensor(points) else type(points).__name__
+        raise StepError(f"its keypoints are {found}, not torch.int64 {[crops, 2]}")
+    if crops and not 1 <= points.min() <= points.max() < image_size:
+        found = f"{points.min()} to {points.max()}, not 1 to {image_size - 1} pixels: clamp them"
+        raise StepError(f"its keypoints are {found} (a map may be all zero)")
 
 
 class Argument(NamedTuple):
@@ -192,6 +216,14 @@ class Strategy:
         if callable(self.keypoints):
             return Keypoints(self.name, self.keypoints, per_image=self.crops == Crops.one_per_image)
         return KEYPOINTS.get(self.keypoints or self.name)
+
+    def check_keypoints(self, image_size: int, device: torch.device, options: Options) -> None:
+        """Raise a `StepError` if a keypoint function of its own fails on a map of zeros or on a ramp."""
+        if callable(self.keypoints):
+            cells = image_size // 16
+            ramp = torch.linspace(0, 1, cells**2, device=device).view(cells, cells)
+            maps = torch.stack((torch.zeros_like(ramp), ramp))
+            _check_keypoints(self.keypoints(maps, image_size, options), len(maps), image_size)
 
     def head_for(self, options: Options) -> str | Callable[[int, int], nn.Module]:
         """Return the head as `core.networks.Classifier` takes it."""

@@ -289,6 +289,15 @@ def test_a_folder_that_is_not_a_checkpoint_is_one_line(tmp_path, files, message)
         load_classifier(tmp_path)
 
 
+def test_without_the_script_of_a_strategy_of_ones_own_there_are_scores_but_no_keypoints(photos, network, model):
+    path = photos.parent / "own.pth"
+    save_checkpoint(path, network.state_dict(), Description("resnet18", NAMES, SIZE, strategy="own", keypoints="own"))
+    found = load_classifier(path, device="cpu").predict(photos / "rgb.png")
+    assert found.scores == model.predict(photos / "rgb.png").scores
+    with pytest.raises(UserError, match="strategy 'own' is unknown here: give --strategy FILE.py"):
+        found.keypoint("cat")
+
+
 def test_keywords_replace_the_description(photos, checkpoint, model):
     turned = load_classifier(checkpoint, class_names=NAMES[::-1], image_size=32, strategy="Max")
     assert (turned.class_names, turned.image_size, turned.keypoints.name) == (NAMES[::-1], 32, "Max")

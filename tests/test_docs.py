@@ -53,7 +53,7 @@ TOY_SIZES = {
 # What docs/running.md calls $RUN.
 LISTS = "--train_split Main/train --val_split Main/val"
 RUN = f"{SCRIPTS['cTopk_w']} {' '.join(PAPER)} --data_dir toy_voc {LISTS} --tag running"
-TOY_MODULES = {"tools.make_toy_voc": "--images 100 --image_size 64"}
+TOY_MODULES = {"tools.make_toy_voc": "--images 100 --image_size 64 --seed 1"}
 
 
 class Block(NamedTuple):

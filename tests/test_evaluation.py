@@ -442,6 +442,9 @@ def test_keypoints_of_a_strategy_of_ones_own_need_its_file(evaluated, toy, class
     assert result.returncode == 0, result.stderr
     found = results(tmp_path, "mine_Main_val")["localization"]["over_pairs"]
     assert found["mine"] == found["cMax"] and list(found)[:6] == ["Max", "cMax", "cTopk", "cTopk-w", "mine", "centre"]
+    (tmp_path / "mine.py").write_text(STRATEGY_FILE.replace("keypoints=", "head="))
+    again = run(tmp_path, SCRIPT, *arguments, "--localization", "--strategy", "mine.py", "--out", "again")
+    assert "note: mine.py declares no keypoints" in again.stdout, again.stderr
 
 
 # The test server ----------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from tools.data.annotations import read_annotation
 from tools.data.devkit import read_class_names
 from tools.metrics.multilabel import binary_labels
 from tools.metrics.scores import read_scores
-from tools.pictures.charts import MOST_LINES, bar_chart
+from tools.pictures.charts import MOST_LINES, bar_chart, line_charts
 from tools.reproduction import study
 from tools.reproduction.presets import PRESETS
 from tools.reproduction.series import Experiment
@@ -32,6 +32,7 @@ from tools.reproduction.study import CompletedRuns, TableSection, _read_result
 from tools.reproduction.tables import Column, Number, Table
 from tools.scale_devkit import require_scaled_from, scale_devkit
 from tools.system.errors import UserError
+from tools.system.files import write_json
 
 SCRIPT = "reproduce_tables.py"
 QUICK = ("--select_split", 0.2, "--max_epoch", 2, "--image_size", 32, "--min_image_size", 32, "--max_image_size", 48)
@@ -168,6 +169,34 @@ def test_a_strategy_of_ones_own_needs_names_of_its_own(tmp_path, name, strategy,
     (tmp_path / name).write_text(OWN_STRATEGY.replace('"mine"', f'"{strategy}"'))
     with pytest.raises(UserError, match=said):
         planned("--preset", "toy", "--rows", tmp_path / name)
+
+
+def test_a_row_of_ones_own_has_values_and_is_refused_once_its_script_has_changed(tmp_path):
+    file, argument = tmp_path / "mass.py", 'arguments={"mass": Argument(0.5, "a share")}, keypoints=keypoints'
+    text = OWN_STRATEGY.replace("import Crops", "import Argument, Crops").replace("keypoints=keypoints", argument)
+    file.write_text(text)
+    words = ["--preset", "toy", "--tables", "strategies", "--out", tmp_path, "--rows", f"{file},{file} --mass 0.7"]
+    made = planned(*words)
+    assert [row.name for row in made.own_rows] == ["mine", "mine, mass 0.7"]
+    runs = [made.runs[tag, 0] for tag in ("mass", "mass_mass0.7")]
+    assert [run.arguments["mass"] for run in runs] == [0.5, "0.7"]
+    made.check_settings()
+    with pytest.raises(UserError, match=r'mine alone has it: give it in --rows "mass.py --mass 3"'):
+        planned(*words, "--", "--mass", 3).check_settings()
+    with pytest.raises(UserError, match="names and values have to alternate"):
+        planned(*words[:-1], f"{file} --mass")
+    with pytest.raises(UserError, match="--mass: invalid float value: 'x'"):
+        planned(*words[:-1], f"{file} --mass x").check_settings()
+    run = replace(runs[0], program=["-c", "pass"])
+    run.run()
+    write_json(run.files.config(run.tag), run.arguments)
+    assert run.state() == "begun" and "training_seconds" in run.usage()
+    file.write_text(text.replace("0.5", "0.6"))
+    with pytest.raises(UserError, match="mass: saved 0.5, now 0.6.*choose another --out"):
+        planned(*words).check_settings()
+    file.write_text(text + "# changed")
+    with pytest.raises(UserError, match=r"^mass.py has changed since the run mass_seed0 began.*choose another --out"):
+        planned(*words).check_settings()
 
 
 def test_a_dry_run_lists_every_run_and_starts_none(tmp_path):
@@ -580,11 +609,15 @@ def completed_runs(name: str, runs: int, images: int = 6) -> CompletedRuns:
 def test_every_row_has_a_bar_and_a_curve_of_its_runs(runs, rows, charts, monkeypatch):
     section, drawn = TableSection("a", "A", [completed_runs(f"row {row}", runs) for row in range(rows)]), []
     monkeypatch.setattr(study, "bar_chart", lambda *words: drawn.append(words) or bar_chart(*words))
+    section.rows[1].histories[0]["train"][0]["area_loss"] = 0.5  # of a strategy of one's own
+    curves = []
+    monkeypatch.setattr(study, "line_charts", lambda *words: curves.append(words[2]) or line_charts(*words))
     assert list(section.charts()) == charts
     ((_, labels, names, values, chance),) = drawn
     assert labels == ["mAP" if runs == 1 else f"mean of {runs} runs"] * runs
     assert names == [f"row {row}" for row in range(rows)]
     assert values == [[50.0] * runs] * rows and chance == [7.0] * rows
+    assert "area_loss" in curves[0]
 
 
 def test_the_optimism_is_that_of_runs_with_a_selection():

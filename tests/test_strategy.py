@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from core.evaluation.loading import keypoints_of, trained_network
 from core.losses import class_loss
 from core.networks import Classifier
 from core.strategy import KEYPOINTS, STRATEGIES, Argument, Crops, Step, Strategy
+from core.training import train
 from core.training.config import parse_config
 from core.training.trainer import Trainer
 from tests.helpers import own_strategy
@@ -123,6 +125,39 @@ def test_an_argument_of_its_own_is_checked_and_reaches_the_step():
         config_of(STRATEGY, pul=1)
 
 
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"keypoints": torch.ones(10, 2)}, r"its keypoints are torch.float32 \[10, 2\], not torch.int64 \[10, 2\]"),
+        ({"keypoints": torch.full((10, 2), 64)}, "its keypoints are 64 to 64, not 1 to 63 pixels"),
+        ({"crop_losses": {"x": 0.5}}, "x of its Step is not a tensor of one number"),
+        ({"crop_losses": {"re_loss": torch.tensor(1.0)}}, "two parts of its Step are named re_loss"),
+        ({"image_losses": {"x": torch.tensor(1.0)}, "crop_losses": {"x": torch.tensor(1.0)}}, "two parts .* named x"),
+    ],
+)
+def test_a_step_that_breaks_its_contract_is_one_line(changes, said):
+    def step(*given) -> Step:
+        return replace(own_strategy.training_step(*given), **changes)
+
+    with pytest.raises(UserError, match=f"strategy own: {said}") as error:
+        trainer_of(replace(STRATEGY, training_step=step), network(), batch_size=8).iterate(*batch())
+    assert "\n" not in str(error.value)
+
+
+def test_a_keypoint_function_is_tried_on_an_empty_map_before_the_first_step():
+    def mean(cams: torch.Tensor, image_size: int, options: object) -> torch.Tensor:
+        return (cams.sum((1, 2)) / cams.sum((1, 2)) * 9)[:, None].expand(-1, 2).long()  # 0 / 0
+
+    with pytest.raises(UserError, match=r"strategy own: its keypoints are -\d+ to 9, not 1 to 63 pixels.*all zero"):
+        trainer_of(replace(STRATEGY, keypoints=mean), network(), batch_size=8).iterate(*batch())
+
+
+def test_a_copy_with_a_known_name_and_keypoints_of_its_own_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        train(replace(STRATEGY, name="cMax"), None)
+    assert "strategy cMax has keypoints of its own, but the name of known ones" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["lr", "tag", "num_pieces"])
 def test_an_argument_that_exists_already_is_refused_in_one_line(name):
     clash = replace(STRATEGY, arguments={name: Argument(1.0, "a second one")})
@@ -140,6 +175,7 @@ def test_a_run_keeps_its_strategy_s_argument_and_losses(toy, tmp_path):
     assert losses["loss"] == pytest.approx(total, rel=1e-4)
     log = (tmp_path / "experiments/logs/first.txt").read_text()
     assert f"size_loss={losses['size_loss']:.4f}, area_loss={losses['area_loss']:.4f}" in log
+    assert re.search(rf"inference_classification.py .*--compare --count 6 --strategy {OWN_SCRIPT}$", log, re.MULTILINE)
     assert written(tmp_path, "data/first.config.json")["pull"] == 0.5
     description = written(tmp_path, "models/best_first.json")
     assert description["arguments"]["pull"] == 0.5 and description["strategy"] == description["keypoints"] == "own"

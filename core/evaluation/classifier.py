@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ from PIL import Image
 
 from core.cam import make_cam
 from core.evaluation.folding import folded
-from core.evaluation.loading import check_image_size, choose_device, keypoints_of, trained_network
+from core.evaluation.loading import UnknownStrategy, check_image_size, choose_device, keypoints_of, trained_network
 from core.evaluation.panels import draw_prediction
 from core.evaluation.prediction import autocast
 from core.networks import Classifier
@@ -196,6 +196,10 @@ def predicted_classes(
     return order[:topk] if topk else order[reached[order]]
 
 
+def _refuse(error: UserError, *_: object) -> None:
+    raise error
+
+
 def load_classifier(
     path: str | Path,
     architecture: str | None = None,
@@ -209,7 +213,7 @@ def load_classifier(
     """Load a checkpoint of ours or of the official code, or a folder with `config.json` and weights.
 
     The arguments are the command line's: they replace what the .json file beside it, or the folder's config.json, says.
-    A UserError says what does not fit.
+    A UserError says what does not fit. Of a strategy that is unknown here without `strategy`, only keypoints raise it.
 
     Args:
         class_names: in any order, or a class file.
@@ -222,7 +226,10 @@ def load_classifier(
         check_image_size(image_size)
     network, description = trained_network(checkpoint, architecture, class_names and list(class_names))
     description = replace(description, image_size=image_size or description.image_size)
-    how = keypoints_of(description, strategy)
+    try:
+        how = keypoints_of(description, strategy)
+    except UnknownStrategy as error:
+        how = Keypoints(description.strategy, partial(_refuse, error)), Options()
     where = choose_device(device)
     if isinstance(threshold, str | Path):
         with advice("check --thresholds"):

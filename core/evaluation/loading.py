@@ -18,6 +18,10 @@ from tools.system.files import ROOT
 from tools.system.memory import keep_freed_memory
 
 
+class UnknownStrategy(UserError):
+    """The script that declares a checkpoint's strategy is not given: its keypoints are unknown, its scores are not."""
+
+
 def load_first_weights(
     network: Classifier,
     architecture: str,
@@ -193,7 +197,7 @@ def keypoints_of(description: Description, given: str | None = None) -> tuple[Ke
     elif not given and description.keypoints not in (None, *KEYPOINTS):
         strategy = _baseline(description)
     if strategy is None:
-        raise UserError(
+        raise UnknownStrategy(
             f"the checkpoint's strategy '{description.strategy}' is unknown here: give --strategy FILE.py, the script "
             f"that declares it, or one of {names}"
         )

@@ -128,6 +128,8 @@ def localization_of(
     # A checkpoint of the official code does not say its strategy, but it is one of the four, which are measured anyway.
     is_one_of_the_four = config.strategy is None and description.strategy is None
     own, options = keypoints_of(description, "cTopk-w" if is_one_of_the_four else config.strategy)
+    if own is None and config.strategy:
+        print(f"note: {config.strategy} declares no keypoints, as Strategy(…, keypoints=FUNCTION): none are measured")
     # Of the project's keypoints, "centre" is measured as a level of chance.
     keypoints = THE_FOUR if own is None or own in KEYPOINTS.values() else (*THE_FOUR, own)
     try:

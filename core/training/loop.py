@@ -15,7 +15,7 @@ from core.evaluation.loading import load_first_weights, untrained_network
 from core.evaluation.prediction import predict
 from core.losses import class_loss
 from core.networks import Classifier
-from core.strategy import Strategy
+from core.strategy import KEYPOINTS, Strategy
 from core.training.config import Config, parse_config
 from core.training.devices import Devices, choose_devices, lower_memory
 from core.training.pace import peak_memory
@@ -53,6 +53,9 @@ def train(strategy: Strategy, description: str | None) -> None:
     """
 
     def start() -> None:
+        if strategy.name in KEYPOINTS and callable(strategy.keypoints):
+            named = f"strategy {strategy.name} has keypoints of its own, but the name of known ones"
+            raise UserError(f"{named}, which would be shown instead: rename it in its STRATEGY")
         with Processes() as processes:
             run_training(strategy, parse_config(strategy, description), processes)
 

@@ -1,6 +1,7 @@
 """A training run and its files: the resumable state, models, and what is logged on the way."""
 
 import shlex
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 
-from core.strategy import Step
+from core.strategy import KEYPOINTS, Step
 from core.training.config import KEEP, NOT_REPLAYED, Config
 from core.training.pace import Pace
 from core.training.trainer import Trainer
@@ -289,9 +290,11 @@ class Run:
         written = ", ".join(map(str, files))
         self.log.line(f"[i] finished after {took}; written: {written}; kept (--keep {keep}): {KEEP[keep]}")
         images = ["--tag", tag, "--data_dir", self.config.data_dir, "--split", self.config.val_split]
+        shown = self.trainer.strategy.shown_keypoints()
+        script = ["--strategy", sys.argv[0]] if shown and shown.name not in KEYPOINTS else []
         for command in (
             ["evaluate_classification.py", *images, "--report", "reports"],
-            ["inference_classification.py", *images, "--compare", "--count", "6"],
+            ["inference_classification.py", *images, "--compare", "--count", "6", *script],
             ["-m", "tools.plot_history", tag],
         ):
             self.log.line(f"    {shlex.join(['python3', *command])}")

@@ -13,7 +13,7 @@ from core.evaluation.prediction import autocast, to_device
 from core.losses import alpha_re_at
 from core.networks import Classifier
 from core.optimizer import learning_rate_at, make_optimizer, set_learning_rates
-from core.strategy import Crops, Step, Strategy
+from core.strategy import Crops, Step, StepError, Strategy
 from core.training.config import Config
 from tools.data.transforms import IMAGENET, Normalization
 from tools.system.errors import UserError
@@ -61,7 +61,7 @@ class Trainer:
         self.epoch_iterations = epoch_iterations
         self.max_iteration = config.max_epoch * epoch_iterations
         self.warmup_iterations = config.warmup_epoch * epoch_iterations
-        self.iteration = 0
+        self.iteration, self._checked = 0, False
         # Baselines alone have these arguments (baselines/recipe.py).
         self.schedule = self.arguments.get("schedule", "poly")
         self.average = make_teacher(network) if self.arguments.get("evaluate_ema") else None
@@ -107,6 +107,9 @@ class Trainer:
                 f"{error}, which has no variance: give a larger --batch_size or --image_size, or fewer --accumulate or "
                 "--replicas"
             ) from error
+        except StepError as error:
+            raise UserError(f"strategy {self.strategy.name}: {error}") from error
+        self._checked = True
         if several:
             parallel.average_gradients(self.student)
         finite = self._all_finite(step.loss)
@@ -143,10 +146,14 @@ class Trainer:
         labels = labels.to(self.device, non_blocking=True)
         crops = crops.to(self.device)
         options = self.strategy.options(self.arguments, self.alpha_re)
+        if not self._checked:
+            self.strategy.check_keypoints(images.shape[-1], self.device, options)
         with autocast(self.device, self.config.amp):
             step = self.strategy.training_step(
                 self.student_forward, self.teacher_forward, images, labels, crops, options
             )
+        if not self._checked:
+            step.check(len(crops.image), images.shape[-1])
         if crop_weight != 1:
             over_images = sum(step.over_images().values())
             step = replace(step, loss=over_images + crop_weight * (step.loss - over_images))

@@ -1,5 +1,6 @@
 """Run training and evaluation of many runs, so that an interrupted series can continue."""
 
+import hashlib
 import os
 import shlex
 import signal
@@ -32,6 +33,7 @@ class Experiment:
     arguments: dict[str, Any]  # of the program, by name
     evaluation: dict[str, Any]  # of evaluate_classification.py, by name
     folder: Path  # the working folder of both, which holds `experiments`
+    script: Path | None = None  # of a strategy of one's own, which may change
     stop: threading.Event = field(default_factory=threading.Event)  # once it is set, the run saves its state and ends
     quiet: bool = False  # whether what it prints goes to its log alone
 
@@ -65,12 +67,16 @@ class Experiment:
         differing = [f"{name}: saved {old}, now {new}" for name, (old, new) in pairs.items() if not _same(old, new)]
         if differing:
             raise UserError(f"{config} belongs to a run with other settings ({'; '.join(differing)})")
+        if self.script and self._noted().get("script", digest := self._digest()) != digest:
+            raise UserError(f"{self.script.name} has changed since the run {self.tag} began")
         if not self.files.model(self.tag, "last_").exists() and "evaluation_seconds" not in self.usage():
             return "begun"
         return "finished" if self.evaluated(".json").exists() else "trained"
 
     def run(self) -> None:
         """Do what is left of training and evaluation, until `stop`; raise `UserError` if one of them fails."""
+        if self.script and self.state() == "new":
+            write_json(self.files.usage(self.tag), {**self._noted(), "script": self._digest()})
         if self.state() in ("new", "begun"):
             self._call(self.training_command(), "training")
         if self.state() == "trained" and not self.stop.is_set():
@@ -81,11 +87,18 @@ class Experiment:
 
         Seconds include the start of Python and all parts of an interrupted run.
         """
-        path = self.files.usage(self.tag)
-        usage = read_object(path) if path.exists() else {}
+        usage = {name: value for name, value in self._noted().items() if name != "script"}
         if not all(map(is_number, usage.values())):
-            raise UserError(f"{path} holds something that is not a number: delete it")
+            raise UserError(f"{self.files.usage(self.tag)} holds something that is not a number: delete it")
         return usage
+
+    def _noted(self) -> dict[str, Any]:
+        """Return the usage and, of a strategy of one's own, the SHA-256 that its script had when the run began."""
+        path = self.files.usage(self.tag)
+        return read_object(path) if path.exists() else {}
+
+    def _digest(self) -> str:
+        return hashlib.sha256(self.script.read_bytes()).hexdigest()
 
     def seconds(self) -> float:
         """Return the seconds of training and evaluation so far, as far as noted."""
@@ -108,7 +121,7 @@ class Experiment:
         seconds, gib = time.monotonic() - started, resources.ru_maxrss / RSS_UNIT
         usage[f"{part}_seconds"] = round(usage.get(f"{part}_seconds", 0) + seconds, 1)
         usage[f"{part}_gib"] = round(max(usage.get(f"{part}_gib", 0), gib), 2)
-        write_json(self.files.usage(self.tag), usage)
+        write_json(self.files.usage(self.tag), {**self._noted(), **usage})
         if process.returncode and not asked:
             raise UserError(
                 f"the {part} of {self.tag} ended with status {process.returncode}: see the message above; fix it and "

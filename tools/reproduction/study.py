@@ -192,7 +192,10 @@ class TableSection:
         for start in range(0, len(self.rows), MOST_LINES):  # more curves in one chart could not be told apart
             number = f"_{start // MOST_LINES + 1}" if start else ""
             rows = self.rows[start : start + MOST_LINES]
-            lines = {title: [line for row in rows for line in row.curves(kind, name)] for kind, name, title in CURVES}
+            own = {name for row in rows for run in row.histories for one in run["train"] for name in one}
+            own = sorted(name for name in own - {name for _, name, _ in CURVES} if name.endswith("_loss"))
+            charts = [*CURVES, *(("train", name, name) for name in own)]
+            lines = {title: [line for row in rows for line in row.curves(kind, name)] for kind, name, title in charts}
             pictures[f"curves{number}"] = line_charts(self.caption, "epoch", lines)
         return pictures
 

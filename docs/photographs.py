@@ -1,11 +1,11 @@
-"""Write the free photographs of the pictures in README and docs: python3 -m docs.images.photographs FOLDER.
+"""Write the free photographs of the pictures in README and docs: python3 -m docs.photographs FOLDER.
 
 They come with scikit-image, which the tests install: Chelsea the cat (Stéfan van der Walt, CC0), the astronaut Eileen
 Collins (NASA, public domain), a rocket (Falcon 9, SpaceX, public domain) and a cup of coffee (Rachel Michetti, CC0).
 `pair.png` shows the astronaut beside the cat: an image of two classes.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -28,4 +28,6 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="folder to write to")
+    main(parser.parse_args().folder)
