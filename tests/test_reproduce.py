@@ -452,6 +452,23 @@ def test_the_state_of_an_experiment_follows_from_its_files(tmp_path):
     assert states == ["begun", "trained", "finished"]
 
 
+def test_a_run_that_was_removed_and_trained_again_is_evaluated_again(tmp_path, monkeypatch):
+    """tools.list_runs --remove leaves the results of an evaluation."""
+    experiment, parts = an_experiment(tmp_path), []
+    experiment.evaluated(".json").parent.mkdir(parents=True)
+    experiment.evaluated(".json").write_text("{}")
+
+    def call(self: Experiment, command: list[str], part: str) -> None:
+        parts.append(part)
+        for path in (experiment.files.config("x.1"), experiment.files.model("x.1", "last_")):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text('{"lr": 0.1}')
+
+    monkeypatch.setattr(Experiment, "_call", call)
+    experiment.run()
+    assert parts == ["training", "evaluation"]
+
+
 @pytest.mark.parametrize(
     "name, content, said",
     [

@@ -77,6 +77,8 @@ class Experiment:
         """Do what is left of training and evaluation, until `stop`; raise `UserError` if one of them fails."""
         if self.script and self.state() == "new":
             write_json(self.files.usage(self.tag), {**self._noted(), "script": self._digest()})
+        if self.state() == "new":
+            self.evaluated(".json").unlink(missing_ok=True)  # of an earlier run that was removed
         if self.state() in ("new", "begun"):
             self._call(self.training_command(), "training")
         if self.state() == "trained" and not self.stop.is_set():
