@@ -283,7 +283,7 @@ def test_summary_reads_the_published_results():
     result = run("summary", "benchmarks/results", "cpu")
     assert result.returncode == 0, result.stderr
     times, memory = (table.splitlines() for table in result.stdout.strip().split("\n\n"))
-    assert len(times) == len(memory) == 15  # two lines of header, four strategies three times, Max with two micro-batches
+    assert len(times) == len(memory) == 15  # header, four strategies three times, Max in two parts
     folder = ROOT / "benchmarks/results"
     names = ("original", "float32")
     original, ours = (json.loads((folder / f"step_cpu_{name}.json").read_text())["results"]["max"] for name in names)
