@@ -1,9 +1,7 @@
 """The classifier: a backbone of output stride 16, a CAM branch and class-specific instances (paper, section 2)."""
 
-import difflib
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import suppress
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +14,6 @@ from core.instances import ClassSpecificInstances
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2")
 TIMM_PREFIX = "timm/"
-SIMILAR = 10  # names at most, in place of one that timm does not know
 # The same networks, with the same names of parameters, in the optional timm.
 RESNESTS = {"resnest50": "timm/resnest50d", "resnest101": "timm/resnest101e"}
 RESNESTS |= {"resnest200": "timm/resnest200e", "resnest269": "timm/resnest269e"}
@@ -168,12 +165,8 @@ def build_backbone(architecture: str) -> tuple[nn.Module, int]:
     if architecture.startswith(TIMM_PREFIX):
         return _timm_backbone(architecture.removeprefix(TIMM_PREFIX))
     if architecture not in ARCHITECTURES:
-        choices, meant = ", ".join(ARCHITECTURES), ""
-        with suppress(ImportError):
-            import timm
-
-            meant = f"did you mean {TIMM_PREFIX}{architecture}? " if timm.is_model(architecture) else ""
-        raise ValueError(f"unknown architecture '{architecture}': {meant}choose one of {choices}, or timm/NAME")
+        choices = ", ".join(ARCHITECTURES)
+        raise ValueError(f"unknown architecture '{architecture}': choose one of {choices}, or timm/NAME")
     network = _resnest(architecture) if architecture in RESNESTS else _resnet(architecture)
     head = ("avgpool", "global_pool", "fc")
     layers = OrderedDict((name, layer) for name, layer in network.named_children() if name not in head)
@@ -256,10 +249,7 @@ def _timm_backbone(name: str) -> tuple[nn.Module, int]:
     import timm
 
     if not timm.is_model(name):
-        names = timm.list_models()
-        containing = sorted((known for known in names if name in known), key=len)
-        similar = ", ".join(containing[:SIMILAR] or difflib.get_close_matches(name, names, SIMILAR)) or "none"
-        raise ValueError(f"timm does not have a model '{name}' (similar: {similar})")
+        raise ValueError(f"timm does not have a model '{name}'")
     for keywords in TIMM_WAYS:
         try:
             backbone = TimmFeatures(timm.create_model(name, **keywords))

@@ -457,6 +457,7 @@ def test_a_run_that_was_removed_and_trained_again_is_evaluated_again(tmp_path, m
     experiment, parts = an_experiment(tmp_path), []
     experiment.evaluated(".json").parent.mkdir(parents=True)
     experiment.evaluated(".json").write_text("{}")
+    write_json(experiment.files.usage("x.1"), {"evaluation_seconds": 3})
 
     def call(self: Experiment, command: list[str], part: str) -> None:
         parts.append(part)
@@ -466,7 +467,7 @@ def test_a_run_that_was_removed_and_trained_again_is_evaluated_again(tmp_path, m
 
     monkeypatch.setattr(Experiment, "_call", call)
     experiment.run()
-    assert parts == ["training", "evaluation"]
+    assert parts == ["training", "evaluation"] and experiment.usage() == {}
 
 
 @pytest.mark.parametrize(

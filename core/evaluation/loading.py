@@ -1,13 +1,15 @@
 """From a name or a file to a network on a device, and to the keypoints of its strategy."""
 
+import difflib
 import runpy
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from core.networks import HEADS, RESNESTS, Classifier, Head
+from core.networks import HEADS, RESNESTS, TIMM_PREFIX, Classifier, Head
 from core.strategy import KEYPOINTS, STRATEGIES, Keypoints, Options, Strategy
 from core.weights import StateDict, head_classes, load_weights
 from tools.data.devkit import class_columns
@@ -16,6 +18,8 @@ from tools.runs.checkpoints import Description, imagenet_state_dict, normalizati
 from tools.system.errors import UserError, advice, first_few, printable, quoted, shorten
 from tools.system.files import ROOT
 from tools.system.memory import keep_freed_memory
+
+SIMILAR = 10  # names at most, in place of one that timm does not know
 
 
 class UnknownStrategy(UserError):
@@ -113,9 +117,24 @@ def untrained_network(
     except ImportError as error:
         raise UserError(f"--architecture {architecture} needs timm: pip install timm") from error
     except ValueError as error:
-        raise UserError(f"--architecture: {error}") from error
+        raise UserError(f"--architecture: {error}{_meant(architecture)}") from error
     network.normalization = normalization_of(RESNESTS.get(architecture, architecture))
     return network
+
+
+def _meant(architecture: str) -> str:
+    """Return which models of timm an unknown name may mean, to append to its error; nothing for a known name."""
+    name = architecture.removeprefix(TIMM_PREFIX)
+    with suppress(ImportError):
+        import timm
+
+        if timm.is_model(name):
+            return "" if name != architecture else f"; did you mean {TIMM_PREFIX}{name}?"
+        names = timm.list_models()
+        containing = sorted((known for known in names if name in known), key=len)
+        similar = containing[:SIMILAR] or difflib.get_close_matches(name, names, SIMILAR)
+        return f" (similar: {', '.join(similar)})" if name != architecture and similar else ""
+    return ""
 
 
 def _fill(network: Classifier, state_dict: StateDict, rows: list[int | None] | None, what: str) -> str:

@@ -75,10 +75,9 @@ class Experiment:
 
     def run(self) -> None:
         """Do what is left of training and evaluation, until `stop`; raise `UserError` if one of them fails."""
-        if self.script and self.state() == "new":
-            write_json(self.files.usage(self.tag), {**self._noted(), "script": self._digest()})
-        if self.state() == "new":
-            self.evaluated(".json").unlink(missing_ok=True)  # of an earlier run that was removed
+        if self.state() == "new":  # what an earlier run of this tag has left, removed since, does not count
+            self.evaluated(".json").unlink(missing_ok=True)
+            write_json(self.files.usage(self.tag), {"script": self._digest()} if self.script else {})
         if self.state() in ("new", "begun"):
             self._call(self.training_command(), "training")
         if self.state() == "trained" and not self.stop.is_set():
