@@ -85,9 +85,9 @@ def _summary(found: Evaluation) -> Section:
 
 def _classes(found: Evaluation) -> Section:
     columns, thresholds = found.metrics.per_class, np.broadcast_to(found.threshold, len(found.scored.class_names))
-    shown = {"AP": "AP", "chance": "chance", "positives": "positives", "precision": "precision", "recall": "recall"}
+    shown = ("AP", "chance", "positives", "precision", "recall")
     rows = [
-        [name, *(columns[column][v].item() for column in shown.values()), float(thresholds[v])]
+        [name, *(columns[column][v].item() for column in shown), float(thresholds[v])]
         for v, name in enumerate(found.scored.class_names)
     ]
     return Section("Classes", "Select a column's name to sort by it.", {}, ["class", *shown, "threshold"], rows)
