@@ -501,7 +501,7 @@ from tools.reproduction.series import Experiment
 
 for mebibytes in (900, 1):
     Path(f"{mebibytes}.py").write_text(f"block = b'1' * ({mebibytes} * 2**20)")
-    run = Experiment(str(mebibytes), [f"{mebibytes}.py"], {}, {}, Path())
+    run = Experiment(str(mebibytes), [f"{mebibytes}.py"], {}, {"split": "val"}, Path())
     run.run()  # it leaves no model, so nothing is evaluated
     print("peak", run.usage()["training_gib"])
 """
