@@ -104,12 +104,18 @@ for _row in (CTOPK, CTOPK_W):
     for _k in ({"topk": 1}, {"topk": 3}, {}, {"topk": 10}):
         _TOPK.append(Row(_row.file, f"{_row.name}, k = {_k.get('topk', TOPK)}", **_k))
 _RADIUS = [Row(CTOPK.file, "cTopk, radius 128"), Row(CTOPK.file, "cTopk, no radius", topk_radius=0)]
+_WEIGHT = [INSTANCES]  # which is cMax without re_loss
+for _row in (CMAX, _BEYOND[0]):
+    for _given in ({"alpha_re": 0.03}, {"alpha_re": 0.3}, {}, {"alpha_schedule_re": 1}):
+        _name = ", ".join([_row.name, *(f"{name} {value}" for name, value in _given.items())])
+        _WEIGHT.append(Row(_row.file, _name, **_row.arguments, **_given))
 COMPARISONS = (
     Comparison("strategies", "Strategies and baselines", _STRATEGIES),
     Comparison("counterparts", "Counterparts, and beyond the paper", [PLAIN, *_COUNTERPARTS, *_BEYOND]),
     Comparison("ema", "With and without the teacher's average", _EMA),
     Comparison("topk", "Number of local maxima", _TOPK),
     Comparison("radius", "Local maxima within 128 px (at 512) of the arg-max, and anywhere", _RADIUS),
+    Comparison("weight", "Weight of the reconstruction loss, and share of training in which it rises", _WEIGHT),
 )
 TABLES = tuple(comparison.name for comparison in COMPARISONS)
 
@@ -118,6 +124,7 @@ TABLES = tuple(comparison.name for comparison in COMPARISONS)
 
 
 _TABLES_HELP = f"comma-separated names, of {','.join(TABLES)} (default: the preset's)"
+_ONLY_HELP = "comma-separated rows of these tables, named as --dry_run names them without the seed (default: all)"
 _ROWS_HELP = "comma-separated scripts that declare a STRATEGY, each with its arguments: more rows of table strategies"
 
 
@@ -134,6 +141,7 @@ class Config(Arguments):
     weights: str | None = argument(None, "initial weights: imagenet, none or a file (default: the preset's)")
     seeds: list[int] | None = argument(None, "one run per seed and row (default: the preset's)", least=0)
     tables: tuple[str, ...] | None = argument(None, _TABLES_HELP, parse=_comma_separated, metavar="NAMES")
+    only: tuple[str, ...] | None = argument(None, _ONLY_HELP, parse=_comma_separated, metavar="ROWS")
     rows: tuple[str, ...] | None = argument(None, _ROWS_HELP, parse=_comma_separated, metavar="FILES")
     out: Path | None = argument(None, "folder of runs and tables (default: reproduction/PRESET)")
     column: str = argument("screen", COLUMN_HELP, choices=WIDTHS)
@@ -207,7 +215,10 @@ class Study:
             strategies, *others = self.comparisons
             self.comparisons = [strategies._replace(rows=[*strategies.rows, *self.own_rows]), *others]
         rows = {row.tag: row for comparison in self.comparisons for row in comparison.rows}  # each once
-        self.rows = {tag: rows[tag] for tag in dict.fromkeys([*(row.tag for row in WANTED), *rows]) if tag in rows}
+        only = self.config.only or tuple(rows)
+        if unknown := [tag for tag in only if tag not in rows]:
+            raise UserError(f"--only {unknown[0]}: choose from {', '.join(rows)}")
+        self.rows = {tag: rows[tag] for tag in dict.fromkeys([*(row.tag for row in WANTED), *rows]) if tag in only}
         self.passed = passed_through(argv[end + 1 :])
         self.settings = self._settings(self.passed)
         # The runs read the given folder, or one that is made for them.
@@ -224,7 +235,7 @@ class Study:
         for name in ("weights", "class_file"):
             value = settings.get(name, "none")
             if value not in ("imagenet", "none"):
-                if not Path(value).is_file():
+                if not Path(value).is_file() and self.config.time_limit != 0:  # 0 trains nothing
                     raise UserError(f"--{name} {value}: no such file")
                 settings[name] = str(Path(value).resolve())
         return settings
@@ -250,7 +261,7 @@ class Study:
         except UserError as error:
             raise UserError(f"{error}: choose another --out") from error
         settings = {"data_dir": self.data_dir, **self.settings}
-        for row in self.own_rows:
+        for row in (row for row in self.own_rows if row.tag in self.rows):
             for name in self.passed.keys() & row.strategy.arguments.keys():
                 alone = f"--{name}: what follows -- reaches every row, and {row.name} alone has it: give it in --rows"
                 raise UserError(f'{alone} "{row.file.name} --{name} {self.passed[name]}"')

@@ -53,8 +53,9 @@ def test_every_row_that_the_paper_compares_is_there():
     assert {"cMax", "cMax, no EMA", "centre", "centre, no EMA"} <= set(tables["ema"])
     assert tables["topk"] == [f"{name}, k = {k}" for name in ("cTopk", "cTopk-w") for k in (1, 3, 5, 10)]
     assert len(tables["radius"]) == 2
+    changed = [f"{name}, {value}" for name in ("cMax", "cMax, scale-free") for value in ("alpha_re 0.03", "alpha_re 0.3")]
+    assert {"instances", "cMax", "cMax, scale-free", "cMax, alpha_schedule_re 1", *changed} <= set(tables["weight"])
     for one in COMPARISONS:
-        assert len(one.rows) <= MOST_LINES
         assert len({row.name for row in one.rows}) == len(one.rows)
 
 
@@ -80,6 +81,14 @@ def test_tables_share_runs_and_no_two_runs_share_a_tag():
     assert ks == {1, 3, 5, 10}
     assert {run.arguments.get("alpha_ema", 0.99) for run in runs.values()} == {0, 0.99}
     assert any(run.arguments.get("topk_radius") == 0 for run in runs.values())
+
+
+def test_only_some_rows_are_run_and_shown(tmp_path, capsys):
+    given = ("--preset", "toy", "--seeds", 0, 1, "--tables", "strategies,counterparts", "--out", tmp_path)
+    study = planned(*given, "--only", "cMax_ema,csra")
+    assert {tag for tag, _ in study.runs} == {"cMax_ema", "csra"} and len(study.runs) == 4
+    study.write_tables()
+    assert "tables of 0 of 2 rows, 0 of 2 seeds" in capsys.readouterr().out
 
 
 def test_the_paper_preset_is_the_readme_command(tmp_path):
@@ -112,6 +121,7 @@ def test_an_argument_of_teachers_reaches_the_rows_that_have_one():
         (["--preset", "toy", "--tables", "speed"], "--tables speed: choose from strategies, counterparts, ema"),
         (["--preset", "toy", "--seeds", -1], "--seeds -1: must be 0 or more"),
         (["--preset", "toy", "--sedes", 1], "did you mean --seeds?"),
+        (["--preset", "toy", "--tables", "radius", "--only", "max"], "--only max: choose from cTopk_ema, cTopk_ema_topk"),
         (["--preset", "toy", "--", "--amp"], "names and values have to alternate"),
         (["--preset", "toy", "--", "--seed", 3], "--seed cannot be passed through: use --seeds"),
         (["--preset", "toy", "--weights", "nothing.pth"], "--weights nothing.pth: no such file"),
@@ -345,6 +355,10 @@ def test_the_tables_say_what_the_evaluations_found(series):
     localization = read_csv(folder / "tables/radius_localization.csv")
     own = results["cTopk, no radius"]["localization"]["over_pairs"]["cTopk"]
     assert float(localization["cTopk, no radius"]["own keypoint in a box"]) == pytest.approx(own, abs=1e-4)
+    boxes = {tag: result["localization"]["maps"]["CAM"]["MaxBoxAccV2"] for tag, result in results.items()}
+    assert {name: float(row["MaxBoxAccV2"]) for name, row in localization.items() if name in boxes} == pytest.approx(
+        boxes, abs=1e-4
+    )
     page = (folder / "tables/tables.md").read_text()
     for file in ("radius_bars.png", "radius_curves.png"):
         assert file in page and min(Image.open(folder / "tables" / file).size) > 100
@@ -388,6 +402,21 @@ def test_the_console_shows_the_table_at_the_end(series):
     assert head.startswith("method ") and " mAP " in head and " p (Holm)" in head
     for line, (name, row) in zip((first, second), means.items(), strict=True):
         assert line.startswith(f"{name} ") and f" {float(row['mAP']):.2f}" in line
+
+
+def test_tables_are_made_again_without_data_weights_and_models(series, tmp_path):
+    source, kept = series[0], tmp_path / "study"
+    for part in ("data", "usage", "evaluation"):
+        shutil.copytree(source / "experiments" / part, kept / "experiments" / part)
+    command = ["--preset", "toy", "--tables", "radius", "--only", "cTopk_ema,cTopk_ema_topk_radius0", "--out", kept]
+    made = run(tmp_path, SCRIPT, *command, "--time_limit", 0, "--", *QUICK)
+    assert made.returncode == 0, made.stderr
+    for path in (source / "tables").glob("*.csv"):
+        assert (kept / "tables" / path.name).read_bytes() == path.read_bytes()
+    named = [*command, "--weights", "elsewhere/lite0.pth"]
+    assert "--weights elsewhere/lite0.pth: no such file" in refused(tmp_path, SCRIPT, *named, "--", *QUICK)
+    said = refused(tmp_path, SCRIPT, *named, "--time_limit", 0, "--", *QUICK)
+    assert "weights: saved none, now " in said
 
 
 def test_other_settings_are_refused_in_the_same_folder(series):

@@ -63,7 +63,7 @@ class CompletedRuns:
 
     def values(self, *keys: str) -> list[float]:
         """Return the number that each result has under nested keys; NaN where it is missing."""
-        return numbers(reduce(lambda part, key: part.get(key), keys, result) for result in self.results)
+        return numbers(reduce(lambda part, key: (part or {}).get(key), keys, result) for result in self.results)
 
     def mean(self, *keys: str) -> Number:
         return Number.of(self.values(*keys))
@@ -172,6 +172,9 @@ class TableSection:
         pairs = zip(best.items(), zip(*rows, strict=True), strict=True)
         columns = [Column(title, values, better) for (title, better), values in pairs]
         strength = [*(row.mean("localization", "strength") for row in self.rows), Number(), Number()]
+        maps = [*((row, "CAM") for row in self.rows), (first, "centre")]
+        boxes = [*(row.mean("localization", "maps", kind, "MaxBoxAccV2") for row, kind in maps), Number()]
+        columns.append(Column("MaxBoxAccV2", boxes, max))
         columns.append(Column("strongest feature", strength))
         chance = ("chance: centre", "chance: uniform")
         return self._table("object-awareness, % of (image, class) pairs", columns, references=chance)
