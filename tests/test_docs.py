@@ -326,17 +326,17 @@ def test_fifth_strategy_matches_its_page_and_cuts_at_the_center_of_mass():
     example = (ROOT / "docs/examples/fifth_strategy.py").read_text()
     (excerpt,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert excerpt in example
-    centre_of_mass = runpy.run_path(str(ROOT / "docs/examples/fifth_strategy.py"))["centre_of_mass_keypoints"]
+    center_of_mass = runpy.run_path(str(ROOT / "docs/examples/fifth_strategy.py"))["center_of_mass_keypoints"]
     maps = torch.zeros(3, 8, 8)
     maps[0, 2, 5] = 1  # the cell of rows 32…47, columns 80…95
     maps[1, 0, :] = 0.5
     plain = Options(own={"sharpness": 1.0})
-    found = centre_of_mass(maps, 128, plain)
+    found = center_of_mass(maps, 128, plain)
     assert found.tolist() == [[40, 88], [8, 64], [64, 64]]
     weights = torch.rand(1, 8, 8)
     cell_centers = (np.arange(8) + 0.5) * 16
     expected = [np.average(cell_centers, weights=weights[0].sum(axis).numpy()) for axis in (1, 0)]
-    assert np.abs(centre_of_mass(weights, 128, plain)[0].numpy() - expected).max() <= 0.51
+    assert np.abs(center_of_mass(weights, 128, plain)[0].numpy() - expected).max() <= 0.51
 
 
 def test_batch_statistics_of_the_study(workshop):

@@ -1,4 +1,4 @@
-"""A fifth strategy: every present class cuts its image at its map's centre of mass, and maps are kept small.
+"""A fifth strategy: every present class cuts its image at its map's center of mass, and maps are kept small.
 
 The worked example of docs/change-the-method.md: a keypoint of its own, an argument of its own, a further loss.
 """
@@ -17,13 +17,13 @@ AREA_WEIGHT = 0.1
 
 
 @torch.no_grad()
-def centre_of_mass_keypoints(cams: torch.Tensor, image_size: int, options: Options) -> torch.Tensor:
-    """Return the centre of mass of maps `[crops, n, n]`: `[crops, 2]` int64, (row, column) in pixels."""
+def center_of_mass_keypoints(cams: torch.Tensor, image_size: int, options: Options) -> torch.Tensor:
+    """Return the center of mass of maps `[crops, n, n]`: `[crops, 2]` int64, (row, column) in pixels."""
     cells = cams.shape[-1]
-    mass = cams.float() ** options.sharpness + 1e-6  # spread evenly, it centres the keypoint of an empty map
-    centres = (torch.arange(cells, device=cams.device) + 0.5) * image_size / cells  # of the cells, pixels
-    row = (mass.sum(2) * centres).sum(1) / mass.sum((1, 2))
-    column = (mass.sum(1) * centres).sum(1) / mass.sum((1, 2))
+    mass = cams.float() ** options.sharpness + 1e-6  # spread evenly, it centers the keypoint of an empty map
+    centers = (torch.arange(cells, device=cams.device) + 0.5) * image_size / cells  # of the cells, pixels
+    row = (mass.sum(2) * centers).sum(1) / mass.sum((1, 2))
+    column = (mass.sum(1) * centers).sum(1) / mass.sum((1, 2))
     return torch.stack((row, column), 1).round().long().clamp(1, image_size - 1)
 
 
@@ -34,7 +34,7 @@ def training_step(
     logits, features = student(images)  # [B, V], [B, V, n, n]
 
     cams = make_cam(features)[crops.image, crops.label]  # [crops, n, n]
-    keypoints = centre_of_mass_keypoints(cams, images.shape[-1], options)  # [crops, 2]
+    keypoints = center_of_mass_keypoints(cams, images.shape[-1], options)  # [crops, 2]
     tiles = cut_tiles(images, crops.image, keypoints)  # [crops, 4, 3, S/2, S/2]
 
     with torch.no_grad():
@@ -48,10 +48,10 @@ def training_step(
 
 
 STRATEGY = Strategy(
-    "centre of mass",
+    "center of mass",
     training_step,
-    keypoints=centre_of_mass_keypoints,
-    arguments={"sharpness": Argument(1.0, "exponent of the map before its centre of mass is taken", above=0)},
+    keypoints=center_of_mass_keypoints,
+    arguments={"sharpness": Argument(1.0, "exponent of the map before its center of mass is taken", above=0)},
 )
 
 if __name__ == "__main__":
