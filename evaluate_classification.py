@@ -120,7 +120,7 @@ def result_base(config: Config, scored: Scores) -> Path:
     def recorded(base: Path) -> dict[str, Any] | None:
         results, scores = (base.with_name(base.name + suffix) for suffix in (".json", ".npz"))
         if (found := recorded_in_json(results, "made_with")) is not None:
-            found = {"class_names": scored.class_names, "masks": None} | found  # which results of before do not record
+            found = {"class_names": scored.class_names, "masks": None} | found  # which earlier versions did not record
             # Nothing is lost where only the localization is added.
             return found if found.get("localization") else found | {name: wanted[name] for name in LOCALIZED_WITH}
         # Scores alone are those of an unlabeled split or of an interrupted evaluation.
@@ -153,7 +153,7 @@ def summary(config: Config, scored: Scores, metrics: Metrics, interval: Interval
 
 
 def main() -> None:
-    """Write every file before anything is printed: a closed pipe costs words, never results."""
+    """Write every file before anything is printed: a closed pipe loses printed lines, never results."""
     config = parse(Config, __doc__)
     config = replace(config, localization=config.localization or config.masks is not None)
     if config.out:

@@ -35,7 +35,6 @@ class Config(step.Config):
 
 
 def main() -> None:
-    """Measure, print and write the results as JSON."""
     config = parse(Config, __doc__)
     results = {}
     for name in config.strategies:
@@ -68,33 +67,33 @@ def varying(config: Config, name: str, way: str) -> dict:
 
 
 def waits(config: Config, name: str) -> dict[str, int]:
-    """Return, and print, how often each place waits for the device in the iterations after the first, which tunes."""
+    """Return, and print, how often each line waits for the device in the iterations after the first, which tunes."""
     steps = step.Steps(config, name)
     trainer = steps.trainer()
     trainer.iterate(steps.images, steps.labels)
     torch.cuda.set_sync_debug_mode("warn")
-    places = places_that_warn(lambda: [trainer.iterate(steps.images, steps.labels) for _ in range(WATCHED)])
+    lines = lines_that_warn(lambda: [trainer.iterate(steps.images, steps.labels) for _ in range(WATCHED)])
     torch.cuda.set_sync_debug_mode("default")
-    for place, count in places.items():
-        print(f"{name} waits {count} times in {WATCHED} iterations: {place}", flush=True)
-    return places
+    for line, count in lines.items():
+        print(f"{name} waits {count} times in {WATCHED} iterations: {line}", flush=True)
+    return lines
 
 
-def places_that_warn(action: Callable[[], object]) -> dict[str, int]:
+def lines_that_warn(action: Callable[[], object]) -> dict[str, int]:
     """Return the innermost line of the project under each warning about a wait, without `EXPECTED`, and its count."""
-    places = Counter()
+    lines = Counter()
 
     def note(message: Warning | str, *_: object) -> None:
         stack = traceback.extract_stack()[:-1]
-        *_, place = (at for at in stack if at.filename.startswith(str(ROOT)) and "site-packages" not in at.filename)
-        if "synchroniz" in str(message) and place.name != EXPECTED:
-            places[f"{place.filename.removeprefix(f'{ROOT}/')}:{place.lineno} ({place.line})"] += 1
+        *_, frame = (at for at in stack if at.filename.startswith(str(ROOT)) and "site-packages" not in at.filename)
+        if "synchroniz" in str(message) and frame.name != EXPECTED:
+            lines[f"{frame.filename.removeprefix(f'{ROOT}/')}:{frame.lineno} ({frame.line})"] += 1
 
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = note
         action()
-    return dict(places)
+    return dict(lines)
 
 
 if __name__ == "__main__":

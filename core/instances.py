@@ -53,8 +53,8 @@ class ClassSpecificInstances(nn.Module):
             mean_per_image = maps @ pixels / pixels.shape[1]  # [B, V, D]
             mean, var = self._statistics(mean_per_image, pixels, maps, groups)
             scale = self.weight * self.bn_weight * torch.rsqrt(var + self.eps)  # [groups, V, D]
-            centred = mean_per_image.unflatten(0, (len(mean), -1)) - mean[:, None]
-            logits = (centred * scale[:, None]).sum(-1).flatten(0, 1)
+            centered = mean_per_image.unflatten(0, (len(mean), -1)) - mean[:, None]
+            logits = (centered * scale[:, None]).sum(-1).flatten(0, 1)
             return logits + (self.weight * self.bn_bias).sum(-1)
 
     def _statistics(

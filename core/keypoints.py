@@ -1,7 +1,7 @@
 """Keypoints: where an image is cut, found on class activation maps (paper, section 2; one function per strategy).
 
 Coordinates are (row, column) in pixels of the image. Every function handles all maps at once, on their own device and
-without gradient. A keypoint in row 0 or column 0 would leave two tiles empty, so the image centre is used instead.
+without gradient. A keypoint in row 0 or column 0 would leave two tiles empty, so the image center is used instead.
 """
 
 import torch
@@ -24,7 +24,7 @@ def max_keypoints(cams: torch.Tensor, labels: torch.Tensor, image_size: int) -> 
         image_size: S, pixels.
 
     Returns:
-        `[B, 2]` int64, (row, column) in pixels. The centre for an image without labels.
+        `[B, 2]` int64, (row, column) in pixels. The center for an image without labels.
     """
     # The maximum comes before the resizing, as in the official code: the other order finds other keypoints.
     strongest = (cams * labels[:, :, None, None]).amax(1)
@@ -91,7 +91,7 @@ def ctopk_w_keypoints(cams: torch.Tensor, image_size: int, k: int = TOPK) -> tor
 
 
 def centre_keypoints(crops: int, image_size: int, device: torch.device | None = None) -> torch.Tensor:
-    """Return Puzzle-CAM's cut, the image centre, for every crop: `[crops, 2]` int64, (row, column) in pixels."""
+    """Return Puzzle-CAM's cut, the image center, for every crop: `[crops, 2]` int64, (row, column) in pixels."""
     return torch.full((crops, 2), image_size // 2, device=device)
 
 
@@ -136,7 +136,7 @@ def local_maxima(maps: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor
 
 
 def resize_cams(cams: torch.Tensor, image_size: int) -> torch.Tensor:
-    """Return maps `[crops, n, n]` at image size, `[crops, S, S]`: bilinear with half-pixel centres, float32."""
+    """Return maps `[crops, n, n]` at image size, `[crops, S, S]`: bilinear with half-pixel centers, float32."""
     maps = cams.float().contiguous()[:, None]
     return F.interpolate(maps, size=(image_size, image_size), mode="bilinear", align_corners=False)[:, 0]
 
@@ -170,6 +170,6 @@ def _running_maximum(x: torch.Tensor, dim: int, length: int) -> torch.Tensor:
 
 
 def _or_centre(keypoints: torch.Tensor, image_size: int) -> torch.Tensor:
-    """Replace keypoints with a row or column of 0 by the centre."""
+    """Replace keypoints with a row or column of 0 by the center."""
     degenerate = (keypoints == 0).any(1, keepdim=True)
     return keypoints.masked_fill(degenerate, image_size // 2)

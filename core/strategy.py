@@ -45,7 +45,7 @@ class StepError(ValueError):
 
 @dataclass(frozen=True)
 class Options:
-    """What a step and a keypoint function are told. The strategy's own arguments are attributes, `options.NAME`."""
+    """Settings of a step and of a keypoint function. The strategy's own arguments are attributes, `options.NAME`."""
 
     alpha_p: float = 0.0  # weight of the puzzle classification loss; 0: off
     alpha_re: float = 0.0  # weight of the reconstruction loss at this iteration (on its ramp); 0: off

@@ -146,7 +146,7 @@ def _prefix(flat_names: Collection[str], state_dict: StateDict) -> str:
     """Return the prefix of names, as "encoder.", below which a file holds most of the given names; "" if none."""
     found: Counter[str] = Counter()
     for name in state_dict:
-        starts = [0, *(place + 1 for place, character in enumerate(name) if character == ".")]
+        starts = [0, *(position + 1 for position, character in enumerate(name) if character == ".")]
         found.update(name[:start] for start in starts if _flat(name[start:]) in flat_names)
     return max(found, key=found.get, default="")
 

@@ -235,7 +235,7 @@ def test_every_wait_is_shown_with_the_project_s_line(monkeypatch):
 
     assert hasattr(Trainer, iterations.EXPECTED)
     monkeypatch.setattr(iterations, "EXPECTED", "waits_once_per_iteration")
-    places = iterations.places_that_warn(lambda: [wait(), waits_once_per_iteration(), wait()])
+    places = iterations.lines_that_warn(lambda: [wait(), waits_once_per_iteration(), wait()])
     ((place, count),) = places.items()
     assert count == 2 and place.startswith("tests/test_benchmarks.py:") and "synchronizing" in place
 

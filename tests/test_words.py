@@ -28,6 +28,7 @@ PATTERNS = {
     r"\bstrangers?\b": "untrusted input",
     r"\bmend(s|ed|ing)?\b": "fix",
     r"\bper cent\b": "%",
+    r"\bof before\b": "of earlier versions",
     r"\b(whence|for ever|in spite of|in the midst|beforehand|needless|amiss|to and fro)\b": "a plain word",
     r"\b(laid|lays?|lay) (back|together)\b": "stitched, merged",
     r"\b(dealt|deals?) (it |them |the \w+ )?out\b": "scatter",

@@ -14,8 +14,7 @@ from core.evaluation.classifier import TrainedClassifier
 from core.networks import Classifier
 from tools.data.datasets import preprocess
 from tools.data.images import ImageSource
-from tools.system.errors import UserError, shorten
-from tools.system.files import reason
+from tools.system.errors import UserError, reason, shorten
 
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}  # by format
 NEEDED = ("onnx", "onnxscript", "onnxruntime")

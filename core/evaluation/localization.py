@@ -70,9 +70,9 @@ class Localization:
 
     For every image and each of its classes: is the keypoint on the map of the class inside a box of that class? A
     strategy with one keypoint per image (Max) is measured only on the class whose map is strongest at the keypoint. For
-    comparison, the same is computed without a network: for the centre of the visible image, and for a uniform point in
+    comparison, the same is computed without a network: for the center of the visible image, and for a uniform point in
     it (its exact probability). Only the visible parts of images and boxes count; a class without a visible box is
-    `skipped`. The keypoint of a map without a positive value ("empty") is the centre of the canvas.
+    `skipped`. The keypoint of a map without a positive value ("empty") is the center of the canvas.
 
     All kinds of `Maps` are measured too, by MaxBoxAccV2 (see `box_accuracy`) and, if they are given, as `seeds`.
 

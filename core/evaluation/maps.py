@@ -28,7 +28,7 @@ class Maps:
 
     CAM: the network's own. Grad-CAM and LayerCAM: of the backbone's output x for the logit of the class,
     relu(Σ_c mean_hw(∂logit/∂x_c) · x_c) and relu(Σ_c relu(∂logit/∂x_c) · x_c). Centre, which needs no network: a
-    Gaussian at the centre of the visible image, σ a quarter of its sides.
+    Gaussian at the center of the visible image, σ a quarter of its sides.
 
     References: Selvaraju et al., Grad-CAM, ICCV 2017; Jiang et al., LayerCAM, IEEE TIP 2021.
     """

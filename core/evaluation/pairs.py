@@ -40,16 +40,16 @@ class PresentClasses:
     resize: bool = False  # see `evaluation_transform`
 
     def __post_init__(self) -> None:
-        places = [fitted_box(size, self.image_size) if self.resize else (0, 0, *size) for size in self.sizes]
-        self.regions = torch.tensor(places).clamp_max(self.image_size)  # where the canvas shows each image
+        extents = [fitted_box(size, self.image_size) if self.resize else (0, 0, *size) for size in self.sizes]
+        self.regions = torch.tensor(extents).clamp_max(self.image_size)  # where the canvas shows each image
         canvas = torch.tensor([0, 0, self.image_size, self.image_size])
         # Of a fitted image what inference counts; of a top-left crop the whole canvas, as in the official code.
         self.frames = self.regions if self.resize else canvas.expand_as(self.regions)
         self.boxes: list[dict[int, list[Box]]] = []  # of every image, by class; empty for a class that is out of sight
-        for objects, size, place in zip(self.objects, self.sizes, places, strict=True):
+        for objects, size, extent in zip(self.objects, self.sizes, extents, strict=True):
             found = {label: [] for label in sorted({item.class_index for item in objects})}
             for item in objects:
-                box = visible_box(item, size, place, self.image_size)
+                box = visible_box(item, size, extent, self.image_size)
                 found[item.class_index] += [box] if box else []
             self.boxes.append(found)
 
@@ -64,17 +64,20 @@ class PresentClasses:
         return Pairs(*(each.to(device) for each in found))
 
 
-def visible_box(item: VOCObject, size: tuple[int, int], place: Box, image_size: int) -> Box | None:
+def visible_box(item: VOCObject, size: tuple[int, int], extent: Box, image_size: int) -> Box | None:
     """Return an object's box on the canvas, with partly covered pixels; None if it is out of sight.
 
-    `place` is where the whole image, of `size` (height, width), would be on the canvas of `image_size` pixels.
+    `extent` is where the whole image, of `size` (height, width), would be on the canvas of `image_size` pixels.
     """
     xmin, ymin, xmax, ymax = item.box or (1, 1, size[1], size[0])  # the devkit's 1-based, inclusive corners
     sides = []
     for axis, corners in enumerate(((ymin, ymax), (xmin, xmax))):
-        scale, (first, last) = (place[axis + 2] - place[axis]) / size[axis], sorted(corners)  # some tools swap corners
-        start = math.floor((math.floor(first) - 1) * scale + place[axis] + ROUNDING)
-        end = math.ceil(math.ceil(last) * scale + place[axis] - ROUNDING)
-        sides.append((max(start, place[axis]), min(end, place[axis + 2], image_size)))
+        scale, (first, last) = (
+            (extent[axis + 2] - extent[axis]) / size[axis],
+            sorted(corners),
+        )  # some tools swap corners
+        start = math.floor((math.floor(first) - 1) * scale + extent[axis] + ROUNDING)
+        end = math.ceil(math.ceil(last) * scale + extent[axis] - ROUNDING)
+        sides.append((max(start, extent[axis]), min(end, extent[axis + 2], image_size)))
     (top, bottom), (left, right) = sides
     return (top, left, bottom, right) if top < bottom and left < right else None

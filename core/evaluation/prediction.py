@@ -24,7 +24,7 @@ def autocast(device: torch.device, amp: str) -> AbstractContextManager:
 
 
 def to_device(images: torch.Tensor, device: torch.device, network: nn.Module) -> torch.Tensor:
-    """Return float32 `[B, 3, S, S]` on the device, normalized and in memory as the network wants its images.
+    """Return float32 `[B, 3, S, S]` on the device, normalized and in memory as the network expects its images.
 
     Images are uint8 `[B, S, S, 4]` as the loaders return them, a third of the bytes, or normalized already. It does not
     synchronize with the device.

@@ -163,12 +163,12 @@ def draw_errors(
     for row, v in pairs:
         pixels = images[row][0]
         width, height = upright_size(images.paths[row])
-        place = fitted_box((height, width), len(pixels)) if resize else (0, 0, height, width)
-        frame = place if resize else (0, 0, *pixels.shape[:2])  # as in `PresentClasses`
+        extent = fitted_box((height, width), len(pixels)) if resize else (0, 0, height, width)
+        frame = extent if resize else (0, 0, *pixels.shape[:2])  # as in `PresentClasses`
         cam = None
         if features_of:
             features = features_of(pixels[None])[0, v].float()
             cam = make_cam(features * covered_cells(torch.tensor(frame), len(pixels), len(features)))
-        found = (visible_box(item, (height, width), place, len(pixels)) for item in objects[row] if item.box)
+        found = (visible_box(item, (height, width), extent, len(pixels)) for item in objects[row] if item.box)
         pictures[row, v] = embedded(draw_example(np.asarray(pixels), cam, [box for box in found if box]), "jpg")
     return pictures

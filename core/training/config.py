@@ -43,7 +43,7 @@ _optimization, _run, _output = (partial(argument, group=name) for name in ("opti
 
 @dataclass(frozen=True)
 class Config(Arguments):
-    """What a training run is told. `resumable` arguments may differ between a run and its continuation."""
+    """The arguments of a training run. `resumable` arguments may differ between a run and its continuation."""
 
     data_dir: str = _data(help="devkit folder: JPEGImages, Annotations, ImageSets", resumable=True)
     train_split: str = _data("train_aug", "list in data/, or of the devkit as Main/train")
@@ -190,7 +190,7 @@ def _words_of_config(parser: Parser, strategy: Strategy, argv: list[str]) -> lis
     content = read_object(Path(path))
     if isinstance(content.get("arguments"), dict):  # the description beside a checkpoint
         content = {"trained": content.get("strategy"), **content["arguments"]}
-    # Files of before name the strategy as "strategy", unless it has an argument of this name.
+    # Files of earlier versions name the strategy as "strategy", unless it has an argument of this name.
     trained = content.pop("trained", None if "strategy" in strategy.arguments else content.pop("strategy", None))
     if trained not in (None, strategy.name):
         raise UserError(f"--config {path} is of strategy {trained}: use its script, not that of {strategy.name}")

@@ -188,7 +188,7 @@ class Run:
             if name in saved and saved[name] != value and name not in (*NOT_REPLAYED, "tag")
         }
         blocking = [text for name, text in differing.items() if not self.config.resumable(name)]
-        # States of before do not know the contents of the images.
+        # States of earlier versions do not know the contents of the images.
         known = state["data"]
         others = {name: f"other {name}" for name, digest in self._data.items() if known.get(name, digest) != digest}
         if state["class_names"] != self.class_names:

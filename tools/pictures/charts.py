@@ -91,8 +91,8 @@ def _joined(lines: list[Line]) -> list[Line]:
         runs = [line for line in lines if line.label == label]
         if len(runs) > 1:
             points = [dict(zip(run.x, run.y, strict=True)) for run in runs]
-            x = [place for place in runs[0].x if all(place in of_run for of_run in points)]
-            y = np.array([[of_run[place] for place in x] for of_run in points], float)
+            x = [value for value in runs[0].x if all(value in of_run for of_run in points)]
+            y = np.array([[of_run[value] for value in x] for of_run in points], float)
             runs = [Line(label, x, y.mean(0).tolist(), (y.min(0).tolist(), y.max(0).tolist()))]
         joined += runs
     return joined
@@ -129,9 +129,9 @@ def bar_chart(
             means, errors = runs[part].mean(1), runs[part].std(1, ddof=0 if alone else 1)
             form = "{:.1f}" if alone else "{:.1f} ± {:.1f}"
             texts = ["none" if math.isnan(pair[0]) else form.format(*pair) for pair in zip(means, errors, strict=True)]
-            places = middles + (index - (len(series) - 1) / 2) * BAR / group
+            positions = middles + (index - (len(series) - 1) / 2) * BAR / group
             xerr = None if alone else np.nan_to_num(errors)
-            bars = axes.barh(places, np.nan_to_num(means), 0.93 * BAR / group, color=color, xerr=xerr)
+            bars = axes.barh(positions, np.nan_to_num(means), 0.93 * BAR / group, color=color, xerr=xerr)
             axes.bar_label(bars, texts, padding=3, bbox={"color": "white", "pad": 0})  # over the line of chance
         if len(chance):
             axes.vlines(chance[part], middles - reach, middles + reach, **dashed)
@@ -212,9 +212,9 @@ def _patch(color: str, label: str) -> Artist:
 
 def _write_names(axis: Axis, names: list[str], step: int = 1, width: float = NAMES) -> None:
     """Write names at each `step` of an axis, shortened to a width; a difference "a − b" has two lines."""
-    places = step * np.arange(len(names))
-    axis.set_ticks(places, [printable(name).replace(" − ", " −\n") for name in names])
+    positions = step * np.arange(len(names))
+    axis.set_ticks(positions, [printable(name).replace(" − ", " −\n") for name in names])
     written = axis.get_ticklabels()
     for text in written:
         fit_text(text, width * letter())
-    axis.set_ticks(places, [text.get_text() for text in written])  # drawing would restore the whole names
+    axis.set_ticks(positions, [text.get_text() for text in written])  # drawing would restore the whole names

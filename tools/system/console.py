@@ -1,4 +1,4 @@
-"""The screen, and the names of files, as a program sees them: what cannot be shown costs words, never the program."""
+"""The screen, and the names of files, as a program sees them: what cannot be shown is lost, never an error."""
 
 import contextlib
 import os
