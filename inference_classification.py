@@ -41,8 +41,8 @@ from tools.pictures.figure import check_picture_path, recorded_in_picture, write
 from tools.pictures.panels import PANEL
 from tools.runs.folder import Folder, checkpoint_path
 from tools.system.command_line import Arguments, argument, parse
-from tools.system.errors import UserError, advice, first_few, printable, quoted, run_main
-from tools.system.files import check_writable, reason, result_path
+from tools.system.errors import UserError, advice, first_few, printable, quoted, reason, run_main
+from tools.system.files import check_writable, result_path
 
 MOST_EXAMPLES = 190  # as a picture has room for
 MAX_NAME = 200  # bytes: a file system takes 255, and the temporary file beside a picture has a longer name

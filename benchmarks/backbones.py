@@ -42,7 +42,6 @@ class Config(Arguments):
 
 
 def main() -> None:
-    """Print a row per family, and write the table."""
     config = parse(Config, __doc__)
     lines = [HEAD, "|---" * HEAD.count(" | ") + "|---|"]
     print(*lines, sep="\n")

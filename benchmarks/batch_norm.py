@@ -79,7 +79,6 @@ class Config(measure.NetworkArguments):
 
 
 def main() -> None:
-    """Measure every way on every layer, print the sums and write them as JSON."""
     config = parse(Config, __doc__)
     device, results = measure.prepare_device(config), {}
     print(f"{config.batch_size} crops, {config.precision}: seconds over all layers, ratio to plain, bytes moved")

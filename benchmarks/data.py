@@ -39,7 +39,6 @@ class Config(measure.DataArguments):
 
 
 def main() -> None:
-    """Measure both pipelines, print each, and write them as JSON."""
     results = {}
     with measure.image_data(parse(Config, __doc__)) as config:
         for workers in config.workers:

@@ -33,7 +33,6 @@ class Config(measure.NetworkArguments, measure.DataArguments):
 
 
 def main() -> None:
-    """Measure all, print the ratios and write them as JSON."""
     with measure.image_data(parse(Config, __doc__)) as config:
         names = ("bare", "evaluation", "published")[: 3 if config.architecture in ARCHITECTURES else 2]
         results = measure.measured({name: (run, config, name) for name in names})
@@ -43,7 +42,6 @@ def main() -> None:
 
 
 def run(config: Config, name: str) -> dict:
-    """Measure one of the three."""
     device = measure.prepare_device(config, keep_memory=name != "published")
     torch.manual_seed(0)
     return measure.measurement(config, device, action_of(config, name, device), images=config.images)

@@ -41,7 +41,6 @@ class Config(measure.NetworkArguments):
 
 
 def main() -> None:
-    """Measure, print a line for each measurement, and write JSON and picture."""
     config = parse(Config, __doc__)
     changes, images, classes = QUICK if config.quick else (STEPS, IMAGES, CLASSES)
     steps = {name: steps_over(config, name, values) for name, values in changes.items()}

@@ -29,7 +29,6 @@ class Config(measure.TimingArguments):
 
 
 def main() -> None:
-    """Measure, print each, and write them as JSON."""
     config = parse(Config, __doc__)
     results = {"import torch": median(config, "import torch", ["-c", "import torch"])}
     for name in config.programs:

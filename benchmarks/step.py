@@ -72,7 +72,6 @@ class Config(measure.NetworkArguments):
 
 
 def main() -> None:
-    """Measure the figures, print each, and write them as JSON."""
     config = parse(Config, __doc__)
     if config.profile:
         for name in config.strategies:

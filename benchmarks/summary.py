@@ -25,7 +25,6 @@ class Config(Arguments):
 
 
 def main() -> None:
-    """Print the tables."""
     config = parse(Config, __doc__)
     files = {name: config.results / f"step_{config.device}_{name}.json" for name in ("original", *PRECISIONS)}
     results = {name: read_json(path)["results"] for name, path in files.items() if path.exists()}

@@ -25,8 +25,8 @@ from tqdm import tqdm
 from tools.data.devkit import UNPRINTABLE
 from tools.data.writing import print_next_commands
 from tools.system.command_line import Arguments, argument, parse
-from tools.system.errors import UserError, printable, quoted, run_main, shorten
-from tools.system.files import read_json, reason, write_json, writing
+from tools.system.errors import UserError, printable, quoted, reason, run_main, shorten
+from tools.system.files import read_json, write_json, writing
 
 YEARS = {"2012": ("2012",), "2007": ("2007", "2007-test")}  # keys of torchvision's table
 SPLITS = {"2012": ("train_aug", "val"), "2007": ("Main/trainval", "Main/test")}

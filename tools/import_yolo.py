@@ -31,8 +31,7 @@ from tools.data.importing import (
 )
 from tools.data.writing import Sample
 from tools.system.command_line import argument, parse
-from tools.system.errors import UserError, first_few, quoted, run_main
-from tools.system.files import reason
+from tools.system.errors import UserError, first_few, quoted, reported, run_main
 
 NAME_FILES = ("*.yaml", "*.yml", "classes.txt", "*.names", "labels/classes.txt")
 TOLERANCE = 0.01  # by which a rounded coordinate may lie outside the image
@@ -93,10 +92,8 @@ def read_names(path: Path) -> list[str]:
     text = _read(path)
     names = [line.strip() for line in text.strip().splitlines()]
     if path.suffix.lower() in (".yaml", ".yml"):
-        try:
+        with reported(f"cannot read {path} as YAML", yaml.YAMLError, ValueError, RecursionError):
             content = yaml.load(text, yaml.BaseLoader)  # every value is text: a class named `no` is not False
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise UserError(f"cannot read {path} as YAML: {reason(error)}") from error
         names = content.get("names") if isinstance(content, dict) else None
         if isinstance(names, dict):
             names = [names.get(str(index)) for index in range(len(names))]
@@ -138,10 +135,8 @@ def _read_object(line: str, class_names: list[str], size: Size) -> Annotated:
 
 
 def _read(path: Path) -> str:
-    try:
+    with reported(f"cannot read {path}", UnicodeDecodeError):
         return read_bytes(path, MAX_BYTES, "a file of names or labels").decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"cannot read {path} ({reason(error)})") from error
 
 
 def main() -> None:

@@ -20,8 +20,8 @@ import torchvision
 from tools.data.devkit import class_names_problem
 from tools.data.transforms import IMAGENET, Normalization
 from tools.runs.hub import CONFIG, WEIGHTS, described, read_safetensors
-from tools.system.errors import Shortage, UserError, first_few, quoted
-from tools.system.files import CHECKSUM, read_object, reason, replace_file, require_regular_file, write_json
+from tools.system.errors import Shortage, UserError, first_few, quoted, reason
+from tools.system.files import CHECKSUM, read_object, replace_file, require_regular_file, write_json
 from tools.system.shortages import shortage
 
 StateDict = dict[str, torch.Tensor]
@@ -39,7 +39,7 @@ CONVERT = (
     "c = c.state_dict() if isinstance(c, torch.nn.Module) else c; torch.save({k: v for k, v in c.items() "
     'if isinstance(v, T) or isinstance(v, dict) and all(isinstance(t, T) for t in v.values())}, sys.argv[2])"'
 )
-# The strategies of what descriptions had in place of a strategy's name: the stem of its script, without its beginning.
+# The strategies by what earlier descriptions held instead of their names: stems of scripts, without their beginning.
 SCRIPTS = {"max": "Max", "cMax_ema": "cMax", "cTopk_ema": "cTopk", "cTopk_w_ema": "cTopk-w"}
 SCRIPTS |= {"plain": "plain", "instances": "instances", "centre": "centre, no EMA", "centre_ema": "centre"}
 

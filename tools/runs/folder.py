@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from tools.system.errors import UserError, first_few
-from tools.system.files import read_json, reason, remove, sync_folder, writing
+from tools.system.errors import UserError, first_few, reason
+from tools.system.files import read_json, remove, sync_folder, writing
 
 History = dict[str, list[dict[str, Any]]]
 # Endings of the tables beside a result; no result's own name ends so, or one would replace the other.
 BESIDE = LOCALIZATION, IN_PROTOCOLS, LABELS, CLASS_PAIRS = ("_localization", "_protocols", "_labels", "_class_pairs")
 SEED = re.compile(r"[._-]?seed[._-]?\d+", re.IGNORECASE)  # in names that otherwise are the same
-EARLIER_NAMES = {"lr": "learning_rate", "mAP": "map"}  # of values in histories of before
+EARLIER_NAMES = {"lr": "learning_rate", "mAP": "map"}  # of values in histories of earlier versions
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class RunFiles:
             held.write(f"process {os.getpid()} on {socket.gethostname()}")
             held.flush()
         self._held = held
-        # A run that was killed while it moved had begun to write nothing: what is in place is the run's before.
+        # A run killed during the move had not written anything yet: what was not moved belongs to the run before it.
         name = re.compile(rf"\.{re.escape(self.tag)}\.\d+")
         for moving in self.folder.earlier(self.tag, 0).parent.glob(".*"):
             if name.fullmatch(moving.name):

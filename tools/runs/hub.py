@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from tools.system.errors import UserError
-from tools.system.files import reason
+from tools.system.errors import UserError, reported
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 CONFIG = "config.json"
@@ -22,12 +21,11 @@ def read_safetensors(path: Path) -> dict[str, Any]:
     """Read tensors by name with the optional safetensors, which comes with timm."""
     try:
         from safetensors.torch import load_file
-
-        return load_file(path)
     except ImportError as error:
         raise UserError(f"{path} needs safetensors: pip install safetensors") from error
-    except Exception as error:  # a damaged file can break the reader anywhere
-        raise UserError(f"{path} is damaged or not in the format of safetensors ({reason(error)})") from error
+    # A damaged file can break the reader anywhere.
+    with reported(f"{path} is damaged or not in the format of safetensors", Exception):
+        return load_file(path)
 
 
 def described(config: dict[str, Any]) -> dict[str, Any]:
