@@ -27,12 +27,12 @@ CHECKED = 8  # images
 class Config(Arguments):
     tag: str | None = argument(None, "export experiments/models/best_TAG.pth", one_of="checkpoint")
     weights: str | None = argument(None, "export this file, described by a .json, or folder", one_of="checkpoint")
-    architecture: str | None = argument(None, "of the network (default: the description's)")
+    architecture: str | None = argument(None, "as in training (default: the description's)")
     class_file: str | None = argument(None, "names of the classes (default: the description's)")
     image_size: int | None = argument(None, "S, pixels, divisible by 32 (default: as trained)")
-    format: str = argument("onnx", "of the file", choices=tuple(SUFFIXES))
+    format: str = argument("onnx", "file format", choices=tuple(SUFFIXES))
     thresholds: str | None = argument(None, "each class's own, a file of tools.thresholds (default: 0.5 for all)")
-    images: list[str] | None = argument(None, f"files or folders: the first {CHECKED} check it (default: validation's)")
+    images: list[str] | None = argument(None, f"files or folders; {CHECKED} of them check it (default: validation's)")
     out: Path | None = argument(None, "default: experiments/exports/NAME.onnx or .pt2, replaced", names_file=True)
 
 

@@ -60,7 +60,7 @@ _rule, _drawing = partial(_predictions, at_most_one_of="rule"), partial(_output,
 class Config(Arguments):
     tag: str | None = _checkpoint(None, "use experiments/models/best_TAG.pth", one_of="checkpoint")
     weights: str | None = _checkpoint(None, "use this file, described by a .json of the same name", one_of="checkpoint")
-    architecture: str | None = _checkpoint(None, "of the network (default: the description's)")
+    architecture: str | None = _checkpoint(None, "as in training (default: the description's)")
     class_file: str | None = _checkpoint(None, "names of the classes (default: the description's)")
     images: list[str] | None = _images(None, "files, folders (with all below them) or quoted patterns", one_of="images")
     data_dir: str | None = _images(None, "devkit folder, for --compare and --tiles of a --split", one_of="images")

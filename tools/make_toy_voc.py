@@ -41,7 +41,7 @@ class Config(Arguments):
     seed: int = argument(0, "another seed draws other images", least=0)
     image_size: int = argument(160, "longer side in pixels", least=64)
     val_share: float = argument(0.25, "share of images in val", least=1e-5, below=1)
-    class_file: Path = argument(CLASS_FILE, "JSON file with class_names and color_dict (default: data/VOC_2012.json)")
+    class_file: Path = argument(CLASS_FILE, "JSON file with class_names and color_dict")
     overwrite: bool = argument(False, "replace the toy set that --out already holds")
 
     def lists(self) -> dict[str, list[str]]:

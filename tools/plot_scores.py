@@ -23,7 +23,7 @@ from tools.system.errors import UserError, run_main
 @dataclass(frozen=True)
 class Config(ScoreArguments, FigureArguments):
     scores: list[Path] = argument(help="scores and labels: .npz, .csv or .json", metavar="FILE")
-    kind: str = argument(help="the latter of the first file's labels", choices=("precision_recall", "co_occurrence"))
+    kind: str = argument(help="co_occurrence: of the first file", choices=("precision_recall", "co_occurrence"))
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ class Config(Arguments):
     data_dir: Path = argument(help="devkit folder to read")
     out: Path | None = argument(None, "devkit folder to make", one_of="result")
     archive: Path | None = argument(None, "tar archive to make, at most 50 MiB", one_of="result", names_file=True)
-    longer_side: int = argument(help="of the scaled images, pixels", above=0)
+    longer_side: int = argument(help="longer side of the scaled images at most, pixels", above=0)
 
 
 def scale_devkit(data_dir: Path, out: Path, longer_side: int, quality: int = JPEG_QUALITY) -> int:

@@ -15,7 +15,7 @@ from tools.system.command_line import Arguments, argument
 from tools.system.errors import UserError, advice, quoted
 from tools.system.files import require_regular_file
 
-SCALES_HELP = "views of each image, as 0.5,1.0,1.5 (default 1.0)"
+SCALES_HELP = "sizes of each image whose logits are averaged, as 0.5,1.0,1.5 (default 1.0)"
 DIFFICULT_HELP = "what a class shown only as difficult objects is (default positive: official code; ignore: server)"
 OUT_HELP = "result files without suffix (default experiments/evaluation/…)"
 RESIZE_HELP = "fit whole images to image_size, as inference does, not their top-left square (default: as trained)"
@@ -43,26 +43,26 @@ class Config(Arguments):
 
     data_dir: Path | None = argument(None, "VOC devkit folder; not needed with --scores", group="data")
     split: str | None = argument(None, "list in data/, or of the devkit as Main/val (default: the run's)", group="data")
-    labels: str = argument("xml", "from XML or the devkit's class lists", group="data", choices=("xml", "lists"))
+    labels: str = argument("xml", "read from XML or the devkit's class lists", group="data", choices=("xml", "lists"))
     num_workers: int = argument(4, "loader processes", group="data", least=0)
 
-    architecture: str | None = argument(None, "default: the description's beside the checkpoint", group="network")
+    architecture: str | None = argument(None, "as in training (default: the description's)", group="network")
     class_file: Path | None = argument(None, "file with class_names (default: the description's)", group="network")
-    head: str | None = argument(None, "of the logits (default: the description's)", group="network", choices=HEADS)
+    head: str | None = argument(None, "of the network (default: the description's)", group="network", choices=HEADS)
     image_size: int | None = argument(None, "pixels, divisible by 32 (default: as trained)", group="network")
     eval_resize: bool | None = argument(None, RESIZE_HELP, group="network")
     batch_size: int = argument(32, "images per batch", group="network", least=1)
     scales: tuple[float, ...] = argument((1.0,), SCALES_HELP, group="network", parse=scales, above=0, most=8)
-    flip: bool = argument(False, "mirrored views too", group="network")
+    flip: bool = argument(False, "also average mirrored views", group="network")
     device: str = argument("auto", "auto, cpu, cuda or cuda:N", group="network")
     amp: str = argument("off", "precision; off: float32", group="network", choices=PRECISIONS)
 
     difficult: str = argument("positive", DIFFICULT_HELP, group="metrics", choices=DIFFICULT)
     threshold: float = argument(0.5, "a class that scores more is predicted", group="metrics", least=0, most=1)
-    thresholds: str | None = argument(None, "instead, those of a file of tools.thresholds", group="metrics")
+    thresholds: str | None = argument(None, "instead, each class's own: a file of tools.thresholds", group="metrics")
     protocol: tuple[str, ...] | None = argument(None, PROTOCOL_HELP, group="metrics", parse=comma_separated)
     bootstrap: int = argument(1000, "samples for the interval of the mAP; 0: none", group="metrics", least=0)
-    seed: int = argument(0, "of the bootstrap", group="metrics", least=0)
+    seed: int = argument(0, "random seed of the bootstrap", group="metrics", least=0)
     localization: bool = argument(False, LOCALIZATION_HELP, group="metrics", aliases=("localisation",))
     masks: str | None = argument(None, MASKS_HELP, group="metrics", bare="", metavar="SPLIT")
     check_labels: bool = argument(False, LABELS_HELP, group="metrics")
@@ -72,7 +72,7 @@ class Config(Arguments):
     column: str = argument("screen", COLUMN_HELP, group="output", choices=WIDTHS)
     report: Path | None = argument(None, REPORT_HELP, group="output", metavar="FILE|DIR")
     submission: Path | None = argument(None, "archive for the test server", group="output", metavar="FILE.tar.gz")
-    competition: str = argument("comp2", "of the archive", group="output", choices=COMPETITIONS)
+    competition: str = argument("comp2", "for which the archive is", group="output", choices=COMPETITIONS)
 
     def check(self) -> None:
         if not self.scores and not self.data_dir:

@@ -66,7 +66,7 @@ class Config(Arguments):
     channels_last: bool = _network(True, "memory layout; False is the official code's, slower")
 
     re_loss: str = _method("L1_Loss", "reconstruction loss: absolute or squared", choices=RECONSTRUCTION_LOSSES)
-    alpha_re: float = _method(1.0, "final weight of the reconstruction loss, factor", least=0)
+    alpha_re: float = _method(1.0, "final weight of the reconstruction loss", least=0)
     alpha_schedule_re: float = _method(0.5, "share of training until alpha_re is reached, 0 to 1", least=0)
     alpha_p: float = _method(1.0, "weight of the puzzle classification loss (with a teacher only a monitor)", least=0)
     topk: int = _method(TOPK, "number of local maxima per keypoint (cTopk, cTopk-w)", above=0, most=MAX_TOPK)
@@ -83,12 +83,12 @@ class Config(Arguments):
     amp: str = _optimization("off", "mixed precision; off is the official code's", choices=PRECISIONS)
 
     config: str | None = _run(None, "repeat the run of experiments/data/TAG.config.json; flags win", metavar="FILE")
-    seed: int = _run(0, "of weights, order and augmentation, an integer", least=0, below=2**63)
+    seed: int = _run(0, "random seed of weights, order and augmentation", least=0, below=2**63)
     resume: str | None = _run(None, "resume from the last state, or from FILE", bare="", metavar="FILE", resumable=True)
     force: bool = _run(False, "with --resume: accept settings that change the result", resumable=True)
     on_nan: str = _run("stop", "what to do when the loss is not finite", choices=("stop", "skip"), resumable=True)
     device: str = _run("auto", "auto (all visible GPUs), cpu, cuda (all) or cuda:N", resumable=True)
-    replicas: int = _run(0, "batch statistics as of N GPUs in the official code; 0: the devices", least=0, metavar="N")
+    replicas: int = _run(0, "batch statistics of the official code on N GPUs; 0: all devices", least=0, metavar="N")
     sync_bn: bool = _run(False, "under torchrun: batch statistics over all processes")
     tf32: bool = _run(False, "allow TF32 on GPUs: faster, less precise")
     deterministic: bool = _run(False, "the same bits every time on one device; slower")

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from tools.system.errors import UserError
+from tools.system.files import ROOT
 
 Config = TypeVar("Config", bound="Arguments")
 BOUNDS = {
@@ -146,9 +147,9 @@ def _options(field: dataclasses.Field, about: Argument, hint: Any) -> dict[str, 
         options["help"] += " (required)"
         options |= {} if about.positional else {"required": True}  # argparse always requires positional ones
     else:
-        shown = "none" if field.default in (None, "") else str(field.default).replace("%", "%%")
+        default = options["default"] = field.default
+        shown = "none" if default in (None, "") else str(default).removeprefix(f"{ROOT}/").replace("%", "%%")
         options["help"] += "" if "default" in about.help else f" (default: {shown})"
-        options["default"] = field.default
     if isinstance(hint, types.UnionType):  # such as `list[int] | None`
         hint = next(kind for kind in typing.get_args(hint) if kind is not types.NoneType)
     several = typing.get_origin(hint) in (list, tuple)
