@@ -45,7 +45,7 @@ def write_kit(folder: Path, images: dict[str, str], suffix: str = "jpg", xml: st
 
 def labels(folder: Path, split: str = "Main/train") -> dict[str, list[float]]:
     dataset = VOCClassification(folder, split, CLASSES)
-    assert all(dataset.image(index).mode == "RGB" for index in range(len(dataset)))
+    assert all(dataset[index][0].mode == "RGB" for index in range(len(dataset)))
     return dict(zip(dataset.ids, dataset.labels.tolist(), strict=True))
 
 

@@ -181,7 +181,7 @@ def test_a_scaled_devkit_is_upright_and_its_sizes_too(devkit, tmp_path):
     (devkit / "Annotations/im_1.xml").rename(devkit / "Annotations/im_1.XML")
     assert scale_devkit(devkit, tmp_path / "small", 30) == 8
     dataset = VOCImages(tmp_path / "small", "Main/train")
-    assert dataset.image(0).size == (30, 20)
+    assert dataset[0][0].size == (30, 20)
     assert sorted(os.listdir(tmp_path / "small/JPEGImages")) == [f"im_{i}.jpg" for i in range(8)]
     before, after = (read_annotation(f / "Annotations/im_1.xml", ["cat", "dog"]) for f in (tmp_path / "small",) * 2)
     assert len(before) == len(after) == 1

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 
 from core.cam import make_cam
-from core.evaluation.pairs import visible_box
+from core.evaluation.pairs import PresentClasses
 from core.evaluation.panels import draw_example
 from tools.data.annotations import VOCObject
 from tools.data.datasets import VOCImages
 from tools.data.images import upright_size
-from tools.data.transforms import covered_cells, fitted_box
+from tools.data.transforms import covered_cells
 from tools.metrics.bootstrap import Interval
 from tools.metrics.calibration import reliability
 from tools.metrics.labels import label_report, suspicious_labels
@@ -162,13 +162,11 @@ def draw_errors(
     pictures = {}
     for row, v in pairs:
         pixels = images[row][0]
-        width, height = upright_size(images.paths[row])
-        extent = fitted_box((height, width), len(pixels)) if resize else (0, 0, height, width)
-        frame = extent if resize else (0, 0, *pixels.shape[:2])  # as in `PresentClasses`
-        cam = None
+        size, boxed = upright_size(images.paths[row])[::-1], [item for item in objects[row] if item.box]
+        seen, cam = PresentClasses([boxed], [size], 0, len(pixels), resize), None  # 0: no mean over classes
         if features_of:
             features = features_of(pixels[None])[0, v].float()
-            cam = make_cam(features * covered_cells(torch.tensor(frame), len(pixels), len(features)))
-        found = (visible_box(item, (height, width), extent, len(pixels)) for item in objects[row] if item.box)
-        pictures[row, v] = embedded(draw_example(np.asarray(pixels), cam, [box for box in found if box]), "jpg")
+            cam = make_cam(features * covered_cells(seen.frames[0], len(pixels), len(features)))
+        boxes = [box for of_class in seen.boxes[0].values() for box in of_class]
+        pictures[row, v] = embedded(draw_example(np.asarray(pixels), cam, boxes), "jpg")
     return pictures
