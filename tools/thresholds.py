@@ -61,7 +61,7 @@ def read_sets(config: Config) -> tuple[Scores, Scores]:
         order = np.random.default_rng(config.seed).permutation(len(chosen.ids))
         chosen, test = (chosen.select(np.sort(half)) for half in np.array_split(order, 2))
     if not binary_labels(chosen.labels, config.difficult)[0].any():
-        raise UserError(f"{config.scores} has no positive to choose a threshold for")
+        raise UserError(f"half of {config.scores} has no positive to choose a threshold for: try another --seed")
     return chosen, test
 
 
