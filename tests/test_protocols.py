@@ -17,6 +17,7 @@ from sklearn.metrics import average_precision_score
 
 from core.evaluation.config import Config
 from core.evaluation.scoring import read_again
+from evaluate_classification import result_base
 from tests.helpers.command_line import run
 from tools.metrics import submission
 from tools.metrics.multilabel import MEANS
@@ -473,17 +474,18 @@ def test_scores_of_another_program_are_those_of_the_split(tmp_path):
         read_again(replace(config, split="Main/few"))
 
 
-def test_scores_that_were_labeled_again_replace_themselves(tmp_path):
+def test_scores_that_were_labeled_again_replace_themselves(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "a.csv").write_text("image,cat,dog\na,0.5,0.25\nb,0.5,0.5\n")
     for name, of in (("cat", (1, -1)), ("dog", (-1, 1))):
         path = tmp_path / "ImageSets" / "Main" / f"{name}_val.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"a {of[0]}\nb {of[1]}\n")
-    options = ("--data_dir", tmp_path, "--labels", "lists", "--protocol", "oass")
-    for _ in range(2):
-        result = run(tmp_path, "evaluate_classification.py", "--scores", "a.csv", *options)
-        assert (result.returncode, result.stderr) == (0, "")
-    assert len(list((tmp_path / "experiments" / "evaluation").glob("*.npz"))) == 1
+    config = Config(scores=tmp_path / "a.csv", data_dir=tmp_path, labels="lists")
+    scored = read_again(config).scores
+    base = result_base(config, scored)
+    write_scores(base.with_suffix(".npz"), scored)
+    assert result_base(config, scored) == base
 
 
 def test_without_a_positive_there_is_no_table(tmp_path):
