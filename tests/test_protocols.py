@@ -497,3 +497,9 @@ def test_without_a_positive_there_is_no_table(tmp_path):
 def test_an_unknown_protocol_is_refused_with_the_choices(scores_file):
     with pytest.raises(UserError, match="--protocol 'mlgcn': choose from ml-gcn, "):
         Config(scores=scores_file, protocol=("mlgcn",))
+
+
+@pytest.mark.parametrize("option", [{"report": Path("r.html")}, {"check_labels": True}, {"thresholds": __file__}])
+def test_what_a_protocol_does_not_compute_is_refused(scores_file, option):
+    with pytest.raises(UserError, match=f"--{next(iter(option))} shows the project's own metrics"):
+        Config(scores=scores_file, protocol=("oass",), **option)
