@@ -51,8 +51,6 @@ def measure(config: Config, evaluated: Evaluated, base: Path) -> list[str]:
     scored, localization, pictures = evaluated
     class_names = scored.class_names
     labels, counted = binary_labels(scored.labels, config.difficult)
-    if not labels.any():
-        raise UserError(f"no image of split '{split_of(config, scored)}' shows a class: there is nothing to measure")
     threshold, decision = config.threshold, f"score above {config.threshold:g}"
     if config.thresholds:
         with advice("check --thresholds"):
@@ -124,7 +122,7 @@ def result_base(config: Config, scored: Scores) -> Path:
             # Nothing is lost where only the localization is added.
             return found if found.get("localization") else found | {name: wanted[name] for name in LOCALIZED_WITH}
         # Scores alone are those of an unlabeled split or of an interrupted evaluation.
-        return wanted | scored_with(read_scores(scores)) if scores.exists() else None
+        return made_with(config, read_scores(scores)) if scores.exists() else None
 
     if config.scores:
         return result_path(Folder().results_again(config.scores), wanted, recorded)
@@ -175,6 +173,9 @@ def main() -> None:
     if scored.labels is None:
         lines.append("no labels, no metrics: the images of this split have no annotations")
     else:
+        if not binary_labels(scored.labels, config.difficult)[0].any():
+            split = split_of(config, scored)
+            raise UserError(f"no image of split '{split}' shows a class: there is nothing to measure")
         lines += follow_protocols(config, scored, base) if config.protocol else measure(config, evaluated, base)
     print("\n".join(lines))
     if problem:

@@ -1,7 +1,7 @@
 """Comparison of methods: Holm's correction, ranks, differences over images and runs, and the program."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -33,7 +33,8 @@ def test_holm_rejects_what_its_procedure_rejects(p_values, level):
 
 def test_the_smallest_difference_is_detected_with_the_power():
     rng = np.random.default_rng(0)
-    drawn = smallest_difference(2.0) + 2 * rng.standard_normal(100_000)
+    moved = 2 * rng.standard_normal(100_000)
+    drawn = smallest_difference(moved, 2.0) + moved
     assert (np.abs(drawn) > 2 * 1.959964).mean() == pytest.approx(0.8, abs=0.01)
 
 
@@ -73,6 +74,31 @@ def test_runs_widen_the_interval_and_their_order_does_not_matter():
     assert width(shaken[0]) > 1.5 * width(calm[0])
     same, _ = compare([methods[0], methods[0][::-1]], labels, counted, samples=100)
     assert same[0].mean == pytest.approx(same[1].mean)
+
+
+def test_the_smallest_difference_of_two_runs_is_finite():
+    """Samples of two or three runs are from Student's t, whose standard deviation is infinite."""
+    for runs in (2, 3):
+        methods, labels = studies(runs=runs)
+        _, pairs = compare(methods, labels, np.ones_like(labels), samples=2000)
+        for pair in pairs:
+            bound = max(abs(pair.difference.difference - end) for end in asdict(pair.difference.interval).values())
+            assert bound < 1.5 * pair.smallest < 3 * bound
+
+
+def test_equal_methods_share_a_rank():
+    methods, labels = studies()
+    summaries, _ = compare([methods[0], methods[2], methods[2]], labels, np.ones_like(labels), samples=200)
+    assert [one.rank for one in summaries] == [3, 1, 1] and summaries[1].best == summaries[2].best > 0.99
+
+
+def test_without_a_positive_there_is_nothing_to_compare(tmp_path):
+    for name in ("a", "b"):
+        absent = np.full((2, 1), -1, np.int8)
+        write_scores(tmp_path / f"{name}.npz", Scores(["x", "y"], ["c"], np.zeros((2, 1)), absent))
+    config = Config(files=[tmp_path / "a.npz", tmp_path / "b.npz"])
+    with pytest.raises(UserError, match="a.npz has no positive"):
+        read(config, config.methods())
 
 
 @pytest.fixture(scope="module")

@@ -205,7 +205,7 @@ def scores_file(path, **changes):
         ({"labels": None, "presence": np.ones((8, 2), bool)}, "presence must hold numbers out of -1, 0, 1"),
         ({"labels": None, "presence": np.eye(8, 2, dtype=int)}, "has no -1: save an array of 0 and 1 as `labels`"),
         ({"labels": None, "presence": np.full((8, 2), "cat")}, "presence must hold numbers"),
-        ({"labels": np.full((8, 2), 2)}, "labels must hold numbers out of 0, 1"),
+        ({"labels": np.full((8, 2), 2)}, "labels must hold numbers out of -1, 0, 1"),
         ({"labels": np.ones((8, 3), int)}, "do not match 8 images and 2 classes"),
         ({"presence": np.ones((8, 2), int)}, "both presence and labels"),
         ({"scores": np.full((8, 2), 3.5)}, "these are in 3.5…3.5: save logits as an array `logits`"),

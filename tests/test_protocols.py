@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import tarfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,12 +13,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score
 
 from core.evaluation.config import Config
+from core.evaluation.scoring import read_again
+from evaluate_classification import result_base
 from tests.helpers.command_line import run
 from tools.metrics import submission
 from tools.metrics.multilabel import MEANS
-from tools.metrics.protocols import PROTOCOLS, measure
+from tools.metrics.protocols import PROTOCOLS, measure, protocol_tables
 from tools.metrics.readers import read_labeled, read_results
 from tools.metrics.scores import Scores, write_scores
 from tools.metrics.submission import CLASSES, write_submission
@@ -239,6 +242,37 @@ def test_the_table_of_add_gcn(tmp_path):
         read_results(tmp_path / "results.csv")
 
 
+def test_a_table_without_a_header_may_hold_scores_alone(tmp_path):
+    text = "".join(f"{image},{row[0]},{row[1]}\n" for image, row in zip(IDS, PROBABILITIES, strict=True))
+    (tmp_path / "s.CSV").write_text(text)
+    check(read_results(tmp_path / "s.CSV", NAMES), labels=None)
+
+
+def test_classes_named_by_numbers_are_a_header(tmp_path):
+    (tmp_path / "s.csv").write_text("image,0,1\na,0.5,0.25\n")
+    found = read_results(tmp_path / "s.csv", ["1", "0"])
+    assert found.ids == ["a"] and found.scores.tolist() == [[0.25, 0.5]]
+    (tmp_path / "s.csv").write_text("image,0,1,label:0,label:1\na,0.5,0.25,1,-1\n")
+    assert read_results(tmp_path / "s.csv").labels.tolist() == [[1, -1]]
+
+
+def test_labels_without_a_minus_one_are_multi_hot(tmp_path):
+    """As COCO's in CSRA's list; read as the devkit's, each 0 would be a difficult object, and count as a positive."""
+    multi_hot = np.array([[1, 0], [0, 1], [0, 0]])
+    rows = list(zip(IDS, PROBABILITIES.tolist(), multi_hot.tolist(), strict=True))
+    lines = [",".join(map(str, [image, *row, *of])) for image, row, of in rows]
+    (tmp_path / "bare.csv").write_text("\n".join(lines))
+    (tmp_path / "named.csv").write_text("\n".join(["image,cat,dog,label:cat,label:dog", *lines]))
+    entries = [{"file_name": image, "scores": row, "target": of} for image, row, of in rows]
+    (tmp_path / "list.json").write_text(json.dumps(entries))
+    arrays = {"ids": IDS, "class_names": NAMES, "scores": PROBABILITIES}
+    np.savez(tmp_path / "multi_hot.npz", labels=multi_hot, **arrays)
+    for name in ("bare.csv", "named.csv", "list.json", "multi_hot.npz"):
+        check(read_results(tmp_path / name, NAMES), 2 * multi_hot - 1)
+    np.savez(tmp_path / "devkit.npz", labels=LABELS, **arrays)
+    check(read_results(tmp_path / "devkit.npz"))
+
+
 def test_the_list_of_csra(tmp_path):
     entries = [{"file_name": image, "scores": row.tolist()} for image, row in zip(IDS, PROBABILITIES, strict=True)]
     path = tmp_path / "result.json"
@@ -297,6 +331,30 @@ def archive_of(path: Path, member: tarfile.TarInfo, content: bytes = b"") -> Pat
     return path
 
 
+def test_an_archive_of_another_program(tmp_path):
+    """A plain one, with tabs, odd line ends, files of other competitions, and those that macOS adds."""
+    main = "results/VOC2012/Main/"
+    contents = {
+        f"{main}comp1_cls_val_dog.txt": b"\xef\xbb\xbfc\t0.0625\r\na\t0.25 \r\n\r\nb\t0.75\r\n",
+        f"{main}comp1_cls_val_cat.txt": b"a 0.9\nb 0.125\n c  0.5",
+        f"{main}._comp1_cls_val_cat.txt": b"\x00\xff",
+        f"{main}comp3_det_val_cat.txt": b"a 0.9 1 2 3 4\n",
+        "results/VOC2012/Segmentation/a.png": b"\x89PNG",
+    }
+    for name, mode in (("s.tar", "w"), ("s.tgz", "w:gz")):
+        with tarfile.open(tmp_path / name, mode) as archive:
+            for path, content in contents.items():
+                member = tarfile.TarInfo(path)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+        found = read_results(tmp_path / name)
+        check(found.of_images(IDS, ""), labels=None)
+    with tarfile.open(tmp_path / "s.tar", "a") as archive:
+        archive.addfile(tarfile.TarInfo("old/comp1_cls_val_cat.txt"))
+    with pytest.raises(UserError, match="of one split, found old/comp1_cls_val, results/VOC2012/Main/comp1_cls_val"):
+        read_results(tmp_path / "s.tar")
+
+
 @pytest.mark.parametrize("target", ["nowhere", "comp2_cls_val_cat.txt"])
 def test_an_archive_of_links_is_refused(tmp_path, target):
     link = tarfile.TarInfo("comp2_cls_val_cat.txt")
@@ -331,7 +389,8 @@ def test_a_damaged_or_huge_archive_is_refused(tmp_path, monkeypatch):
         ("s.csv", "image,cat\na,0.5\na,0.5\n", "the image id 'a' more than once"),
         ("s.csv", "image,cat,label:dog\na,0.5,1\n", "a column for each class"),
         ("s.csv", "image,cat,label:cat\na,0.5,2\n", "labels must be 1, 0"),
-        ("s.csv", "a,0.5,0.5\n", "the class file names 2"),
+        ("s.csv", "a,0.5,0.5,0.5\n", "the class file names 2"),
+        ("s.csv", "a,nan,0.5\n", "not finite"),
         ("s.json", "{}", "is not a list of objects"),
         ("s.json", "[]", "do not hold as many numbers"),
         ("s.json", '[{"file_name": "a"}]', "is not a list of objects"),
@@ -339,7 +398,13 @@ def test_a_damaged_or_huge_archive_is_refused(tmp_path, monkeypatch):
         ("s.json", '[{"file_name": "a", "scores": [1, 1]}, {"file_name": "b", "scores": [1]}]', "entries 2 do not"),
         ("s.json", '[{"file_name": "a", "scores": [1%s]}]' % ("0" * 400), "not a number"),
         ("s.json", '[{"file_name": "a", "scores": 5}]', "do not hold as many numbers"),
-        ("comp1_cls_val_cat.txt", "a 0.5 1\n", "an image id and a score per line"),
+        (
+            "s.json",
+            '[{"file_name": "a", "scores": [1, 1]}, {"file_name": "b", "scores": [1, 1], "target": [1, 1]}]',
+            "list",
+        ),
+        ("comp1_cls_val_cat.txt", "a\n", "an image id and a score per line"),
+        ("comp1_cls_val_cat.txt", "a 0.5\na 0.25\n", "an image is listed twice"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_refused(tmp_path, name, text, message):
@@ -378,6 +443,63 @@ def test_all_protocols_in_one_table(scores_file, tmp_path):
     assert rows[0]["CF1_top3"] and set(MEANS) <= set(rows[0])
 
 
+def test_the_format_of_a_file_does_not_change_a_figure():
+    """A table of text holds float64, and float32 sigmoids of large logits are equal: the originals see these ties."""
+    rng = np.random.default_rng(0)
+    labels = rng.choice([-1, 0, 1], (300, 4), p=[0.6, 0.1, 0.3]).astype(np.int8)
+    logits = (15 + 4 * rng.standard_normal(labels.shape) + labels).astype(np.float32)
+    ids, names = [f"im{i}" for i in range(300)], list("abcd")
+    text, _, found = protocol_tables(list(PROTOCOLS), Scores(ids, names, logits, labels))
+    assert text == protocol_tables(list(PROTOCOLS), Scores(ids, names, logits.astype(np.float64), labels))[0]
+    expected = [average_precision_score(labels[:, v] == 1, sigmoid(logits)[:, v]) for v in range(4)]
+    assert found["protocols"]["c-tran"]["mAP"] == pytest.approx(100 * np.mean(expected))
+    assert 100 * np.mean(expected) != pytest.approx(found["protocols"]["ssgrl"]["mAP"], abs=0.1)
+
+
+def test_scores_of_another_program_are_those_of_the_split(tmp_path):
+    """The server ranks equal scores in the order of the list; without some images the figure would be another one."""
+    lines = {"Main/val": "c\na\nb\n", "Main/few": "a\nb\n"}
+    for split, text in lines.items():
+        path = tmp_path / "ImageSets" / f"{split}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    for v, name in enumerate(NAMES):
+        found = "".join(f"{image} {of[v]}\n" for image, of in zip(IDS, LABELS, strict=True))
+        (tmp_path / "ImageSets" / "Main" / f"{name}_val.txt").write_text(found)
+    (tmp_path / "s.csv").write_text("image,cat,dog\na,0.5,0.5\nb,0.5,0.5\nc,0.5,0.5\n")
+    config = Config(scores=tmp_path / "s.csv", data_dir=tmp_path, split="Main/val", labels="lists")
+    found = read_again(config).scores
+    assert found.ids == ["c", "a", "b"] and found.labels.tolist() == LABELS[[2, 0, 1]].tolist()
+    with pytest.raises(UserError, match="s.csv has other images than split 'Main/few'; they differ in c"):
+        read_again(replace(config, split="Main/few"))
+
+
+def test_scores_that_were_labeled_again_replace_themselves(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.csv").write_text("image,cat,dog\na,0.5,0.25\nb,0.5,0.5\n")
+    for name, of in (("cat", (1, -1)), ("dog", (-1, 1))):
+        path = tmp_path / "ImageSets" / "Main" / f"{name}_val.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"a {of[0]}\nb {of[1]}\n")
+    config = Config(scores=tmp_path / "a.csv", data_dir=tmp_path, labels="lists")
+    scored = read_again(config).scores
+    base = result_base(config, scored)
+    write_scores(base.with_suffix(".npz"), scored)
+    assert result_base(config, scored) == base
+
+
+def test_without_a_positive_there_is_no_table(tmp_path):
+    (tmp_path / "a.csv").write_text("image,cat,label:cat\na,0.5,-1\n")
+    result = run(tmp_path, "evaluate_classification.py", "--scores", "a.csv", "--protocol", "all")
+    assert result.returncode == 2 and "shows a class: there is nothing to measure" in result.stderr
+
+
 def test_an_unknown_protocol_is_refused_with_the_choices(scores_file):
     with pytest.raises(UserError, match="--protocol 'mlgcn': choose from ml-gcn, "):
         Config(scores=scores_file, protocol=("mlgcn",))
+
+
+@pytest.mark.parametrize("option", [{"report": Path("r.html")}, {"check_labels": True}, {"thresholds": __file__}])
+def test_what_a_protocol_does_not_compute_is_refused(scores_file, option):
+    with pytest.raises(UserError, match=f"--{next(iter(option))} shows the project's own metrics"):
+        Config(scores=scores_file, protocol=("oass",), **option)

@@ -275,6 +275,20 @@ def test_halves_of_one_file_and_other_goals(files):
     assert len(set(temperatures)) == 3
 
 
+def test_halves_have_the_same_share_of_every_class(tmp_path):
+    rng = np.random.default_rng(0)
+    present = rng.random((101, 5)) < [0.5, 0.3, 0.1, 0.05, 0.03]
+    present[:2] = True
+    scored = Scores([f"im{i}" for i in range(101)], list("abcde"), rng.random(present.shape), np.where(present, 1, -1))
+    write_scores(tmp_path / "s.npz", scored)
+    for seed in range(3):
+        chosen, test = read_sets(Config(scores=tmp_path / "s.npz", halves=True, seed=seed))
+        assert sorted(chosen.ids + test.ids) == sorted(scored.ids) and abs(len(chosen.ids) - len(test.ids)) == 1
+        differences = (chosen.labels > 0).sum(0) - (test.labels > 0).sum(0)
+        assert np.abs(differences).max() <= 2
+    assert test.ids != read_sets(Config(scores=tmp_path / "s.npz", halves=True, seed=0))[1].ids
+
+
 def test_one_image_has_no_halves(tmp_path):
     (tmp_path / "one.csv").write_text("image,cat,label:cat\na,0.5,1\n")
     assert "--halves needs two" in refused(tmp_path, "-m", "tools.thresholds", "--scores", "one.csv", "--halves")

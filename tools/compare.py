@@ -53,24 +53,21 @@ class Config(ScoreArguments):
 
 
 def read(config: Config, methods: dict[str, list[Path]]) -> tuple[list[np.ndarray], Scores]:
-    """Return the logits of each method `[runs, N, V]`, and the first file, whose order of images and classes counts."""
-    first, logits = None, []
+    """Return the scores of each method `[runs, N, V]`, and the first file, whose order of images and classes counts."""
+    first, ranking = None, []
     for paths in methods.values():
         runs = []
         for path in paths:
             scored = config.read(path, first)
             first = first or scored
-            runs.append(aligned(scored, first, path, config.difficult).logits)
-        logits.append(np.stack(runs))
-    return logits, first
+            runs.append(aligned(scored, first, path, config.difficult).scores)
+        ranking.append(np.stack(runs))
+    return ranking, first
 
 
 def aligned(scored: Scores, first: Scores, path: Path, difficult: str) -> Scores:
     """Return the scores with the images in the first file's order; raise a `UserError` for other images or labels."""
-    rows = {image: row for row, image in enumerate(scored.ids)}
-    if differing := sorted(rows.keys() ^ set(first.ids)):
-        raise UserError(f"{path} has other images than the first file; they differ in {first_few(differing)}")
-    scored = scored.select([rows[image] for image in first.ids])
+    scored = scored.of_images(first.ids, f"{path} has other images than the first file")
     both = zip(binary_labels(scored.labels, difficult), binary_labels(first.labels, difficult), strict=True)
     differ = np.any([own != other for own, other in both], axis=(0, 2))
     if different := [first.ids[row] for row in np.flatnonzero(differ)]:
@@ -95,7 +92,7 @@ def text_of(names: list[str], runs: list[int], class_names: list[str], methods: 
         table.append((title, *figures, f"{pair.corrected:.4f}", f"{100 * pair.smallest:.2f}"))
         order = [v for v in np.argsort(-np.abs(pair.classes)) if not np.isnan(pair.class_p_values[v])]
         parts = [f"{class_names[v]} {100 * pair.classes[v]:+.1f} ({pair.class_p_values[v]:.3f})" for v in order]
-        largest.append(f"{title}: {', '.join(parts[:CLASSES_SHOWN])}")
+        largest.append(f"{title}: {', '.join(parts[:CLASSES_SHOWN]) or 'none'}")
     lines += [fixed_width_table(table, (15, 7, 15, 7, 9, 10)), "", "classes with the largest differences (p by Holm):"]
     lines += largest
     if max(runs) == 1:
@@ -114,13 +111,13 @@ def _interval(interval: Interval) -> str:
 def main() -> None:
     config = parse(Config, __doc__)
     grouped = config.methods()
-    logits, first = read(config, grouped)
+    ranking, first = read(config, grouped)
     made_with = {name: getattr(config, name) for name in ("difficult", "bootstrap", "seed")}
     made_with["files"] = {name: [str(path.resolve()) for path in paths] for name, paths in grouped.items()}
     made_with["class_names"] = first.class_names
     base = free_base(Folder().root / "evaluation" / "comparison", made_with, config.out)
     names, runs = list(grouped), [len(paths) for paths in grouped.values()]
-    methods, pairs = compare(logits, *binary_labels(first.labels, config.difficult), config.bootstrap, config.seed)
+    methods, pairs = compare(ranking, *binary_labels(first.labels, config.difficult), config.bootstrap, config.seed)
     text = text_of(names, runs, first.class_names, methods, pairs)
     of_methods = dict(zip(names, methods, strict=True))
     of_pairs = {_title(names, pair): pair for pair in pairs}

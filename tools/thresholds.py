@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tools.data.splits import stratified_split
 from tools.metrics.calibration import FIGURES, calibration, fit_temperatures
 from tools.metrics.multilabel import MEANS, binary_labels
 from tools.metrics.readers import OUT_HELP, ScoreArguments
@@ -37,7 +38,7 @@ class Config(ScoreArguments):
     scores: Path = argument(help="scores and labels to choose on: .npz, .csv or .json")
     goal: Goal = argument(Goal("f1"), GOAL_HELP, parse=Goal.parse, aliases=("for",))
     test: Path | None = argument(None, "scores and labels to measure on", at_most_one_of="test")
-    halves: bool = argument(False, "choose on a random half of --scores, measure on the other", at_most_one_of="test")
+    halves: bool = argument(False, "choose on a stratified half, measure on the other", at_most_one_of="test")
     temperature: str = argument("one", "for all classes, for each, or none", choices=("one", "class", "none"))
     bootstrap: int = argument(1000, "samples for the intervals of the means", least=1)
     seed: int = argument(0, "of everything that is drawn", least=0)
@@ -58,10 +59,10 @@ def read_sets(config: Config) -> tuple[Scores, Scores]:
     if config.halves and len(chosen.ids) < 2:
         raise UserError(f"{config.scores} holds one image: --halves needs two")
     if config.halves:
-        order = np.random.default_rng(config.seed).permutation(len(chosen.ids))
-        chosen, test = (chosen.select(np.sort(half)) for half in np.array_split(order, 2))
+        in_test = stratified_split(binary_labels(chosen.labels, config.difficult)[0], 0.5, config.seed)
+        chosen, test = chosen.select(~in_test), chosen.select(in_test)
     if not binary_labels(chosen.labels, config.difficult)[0].any():
-        raise UserError(f"{config.scores} has no positive to choose a threshold for")
+        raise UserError(f"half of {config.scores} has no positive to choose a threshold for: try another --seed")
     return chosen, test
 
 

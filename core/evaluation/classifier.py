@@ -191,7 +191,7 @@ def predicted_classes(
     A class needs at least the threshold, or to be above its own of thresholds `[V]`; `topk`: the K highest instead.
     """
     order = logits.argsort(descending=True, stable=True)
-    scores = torch.sigmoid(logits)
+    scores = torch.sigmoid(logits.double())  # as in the evaluation that chose thresholds
     reached = scores > threshold if torch.is_tensor(threshold) else scores >= threshold
     return order[:topk] if topk else order[reached[order]]
 

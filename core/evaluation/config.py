@@ -25,6 +25,8 @@ MASKS_HELP = "--localization, and CAMs as segmentation seeds; SPLIT (default: th
 REPORT_HELP = "also write a page to send, FILE.html or a file in this folder: tables, curves, worst errors, provenance"
 LABELS_HELP = "also list suspicious labels, and classes that occur together or are confused; for held-out images"
 
+OWN_METRICS = ("report", "check_labels", "thresholds", "localization", "masks")  # --protocol computes none of them
+
 
 def scales(text: str) -> tuple[float, ...]:
     """Read numbers with commas between them."""
@@ -85,8 +87,9 @@ class Config(Arguments):
         for name in self.protocol or ():
             if name not in PROTOCOLS:
                 raise UserError(f"--protocol {quoted(name)}: choose from {', '.join(PROTOCOLS)}, or all")
-        if self.report and self.protocol:
-            raise UserError("--report shows the project's own metrics: leave --protocol out")
+        own = [name for name in OWN_METRICS if getattr(self, name) not in (None, False)]
+        if own and self.protocol:
+            raise UserError(f"--{own[0]} shows the project's own metrics: leave --protocol out")
         if self.strategy and not localizes:
             raise UserError("--strategy is only used by --localization: add that, or leave --strategy out")
         if self.thresholds:

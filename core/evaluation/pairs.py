@@ -72,10 +72,8 @@ def visible_box(item: VOCObject, size: tuple[int, int], extent: Box, image_size:
     xmin, ymin, xmax, ymax = item.box or (1, 1, size[1], size[0])  # the devkit's 1-based, inclusive corners
     sides = []
     for axis, corners in enumerate(((ymin, ymax), (xmin, xmax))):
-        scale, (first, last) = (
-            (extent[axis + 2] - extent[axis]) / size[axis],
-            sorted(corners),
-        )  # some tools swap corners
+        first, last = sorted(corners)  # some tools swap corners
+        scale = (extent[axis + 2] - extent[axis]) / size[axis]
         start = math.floor((math.floor(first) - 1) * scale + extent[axis] + ROUNDING)
         end = math.ceil(math.ceil(last) * scale + extent[axis] - ROUNDING)
         sides.append((max(start, extent[axis]), min(end, extent[axis + 2], image_size)))

@@ -19,7 +19,7 @@ from core.networks import Classifier
 from core.strategy import KEYPOINTS
 from tools.data.annotations import VOCObject, labels_of_objects, read_label_lists, read_objects, read_sizes
 from tools.data.datasets import VOCImages
-from tools.data.devkit import annotation_files, check_folder, read_class_names, split_path
+from tools.data.devkit import annotation_files, check_folder, read_class_names, read_split, split_path
 from tools.data.loader import evaluation_loader
 from tools.data.sight import sight_note
 from tools.data.transforms import evaluation_transform
@@ -166,6 +166,10 @@ def read_again(config: Config) -> Evaluated:
     check_archive(config, scored.class_names)
     objects: list[list[VOCObject]] = []
     if config.data_dir:
+        if config.split:
+            with advice("check --scores and --split"):
+                ids = read_split(config.data_dir, config.split, set(scored.ids))
+                scored = scored.of_images(ids, f"{config.scores} has other images than split '{config.split}'")
         scored.labels, objects = read_labels(config, split_of(config, scored), scored.ids, scored.class_names)
     if scored.labels is None and not config.submission:
         raise UserError(f"--scores {config.scores} holds no labels: give --data_dir to read them")

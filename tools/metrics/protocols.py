@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.special import expit
 
 from tools.metrics.average_precision import mean_over_classes, precisions_at
 from tools.metrics.multilabel import MEANS, NAN, TOP, Counting, binary_labels, marked, precision_recall
@@ -135,6 +134,8 @@ def measure(
     """
     kept = len(logits) - len(logits) % protocol.drop_last
     ranked, labels = {"logits": logits, "probabilities": probabilities}[protocol.ranked][:kept], labels[:kept]
+    if protocol.ties != "list":  # networks compute float32, the server reads text
+        ranked = _float32(ranked).numpy()
     positive, counted = binary_labels(labels, protocol.difficult)
     orders = [None] * len(class_names) if orders is None else orders
     columns = zip(ranked.T, positive.T, counted.T, orders, strict=True)
@@ -186,8 +187,8 @@ def _notes(protocol: Protocol, measured: Measured, has_positive: np.ndarray, cla
     if not has_positive.all():
         empty = [class_names[v] for v in np.flatnonzero(~has_positive)]
         over = mean_over_classes(measured.average_precisions[has_positive])
-        rest = f"mAP over the other {has_positive.sum()} classes {over:.2f}"
-        notes.append(f"no positive in {first_few(empty)}: the original {protocol.original}; {rest}")
+        rest = f"; mAP over the other {has_positive.sum()} classes {over:.2f}" if has_positive.any() else ""
+        notes.append(f"no positive in {first_few(empty)}: the original {protocol.original}{rest}")
     if measured.high - measured.low > 1e-9:
         notes.append(f"equal scores: mAP {measured.low:.2f} to {measured.high:.2f} by their order")
     return notes
@@ -197,7 +198,7 @@ def protocol_tables(names: Sequence[str], scored: Scores) -> tuple[str, str, dic
     """Return a row per protocol as text and as CSV, and everything by protocol."""
     # The originals compare and rank float32 sigmoids, which are equal where logits are above 17.
     logits = scored.logits
-    probabilities = expit(scored.scores) if scored.are_logits else scored.scores
+    probabilities = torch.sigmoid(_float32(scored.scores)).numpy() if scored.are_logits else scored.scores
     columns = [*MEANS, *(f"{name}_top{TOP}" for name in MEANS)]
     text = [("protocol", "mAP", *MEANS, *(f"{name} 3" for name in MEANS))]
     table, notes, result = [("protocol", "mAP", *columns, "note")], [], {}

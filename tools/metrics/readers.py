@@ -1,7 +1,6 @@
 """Result files of other programs: score tables, the VOC server's text files, and what ADD-GCN and CSRA write."""
 
 import csv
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,18 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from tools.data.devkit import read_class_names
-from tools.metrics.multilabel import DIFFICULT
-from tools.metrics.scores import Scores, read_scores
-from tools.metrics.submission import CLASSES, read_submission
+from tools.metrics.multilabel import DIFFICULT, binary_labels
+from tools.metrics.scores import Scores, devkit_labels, read_scores
+from tools.metrics.submission import CLASSES, RESULT_FILE, read_submission, result_lines
 from tools.pictures.figure import COLUMN_HELP, WIDTHS
 from tools.system.command_line import Arguments, argument
 from tools.system.errors import UserError, first_few, reported
 from tools.system.files import read_json, require_regular_file
-from tools.system.text_table import NUMBER
 
 OUT_HELP = "result files without suffix (default in experiments/evaluation)"
 LABEL = "label:"  # before the class's name in the header of a column of labels
-SERVER_FILE = re.compile(r"(comp\d+_cls_.+)_([^_]+)\.txt")
 
 
 @dataclass(frozen=True)
@@ -35,9 +32,11 @@ class ScoreArguments(Arguments):
         """Read scores that have labels, with the classes of those that were read first.
 
         Raises:
-            UserError: as `read_results`, and if the file holds no labels or other classes.
+            UserError: as `read_results`, and if the file holds no labels, no positive or other classes.
         """
         scored = read_labeled(path, read_class_names(self.class_file) if self.class_file else None)
+        if not binary_labels(scored.labels, self.difficult)[0].any():
+            raise UserError(f"{path} has no positive: there is nothing to measure")
         try:
             return scored.of_classes(first.class_names) if first else scored
         except UserError as error:
@@ -57,11 +56,12 @@ def read_results(path: Path, class_names: list[str] | None = None) -> Scores:
 
     * `.npz`: see `tools.metrics.scores.read_scores`.
     * `.csv` with a header: a column of image names, one column per class, and, for labels, columns `label:CLASS`.
-    * `.csv` without one, as ADD-GCN's `results.csv`: name, a logit per class, a label per class.
+    * `.csv` without one: name, a score per class, and, as in ADD-GCN's `results.csv`, a label per class.
     * `.json`, as CSRA's result list: objects with `file_name`, `scores` and perhaps `target`.
     * a folder or an archive of `comp?_cls_SPLIT_CLASS.txt`, or one of these files, whose neighbors are read too.
 
-    Values outside 0…1 make a table one of logits; others are probabilities. Labels are 1, 0 (only difficult) and −1.
+    Values outside 0…1 make a table one of logits; others are probabilities. Labels are 1, 0 (only difficult) and −1;
+    those without a −1 are multi-hot, 1 and 0 (absent).
 
     Args:
         class_names: the columns of the result; a format that does not name them holds them in this order (default:
@@ -72,9 +72,9 @@ def read_results(path: Path, class_names: list[str] | None = None) -> Scores:
     """
     if not path.is_dir():
         require_regular_file(path)
-    if path.is_dir() or path.name.endswith((".txt", ".tar.gz", ".tgz")):
+    if path.is_dir() or path.name.endswith((".txt", ".tar", ".tar.gz", ".tgz")):
         scored = _read_server_files(path)
-    elif path.suffix == ".csv":
+    elif path.suffix.lower() == ".csv":
         scored = _read_table(path, class_names)
     else:
         scored = _read_list(path, class_names) if path.suffix == ".json" else read_scores(path)
@@ -92,15 +92,19 @@ def _read_table(path: Path, class_names: list[str] | None) -> Scores:
         rows = [row for row in csv.reader(file) if row]
     if not rows or len(rows[0]) < 2:
         raise UserError(f"{path} is not a table of an image's name and a score per class")
-    header = [] if NUMBER.fullmatch(rows[0][1].strip()) else [cell.strip() for cell in rows.pop(0)[1:]]
+    header, names = [cell.strip() for cell in rows[0][1:]], class_names or sorted(CLASSES)
+    has_header = not all(map(_is_number, header)) or sorted(header) == sorted(names)
+    rows = rows[has_header:]
     ids, values = [row[0] for row in rows], _numbers(path, (row[1:] for row in rows))
-    if not header:  # ADD-GCN's
-        names = _names(path, class_names, values.shape[1] // 2)
+    if not has_header and len(header) == len(names):
+        header = names
+    elif not has_header:  # ADD-GCN's
+        names = _names(path, class_names, len(header) // 2)
         header = [*names, *(LABEL + name for name in names)]
     names = [name for name in header if not name.startswith(LABEL)]
     labels = [LABEL + name for name in names]
     if len(header) != values.shape[1] or sorted(header) not in (sorted(names), sorted(names + labels)):
-        expected = f"a column for each class, and none or one for each as {LABEL}CLASS (without a header, always one)"
+        expected = f"a column for each class, and none or one for each as {LABEL}CLASS"
         raise UserError(f"{path}: expected {expected}")
     columns = dict(zip(header, values.T, strict=True))
     found = np.stack([columns[name] for name in labels], 1) if len(header) > len(names) else None
@@ -114,8 +118,10 @@ def _read_list(path: Path, class_names: list[str] | None) -> Scores:
             raise TypeError
         ids = [str(entry["file_name"]) for entry in entries]
         scores = _numbers(path, (entry["scores"] for entry in entries))
-        labels = _numbers(path, (entry["target"] for entry in entries)) if "target" in entries[0] else None
-    except (TypeError, KeyError, IndexError) as error:
+        labels = None
+        if any("target" in entry for entry in entries):
+            labels = _numbers(path, (entry["target"] for entry in entries))
+    except (TypeError, KeyError) as error:
         raise UserError(f"{path} is not a list of objects with file_name, scores and perhaps target") from error
     return _scores(path, ids, _names(path, class_names, scores.shape[1]), scores, labels)
 
@@ -125,11 +131,11 @@ def _read_server_files(path: Path) -> Scores:
     if path.is_file() and not is_text:
         contents = read_submission(path)
     else:
-        files = sorted((path.parent if is_text else path).glob("comp*.txt"))
+        files = sorted((path.parent if is_text else path).glob("comp*_cls_*.txt"))
         contents = {file.name: _text_column(file) for file in files}
-    found = {name: match for name in contents if (match := SERVER_FILE.fullmatch(Path(name).name))}
+    found = {name: match for name in contents if (match := RESULT_FILE.fullmatch(name))}
     if is_text:  # of several sets in a folder, that of the file that was named
-        named = SERVER_FILE.fullmatch(path.name)
+        named = RESULT_FILE.fullmatch(path.name)
         found = {name: match for name, match in found.items() if named and match[1] == named[1]}
     sets = sorted({match[1] for match in found.values()})
     if len(sets) != 1:
@@ -145,8 +151,15 @@ def _read_server_files(path: Path) -> Scores:
 def _text_column(path: Path) -> tuple[list[str], list[float]]:
     require_regular_file(path)
     with reported(f"{path}: expected an image id and a score per line", OSError, ValueError):
-        rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return [image for image, _ in rows], [float(score) for _, score in rows]
+        return result_lines(path.read_bytes())
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _numbers(path: Path, rows: Iterable[list]) -> np.ndarray:
@@ -174,7 +187,7 @@ def _scores(
     if labels is not None:
         if labels.shape != values.shape or not np.isin(labels, (-1, 0, 1)).all():
             raise UserError(f"{path}: labels must be 1, 0 (only difficult objects) or -1, one for each score")
-        labels = labels.astype(np.int8)
+        labels = devkit_labels(labels.astype(np.int8))
     are_logits = not bool(((values >= 0) & (values <= 1)).all())
     scored = Scores(ids, names, values, labels, {"scores": path.name}, are_logits)
     scored.check(str(path))

@@ -81,6 +81,13 @@ class Scores:
         """Return the same scores with the columns in the order of `class_names`; a UserError: other classes."""
         return self.select(columns=class_columns(class_names, self.class_names))
 
+    def of_images(self, ids: list[str], problem: str) -> "Scores":
+        """Return the same scores with the rows in the order of `ids`; a UserError that says `problem`: other images."""
+        rows = {image: row for row, image in enumerate(self.ids)}
+        if differing := sorted(rows.keys() ^ set(ids)):
+            raise UserError(f"{problem}; they differ in {first_few(differing)}")
+        return self.select([rows[image] for image in ids])
+
 
 def write_scores(path: Path, scored: Scores) -> None:
     """Write scores as `.npz`, see `read_scores`; labels are written as `presence`."""
@@ -110,8 +117,8 @@ def write_score_file(path: Path, ids: list[str], class_names: list[str], logits:
 def read_scores(path: Path) -> Scores:
     """Read a `.npz` file with `ids`, `class_names`, and `logits`, or `scores` in 0…1; each array is verified by a CRC.
 
-    Labels, if any, are `presence`, the devkit's (1, 0, −1), or `labels`, multi-hot (0 and 1, or bool). `settings` is
-    a JSON object of plain values.
+    Labels, if any, are `presence`, the devkit's (1, 0, −1), or `labels`, which are multi-hot (0 and 1, or bool) if none
+    is −1. `settings` is a JSON object of plain values.
 
     Raises:
         UserError: the file cannot be read, is damaged, lacks arrays, or holds arrays that do not match.
@@ -185,10 +192,10 @@ def _labels(path: Path, arrays: dict[str, np.ndarray], settings: dict[str, Any])
     if "labels" in arrays and "presence" in arrays:
         raise UserError(f"{path} holds both presence and labels: keep one of them")
     if "labels" in arrays:
-        return 2 * _integers(path, "labels", arrays["labels"], (0, 1), kinds="biuf") - 1
+        return devkit_labels(_integers(path, "labels", arrays["labels"], kinds="biuf"))
     if "presence" not in arrays:
         return None
-    values = _integers(path, "presence", arrays["presence"], (-1, 0, 1), kinds="iuf")
+    values = _integers(path, "presence", arrays["presence"], kinds="iuf")
     # A file of this project says how it was made, and a split of one class may have no image without it.
     if 0 in values and -1 not in values and "checkpoint" not in settings:
         meaning = "presence is 1 (present), 0 (only as difficult objects) or -1 (absent), and this one has no -1"
@@ -196,8 +203,13 @@ def _labels(path: Path, arrays: dict[str, np.ndarray], settings: dict[str, Any])
     return values
 
 
-def _integers(path: Path, name: str, values: np.ndarray, known: tuple[int, ...], kinds: str) -> np.ndarray:
-    if values.dtype.kind not in kinds or not np.isin(values, known).all():
-        numbers = f"numbers out of {', '.join(map(str, known))} ({values.dtype} found)"
+def devkit_labels(values: np.ndarray) -> np.ndarray:
+    """Return labels of 1, 0 and −1 as they are, and those without a −1, which are multi-hot, with −1 for 0."""
+    return values if (values < 0).any() else 2 * values - 1
+
+
+def _integers(path: Path, name: str, values: np.ndarray, kinds: str) -> np.ndarray:
+    if values.dtype.kind not in kinds or not np.isin(values, (-1, 0, 1)).all():
+        numbers = f"numbers out of -1, 0, 1 ({values.dtype} found)"
         raise UserError(f"{path}: {name} must hold {numbers}; a multi-hot array is saved as `labels`")
     return values.astype(np.int8)

@@ -29,9 +29,13 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     return corrected
 
 
-def smallest_difference(standard_error: float, level: float = 0.05, power: float = POWER) -> float:
-    """Return the true difference that a two-sided test at `level` detects with probability `power`."""
-    return float(standard_error * (ndtri(1 - level / 2) + ndtri(power)))
+def smallest_difference(moved: np.ndarray, standard_error: float, level: float = 0.05, power: float = POWER) -> float:
+    """Return the true difference that a two-sided test at `level` detects with probability `power`.
+
+    The test's bound is that of `moved`, by how much samples move the difference. Their own standard deviation would be
+    without bound for two or three runs, whose samples are from Student's t.
+    """
+    return float(np.quantile(np.abs(moved), 1 - level) + standard_error * ndtri(power))
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ def compare(
     """
     runs = [[bootstrap.jackknife(scores, labels, counted) for scores in method] for method in methods]
     drawn = bootstrap.resampled_runs(runs, samples, seed)
-    ranks = (-drawn).argsort(0, kind="stable").argsort(0) + 1
+    ranks = 1 + (drawn[None] > drawn[:, None]).sum(1)  # equal ones share a rank
     summaries = []
     for values, rank, method in zip(drawn, ranks, runs, strict=True):
         mean, bias = float(values[0]), float(np.mean([run.bias for run in method]))
@@ -83,10 +87,19 @@ def compare(
     corrected = holm(np.array([one.p_value for one in found]))
     comparisons = []
     for (first, second), one, p_value in zip(pairs, found, corrected, strict=True):
-        smallest = smallest_difference((drawn[second] - drawn[first])[1:].std(ddof=1))
+        moved = (drawn[second] - drawn[first])[1:] - one.difference
+        smallest = smallest_difference(moved, _standard_error(runs[first], runs[second]))
         of_classes = _classes(runs[first], runs[second])
         comparisons.append(Pair(first, second, one, float(p_value), smallest, *of_classes))
     return summaries, comparisons
+
+
+def _standard_error(first: list[Jackknife], second: list[Jackknife]) -> float:
+    """Return that of the difference of the methods' figures, over images and over runs."""
+    of_images = [np.mean([run.contributions for run in runs], 0) for runs in (first, second)]
+    variance = ((of_images[1] - of_images[0]) ** 2).sum() / len(of_images[0]) ** 2
+    several = [[run.mean for run in runs] for runs in (first, second) if len(runs) > 1]
+    return float(np.sqrt(variance + sum(np.var(means, ddof=1) / len(means) for means in several)))
 
 
 def _classes(first: list[Jackknife], second: list[Jackknife]) -> tuple[np.ndarray, np.ndarray]:

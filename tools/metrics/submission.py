@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import re
 import tarfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tools.system.files import replace_file, require_regular_file
 COMPETITIONS = ("comp1", "comp2")  # trained on VOC's data alone; on any data except VOC's test images
 MAX_BYTES = 1 << 28  # of an unpacked archive; VOC's test images need 5 MB
 TEST_IMAGES = 10_991  # in VOC 2012's Main/test
+RESULT_FILE = re.compile(r"((?:.*/)?comp\d+_cls_.+)_([^_/]+)\.txt")
 CLASSES = frozenset(
     ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow")
     + ("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
@@ -61,23 +63,31 @@ def write_submission(
 
 
 def read_submission(path: Path) -> dict[str, tuple[list[str], list[float]]]:
-    """Return the image ids and scores of each file in an archive; a UserError says that it is not one."""
+    """Return the image ids and scores of each result file in an archive; a UserError says that it is not one."""
     require_regular_file(path)
     contents = {}
     with reported(f"{path} is not an archive of result files", Exception):  # wherever it breaks
-        with gzip.open(path) as packed:
+        with path.open("rb") if path.suffix == ".tar" else gzip.open(path) as packed:
             unpacked = packed.read(MAX_BYTES + 1)
         if len(unpacked) > MAX_BYTES:
             raise ValueError(f"it unpacks to over {MAX_BYTES >> 20} MiB")
         with tarfile.open(fileobj=io.BytesIO(unpacked), mode="r:") as archive:
             for member in archive:
-                if member.isdir():
+                if member.isdir() or not RESULT_FILE.fullmatch(member.name):
                     continue
                 if not member.isreg():  # a link may lead to itself or nowhere
                     raise ValueError(f"{quoted(member.name)} is not a regular file")
-                lines = [line.rsplit(" ", 1) for line in archive.extractfile(member).read().decode().splitlines()]
-                contents[member.name] = ([image_id for image_id, _ in lines], [float(score) for _, score in lines])
+                contents[member.name] = result_lines(archive.extractfile(member).read())
     return contents
+
+
+def result_lines(content: bytes) -> tuple[list[str], list[float]]:
+    """Return the image ids and scores of a result file; a ValueError says what else it holds."""
+    rows = [line.strip().rsplit(None, 1) for line in content.decode("utf-8-sig").splitlines() if line.strip()]
+    scores = {image_id: float(score) for image_id, score in rows}
+    if len(scores) < len(rows):
+        raise ValueError("an image is listed twice")
+    return list(scores), list(scores.values())
 
 
 def find_problem(
