@@ -25,8 +25,6 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
-from textwrap import dedent
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -38,6 +36,7 @@ from core.networks import Classifier
 from core.strategy import Options
 from core.training.config import OF_TEACHERS, Config
 from tests.helpers.command_line import PAPER, ROOT, SCRIPTS, run, small_with
+from tests.helpers.pages import Block, blocks_of
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MARKERS = ("toy", "toy slow", "own test", "needs VOC", "needs GPUs", "output")
@@ -54,30 +53,6 @@ TOY_SIZES = {
 LISTS = "--train_split Main/train --val_split Main/val"
 RUN = f"{SCRIPTS['cTopk_w']} {' '.join(PAPER)} --data_dir toy_voc {LISTS} --tag running"
 TOY_MODULES = {"tools.make_toy_voc": "--images 100 --image_size 64 --seed 1"}
-
-
-class Block(NamedTuple):
-    """A fenced block of a page: the number of its first line, its language, its marker and its text."""
-
-    page: Path
-    line: int
-    language: str
-    marker: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.page.relative_to(ROOT)}:{self.line}"
-
-
-def blocks_of(page: Path) -> list[Block]:
-    """Return the fenced blocks of a page."""
-    found, lines = [], page.read_text(encoding="utf-8").splitlines()
-    fences = [number for number, line in enumerate(lines) if line.lstrip().startswith("```")]
-    for start, end in zip(fences[::2], fences[1::2], strict=True):
-        text = dedent("\n".join(lines[start + 1 : end]))
-        before = re.fullmatch(r"<!-- (.*) -->", lines[start - 1].strip()) if start else None
-        found.append(Block(page, start + 1, lines[start].strip()[3:], before[1] if before else "", text))
-    return found
 
 
 def kind_of(block: Block) -> str:
