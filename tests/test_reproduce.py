@@ -53,7 +53,9 @@ def test_every_row_that_the_paper_compares_is_there():
     assert {"cMax", "cMax, no EMA", "centre", "centre, no EMA"} <= set(tables["ema"])
     assert tables["topk"] == [f"{name}, k = {k}" for name in ("cTopk", "cTopk-w") for k in (1, 3, 5, 10)]
     assert len(tables["radius"]) == 2
-    changed = [f"{name}, {value}" for name in ("cMax", "cMax, scale-free") for value in ("alpha_re 0.03", "alpha_re 0.3")]
+    changed = [
+        f"{name}, {value}" for name in ("cMax", "cMax, scale-free") for value in ("alpha_re 0.03", "alpha_re 0.3")
+    ]
     assert {"instances", "cMax", "cMax, scale-free", "cMax, alpha_schedule_re 1", *changed} <= set(tables["weight"])
     for one in COMPARISONS:
         assert len({row.name for row in one.rows}) == len(one.rows)
@@ -121,7 +123,10 @@ def test_an_argument_of_teachers_reaches_the_rows_that_have_one():
         (["--preset", "toy", "--tables", "speed"], "--tables speed: choose from strategies, counterparts, ema"),
         (["--preset", "toy", "--seeds", -1], "--seeds -1: must be 0 or more"),
         (["--preset", "toy", "--sedes", 1], "did you mean --seeds?"),
-        (["--preset", "toy", "--tables", "radius", "--only", "max"], "--only max: choose from cTopk_ema, cTopk_ema_topk"),
+        (
+            ["--preset", "toy", "--tables", "radius", "--only", "max"],
+            "--only max: choose from cTopk_ema, cTopk_ema_topk",
+        ),
         (["--preset", "toy", "--", "--amp"], "names and values have to alternate"),
         (["--preset", "toy", "--", "--seed", 3], "--seed cannot be passed through: use --seeds"),
         (["--preset", "toy", "--weights", "nothing.pth"], "--weights nothing.pth: no such file"),
