@@ -24,10 +24,11 @@ from core.networks import Classifier
 from core.optimizer import learning_rate_at, make_optimizer
 from core.strategy import Crops, Strategy
 from core.training.config import config_class, parse_config
-from core.training.loop import run_training
+from core.training.loop import make_data, run_training
 from core.weights import load_weights
 from tests.helpers.command_line import ROOT, SCRIPTS, SMALL, refused, run
 from tests.helpers.golden import make_network, trainer_of
+from tools.data.devkit import read_class_names
 from tools.runs.checkpoints import Description, save_checkpoint
 from tools.system.errors import UserError
 from tools.system.processes import Processes
@@ -362,6 +363,19 @@ def test_adamw_has_one_rate_and_spares_biases():
     assert [(group["full_lr"], group["weight_decay"]) for group in optimizer.param_groups] == [
         (1e-4, 0.0 if group["name"].endswith("bias") else 1e-2) for group in optimizer.param_groups
     ]
+
+
+def test_cutout_is_that_of_the_training_images_alone(toy):
+    """A rectangle of the image's sides covers at least a quarter of it, in one color."""
+    words = [*map(str, SMALL), "--data_dir", str(toy), "--limit", "16", "--tag", "x"]
+    for share in ("0", "1"):
+        config = parse_config(declared("asl"), None, [*words, "--cutout", share])
+        data = make_data(config, read_class_names(config.class_file), Processes())
+        for name, images in data.sets.items():
+            most = [
+                images[index][0].flatten(0, 1)[:, :3].unique(dim=0, return_counts=True)[1].max() for index in range(9)
+            ]
+            assert (np.median(most) > 32 * 32 / 5) == (share == "1" and name == "training")
 
 
 RECIPE_WORDS = {"optimizer": "adamw", "schedule": "onecycle", "evaluate_ema": True, "lr": 1e-3, "max_epoch": 6}
