@@ -65,9 +65,7 @@ STRATEGY = replace(
     head=lambda channels, classes, options: MLDecoder(channels, classes, options.num_of_groups),
     arguments={
         **ASL,
-        "num_of_groups": Argument(
-            0, "number of queries, each for some classes; 0: one per class, at most 100", least=0
-        ),
+        "num_of_groups": Argument(0, "queries, each for a group of classes; 0: one per class, at most 100", least=0),
     },
 )
 
