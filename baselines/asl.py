@@ -1,7 +1,7 @@
 """Counterpart: the asymmetric loss on the plain head. It differs from plain in the loss (baselines/asymmetric_loss.py).
 
 Paper: Asymmetric Loss For Multi-Label Classification (Ridnik et al., ICCV 2021). Official code: Alibaba-MIIL/ASL.
-Its recipe: --optimizer adamw --lr 1e-4 --schedule onecycle --evaluate_ema --augment randaugment.
+Its recipe: --optimizer adamw --lr 1e-4 --schedule onecycle --evaluate_ema --augment randaugment --cutout 0.5.
 """
 
 from dataclasses import replace

@@ -5,6 +5,7 @@ It differs from Max in the keypoint alone. Paper of the cut: Puzzle-CAM (ICIP 20
 
 from torch import Tensor
 
+from baselines.recipe import TRAINING
 from core.keypoints import centre_keypoints
 from core.losses import puzzle_losses
 from core.networks import Classifier
@@ -31,7 +32,9 @@ def training_step(
     return Step(loss, class_loss, p_class_loss, re_loss, keypoints)
 
 
-STRATEGY = Strategy("centre, no EMA", training_step, teacher=False, crops=Crops.one_per_image, keypoints="centre")
+STRATEGY = Strategy(
+    "centre, no EMA", training_step, teacher=False, crops=Crops.one_per_image, keypoints="centre", arguments=TRAINING
+)
 
 if __name__ == "__main__":
     train(STRATEGY, __doc__)

@@ -6,6 +6,7 @@ It differs from cMax in the keypoint alone. Paper of the cut: Puzzle-CAM (ICIP 2
 import torch
 from torch import Tensor
 
+from baselines.recipe import TRAINING
 from core.keypoints import centre_keypoints
 from core.losses import puzzle_losses
 from core.networks import Classifier
@@ -32,7 +33,7 @@ def training_step(
     return Step(loss, class_loss, p_class_loss, re_loss, keypoints)
 
 
-STRATEGY = Strategy("centre", training_step)
+STRATEGY = Strategy("centre", training_step, arguments=TRAINING)
 
 if __name__ == "__main__":
     train(STRATEGY, __doc__)

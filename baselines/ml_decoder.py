@@ -49,7 +49,7 @@ class MLDecoder(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits `[B, V]` and features `[B, V, h, w]` of x `[B, D, h, w]`."""
         pixels = F.relu(self.embedding(x.flatten(2).transpose(1, 2)))  # [B, hw, E]
-        q = self.queries.expand(len(x), -1, -1)  # [B, G, E]
+        q = self.queries.expand(x.shape[0], -1, -1)  # [B, G, E]; not len(x), which an export would fix
         q = self.norm1(q + self.dropout(q))
         attended, attention = self.attention(q, pixels, pixels)  # [B, G, E], [B, G, hw]
         q = self.norm2(q + self.dropout(attended))
@@ -65,7 +65,7 @@ STRATEGY = replace(
     head=lambda channels, classes, options: MLDecoder(channels, classes, options.num_of_groups),
     arguments={
         **ASL,
-        "num_of_groups": Argument(0, "number of queries, each for a group of classes; 0: one per class", least=0),
+        "num_of_groups": Argument(0, "queries, each for a group of classes; 0: one per class, at most 100", least=0),
     },
 )
 

@@ -10,6 +10,7 @@ a map is multiplied by a positive number, so its gradient is orthogonal to each 
 import torch
 from torch import Tensor
 
+from baselines.recipe import TRAINING
 from core.cam import make_cam
 from core.losses import puzzle_losses
 from core.networks import Classifier
@@ -49,7 +50,7 @@ STRATEGY = Strategy(
     "scale_free",
     training_step,
     keypoints=find_keypoints,
-    arguments={"strategy": Argument("cMax", "whose keypoints cut", choices=("cMax", "cTopk", "cTopk-w"))},
+    arguments={**TRAINING, "strategy": Argument("cMax", "whose keypoints cut", choices=("cMax", "cTopk", "cTopk-w"))},
 )
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ refuse() {
 [ -e "$1" ] || refuse "$1: no such file or folder"
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 device=${DEVICE:-cuda:0} runs=${RUNS:-3} results=$(realpath -m "${RESULTS:-$repository/reproduction/gpu_study}")
+[[ $runs =~ ^[1-9][0-9]*$ ]] || refuse "RUNS=$runs: must be a whole number above 0"
 data=$(realpath "$1") weights=$2 limit=$((60 * $3))
 [ ! -f "$weights" ] || weights=$(realpath "$weights")
 cd "$repository"

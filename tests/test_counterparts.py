@@ -17,17 +17,18 @@ import inference_classification
 from baselines.asymmetric_loss import asymmetric_loss
 from baselines.csra import CSRA, TEMPERATURES
 from baselines.ml_decoder import MLDecoder
-from baselines.recipe import RECIPE
+from baselines.recipe import RECIPE, TRAINING
 from core.cam import make_cam
 from core.evaluation.loading import read_strategy, trained_network
 from core.networks import Classifier
 from core.optimizer import learning_rate_at, make_optimizer
 from core.strategy import Crops, Strategy
 from core.training.config import config_class, parse_config
-from core.training.loop import run_training
+from core.training.loop import make_data, run_training
 from core.weights import load_weights
 from tests.helpers.command_line import ROOT, SCRIPTS, SMALL, refused, run
 from tests.helpers.golden import make_network, trainer_of
+from tools.data.devkit import read_class_names
 from tools.runs.checkpoints import Description, save_checkpoint
 from tools.system.errors import UserError
 from tools.system.processes import Processes
@@ -330,7 +331,9 @@ def test_a_backbone_s_weights_leave_the_head_as_it_is():
 # The recipe ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_four_scripts_do_not_offer_the_recipe():
+def test_every_baseline_offers_the_recipe_and_the_four_scripts_do_not():
+    for name in (*COUNTERPARTS, "plain", "instances", "centre", "centre_ema", "scale_free"):
+        assert config_class(declared(name)).__dataclass_fields__.keys() >= TRAINING.keys()
     for script in SCRIPTS.values():
         names = config_class(read_strategy(ROOT / script)).__dataclass_fields__
         assert not RECIPE.keys() & names.keys()
@@ -364,6 +367,19 @@ def test_adamw_has_one_rate_and_spares_biases():
     ]
 
 
+def test_cutout_is_that_of_the_training_images_alone(toy):
+    """A rectangle of the image's sides covers at least a quarter of it, in one color."""
+    words = [*map(str, SMALL), "--data_dir", str(toy), "--limit", "16", "--tag", "x"]
+    for share in ("0", "1"):
+        config = parse_config(declared("asl"), None, [*words, "--cutout", share])
+        data = make_data(config, read_class_names(config.class_file), Processes())
+        for name, images in data.sets.items():
+            most = [
+                images[index][0].flatten(0, 1)[:, :3].unique(dim=0, return_counts=True)[1].max() for index in range(9)
+            ]
+            assert (np.median(most) > 32 * 32 / 5) == (share == "1" and name == "training")
+
+
 RECIPE_WORDS = {"optimizer": "adamw", "schedule": "onecycle", "evaluate_ema": True, "lr": 1e-3, "max_epoch": 6}
 
 
@@ -386,9 +402,10 @@ def test_the_average_is_that_of_weights_and_statistics():
             torch.testing.assert_close(value, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_adamw_and_the_average_resume_to_the_same_weights():
+@pytest.mark.parametrize("name", ["csra", "scale_free"])
+def test_adamw_and_the_average_resume_to_the_same_weights(name):
     def fresh():
-        return trainer_of(declared("csra"), network_of("csra"), **RECIPE_WORDS)
+        return trainer_of(declared(name), network_of(name), **RECIPE_WORDS)
 
     whole, first, second = fresh(), fresh(), fresh()
     data = batches(4)
@@ -403,7 +420,7 @@ def test_adamw_and_the_average_resume_to_the_same_weights():
         assert all(
             torch.equal(*pair) for pair in zip(mine.state_dict().values(), theirs.state_dict().values(), strict=True)
         )
-    sgd = trainer_of(declared("csra"), network_of("csra"), evaluate_ema=True)
+    sgd = trainer_of(declared(name), network_of(name), evaluate_ema=True)
     for one, other in ((sgd, first), (first, sgd)):
         sgd.iterate(*data[0])
         with pytest.raises(ValueError, match="another --optimizer"):
@@ -488,7 +505,7 @@ RUNS = {
     "asl": ["--train_difficult", "negative"],
     "csra": ["--num_heads", "2", "--lam", "0.2", "--class_loss", "asl"],
     "ml_decoder": ["--num_of_groups", "5", "--optimizer", "adamw", "--schedule", "onecycle", "--evaluate_ema"],
-    "scale_free": ["--strategy", "cTopk"],
+    "scale_free": ["--strategy", "cTopk", "--optimizer", "adamw", "--schedule", "cosine", "--evaluate_ema"],
 }
 
 

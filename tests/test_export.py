@@ -18,7 +18,8 @@ from core.cam import make_cam
 from core.evaluation import export as exporting
 from core.evaluation.classifier import load_classifier
 from core.evaluation.export import METADATA, OUTPUTS, export
-from core.networks import Classifier
+from core.evaluation.loading import read_strategy
+from core.networks import HEADS, Classifier
 from tests.helpers.command_line import ROOT
 from tools.data.datasets import preprocess
 from tools.runs.checkpoints import Description, save_checkpoint
@@ -36,12 +37,22 @@ def here(tmp_path, monkeypatch) -> Path:
     rng = np.random.default_rng(0)
     for name, shape in (("a.png", (50, 80, 3)), ("b.png", (90, 40, 3))):
         Image.fromarray(rng.integers(0, 256, shape, np.uint8)).save(tmp_path / name)
-    torch.manual_seed(0)
     for head in ("instances", "gap"):
-        about = Description("resnet18", NAMES, SIZE, head, "cMax", "cMax", mean=(0.5, 0.4, 0.3), std=(0.3, 0.2, 0.1))
-        network = Classifier("resnet18", len(NAMES), head=head)
-        save_checkpoint(tmp_path / f"experiments/models/best_{head}.pth", network.state_dict(), about)
+        save_network(tmp_path, head)
     return tmp_path
+
+
+def save_network(folder: Path, head: str) -> None:
+    """Save a checkpoint of a head that `Classifier` knows, or that a baseline declares."""
+    torch.manual_seed(0)
+    built, strategy, keypoints = head, "cMax", "cMax"
+    if head not in HEADS:
+        declared, strategy, keypoints = read_strategy(ROOT / f"baselines/{head}.py"), head, None
+        built = declared.head_for(declared.options({}))
+    network = Classifier("resnet18", len(NAMES), head=built)
+    normalized = {"mean": (0.5, 0.4, 0.3), "std": (0.3, 0.2, 0.1)}
+    about = Description("resnet18", NAMES, SIZE, network.head, strategy, keypoints, **normalized)
+    save_checkpoint(folder / f"experiments/models/best_{head}.pth", network.state_dict(), about)
 
 
 def typed(monkeypatch, *words) -> None:
@@ -66,10 +77,11 @@ def needs(kind: str) -> None:
         pytest.importorskip(name)
 
 
-@pytest.mark.parametrize("head", ["instances", "gap"])
+@pytest.mark.parametrize("head", [*HEADS, "csra", "ml_decoder"])
 @pytest.mark.parametrize("kind", FORMATS)
 def test_the_file_computes_the_network_s_numbers_for_any_batch(here, monkeypatch, capsys, kind, head):
     needs(kind)
+    save_network(here, head)
     typed(monkeypatch, "--tag", head, "--format", kind, "--images", "a.png", "b.png")
     printed = capsys.readouterr().out
     assert printed.startswith("largest differences from PyTorch on 2 images: logits ") and printed.count("\n") == 2

@@ -68,6 +68,7 @@ def test_a_row_has_the_recipe_of_its_paper_unless_another_is_typed(name, epochs,
     assert csra["num_heads"] == (1 if name.startswith("voc") else 4) and csra["lr"] == 0.01
     assert (decoder["optimizer"], decoder["schedule"], decoder["lr"]) == ("adamw", "onecycle", 1e-4)
     assert decoder["evaluate_ema"] is True and decoder["augment"] == "randaugment"
+    assert decoder["cutout"] == 0.5 and "cutout" not in csra
     assert "optimizer" not in runs["cMax_ema", 0].arguments
     assert plain["train_difficult"] == ("negative" if name.startswith("voc") else "positive")
     typed = planned(*given, "--", "--max_epoch", 2).runs

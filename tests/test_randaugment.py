@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 
 from tests.helpers.command_line import ROOT
 from tools.data import transforms
-from tools.data.randaugment import OPERATIONS, Draws, black_square, randaugment
+from tools.data.randaugment import OPERATIONS, Draws, black_square, cutout, randaugment
 from tools.data.transforms import AUGMENTATIONS, augmentations, training_transform
 from tools.system.errors import UserError
 
@@ -101,6 +101,29 @@ def test_draws_of_training_are_uniform_and_depend_on_torchs_seed_alone():
     assert all((sample(seed) == 0).all(2).any() for seed in range(6))  # the square is never left out
 
 
+@pytest.mark.parametrize("share, width, height", [(0.5, 40, 24), (0.5, 7, 31), (1.0, 16, 10), (0.01, 9, 5)])
+def test_cutout_covers_a_rectangle_around_a_pixel_of_the_image(share, width, height):
+    """The rectangle of ASL's `CutoutPIL`, both ends included, from the middle, which is any pixel of the image."""
+    half = int(share * width + 0.5) // 2, int(share * height + 0.5) // 2
+    expected = {
+        (max(0, x - half[0]), max(0, y - half[1]), min(width - 1, x + half[0]), min(height - 1, y + half[1]))
+        for x in range(width) for y in range(height)
+    }  # fmt: skip
+    found, colors = set(), set()
+    for seed in range(200):
+        torch.manual_seed(seed)
+        image = Image.new("RGB", (width, height), (1, 2, 3))
+        after = np.asarray(cutout(image, share)).astype(int)
+        assert np.array_equal(np.asarray(image), np.broadcast_to((1, 2, 3), after.shape))
+        rows, columns = np.nonzero((after != (1, 2, 3)).any(2))
+        box = columns.min(), rows.min(), columns.max(), rows.max()
+        assert len(rows) == (box[2] - box[0] + 1) * (box[3] - box[1] + 1)
+        assert len({*map(tuple, after[rows, columns])}) == 1
+        found.add(tuple(map(int, box)))
+        colors.add(tuple(after[rows[0], columns[0]]))
+    assert found <= expected and len(found) > min(len(expected), 100) / 2 and len(colors) > 190
+
+
 @pytest.mark.parametrize(
     "text",
     ["colorjitter,randaugment", "randaugment colorjitter", "randaugment+colorjitter", "randaugment-colorjitter", "/&;",
@@ -127,5 +150,8 @@ def test_colors_change_after_the_flip_and_before_the_crop(monkeypatch):
         monkeypatch.setattr(transforms, name, noted(name, getattr(transforms, name)))
     for name, change in AUGMENTATIONS.items():
         monkeypatch.setitem(AUGMENTATIONS, name, noted(name, change))
-    training_transform(32, 32, 64, "randaugment,colorjitter")(Image.new("RGB", (40, 30)))
-    assert steps == ["resize_longer_side", "flip", "colorjitter", "randaugment", "crop"]
+    monkeypatch.setattr(transforms, "cutout", noted("cutout", cutout))
+    for share in (0.0, 0.5):
+        training_transform(32, 32, 64, "randaugment,colorjitter", share)(Image.new("RGB", (40, 30)))
+    before, after = ["resize_longer_side", "flip"], ["colorjitter", "randaugment", "crop"]
+    assert steps == [*before, *after, *before, "cutout", *after]

@@ -203,7 +203,8 @@ def make_data(config: Config, class_names: list[str], processes: Processes) -> D
     """Return data sets and loaders of a run; every file is looked for before the first iteration."""
     share = processes.rank, processes.size
     with advice("see --augment"):
-        augmented = training_transform(config.image_size, config.min_image_size, config.max_image_size, config.augment)
+        sizes = config.image_size, config.min_image_size, config.max_image_size
+        augmented = training_transform(*sizes, config.augment, getattr(config, "cutout", 0.0))  # baselines' alone
     plain = evaluation_transform(config.image_size, config.eval_resize)
     sets = {}
     for name, option, transform in (("training", "train_split", augmented), ("validation", "val_split", plain)):

@@ -86,6 +86,19 @@ def randaugment(image: Image.Image, draws: Draws | None = None) -> Image.Image:
     return black_square(image, draws.position(image.width), draws.position(image.height))
 
 
+def cutout(image: Image.Image, share: float) -> Image.Image:
+    """Return the image with a rectangle of a random color around a random pixel (code of ASL: `CutoutPIL`).
+
+    Its sides are `share` of the image's; what lies outside the image is cut off.
+    """
+    x, y = (int(torch.randint(side, ())) for side in image.size)
+    across, down = (int(share * side + 0.5) // 2 for side in image.size)
+    color = tuple(torch.randint(256, (3,)).tolist())
+    image = image.copy()
+    ImageDraw.Draw(image).rectangle((x - across, y - down, x + across, y + down), color)
+    return image
+
+
 def black_square(image: Image.Image, x: float, y: float) -> Image.Image:
     """Return the image with a black square around (x, y), 17 pixels wide because Pillow includes both ends.
 

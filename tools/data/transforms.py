@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
-from tools.data.randaugment import randaugment
+from tools.data.randaugment import cutout, randaugment
 from tools.system.errors import UserError, quoted
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -34,8 +34,10 @@ AUGMENTATIONS = {"colorjitter": v2.ColorJitter(0.3, 0.3, 0.3, 0.1), "randaugment
 flip = v2.RandomHorizontalFlip()
 
 
-def training_transform(image_size: int, min_image_size: int, max_image_size: int, augment: str = "") -> Transform:
-    """Return random resizing, flip, optional color augmentation and random crop (official code).
+def training_transform(
+    image_size: int, min_image_size: int, max_image_size: int, augment: str = "", cut_out: float = 0.0
+) -> Transform:
+    """Return random resizing, flip, optional cutout and color augmentation, and random crop (official code).
 
     The random numbers are those of torch's global generator. An image smaller than the crop is placed at a random
     offset; the rest is 0 after normalization.
@@ -43,9 +45,12 @@ def training_transform(image_size: int, min_image_size: int, max_image_size: int
     Args:
         image_size: S, pixels; the longer side is uniform from `min_image_size` to `max_image_size`, both included.
         augment: see `augmentations`.
+        cut_out: sides of the rectangle that `cutout` covers, as a share of the image's; 0: none.
     """
+    colors = [functools.partial(cutout, share=cut_out)] if cut_out else []
+    colors += augmentations(augment)
     sides = (min_image_size, max_image_size)
-    return functools.partial(augmented, image_size=image_size, sides=sides, colors=augmentations(augment))
+    return functools.partial(augmented, image_size=image_size, sides=sides, colors=colors)
 
 
 def augmented(image: Image.Image, image_size: int, sides: tuple[int, int], colors: list[Callable]) -> torch.Tensor:
