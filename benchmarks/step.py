@@ -83,7 +83,7 @@ def main() -> None:
         figures = measure.measured(calls, f"{name},")
         results[name] = figures | {"ratios": ratios_of(figures)}
         measure.print_ratios(results[name]["ratios"])
-    measure.save(config, "step", results)
+        measure.save(config, "step", results)  # after each strategy: a time limit may end the rest
 
 
 def ratios_of(figures: dict[str, dict]) -> dict[str, float]:
