@@ -1,5 +1,7 @@
 """docs/study.md: what it shows is what its commands make of the files in docs/study, without any training."""
 
+import csv
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +11,8 @@ import pytest
 
 from tests.helpers.command_line import ROOT
 from tests.helpers.pages import blocks_of
+from tools.metrics.protocols import PROTOCOLS, protocol_tables
+from tools.metrics.scores import read_scores
 
 PAGE = ROOT / "docs/study.md"
 ROOMS = ("baselines", "core", "data", "docs", "tools", "evaluate_classification.py", "reproduce_tables.py")
@@ -34,11 +38,47 @@ def made(tmp_path_factory) -> set[str]:
     return lines
 
 
+def cells(page: Path, section: str) -> list[list[str]]:
+    """Return the cells of the table in a section of a page, names of columns first."""
+    part = page.read_text(encoding="utf-8").split(f"# {section}\n")[1].split("\n#")[0]
+    rows = [line.strip("| ").split(" | ") for line in part.splitlines() if line.startswith("|")]
+    return [rows[0], *rows[2:]]
+
+
 def test_every_table_and_output_of_the_page_is_made_by_its_commands(made):
-    tables = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    text = PAGE.read_text(encoding="utf-8").split("## An interrupted series")[0]
+    tables = [line for line in text.splitlines() if line.startswith("|")]
     printed = [line for block in blocks_of(PAGE) if block.marker == "output" for line in block.text.splitlines()]
     assert len(tables) > 10 and len(printed) > 10
     assert [line for line in [*tables, *printed] if line not in made] == []
+
+
+def test_the_interrupted_series_is_that_of_its_file():
+    with (ROOT / "docs/study/interrupted.csv").open() as file:
+        found = {(row["row"], row["epoch"], row["seed"]): row["map"] for row in csv.DictReader(file)}
+    tags = {"centre": "centre_ema", "cMax": "cMax_ema", "cTopk": "cTopk_ema", "cTopk-w": "cTopk_w_ema", "Max": "max"}
+    tags["cMax, scale-free"] = "scale_free_strategycMax"
+    _, *rows = cells(PAGE, "An interrupted series on a GPU")
+    assert len(rows) == 12
+    for name, *values in rows:
+        keys = [(tags.get(name, name), epoch, seed) for epoch in ("3", "4", "13") for seed in ("0", "1")]
+        assert values == [found.get(key, "–") for key in keys], name
+
+
+def test_the_spread_over_protocols_is_that_of_the_scores():
+    tags = {"cMax": "cMax_ema", "cMax, scale-free": "scale_free_strategycMax"}
+    heads, *rows = cells(ROOT / "docs/protocols.md", "The spread on real scores")
+    names = [head.strip("`") for head in heads[1:-2]]
+    assert len(rows) >= 4 and len(names) == 6
+    for name, *values in rows:
+        tag = f"{tags.get(name, name)}_seed0"
+        scored = read_scores(ROOT / f"docs/study/experiments/evaluation/best_{tag}_Main_val.npz")
+        result = protocol_tables([*PROTOCOLS], scored)[2]["protocols"]
+        history = json.loads((ROOT / f"docs/study/experiments/data/{tag}.json").read_text())["validation"]
+        cf1 = [one["counts"]["CF1"] for one in result.values() if "CF1" in one["counts"]]
+        expected = [f"{result[protocol]['mAP']:.2f}" for protocol in names]
+        expected += [f"{min(cf1):.1f} … {max(cf1):.1f}", f"{max(row['map'] for row in history):.2f}"]
+        assert values == expected, name
 
 
 def test_the_files_of_the_study_are_small_and_say_nothing_of_where_they_were_made():
