@@ -16,7 +16,6 @@ Blocks of ```python are run too, after the commands. The blocks of a page share 
 
 import contextlib
 import io
-import json
 import os
 import re
 import runpy
@@ -312,14 +311,3 @@ def test_fifth_strategy_matches_its_page_and_cuts_at_the_center_of_mass():
     cell_centers = (np.arange(8) + 0.5) * 16
     expected = [np.average(cell_centers, weights=weights[0].sum(axis).numpy()) for axis in (1, 0)]
     assert np.abs(center_of_mass(weights, 128, plain)[0].numpy() - expected).max() <= 0.51
-
-
-def test_batch_statistics_of_the_study(workshop):
-    checked = "--weights experiments/models/best_Toy_cMax.pth --data_dir toy_voc"
-    printed = run_in_shell(workshop, f"python3 -m docs.study.batch_statistics {checked}")
-    scores = dict(re.findall(r"^(.+?) +([\d.]+) mAP$", printed, re.MULTILINE))
-    assert list(scores) == ["running", "of the batch", "re-estimated"]
-    run_in_shell(workshop, f"python3 evaluate_classification.py {checked} --split Main/val --out whole")
-    expected = json.loads((workshop / "whole.json").read_text())["mAP"]
-    assert abs(float(scores["running"]) - expected) < 0.01
-    assert len(set(scores.values())) == 3  # few iterations leave running statistics far from either of the others
