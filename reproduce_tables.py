@@ -40,6 +40,7 @@ from tools.system.text_table import fixed_width_table
 
 CROPS_PER_IMAGE = 1.5  # the mean number of classes that a VOC image shows
 STARTUP_SECONDS = 20  # per run: two starts of Python, and the checks of the data
+NO_TABLE = "no table: each needs two of its rows finished"
 CPU_PIXELS = 2**20  # of the batch that measures the speed of a CPU: four images of 512 px
 
 
@@ -337,7 +338,7 @@ class Study:
         sections = [TableSection(one.name, one.caption, [*map(read, one.rows)]) for one in comparisons if one.rows[1:]]
         title = f"Preset {self.config.preset}: {self.preset.about}"
         with style(self.config.column):
-            shown = write_study(self.out / "tables", title, sections) if sections else []
+            shown = write_study(self.out / "tables", title, sections) if sections else [NO_TABLE]
         if table := self.published():
             write_text(self.out / "tables/published.md", table)
         counts = f"{len(tags)} of {len(self.rows)} rows, {len(seeds)} of {len(self.seeds)} seeds"

@@ -12,7 +12,10 @@ if [ "$device" != cpu ] && ! nvidia-smi -L 2>/dev/null | grep -q GPU; then
     echo "$no_gpu" >&2
     exit 2
 fi
-. tools/install.sh tests/requirements.txt
+# Where PyTorch and the other packages are installed already, nothing is.
+if ! python -c 'import cv2, hypothesis, jinja2, pytest, skimage, sklearn, timm, torchvision, tqdm, yaml' 2>/dev/null; then
+    . tools/install.sh tests/requirements.txt
+fi
 if [ "$device" != cpu ] && ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     echo "error: PyTorch finds no GPU though nvidia-smi does: its CUDA build may be too new for the driver" >&2
     exit 2
