@@ -329,8 +329,9 @@ def test_a_name_that_cannot_be_written_is_refused_before_anything_is_computed(fi
 def test_mistakes_are_refused(files):
     message = refused(files, "-m", "tools.thresholds", "--scores", "val.npz", "--for", "f7")
     assert "--for 'f7' is not a goal: give f1, precision=0…1" in message
-    np.savez(files / "other.npz", ids=["a"], class_names=["x"], scores=[[0.5]], labels=[[0]])
+    np.savez(files / "other.npz", ids=["a"], class_names=["x"], scores=[[0.5]], labels=[[1]])
     with pytest.raises(UserError, match="other.npz has other classes"):
         read_sets(Config(scores=files / "val.npz", test=files / "other.npz"))
-    with pytest.raises(UserError, match="no positive to choose"):
+    np.savez(files / "other.npz", ids=["a"], class_names=["x"], scores=[[0.5]], labels=[[0]])
+    with pytest.raises(UserError, match="other.npz has no positive"):
         read_sets(Config(scores=files / "other.npz"))
