@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from tools.data.annotations import ABSENT, DIFFICULT_ONLY, VOCObject, labels_of_objects, read_annotation
@@ -39,6 +40,11 @@ class VOCImages(Dataset):
         self.paths = images.paths(self.ids, split)
         self.labels = torch.zeros(len(self.ids), 0)
 
+    def image(self, index: int) -> Image.Image:
+        """Return an image without the transform."""
+        with advice("restore it from the devkit"):
+            return read_image(self.paths[index])
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -48,8 +54,7 @@ class VOCImages(Dataset):
         Batches of labels stay on the CPU, because a strategy chooses its crops from them with `nonzero`, which would
         synchronize with a GPU.
         """
-        with advice("restore it from the devkit"):
-            image = read_image(self.paths[index])
+        image = self.image(index)
         return (self.transform(image) if self.transform else image), self.labels[index], index
 
 
