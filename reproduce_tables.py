@@ -220,6 +220,7 @@ class Study:
         if unknown := [tag for tag in only if tag not in rows]:
             raise UserError(f"--only {unknown[0]}: choose from {', '.join(rows)}")
         self.rows = {tag: rows[tag] for tag in dict.fromkeys([*(row.tag for row in WANTED), *rows]) if tag in only}
+        self.own_rows = [row for row in self.own_rows if row.tag in self.rows]
         self.passed = passed_through(argv[end + 1 :])
         self.settings = self._settings(self.passed)
         # The runs read the given folder, or one that is made for them.
@@ -262,7 +263,7 @@ class Study:
         except UserError as error:
             raise UserError(f"{error}: choose another --out") from error
         settings = {"data_dir": self.data_dir, **self.settings}
-        for row in (row for row in self.own_rows if row.tag in self.rows):
+        for row in self.own_rows:
             for name in self.passed.keys() & row.strategy.arguments.keys():
                 alone = f"--{name}: what follows -- reaches every row, and {row.name} alone has it: give it in --rows"
                 raise UserError(f'{alone} "{row.file.name} --{name} {self.passed[name]}"')

@@ -129,7 +129,7 @@ def _read_list(path: Path, class_names: list[str] | None) -> Scores:
 def _read_server_files(path: Path) -> Scores:
     is_text = path.suffix == ".txt" and path.is_file()
     if path.is_file() and not is_text:
-        contents = read_submission(path)
+        contents = read_submission(path, others=True)
     else:
         files = sorted((path.parent if is_text else path).glob("comp*_cls_*.txt"))
         contents = {file.name: _text_column(file) for file in files}

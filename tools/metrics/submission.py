@@ -62,8 +62,11 @@ def write_submission(
         raise UserError(f"{path} was not written correctly: {problem}")
 
 
-def read_submission(path: Path) -> dict[str, tuple[list[str], list[float]]]:
-    """Return the image ids and scores of each result file in an archive; a UserError says that it is not one."""
+def read_submission(path: Path, others: bool = False) -> dict[str, tuple[list[str], list[float]]]:
+    """Return the image ids and scores of each file in an archive; a UserError says that it is not one.
+
+    With `others` it may hold other files than results, which are left out.
+    """
     require_regular_file(path)
     contents = {}
     with reported(f"{path} is not an archive of result files", Exception):  # wherever it breaks
@@ -73,7 +76,7 @@ def read_submission(path: Path) -> dict[str, tuple[list[str], list[float]]]:
             raise ValueError(f"it unpacks to over {MAX_BYTES >> 20} MiB")
         with tarfile.open(fileobj=io.BytesIO(unpacked), mode="r:") as archive:
             for member in archive:
-                if member.isdir() or not RESULT_FILE.fullmatch(member.name):
+                if member.isdir() or (others and not RESULT_FILE.fullmatch(member.name)):
                     continue
                 if not member.isreg():  # a link may lead to itself or nowhere
                     raise ValueError(f"{quoted(member.name)} is not a regular file")
