@@ -1,12 +1,14 @@
 """evaluate_classification.py as a user runs it, its files, the test server's archive, and test-time augmentation."""
 
 import csv
+import gzip
 import hashlib
 import io
 import json
 import os
 import shutil
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -464,6 +466,13 @@ def test_an_archive_holds_what_the_server_requires(tmp_path, class_names):
     assert find_problem(tmp_path / "s.tar.gz", ids[::-1], scores, class_names, "comp1", "test")
     assert find_problem(tmp_path / "s.tar.gz", ids, scores + 1, class_names, "comp1", "test")
     assert find_problem(tmp_path / "s.tar.gz", ids, scores, class_names, "comp2", "test")
+    with gzip.open(tmp_path / "s.tar.gz") as packed:
+        (tmp_path / "more.tar").write_bytes(packed.read())
+    (tmp_path / "notes.txt").write_text("a 0.5\n")
+    with tarfile.open(tmp_path / "more.tar", "a") as archive:
+        archive.add(tmp_path / "notes.txt", "results/VOC2012/Main/notes.txt")
+    assert find_problem(tmp_path / "more.tar", ids, scores, class_names, "comp1", "test")
+    assert read_submission(tmp_path / "more.tar", others=True).keys() == contents.keys()
 
 
 def test_what_the_server_would_reject_is_refused(tmp_path, class_names):
