@@ -22,6 +22,8 @@ from core.training.config import Config as TrainingConfig
 from core.training.config import accepted, parse_config
 from core.training.devices import choose_devices
 from core.training.trainer import Trainer
+from tools.compare import Config as ComparisonConfig
+from tools.compare import write_comparison
 from tools.data.devkit import read_class_names, read_split
 from tools.data.writing import CLASS_FILE
 from tools.make_toy_voc import main as make_toy_voc
@@ -328,6 +330,12 @@ class Study:
         rows = [(row.name, self.preset.published.get(tag, []), scores.get(tag, [])) for tag, row in self.rows.items()]
         return published_table(rows) if self.preset.published else ""
 
+    def write_comparison(self, comparison: Comparison, seeds: list[int]) -> None:
+        """Compare all pairs of a table's rows, as `tools.compare` does."""
+        scores = {row.name: [self.runs[row.tag, seed].evaluated(".npz") for seed in seeds] for row in comparison.rows}
+        base = self.out / "tables" / f"{comparison.name}_comparison"
+        write_comparison(ComparisonConfig(files=[], out=base, column=self.config.column), scores)
+
     def write_tables(self) -> None:
         """Write the tables and charts of the finished runs, and the public figures beside ours; print the mAPs."""
         tags, seeds = self.comparable()
@@ -336,8 +344,11 @@ class Study:
             return CompletedRuns.read(row.name, row.keypoints, [self.runs[row.tag, seed] for seed in seeds])
 
         comparisons = [one._replace(rows=[row for row in one.rows if row.tag in tags]) for one in self.comparisons]
-        sections = [TableSection(one.name, one.caption, [*map(read, one.rows)]) for one in comparisons if one.rows[1:]]
+        comparisons = [one for one in comparisons if len(one.rows) > 1]
+        sections = [TableSection(one.name, one.caption, [*map(read, one.rows)]) for one in comparisons]
         title = f"Preset {self.config.preset}: {self.preset.about}"
+        for one in comparisons:
+            self.write_comparison(one, seeds)
         with style(self.config.column):
             shown = write_study(self.out / "tables", title, sections) if sections else [NO_TABLE]
         if table := self.published():

@@ -366,6 +366,19 @@ def test_the_tables_say_what_the_evaluations_found(series):
     assert len(list((folder / "tables").glob("*.tex"))) == 4
 
 
+def test_all_pairs_of_a_table_are_compared(series):
+    folder = series[0]
+    files = [folder / f"experiments/evaluation/best_cTopk_ema{row}_seed0_Main_val.npz" for row in ("", "_topk_radius0")]
+    result = run(folder.parent, "-m", "tools.compare", *files, "--out", "pairs")
+    assert result.returncode == 0, result.stderr
+    expected = json.loads((folder.parent / "pairs.json").read_text())["pairs"]
+    found = json.loads((folder / "tables/radius_comparison.json").read_text())["pairs"]
+    assert [*found.values()] == [*expected.values()] and len(found) == 1
+    assert {"cTopk, radius 128", "cTopk, no radius"} == set(*(name.split(" − ") for name in found))
+    assert "needed for 80%" in (folder / "tables/radius_comparison.txt").read_text()
+    assert min(Image.open(folder / "tables/radius_comparison.png").size) > 100
+
+
 def test_csv_holds_nothing_but_numbers(series):
     paths = list((series[0] / "tables").glob("*.csv"))
     assert len(paths) == 4

@@ -108,9 +108,8 @@ def _interval(interval: Interval) -> str:
     return f"{100 * interval.low:.2f} … {100 * interval.high:.2f}"
 
 
-def main() -> None:
-    config = parse(Config, __doc__)
-    grouped = config.methods()
+def write_comparison(config: Config, grouped: dict[str, list[Path]]) -> list[str]:
+    """Compare methods, given by name with a file of each run, write what is found; return what to print."""
     ranking, first = read(config, grouped)
     made_with = {name: getattr(config, name) for name in ("difficult", "bootstrap", "seed")}
     made_with["files"] = {name: [str(path.resolve()) for path in paths] for name, paths in grouped.items()}
@@ -129,7 +128,12 @@ def main() -> None:
     charts["difference of mAP, points"] = differences
     with style(config.column):
         figure = interval_chart("Methods on the same images, 95 % intervals", charts)
-    print("\n".join(write_results(base, text, {}, result, {"": figure})))
+    return write_results(base, text, {}, result, {"": figure})
+
+
+def main() -> None:
+    config = parse(Config, __doc__)
+    print("\n".join(write_comparison(config, config.methods())))
 
 
 if __name__ == "__main__":
