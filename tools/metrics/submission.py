@@ -65,7 +65,7 @@ def write_submission(
 def read_submission(path: Path, others: bool = False) -> dict[str, tuple[list[str], list[float]]]:
     """Return the image ids and scores of each file in an archive; a UserError says that it is not one.
 
-    With `others` it may hold other files than results, which are left out.
+    With `others` it may hold other files than results, which are skipped.
     """
     require_regular_file(path)
     contents = {}
