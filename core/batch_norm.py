@@ -16,7 +16,7 @@ import torch
 import torch.distributed
 import torch.distributed.nn.functional
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 
 class Groups(NamedTuple):
@@ -71,13 +71,13 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
             setattr(grouped, name, getattr(norm, name, getattr(grouped, name)))
         return grouped
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Normalize x `[crops · images, C, h, w]`, or as `BatchNorm1d` `[crops · images · n, C]` or `[…, C, n]`."""
         if x.dim() < 4:
             return self.forward(x.reshape(*x.shape[:2], -1, 1)).reshape(x.shape)
         return self.act(self.drop(self._normalize(x) if self.training else super().forward(x)))
 
-    def _normalize(self, x: torch.Tensor) -> torch.Tensor:
+    def _normalize(self, x: Tensor) -> Tensor:
         if len(x) % self.groups.total:
             raise ValueError(f"{len(x)} images cannot be split into {self.groups.total} equal groups")
         if x.numel() == x.shape[1] * self.groups.total and not self.groups.synchronize:
@@ -88,7 +88,7 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         return normalize_groups_at_once(self, x) if at_once else normalize_group_by_group(self, x)
 
 
-def normalize_group_by_group(layer: GroupedBatchNorm2d, x: torch.Tensor) -> torch.Tensor:
+def normalize_group_by_group(layer: GroupedBatchNorm2d, x: Tensor) -> Tensor:
     """Normalize with the library's kernel, one group after another; moves the running statistics of `layer`."""
     groups, buffers = layer.groups, (layer.running_mean, layer.running_var)
     if groups.total > 1:
@@ -97,7 +97,7 @@ def normalize_group_by_group(layer: GroupedBatchNorm2d, x: torch.Tensor) -> torc
     return F.batch_norm(x, *running, layer.weight, layer.bias, True, layer.momentum, layer.eps)
 
 
-def normalize_groups_at_once(layer: GroupedBatchNorm2d, x: torch.Tensor, compute: Callable | None = None):
+def normalize_groups_at_once(layer: GroupedBatchNorm2d, x: Tensor, compute: Callable | None = None):
     """Normalize with two passes over all groups; moves the running statistics of `layer`.
 
     `compute` replaces `normalize_split`: the same function, compiled, in benchmarks/batch_norm.py.
@@ -115,8 +115,8 @@ def normalize_groups_at_once(layer: GroupedBatchNorm2d, x: torch.Tensor, compute
 
 
 def normalize_split(
-    split: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float, synchronize: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    split: Tensor, weight: Tensor, bias: Tensor, eps: float, synchronize: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """Normalize `[groups, images, C, h, w]` group by group; return also mean and biased variance `[groups, C]`."""
     var, mean = torch.var_mean(split.float(), dim=(1, 3, 4), correction=0)
     if synchronize:
@@ -162,7 +162,7 @@ class _GroupByGroup(torch.autograd.Function):
         return grad_input, grad_weight, grad_bias, None, None, None, None, None
 
 
-def average_statistics(mean: torch.Tensor, var: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def average_statistics(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and biased variance over all processes' batches of equal length, with gradient.
 
     `mean` and `var`, of any shape, are those of this process's batch.
@@ -174,7 +174,7 @@ def average_statistics(mean: torch.Tensor, var: torch.Tensor) -> tuple[torch.Ten
     return mean_of_all, var_of_all
 
 
-def update_running_stats(running: torch.Tensor, values: torch.Tensor, momentum: float) -> None:
+def update_running_stats(running: Tensor, values: Tensor, momentum: float) -> None:
     """Move a running statistic by `values[0]`, `values[1]`, … in turn, in closed form and in place (see the top).
 
     Args:

@@ -2,7 +2,7 @@
 
 import torch
 import torch.distributed
-from torch import nn
+from torch import Tensor, nn
 
 from core.batch_norm import ONE_GROUP, Groups, average_statistics, update_running_stats
 
@@ -35,7 +35,7 @@ class ClassSpecificInstances(nn.Module):
         self.register_buffer("running_var", torch.ones(num_classes, channels))
         self.register_buffer("num_batches_tracked", torch.tensor(0))
 
-    def forward(self, x: torch.Tensor, cams: torch.Tensor, groups: Groups = ONE_GROUP) -> torch.Tensor:
+    def forward(self, x: Tensor, cams: Tensor, groups: Groups = ONE_GROUP) -> Tensor:
         """Return the class logits of each image.
 
         Args:
@@ -58,8 +58,8 @@ class ClassSpecificInstances(nn.Module):
             return logits + (self.weight * self.bn_bias).sum(-1)
 
     def _statistics(
-        self, mean_per_image: torch.Tensor, pixels: torch.Tensor, maps: torch.Tensor, groups: Groups
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, mean_per_image: Tensor, pixels: Tensor, maps: Tensor, groups: Groups
+    ) -> tuple[Tensor, Tensor]:
         """Return mean and biased variance of `x · cam_v` over each group's images and pixels, both `[groups, V, D]`."""
         if not self.training:
             return self.running_mean[None], self.running_var[None]
@@ -72,11 +72,8 @@ class ClassSpecificInstances(nn.Module):
             count *= torch.distributed.get_world_size()
             mean, var = average_statistics(mean, var)
         if groups.update_running:
-            self._update_running(mean.detach()[groups.updates], var.detach()[groups.updates], count)
+            means, unbiased = mean.detach()[groups.updates], var.detach()[groups.updates] * (count / max(count - 1, 1))
+            self.num_batches_tracked += len(means)
+            update_running_stats(self.running_mean, means, self.momentum)
+            update_running_stats(self.running_var, unbiased, self.momentum)
         return mean, var
-
-    def _update_running(self, means: torch.Tensor, variances: torch.Tensor, count: int) -> None:
-        """Move the running statistics crop by crop; the running variance is the unbiased one."""
-        self.num_batches_tracked += len(means)
-        update_running_stats(self.running_mean, means, self.momentum)
-        update_running_stats(self.running_var, variances * (count / max(count - 1, 1)), self.momentum)

@@ -5,21 +5,18 @@ Every mean over crops is 0 for a batch without crops (no image has a label).
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from core.strategy import Crops
 
 RECONSTRUCTION_LOSSES = ("L1_Loss", "L2_Loss")
 
 
-def class_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return the multi-label soft margin loss, mean over classes and images.
+def class_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the multi-label soft margin loss, mean over classes and images: a scalar, 0 for N = 0.
 
     Args:
-        logits: `[N, V]`.
-        targets: multi-hot `[N, V]`.
-
-    Returns:
-        a scalar; 0 for N = 0.
+        logits: `[N, V]`; targets: multi-hot `[N, V]`.
     """
     # The sigmoid form of the multi-label soft margin, element by element.
     elements = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
@@ -27,13 +24,8 @@ def class_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def puzzle_losses(
-    logits: torch.Tensor,
-    features: torch.Tensor,
-    merged: torch.Tensor,
-    labels: torch.Tensor,
-    crops: Crops,
-    re_loss: str = "L1_Loss",
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    logits: Tensor, features: Tensor, merged: Tensor, labels: Tensor, crops: Crops, re_loss: str = "L1_Loss"
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the paper's three losses of a batch: `class_loss`, `p_class_loss` and `re_loss`, scalars without weights.
 
     Args:
@@ -52,32 +44,25 @@ def puzzle_losses(
     )
 
 
-def p_class_loss(merged: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return the class loss of the merged maps after global average pooling.
+def p_class_loss(merged: Tensor, targets: Tensor) -> Tensor:
+    """Return the class loss of the merged maps after global average pooling: a scalar, mean over crops.
+
+    With a teacher it carries no gradient: it is a monitor.
 
     Args:
         merged: `[crops, V, n, n]`.
         targets: `[crops, V]`: the image's labels for Max, one-hot of the crop's class otherwise.
-
-    Returns:
-        a scalar, mean over crops. With a teacher it carries no gradient: it is a monitor.
     """
     return class_loss(merged.float().mean(dim=(-2, -1)), targets)
 
 
-def reconstruction_loss(
-    features: torch.Tensor, merged: torch.Tensor, targets: torch.Tensor, kind: str = "L1_Loss"
-) -> torch.Tensor:
+def reconstruction_loss(features: Tensor, merged: Tensor, targets: Tensor, kind: str = "L1_Loss") -> Tensor:
     """Return the distance between the whole image's maps and the merged ones, on the target classes (`re_loss`).
 
     Args:
-        features: `[crops, V, n, n]`, the maps of each crop's image.
-        merged: `[crops, V, n, n]`.
-        targets: `[crops, V]`; other classes count as 0 in the mean over all V.
+        features: `[crops, V, n, n]`, the maps of each crop's image; merged: `[crops, V, n, n]`.
+        targets: `[crops, V]`; other classes count as 0 in the mean over crops, all V and cells.
         kind: "L1_Loss" or "L2_Loss".
-
-    Returns:
-        a scalar, mean over crops, classes and cells.
     """
     if kind not in RECONSTRUCTION_LOSSES:
         raise ValueError(f"unknown re_loss '{kind}': choose one of {', '.join(RECONSTRUCTION_LOSSES)}")
@@ -96,6 +81,4 @@ def alpha_re_at(iteration: int, max_iteration: int, alpha_re: float, alpha_sched
         alpha_schedule_re: the share of training after which it is reached; 0: at once.
     """
     rise = max_iteration * alpha_schedule_re
-    if rise <= 0:
-        return alpha_re
-    return min(alpha_re * iteration / rise, alpha_re)
+    return min(alpha_re * iteration / rise, alpha_re) if rise > 0 else alpha_re

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 from core.batch_norm import ONE_GROUP, Groups, group_batch_norms, set_groups
 from core.cam import make_cam
@@ -102,7 +102,7 @@ class Classifier(nn.Module):
         self.image_groups = Groups(1, max(replicas // devices, 1), is_first_replica, synchronize)
         self.tile_groups = Groups(1, tile_groups)
 
-    def forward(self, images: torch.Tensor, features_only: bool = False) -> tuple[torch.Tensor | None, torch.Tensor]:
+    def forward(self, images: Tensor, features_only: bool = False) -> tuple[Tensor | None, Tensor]:
         """Return logits and features of images, or of the tiles of crops.
 
         In train mode images share their batch statistics; of tiles only the four of one crop do, and the running
@@ -126,7 +126,7 @@ class Classifier(nn.Module):
         logits, features = zip(*parts, strict=True)
         return None if features_only else torch.cat(logits), torch.cat(features)
 
-    def _forward_crops(self, tiles: torch.Tensor, features_only: bool):
+    def _forward_crops(self, tiles: Tensor, features_only: bool):
         """Pass one part of the crops, made up with copies of its last crop to a multiple of `crop_multiple`."""
         (crops, count), padding = tiles.shape[:2], -len(tiles) % self.crop_multiple
         if padding:
@@ -136,12 +136,12 @@ class Classifier(nn.Module):
         logits = None if features_only else logits.unflatten(0, (-1, count))[:crops]
         return logits, features.unflatten(0, (-1, count))[:crops]
 
-    def _forward(self, images: torch.Tensor, groups: Groups, features_only: bool):
+    def _forward(self, images: Tensor, groups: Groups, features_only: bool):
         set_groups(self.backbone, groups)
         x = self.backbone(images.contiguous(memory_format=self.memory_format))
         return self.from_backbone(x, groups, features_only)
 
-    def from_backbone(self, x: torch.Tensor, groups: Groups = ONE_GROUP, features_only: bool = False):
+    def from_backbone(self, x: Tensor, groups: Groups = ONE_GROUP, features_only: bool = False):
         """Return logits `[B, V]` (None with `features_only`) and features `[B, V, n, n]` of x `[B, D, n, n]`."""
         if self.own_head:
             logits, features = self.own_head(x)
@@ -167,19 +167,16 @@ def build_backbone(architecture: str) -> tuple[nn.Module, int]:
     if architecture not in ARCHITECTURES:
         choices = ", ".join(ARCHITECTURES)
         raise ValueError(f"unknown architecture '{architecture}': choose one of {choices}, or timm/NAME")
-    network = _resnest(architecture) if architecture in RESNESTS else _resnet(architecture)
+    if architecture in RESNESTS:
+        network = _resnest(architecture)
+    else:
+        network = torchvision.models.get_model(architecture, weights=None)
+        for layer in network.layer4.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.stride = (1, 1)  # without dilation: output stride 16 (official code)
     head = ("avgpool", "global_pool", "fc")
     layers = OrderedDict((name, layer) for name, layer in network.named_children() if name not in head)
     return nn.Sequential(layers), network.fc.in_features
-
-
-def _resnet(architecture: str) -> nn.Module:
-    """Return a ResNet whose `layer4` has stride 1 and no dilation: output stride 16 (official code)."""
-    network = torchvision.models.get_model(architecture, weights=None)
-    for layer in network.layer4.modules():
-        if isinstance(layer, nn.Conv2d):
-            layer.stride = (1, 1)
-    return network
 
 
 def _resnest(architecture: str) -> nn.Module:
@@ -217,7 +214,7 @@ class TimmFeatures(nn.Module):
         if self.is_whole:
             model.prune_intermediate_layers(1)  # drops the classification head alone
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         if self.stride == OUTPUT_STRIDE:
             return self.last_map(x)
         height, width = x.shape[-2:]
@@ -225,7 +222,7 @@ class TimmFeatures(nn.Module):
         x = F.interpolate(self.last_map(x), scale_factor=self.stride / OUTPUT_STRIDE, mode="bilinear")
         return x[..., : height // OUTPUT_STRIDE, : width // OUTPUT_STRIDE]
 
-    def last_map(self, x: torch.Tensor) -> torch.Tensor:
+    def last_map(self, x: Tensor) -> Tensor:
         """Return the map at the model's own stride, of images whose sides are multiples of it."""
         if self.is_whole:
             return self.model.forward_intermediates(x, indices=1, norm=True, intermediates_only=True)[-1]

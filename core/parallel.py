@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed
-from torch import nn
+from torch import Tensor, nn
 
 from core.batch_norm import GroupedBatchNorm2d
 from core.instances import ClassSpecificInstances
@@ -20,11 +20,11 @@ from core.networks import Classifier
 class RunningStatistics(NamedTuple):
     """All running statistics of a network."""
 
-    values: torch.Tensor  # `[N]`, every layer's running mean and variance, concatenated
-    steps: torch.Tensor  # `[N]`, for each of them, how many updates its layer has seen
+    values: Tensor  # `[N]`, every layer's running mean and variance, concatenated
+    steps: Tensor  # `[N]`, for each of them, how many updates its layer has seen
 
 
-def _layers_and_buffers(network: nn.Module) -> list[tuple[nn.Module, torch.Tensor]]:
+def _layers_and_buffers(network: nn.Module) -> list[tuple[nn.Module, Tensor]]:
     """Return every running mean and variance with its layer, in a fixed order."""
     layers = [layer for layer in network.modules() if isinstance(layer, (GroupedBatchNorm2d, ClassSpecificInstances))]
     return [(layer, buffer) for layer in layers for buffer in (layer.running_mean, layer.running_var)]
@@ -47,7 +47,7 @@ def write_statistics(network: nn.Module, statistics: RunningStatistics) -> None:
         layer.num_batches_tracked.copy_(count[0])
 
 
-def momenta(network: nn.Module) -> torch.Tensor:
+def momenta(network: nn.Module) -> Tensor:
     """Return the momentum of each running statistic, `[N]`."""
     return torch.cat(
         [torch.full_like(buffer, layer.momentum).flatten() for layer, buffer in _layers_and_buffers(network)]
@@ -55,7 +55,7 @@ def momenta(network: nn.Module) -> torch.Tensor:
 
 
 def merge_running_stats(
-    before: RunningStatistics, after: Sequence[RunningStatistics], momentum: torch.Tensor
+    before: RunningStatistics, after: Sequence[RunningStatistics], momentum: Tensor
 ) -> RunningStatistics:
     """Return what one network would have after the batches of all copies, the first copy's first.
 

@@ -4,14 +4,14 @@ Cutting, resizing and merging with nearest neighbors are index look-ups, so all 
 """
 
 import torch
+from torch import Tensor
 
 
-def cut_tiles(images: torch.Tensor, image_index: torch.Tensor, keypoints: torch.Tensor) -> torch.Tensor:
+def cut_tiles(images: Tensor, image_index: Tensor, keypoints: Tensor) -> Tensor:
     """Cut images at keypoints into top-left, top-right, bottom-left and bottom-right, each resized to half size.
 
     Args:
-        images: `[B, 3, S, S]`.
-        image_index: `[crops]` int64, the image of each crop.
+        images: `[B, 3, S, S]`; image_index: `[crops]` int64, the image of each crop.
         keypoints: `[crops, 2]` int64, (row, column) in pixels, each in 1…S−1.
 
     Returns:
@@ -25,16 +25,14 @@ def cut_tiles(images: torch.Tensor, image_index: torch.Tensor, keypoints: torch.
     return tiles.flatten(1, 2).permute(0, 1, 4, 2, 3)
 
 
-def merge_tiles(tile_features: torch.Tensor, keypoints: torch.Tensor, image_size: int) -> torch.Tensor:
-    """Stitch the tiles' feature maps back into one map. Differentiable.
+def merge_tiles(tile_features: Tensor, keypoints: Tensor, image_size: int) -> Tensor:
+    """Stitch the tiles' feature maps back into one map `[crops, V, n, n]`. Differentiable.
+
+    The cut in feature cells is max(1, coordinate // stride), of the stride S / n.
 
     Args:
         tile_features: `[crops, 4, V, n/2, n/2]`.
-        keypoints: `[crops, 2]` int64, (row, column) in pixels.
-        image_size: S, pixels; S / n is the feature stride.
-
-    Returns:
-        merged `[crops, V, n, n]`. The cut in feature cells is max(1, coordinate // stride).
+        keypoints: `[crops, 2]` int64, (row, column) in pixels; image_size: S, pixels.
     """
     half = tile_features.shape[-1]
     cells = 2 * half
@@ -47,7 +45,7 @@ def merge_tiles(tile_features: torch.Tensor, keypoints: torch.Tensor, image_size
     return merged.permute(0, 3, 1, 2)
 
 
-def _piece_lookup(cut: torch.Tensor, size: int, target: int) -> torch.Tensor:
+def _piece_lookup(cut: Tensor, size: int, target: int) -> Tensor:
     """Return the source pixel of each pixel of the two resized pieces: cut `[crops]` → `[crops, 2, target]`."""
     index = torch.arange(target, device=cut.device)
     before = _nearest(index, cut[:, None], target)
@@ -55,7 +53,7 @@ def _piece_lookup(cut: torch.Tensor, size: int, target: int) -> torch.Tensor:
     return torch.stack((before, after), 1)
 
 
-def _merge_lookup(cut: torch.Tensor, cells: int, half: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _merge_lookup(cut: Tensor, cells: int, half: int) -> tuple[Tensor, Tensor]:
     """Return the piece (0 or 1) and its cell (of `half`) for each of `cells` merged cells: both `[crops, cells]`."""
     index = torch.arange(cells, device=cut.device)
     cut = cut[:, None]
@@ -65,7 +63,7 @@ def _merge_lookup(cut: torch.Tensor, cells: int, half: int) -> tuple[torch.Tenso
     return second.long(), torch.where(second, after, before)
 
 
-def _nearest(index: torch.Tensor, source: torch.Tensor | int, target: torch.Tensor | int) -> torch.Tensor:
+def _nearest(index: Tensor, source: Tensor | int, target: Tensor | int) -> Tensor:
     """Return the source index of a target index as `F.interpolate(mode="nearest")` computes it, in float32."""
     scale = torch.as_tensor(source, device=index.device, dtype=torch.float32) / target
     nearest = torch.floor(index.float() * scale).long()

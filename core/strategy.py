@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from core.keypoints import TOPK, TOPK_RADIUS, centre_keypoints, cmax_keypoints, ctopk_keypoints, ctopk_w_keypoints
 
@@ -17,11 +17,11 @@ MAX_TOPK = 1000  # more local maxima than fit into a map of usual size
 class Crops(NamedTuple):
     """The crops of a batch: one per present class of every image, image by image, classes in order."""
 
-    image: torch.Tensor  # index of each crop's image, `[crops]` int64
-    label: torch.Tensor  # index of its class, `[crops]` int64
+    image: Tensor  # index of each crop's image, `[crops]` int64
+    label: Tensor  # index of its class, `[crops]` int64
 
     @classmethod
-    def one_per_class(cls, labels: torch.Tensor) -> "Crops":
+    def one_per_class(cls, labels: Tensor) -> "Crops":
         """Return the crops of multi-hot labels `[B, V]`.
 
         The labels are on the CPU, where the loader leaves them: on a GPU, `nonzero` would synchronize.
@@ -29,7 +29,7 @@ class Crops(NamedTuple):
         return cls(*labels.nonzero(as_tuple=True))
 
     @classmethod
-    def one_per_image(cls, labels: torch.Tensor) -> "Crops":
+    def one_per_image(cls, labels: Tensor) -> "Crops":
         """Return one crop per image, whatever its classes (their indices are then -1)."""
         image = torch.arange(len(labels))
         return cls(image, torch.full_like(image, -1))
@@ -68,24 +68,24 @@ class Step:
     loop has to know what is a mean over crops: everything in `loss` except `class_loss` and the `image_losses`.
     """
 
-    loss: torch.Tensor  # what is minimized: class_loss + sum of image_losses + means over crops, in any combination
-    class_loss: torch.Tensor | None = None  # mean over images, with weight 1 in `loss`; None: it is all of `loss`
-    p_class_loss: torch.Tensor | None = None  # mean over crops, before its weight; `re_loss` too
-    re_loss: torch.Tensor | None = None
-    keypoints: torch.Tensor | None = None  # `[crops, 2]`, (row, column) in pixels
+    loss: Tensor  # what is minimized: class_loss + sum of image_losses + means over crops, in any combination
+    class_loss: Tensor | None = None  # mean over images, with weight 1 in `loss`; None: it is all of `loss`
+    p_class_loss: Tensor | None = None  # mean over crops, before its weight; `re_loss` too
+    re_loss: Tensor | None = None
+    keypoints: Tensor | None = None  # `[crops, 2]`, (row, column) in pixels
     # Further losses by name: means over images as they enter `loss` (weights included), and, for the log, over crops.
-    image_losses: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    crop_losses: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    image_losses: Mapping[str, Tensor] = field(default_factory=dict)
+    crop_losses: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def losses(self) -> dict[str, torch.Tensor]:
+    def losses(self) -> dict[str, Tensor]:
         """Return all named losses."""
         return {"loss": self.loss, **self.over_images(), **self.over_crops()}
 
-    def over_images(self) -> dict[str, torch.Tensor]:
+    def over_images(self) -> dict[str, Tensor]:
         """Return the named losses that are means over images."""
         return {"class_loss": self.loss if self.class_loss is None else self.class_loss, **self.image_losses}
 
-    def over_crops(self) -> dict[str, torch.Tensor]:
+    def over_crops(self) -> dict[str, Tensor]:
         """Return the named losses that are means over crops."""
         losses = {"p_class_loss": self.p_class_loss, "re_loss": self.re_loss, **self.crop_losses}
         return {name: loss for name, loss in losses.items() if loss is not None}
@@ -102,7 +102,7 @@ class Step:
             _check_keypoints(self.keypoints, crops, image_size)
 
 
-def _check_keypoints(points: torch.Tensor, crops: int, image_size: int) -> None:
+def _check_keypoints(points: Tensor, crops: int, image_size: int) -> None:
     if not torch.is_tensor(points) or points.dtype != torch.int64 or points.shape != (crops, 2):
         found = f"{points.dtype} {list(points.shape)}" if torch.is_tensor(points) else type(points).__name__
         raise StepError(f"its keypoints are {found}, not torch.int64 {[crops, 2]}")
@@ -150,10 +150,10 @@ class Keypoints(NamedTuple):
     """
 
     name: str  # what the keypoints are called
-    find: Callable[[torch.Tensor, int, Options], torch.Tensor]
+    find: Callable[[Tensor, int, Options], Tensor]
     per_image: bool = False  # one per image, on the maximum over its classes' maps; otherwise one per class, on its map
 
-    def of_image(self, cams: torch.Tensor, present: torch.Tensor, image_size: int, options: Options) -> torch.Tensor:
+    def of_image(self, cams: Tensor, present: Tensor, image_size: int, options: Options) -> Tensor:
         """Return a keypoint for each present class of one image, the same for all of them if `per_image`.
 
         Args:
@@ -206,9 +206,9 @@ class Strategy:
     name: str
     training_step: Callable[..., Step]
     teacher: bool = True
-    crops: Callable[[torch.Tensor], Crops] = Crops.one_per_class
+    crops: Callable[[Tensor], Crops] = Crops.one_per_class
     head: str | Callable[[int, int, Options], nn.Module] = "instances"
-    keypoints: Callable[[torch.Tensor, int, Options], torch.Tensor] | str | None = None
+    keypoints: Callable[[Tensor, int, Options], Tensor] | str | None = None
     arguments: Mapping[str, Argument] = field(default_factory=dict)
 
     def shown_keypoints(self) -> Keypoints | None:

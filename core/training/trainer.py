@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import AdamW
 
 from core import parallel
@@ -85,7 +86,7 @@ class Trainer:
     def alpha_re(self) -> float:
         return alpha_re_at(self.iteration, self.max_iteration, self.config.alpha_re, self.config.alpha_schedule_re)
 
-    def iterate(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[Step, bool]:
+    def iterate(self, images: Tensor, labels: Tensor) -> tuple[Step, bool]:
         """Compute losses and gradients of this process's part of a batch, and move optimizer and teacher.
 
         Args:
@@ -127,7 +128,7 @@ class Trainer:
         self.iteration += 1
         return step, finite
 
-    def _losses_and_gradients(self, images: torch.Tensor, labels: torch.Tensor) -> Step:
+    def _losses_and_gradients(self, images: Tensor, labels: Tensor) -> Step:
         """Run forward and backward passes of the micro-batches, one after another (`--accumulate`).
 
         Losses over crops are means over the crops of one micro-batch. Their mean over all crops of the batch is
@@ -141,7 +142,7 @@ class Trainer:
         parts = zip(images.chunk(self.config.accumulate), labels_of, crops_of, crop_weights, strict=True)
         return _mean_step([self._micro_batch(*part) for part in parts], crop_weights)
 
-    def _micro_batch(self, images: torch.Tensor, labels: torch.Tensor, crops: Crops, crop_weight: float) -> Step:
+    def _micro_batch(self, images: Tensor, labels: Tensor, crops: Crops, crop_weight: float) -> Step:
         images = to_device(images, self.device, self.student)
         labels = labels.to(self.device, non_blocking=True)
         crops = crops.to(self.device)
@@ -160,7 +161,7 @@ class Trainer:
         self.scaler.scale(step.loss / self.config.accumulate).backward()
         return step
 
-    def _all_finite(self, loss: torch.Tensor) -> bool:
+    def _all_finite(self, loss: Tensor) -> bool:
         """Whether loss and gradients are finite everywhere: without fp16 the only synchronization per iteration."""
         finite = torch.isfinite(loss)
         # The first loss scales of float16 overflow by design; GradScaler skips those steps by itself.
@@ -219,7 +220,7 @@ class Trainer:
 def _mean_step(steps: list[Step], crop_weights: list[float]) -> Step:
     """Return the losses of a batch from those of its micro-batches."""
 
-    def means(losses: list[dict[str, torch.Tensor]], weights: list[float]) -> dict[str, torch.Tensor]:
+    def means(losses: list[dict[str, Tensor]], weights: list[float]) -> dict[str, Tensor]:
         weighted = {name: [w * part[name] for w, part in zip(weights, losses, strict=True)] for name in losses[0]}
         return {name: torch.stack(values).mean() for name, values in weighted.items()}
 

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,6 +23,15 @@ SEED = re.compile(r"[._-]?seed[._-]?\d+", re.IGNORECASE)  # in names that otherw
 EARLIER_NAMES = {"lr": "learning_rate", "mAP": "map"}  # of values in histories of earlier versions
 
 
+def _under(pattern: str) -> Callable[["Folder", str], Path]:
+    """Return a method of `Folder`: the path of a tag, or of another name."""
+
+    def path(self: "Folder", name: str) -> Path:
+        return self.root / pattern.format(name)
+
+    return path
+
+
 @dataclass(frozen=True)
 class Folder:
     """Every path in an `experiments` folder; no other file of the project spells one.
@@ -33,32 +42,22 @@ class Folder:
 
     root: Path = Path("experiments")
 
-    def log(self, tag: str) -> Path:
-        return self.root / "logs" / f"{tag}.txt"
-
-    def history(self, tag: str) -> Path:
-        return self.root / "data" / f"{tag}.json"
-
-    def config(self, tag: str) -> Path:
-        return self.root / "data" / f"{tag}.config.json"
+    log = _under("logs/{}.txt")
+    history = _under("data/{}.json")
+    config = _under("data/{}.config.json")
+    curves = _under("tensorboards/{}")
+    snapshots = _under("snapshots/{}")
+    epochs = _under("epochs/{}")
+    usage = _under("usage/{}.json")
+    benchmark = _under("benchmarks/{}")
+    picture = _under("pictures/{}.png")
+    pictures = _under("pictures/{}")  # the folder of those that belong to a table of predictions
 
     def model(self, tag: str, kind: str = "") -> Path:
         return self.root / "models" / f"{kind}{tag}.pth"
 
     def state(self, tag: str, suffix: str = ".pth") -> Path:
         return self.root / "states" / f"{tag}{suffix}"
-
-    def curves(self, tag: str) -> Path:
-        return self.root / "tensorboards" / tag
-
-    def snapshots(self, tag: str) -> Path:
-        return self.root / "snapshots" / tag
-
-    def epochs(self, tag: str) -> Path:
-        return self.root / "epochs" / tag
-
-    def usage(self, tag: str) -> Path:
-        return self.root / "usage" / f"{tag}.json"
 
     def earlier(self, tag: str, number: int, hidden: str = "") -> Path:
         """Return where files of an earlier run go; hidden: "." until everything has been moved there."""
@@ -78,16 +77,6 @@ class Folder:
 
     def export(self, checkpoint: Path, suffix: str) -> Path:
         return self.root / "exports" / f"{checkpoint.stem}{suffix}"
-
-    def benchmark(self, name: str) -> Path:
-        return self.root / "benchmarks" / name
-
-    def pictures(self, name: str) -> Path:
-        """Return the folder of pictures that belong to a table of predictions."""
-        return self.root / "pictures" / name
-
-    def picture(self, name: str) -> Path:
-        return self.root / "pictures" / f"{name}.png"
 
     def lasting(self, tag: str = "") -> list[Path]:
         """Return what outlives runs, as far as its name holds `tag`: earlier runs, results, pictures, exports."""
