@@ -42,17 +42,9 @@ class Found:
 
     tag: str
     arguments: dict[str, Any]  # empty if its configuration is missing
-    epochs: int  # that were validated
+    state: str  # how far it is; "damaged" if its history or configuration cannot be read
     best: float | None  # mAP of the best epoch, %
     size: int  # bytes of all its files
-    damaged: bool = False  # whether its history or configuration cannot be read
-
-    @property
-    def state(self) -> str:
-        if self.damaged:
-            return "damaged"
-        wanted = self.arguments.get("max_epoch")
-        return "finished" if self.epochs == wanted else f"epoch {self.epochs} of {wanted or '?'}"
 
     def values(self) -> dict[str, str]:
         """Return what a comparison shows, by name."""
@@ -78,10 +70,11 @@ def read_run(folder: Folder, tag: str) -> Found:
         arguments = read_object(config) if config.exists() else {}
     except UserError as error:
         print(f"note: {error}", file=sys.stderr)
-        return Found(tag, {}, 0, None, size, damaged=True)
-    validated = len(history["validation"]) if history else 0
+        return Found(tag, {}, "damaged", None, size)
+    validated, wanted = len(history["validation"]) if history else 0, arguments.get("max_epoch")
+    state = "finished" if validated == wanted else f"epoch {validated} of {wanted or '?'}"
     best = best_validation(history, tag)["map"] if validated else None
-    return Found(tag, arguments, validated, best, size)
+    return Found(tag, arguments, state, best, size)
 
 
 def size_of(path: Path) -> int:

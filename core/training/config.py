@@ -21,7 +21,6 @@ from tools.system.command_line import Argument, Arguments, Parser, argument, mak
 from tools.system.errors import UserError
 from tools.system.files import read_object
 
-USAGE = "%(prog)s --data_dir DIR [argument ...]"
 # Arguments of the official code that it never read: old command lines keep running.
 IGNORED_ARGUMENTS = ("num_pieces", "h_co", "w_co", "loss_option", "level", "re_loss_option")
 SELECT_HELP = "choose the best epoch on this list, or this share of the training list, instead of --val_split"
@@ -107,10 +106,10 @@ class Config(Arguments):
         if not is_file_name or len(os.fsencode(self.tag)) > 100:
             raise UserError(f"--tag {self.tag}: must be a plain file name of at most 100 bytes")
         if self.tag.startswith(("best_", "last_")) or self.tag.endswith((".earlier", ".config")):
-            raise UserError(
-                f"--tag {self.tag}: names that begin with best_ or last_ or end with .earlier or .config are those of "
-                "other runs' files: choose another"
+            taken = (
+                "names that begin with best_ or last_ or end with .earlier or .config are those of other runs' files"
             )
+            raise UserError(f"--tag {self.tag}: {taken}: choose another")
         check_image_size(self.image_size)
         if self.min_image_size > self.max_image_size:
             raise UserError(f"--min_image_size {self.min_image_size} exceeds --max_image_size {self.max_image_size}")
@@ -148,7 +147,7 @@ class Config(Arguments):
 def parse_config(strategy: Strategy, description: str | None, argv: list[str] | None = None) -> Config:
     """Read the arguments of a strategy's script and refuse what no run could use; `argv` None takes the process's."""
     config = config_class(strategy)
-    parser = make_parser(config, description, USAGE)
+    parser = make_parser(config, description, "%(prog)s --data_dir DIR [argument ...]")
     for name in IGNORED_ARGUMENTS:
         parser.add_argument(f"--{name}", nargs="?", default=SUPPRESS, help=SUPPRESS)
     argv = sys.argv[1:] if argv is None else argv

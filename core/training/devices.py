@@ -72,8 +72,6 @@ def _check_sharing(config: Config, devices: Devices) -> None:
 
 def lower_memory(config: Config) -> str:
     """Return what to do where memory is short."""
-    return (
-        f" at --batch_size {config.batch_size}, --image_size {config.image_size}: try --accumulate "
-        f"{2 * config.accumulate} or more (batch statistics are then those of a micro-batch), --amp bf16, or a "
-        "smaller batch"
-    )
+    given = f"--batch_size {config.batch_size}, --image_size {config.image_size}"
+    split = f"--accumulate {2 * config.accumulate} or more (batch statistics are then those of a micro-batch)"
+    return f" at {given}: try {split}, --amp bf16, or a smaller batch"

@@ -14,7 +14,6 @@ from tqdm import tqdm
 from core.evaluation.loading import load_first_weights, untrained_network
 from core.evaluation.prediction import predict
 from core.losses import class_loss
-from core.networks import Classifier
 from core.strategy import KEYPOINTS, Strategy
 from core.training.config import Config, parse_config
 from core.training.devices import Devices, choose_devices, lower_memory
@@ -79,21 +78,13 @@ def run_training(strategy: Strategy, config: Config, processes: Processes) -> No
         data = make_data(config, names, processes)
         notes.append(load_first_weights(network, config.architecture, config.weights, names, notes.append))
         with Interruption() as interruption:
-            trainer = _make_trainer(network, strategy, config, devices, len(data.loaders["training"]))
+            network.to(devices.first)
+            network.set_replicas(config.replicas, devices.count, processes.is_first, synchronize=config.sync_bn)
+            trainer = Trainer(network, strategy, config, len(data.loaders["training"]), processes, devices.gpus)
             torch.manual_seed(config.seed + processes.rank)  # from here on, dropout differs between processes
             with Run(config, trainer, data.sets, interruption) as run:
                 if run.start(_summary(config, devices, data), notes):
                     _epochs(run, data)
-
-
-def _make_trainer(
-    network: Classifier, strategy: Strategy, config: Config, devices: Devices, epoch_iterations: int
-) -> Trainer:
-    processes = devices.processes
-    network.to(devices.first)
-    replicas = 1 if config.sync_bn else devices.replicas
-    network.set_replicas(replicas, devices.count, processes.is_first, synchronize=config.sync_bn)
-    return Trainer(network, strategy, config, epoch_iterations, processes, devices.gpus)
 
 
 def _epochs(run: Run, data: Data) -> None:
@@ -148,10 +139,8 @@ def validate(run: Run, data: Data) -> dict[str, float]:
         if "selection" in predicted:
             values["select_map"] = 100 * mean_over_classes(average_precisions(*predicted["selection"][:2]))
     except ValueError as error:
-        raise UserError(
-            f"validation after iteration {iteration}: {error}: the weights diverged: restart with a lower --lr "
-            "or a --warmup_epoch; the models of earlier epochs are intact"
-        ) from error
+        fix = "restart with a lower --lr or a --warmup_epoch; the models of earlier epochs are intact"
+        raise UserError(f"validation after iteration {iteration}: {error}: the weights diverged: {fix}") from error
     shares = [None if np.isnan(value) else float(100 * value) for value in precisions]
     per_class = dict(zip(run.class_names, shares, strict=True))
     seconds, pace = time.perf_counter() - started, run.pace
@@ -227,27 +216,22 @@ def _summary(config: Config, devices: Devices, data: Data) -> list[str]:
     processes, validation = devices.processes, data.sets["validation"]
     several = f", {processes.size} processes" if processes.size > 1 else ""
     images, iterations = len(data.sets["training"]), len(data.loaders["training"])
-    lines = [
-        f"[i] {images:,} training images, {len(validation):,} validation images, "
-        f"{len(validation.class_names)} classes, {iterations:,} iterations per epoch, on {devices.describe()}{several}"
-    ]
+    counts = f"{images:,} training images, {len(validation):,} validation images, {len(validation.class_names)} classes"
+    lines = [f"[i] {counts}, {iterations:,} iterations per epoch, on {devices.describe()}{several}"]
     if dropped := images - iterations * config.batch_size:
         lines.append(f"[i] an epoch leaves out {dropped:,} images, others each time: they fill no batch")
     if iterations < FEW_ITERATIONS:
         lines.append(f"[!] only {iterations} iterations per epoch: try a smaller --batch_size, or more images")
     if config.min_image_size > config.image_size:
         side = config.image_size
-        lines.append(
-            f"[!] --min_image_size {config.min_image_size} exceeds --image_size {side}: training sees only parts "
-            f"of the images; try --min_image_size {side * 5 // 8} --max_image_size {side * 5 // 4}"
-        )
+        parts = f"{config.min_image_size} exceeds --image_size {side}: training sees only parts of the images"
+        tried = f"--min_image_size {side * 5 // 8} --max_image_size {side * 5 // 4}"
+        lines.append(f"[!] --min_image_size {parts}; try {tried}")
     if config.limit:
         lines.append(f"[!] --limit {config.limit}: only the first images of each list, to try things out")
     if "selection" in data.sets:
-        lines.append(
-            f"[i] the best epoch is chosen on {len(data.sets['selection']):,} other images, which are not trained on "
-            f"(--select_split {config.select_split})"
-        )
+        chosen = f"the best epoch is chosen on {len(data.sets['selection']):,} other images"
+        lines.append(f"[i] {chosen}, which are not trained on (--select_split {config.select_split})")
     if not config.eval_resize and processes.is_first:
         sizes = read_sizes(validation.data_dir, validation.ids)
         larger = max(map(max, sizes)) > config.image_size

@@ -199,10 +199,8 @@ class Run:
             fix = "pass --force to continue"
             if finished:  # its states were removed
                 fix = "start again without --resume; only a run with --keep all can continue after its end"
-            raise UserError(
-                f"--resume: these settings differ from the saved run and would change the result: "
-                f"{'; '.join(blocking)}; restore them, or {fix}"
-            )
+            problem = "these settings differ from the saved run and would change the result"
+            raise UserError(f"--resume: {problem}: {'; '.join(blocking)}; restore them, or {fix}")
         return [*differing.values(), *others.values()]
 
     # On the way ------------------------------------------------------------------------------------------------------
@@ -237,14 +235,12 @@ class Run:
         values = processes.sum(torch.stack([loss.float() for loss in losses.values()])) / processes.size
         parts = ", ".join(f"{name}={value:.3g}" for name, value in zip(losses, values.tolist(), strict=True))
         ids = [image_id for part in processes.gather(ids) for image_id in part]
-        what = f"the loss or its gradient is not finite at iteration {self.trainer.iteration} ({parts}; lr={lr:.3g})"
-        batch = f"images {', '.join(ids)}"
+        where = f"at iteration {self.trainer.iteration} ({parts}; lr={lr:.3g}), images {', '.join(ids)}"
+        what = f"the loss or its gradient is not finite {where}"
         if self.config.on_nan == "stop":
-            raise UserError(
-                f"{what}, {batch}: try a lower --lr, a --warmup_epoch or --on_nan skip; the last state and the models "
-                "of earlier epochs are intact"
-            )
-        self.log.line(f"[!] {what}, {batch}: skipped")
+            kept = "the last state and the models of earlier epochs are intact"
+            raise UserError(f"{what}: try a lower --lr, a --warmup_epoch or --on_nan skip; {kept}")
+        self.log.line(f"[!] {what}: skipped")
 
     def progress(self) -> str:
         """Return where the run is and what is left of it, to read; after its first minute, log how long it takes."""

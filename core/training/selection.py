@@ -34,10 +34,10 @@ def cut_selection(
     selection.transform = validation.transform
     ids = set(selection.ids)
     if both := sorted(ids.intersection(validation.ids)):
-        raise UserError(
-            f"{len(both):,} images of --select_split {config.select_split} are in --val_split {config.val_split} too "
-            f"({first_few(both)}): the best epoch has to be chosen on others"
+        found = (
+            f"{len(both):,} images of --select_split {config.select_split} are in --val_split {config.val_split} too"
         )
+        raise UserError(f"{found} ({first_few(both)}): the best epoch has to be chosen on others")
     remaining = _part(training, set(training.ids) - ids)
     if not remaining.ids:
         raise UserError(f"--select_split {config.select_split} leaves no image of --train_split {config.train_split}")

@@ -61,10 +61,10 @@ class Trainer:
             self.teacher.crop_multiple = CROP_MULTIPLE if self.gpus else 1
         self.epoch_iterations = epoch_iterations
         self.max_iteration = config.max_epoch * epoch_iterations
-        self.warmup_iterations = config.warmup_epoch * epoch_iterations
         self.iteration, self._checked = 0, False
         # Baselines alone have these arguments (baselines/recipe.py).
-        self.schedule = self.arguments.get("schedule", "poly")
+        schedule = self.arguments.get("schedule", "poly")
+        self._schedule = self.max_iteration, config.warmup_epoch * epoch_iterations, schedule
         self.average = make_teacher(network) if self.arguments.get("evaluate_ema") else None
         kind = self.arguments.get("optimizer", "sgd")
         self.optimizer = make_optimizer(network, config.lr, config.wd, config.momentum, config.nesterov, kind)
@@ -73,9 +73,7 @@ class Trainer:
 
     @property
     def lr(self) -> float:
-        return learning_rate_at(
-            self.iteration, self.config.lr, self.max_iteration, self.warmup_iterations, self.schedule
-        )
+        return learning_rate_at(self.iteration, self.config.lr, *self._schedule)
 
     @property
     def evaluated(self) -> Classifier:
@@ -99,15 +97,13 @@ class Trainer:
         """
         several = self.processes.size > 1
         before = parallel.read_statistics(self.student) if several or self.config.on_nan == "skip" else None
-        set_learning_rates(self.optimizer, self.iteration, self.max_iteration, self.warmup_iterations, self.schedule)
+        set_learning_rates(self.optimizer, self.iteration, *self._schedule)
         self.optimizer.zero_grad()
         try:
             step = self._losses_and_gradients(images, labels)
         except OneValuePerChannel as error:
-            raise UserError(
-                f"{error}, which has no variance: give a larger --batch_size or --image_size, or fewer --accumulate or "
-                "--replicas"
-            ) from error
+            fix = "give a larger --batch_size or --image_size, or fewer --accumulate or --replicas"
+            raise UserError(f"{error}, which has no variance: {fix}") from error
         except StepError as error:
             raise UserError(f"strategy {self.strategy.name}: {error}") from error
         self._checked = True

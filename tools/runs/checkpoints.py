@@ -115,10 +115,9 @@ def read_description(path: Path) -> Description:
         if name in content and not is_kind(content[name]):
             raise UserError(f"{beside}: {name} is not {kind}")
     if content.get(WEIGHTS_CHECKSUM) not in (None, _weights_checksum(path)):
-        raise UserError(
-            f"{beside} describes other weights than those in {path}: if a run was killed between writing the two, "
-            f"continue it with --resume; if they belong together, remove {WEIGHTS_CHECKSUM} and {CHECKSUM} from it"
-        )
+        killed = "if a run was killed between writing the two, continue it with --resume"
+        fix = f"{killed}; if they belong together, remove {WEIGHTS_CHECKSUM} and {CHECKSUM} from it"
+        raise UserError(f"{beside} describes other weights than those in {path}: {fix}")
     if problem := class_names_problem(content.get("class_names", ["any"])):
         raise UserError(f"{beside}{problem}")
     if "script" in content and "strategy" not in content:
@@ -174,10 +173,9 @@ def read_tensors(path: Path) -> Any:
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         if not refused:
             raise UserError(f"{path} is damaged, or does not hold plain tensors that PyTorch reads safely") from error
-        raise UserError(
-            f"{path} holds not only plain tensors but also {refused[1]}, which PyTorch does not read safely; if you "
-            f"trust the file, convert it once: {CONVERT} {shlex.quote(str(path))} OUT.pth"
-        ) from error
+        problem = f"holds not only plain tensors but also {refused[1]}, which PyTorch does not read safely"
+        fix = f"if you trust the file, convert it once: {CONVERT} {shlex.quote(str(path))} OUT.pth"
+        raise UserError(f"{path} {problem}; {fix}") from error
     except Exception as error:  # a damaged file can break the reader anywhere
         if lacking := shortage(error):
             raise Shortage(f"cannot read {path}: {lacking}") from error
@@ -220,10 +218,9 @@ def imagenet_state_dict(architecture: str) -> StateDict:
         logging.getLogger("timm").setLevel(logging.ERROR)
         return timm.create_model(architecture.removeprefix("timm/"), pretrained=True).state_dict()
     except (URLError, OSError, RuntimeError, LookupError) as error:
-        raise UserError(
-            f"could not download the ImageNet weights of {architecture} ({reason(error)}): give --weights FILE with "
-            "weights that you have, or --weights none to start untrained"
-        ) from error
+        fix = "give --weights FILE with weights that you have, or --weights none to start untrained"
+        problem = f"could not download the ImageNet weights of {architecture} ({reason(error)})"
+        raise UserError(f"{problem}: {fix}") from error
 
 
 def normalization_of(architecture: str) -> Normalization:

@@ -167,10 +167,8 @@ def read_json(path: Path) -> Any:
         stored = content.pop(CHECKSUM, None) if isinstance(content, dict) else None
         altered = stored is not None and stored != _checksum(content)
     if altered:
-        raise UserError(
-            f"{path} was altered or damaged after it was written: restore it, or if you edited it yourself, remove its "
-            f'line "{CHECKSUM}"'
-        )
+        fix = f'restore it, or if you edited it yourself, remove its line "{CHECKSUM}"'
+        raise UserError(f"{path} was altered or damaged after it was written: {fix}")
     return content
 
 

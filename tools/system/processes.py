@@ -50,25 +50,22 @@ class Processes:
 
     def any(self, *flags: bool) -> list[bool]:
         """Return for each flag whether it is set in any process. On the CPU, so no GPU synchronizes for it."""
-        if self.size == 1:
-            return list(flags)
         raised = torch.tensor(flags, dtype=torch.int32)
-        dist.all_reduce(raised, op=dist.ReduceOp.MAX)
-        return [bool(flag) for flag in raised.tolist()]
+        if self.size > 1:
+            dist.all_reduce(raised, op=dist.ReduceOp.MAX)
+        return list(map(bool, raised.tolist()))
 
     def gather(self, value: Any) -> list[Any]:
         """Return the value of every process, in the order of ranks."""
-        if self.size == 1:
-            return [value]
-        values = [None] * self.size
-        dist.all_gather_object(values, value)
+        values = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
         return values
 
     def broadcast(self, value: Any) -> Any:
-        if self.size == 1:
-            return value
         values = [value]
-        dist.broadcast_object_list(values)
+        if self.size > 1:
+            dist.broadcast_object_list(values)
         return values[0]
 
     def sum(self, value: torch.Tensor) -> torch.Tensor:
