@@ -114,9 +114,7 @@ def normalize_groups_at_once(layer: GroupedBatchNorm2d, x: Tensor, compute: Call
     return result.flatten(0, 1)
 
 
-def normalize_split(
-    split: Tensor, weight: Tensor, bias: Tensor, eps: float, synchronize: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def normalize_split(split: Tensor, weight: Tensor, bias: Tensor, eps: float, synchronize: bool) -> tuple[Tensor, ...]:
     """Normalize `[groups, images, C, h, w]` group by group; return also mean and biased variance `[groups, C]`."""
     var, mean = torch.var_mean(split.float(), dim=(1, 3, 4), correction=0)
     if synchronize:

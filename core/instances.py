@@ -36,34 +36,29 @@ class ClassSpecificInstances(nn.Module):
         self.register_buffer("num_batches_tracked", torch.tensor(0))
 
     def forward(self, x: Tensor, cams: Tensor, groups: Groups = ONE_GROUP) -> Tensor:
-        """Return the class logits of each image.
+        """Return the class logits of each image, `[B, V]`, float32.
 
         Args:
             x: feature maps `[B, D, h, w]`.
             cams: class activation maps in 0…1 `[B, V, h, w]`; the gradient flows through them too.
             groups: how the B images are made up; each group has its own batch statistics.
-
-        Returns:
-            logits `[B, V]`, float32.
         """
         # s2 − mean² cancels, so this part stays in float32 whatever the precision around it.
         with torch.autocast(x.device.type, enabled=False):
             pixels = x.float().permute(0, 2, 3, 1).flatten(1, 2)  # [B, hw, D], a view in channels-last memory
             maps = cams.float().flatten(2)  # [B, V, hw]
-            mean_per_image = maps @ pixels / pixels.shape[1]  # [B, V, D]
-            mean, var = self._statistics(mean_per_image, pixels, maps, groups)
+            image_means = maps @ pixels / pixels.shape[1]  # [B, V, D]
+            mean, var = self._statistics(image_means, pixels, maps, groups)
             scale = self.weight * self.bn_weight * torch.rsqrt(var + self.eps)  # [groups, V, D]
-            centered = mean_per_image.unflatten(0, (len(mean), -1)) - mean[:, None]
+            centered = image_means.unflatten(0, (len(mean), -1)) - mean[:, None]
             logits = (centered * scale[:, None]).sum(-1).flatten(0, 1)
             return logits + (self.weight * self.bn_bias).sum(-1)
 
-    def _statistics(
-        self, mean_per_image: Tensor, pixels: Tensor, maps: Tensor, groups: Groups
-    ) -> tuple[Tensor, Tensor]:
+    def _statistics(self, image_means: Tensor, pixels: Tensor, maps: Tensor, groups: Groups) -> tuple[Tensor, Tensor]:
         """Return mean and biased variance of `x · cam_v` over each group's images and pixels, both `[groups, V, D]`."""
         if not self.training:
             return self.running_mean[None], self.running_var[None]
-        mean = mean_per_image.unflatten(0, (groups.total, -1)).mean(1)
+        mean = image_means.unflatten(0, (groups.total, -1)).mean(1)
         squares = pixels.square().unflatten(0, (groups.total, -1)).flatten(1, 2)  # [groups, m·hw, D]
         weights = maps.square().unflatten(0, (groups.total, -1)).transpose(1, 2).flatten(2)  # [groups, V, m·hw]
         count = squares.shape[1]

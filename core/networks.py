@@ -83,24 +83,19 @@ class Classifier(nn.Module):
         """V, the number of classes."""
         return self.classifier.out_channels
 
-    def set_replicas(
-        self, replicas: int, devices: int = 1, is_first_replica: bool = True, synchronize: bool = False
-    ) -> None:
-        """Compute the batch statistics that the official code has on `replicas` GPUs.
+    def set_replicas(self, replicas: int, devices: int = 1, is_first: bool = True, synchronize: bool = False) -> None:
+        """Compute the batch statistics that the official code has on R GPUs, `replicas`.
 
         There each GPU normalizes its share of the images by itself, the four tiles of a crop are scattered over the
         GPUs, and the running statistics are the first GPU's.
 
         Args:
-            replicas: R.
             devices: number of devices that share the work, each with its own copy of this network; it divides R.
-            is_first_replica: whether this copy's images move the running statistics (of several processes, the first
-                one's do).
+            is_first: whether this copy's images move the running statistics (of several processes, the first one's do).
             synchronize: compute the batch statistics of the images over all processes.
         """
-        tile_groups = len(torch.empty(TILES).chunk(replicas))
-        self.image_groups = Groups(1, max(replicas // devices, 1), is_first_replica, synchronize)
-        self.tile_groups = Groups(1, tile_groups)
+        self.image_groups = Groups(1, max(replicas // devices, 1), is_first, synchronize)
+        self.tile_groups = Groups(1, len(torch.empty(TILES).chunk(replicas)))
 
     def forward(self, images: Tensor, features_only: bool = False) -> tuple[Tensor | None, Tensor]:
         """Return logits and features of images, or of the tiles of crops.

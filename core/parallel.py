@@ -18,8 +18,6 @@ from core.networks import Classifier
 
 
 class RunningStatistics(NamedTuple):
-    """All running statistics of a network."""
-
     values: Tensor  # `[N]`, every layer's running mean and variance, concatenated
     steps: Tensor  # `[N]`, for each of them, how many updates its layer has seen
 
@@ -49,9 +47,8 @@ def write_statistics(network: nn.Module, statistics: RunningStatistics) -> None:
 
 def momenta(network: nn.Module) -> Tensor:
     """Return the momentum of each running statistic, `[N]`."""
-    return torch.cat(
-        [torch.full_like(buffer, layer.momentum).flatten() for layer, buffer in _layers_and_buffers(network)]
-    )
+    found = _layers_and_buffers(network)
+    return torch.cat([torch.full_like(buffer, layer.momentum).flatten() for layer, buffer in found])
 
 
 def merge_running_stats(
@@ -60,10 +57,7 @@ def merge_running_stats(
     """Return what one network would have after the batches of all copies, the first copy's first.
 
     s updates take a statistic from r to (1 − momentum)^s · r + c, where c depends on what the copy saw alone. So c can
-    be solved for, and applied to the statistics that the copies before it left.
-
-    Args:
-        before: the same for all copies; after: of each copy, in order; momentum: `[N]`.
+    be solved for, and applied to the statistics that the copies before it left. `before` is the same for all copies.
     """
     values, steps = after[0]
     for copy in after[1:]:
@@ -75,11 +69,7 @@ def merge_running_stats(
 
 
 def sync_running_stats(network: Classifier, before: RunningStatistics) -> None:
-    """Merge the running statistics of all processes, in place on every one.
-
-    Args:
-        network: this process's copy after an iteration; before: its running statistics before.
-    """
+    """Merge the running statistics of all processes after an iteration, in place; `before`: this one's before it."""
     gathered = []
     for mine in read_statistics(network):
         gathered.append([torch.empty_like(mine) for _ in range(torch.distributed.get_world_size())])

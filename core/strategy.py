@@ -35,7 +35,6 @@ class Crops(NamedTuple):
         return cls(image, torch.full_like(image, -1))
 
     def to(self, device: torch.device) -> "Crops":
-        """Return the same crops on another device."""
         return Crops(*(index.to(device, non_blocking=True) for index in self))
 
 
@@ -78,7 +77,6 @@ class Step:
     crop_losses: Mapping[str, Tensor] = field(default_factory=dict)
 
     def losses(self) -> dict[str, Tensor]:
-        """Return all named losses."""
         return {"loss": self.loss, **self.over_images(), **self.over_crops()}
 
     def over_images(self) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from core.optimizer import MOMENTUM
 from core.strategy import MAX_TOPK, Strategy
 from tools.data.devkit import DATA
 from tools.data.transforms import AUGMENTATIONS
-from tools.system.command_line import Argument, Arguments, Parser, argument, make_parser, nearest, with_arguments
+from tools.system.command_line import Arguments, Parser, argument, make_parser, nearest, with_arguments
 from tools.system.errors import UserError
 from tools.system.files import read_object
 
@@ -26,10 +26,6 @@ IGNORED_ARGUMENTS = ("num_pieces", "h_co", "w_co", "loss_option", "level", "re_l
 SELECT_HELP = "choose the best epoch on this list, or this share of the training list, instead of --val_split"
 TEACHER_CROPS_HELP = "crops that the teacher sees at a time, to save memory; -1: as many as images, 0: all"
 RESIZED = "length of the longer side after random resizing, pixels"
-OF_TEACHERS = {  # arguments that only strategies with a teacher have, with their defaults
-    "alpha_ema": (0.99, Argument("weight of the teacher's past per update, in [0, 1)", "method", least=0, below=1)),
-    "teacher_crops": (-1, Argument(TEACHER_CROPS_HELP, "optimization", least=-1, metavar="N", resumable=True)),
-}
 KEEP = {  # of a finished run, besides its log, history, settings, curves and snapshots
     "best": "the best and last models, not the states",
     "all": "also the model of every epoch, and the states to train longer",
@@ -38,6 +34,10 @@ NOT_REPLAYED = ("config", "force", "resume")  # they concern a single start
 
 _data, _network, _method = (partial(argument, group=name) for name in ("data", "network", "method"))
 _optimization, _run, _output = (partial(argument, group=name) for name in ("optimization", "run", "output"))
+OF_TEACHERS = {  # arguments that only strategies with a teacher have
+    "alpha_ema": _method(0.99, "weight of the teacher's past per update, in [0, 1)", least=0, below=1),
+    "teacher_crops": _optimization(-1, TEACHER_CROPS_HELP, least=-1, metavar="N", resumable=True),
+}
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,7 @@ class Config(Arguments):
     print_ratio: float = _output(0.1, "log every this fraction of an epoch, above 0", above=0, resumable=True)
     snapshot_every: int = _output(0, "draw validation snapshots every N epochs; 0: never", least=0, resumable=True)
     save_minutes: float = _output(10, "minutes between saved states within an epoch", above=0, resumable=True)
-    keep: str = _output(
-        "best", f"when finished, best: {KEEP['best']}; all: {KEEP['all']}", choices=KEEP, resumable=True
-    )
+    keep: str = _output("best", "when finished, best: {best}; all: {all}".format(**KEEP), choices=KEEP, resumable=True)
     tensorboard: bool = _output(False, "also write TensorBoard curves", resumable=True)
 
     def check(self) -> None:
@@ -106,10 +104,8 @@ class Config(Arguments):
         if not is_file_name or len(os.fsencode(self.tag)) > 100:
             raise UserError(f"--tag {self.tag}: must be a plain file name of at most 100 bytes")
         if self.tag.startswith(("best_", "last_")) or self.tag.endswith((".earlier", ".config")):
-            taken = (
-                "names that begin with best_ or last_ or end with .earlier or .config are those of other runs' files"
-            )
-            raise UserError(f"--tag {self.tag}: {taken}: choose another")
+            used = "names that begin with best_ or last_ or end with .earlier or .config are those of other runs' files"
+            raise UserError(f"--tag {self.tag}: {used}: choose another")
         check_image_size(self.image_size)
         if self.min_image_size > self.max_image_size:
             raise UserError(f"--min_image_size {self.min_image_size} exceeds --max_image_size {self.max_image_size}")
@@ -140,7 +136,6 @@ class Config(Arguments):
         return ", ".join(f"{name}={value}" for name, value in self.replayable().items() if value != defaults[name])
 
     def resumable(self, name: str) -> bool:
-        """Return whether an argument may differ between a run and its continuation."""
         return next(item for item in fields(self) if item.name == name).metadata["argument"].resumable
 
 
@@ -169,8 +164,7 @@ def config_class(strategy: Strategy) -> type[Config]:
     for name, declared in strategy.arguments.items():
         if name in IGNORED_ARGUMENTS or name in {*OF_TEACHERS, *(item.name for item in fields(Config))}:
             raise UserError(f"strategy {strategy.name}: its argument --{name} exists already; give it another name")
-        about = declared._asdict()
-        own[name] = (about.pop("default"), Argument(group=f"strategy {strategy.name}", **about))
+        own[name] = argument(group=f"strategy {strategy.name}", **declared._asdict())
     return with_arguments(Config, own)
 
 

@@ -26,27 +26,23 @@ from tools.system.files import write_json
 from tools.system.interruption import Interrupted, Interruption
 from tools.system.shortages import shortage
 
-FIRST_ESTIMATE = 60  # seconds until the log says how long the run takes
-
 
 class Run:
     """The progress of a training run, and its files. Only the first of several processes writes."""
 
-    def __init__(
-        self, config: Config, trainer: Trainer, data_sets: dict[str, VOCClassification], interruption: Interruption
-    ):
+    def __init__(self, config: Config, trainer: Trainer, sets: dict[str, VOCClassification], signals: Interruption):
         self.folder = Folder()
         self.config = config
         self.trainer = trainer
-        self.class_names = data_sets["training"].class_names
+        self.class_names = sets["training"].class_names
         self.epoch = self.position = 0  # current epoch, 0-based; completed iterations in it
         self._losses: dict[str, list[torch.Tensor]] = {"loss": []}  # of the iterations since the last log line
         self._best = -1.0
-        self._interruption = interruption
+        self._signals = signals
         self._files = RunFiles(self.folder, config.tag)
         self._states = States(self.folder, config.tag)
         self._data: dict[str, str] = {}
-        for part, images in data_sets.items():
+        for part, images in sets.items():
             self._data |= {f"{part} {name}": digest for name, digest in images.fingerprint().items()}
         self._writes = trainer.processes.is_first
         self._saved_at = time.monotonic()
@@ -208,14 +204,13 @@ class Run:
     def stop_or_save(self, may_save: bool = True) -> None:
         """Stop if a signal arrived, save if due; a collective decision of all processes."""
         due = may_save and self._writes and time.monotonic() - self._saved_at > 60 * self.config.save_minutes
-        requested, due = self.trainer.processes.any(self._interruption.requested, due)
+        requested, due = self.trainer.processes.any(self._signals.requested, due)
         if requested:
-            raise self._interruption.error()
+            raise self._signals.error()
         if due:
             self._save_state()
 
     def add_losses(self, step: Step) -> None:
-        """Count the losses of an iteration toward the next log line."""
         for name, loss in step.losses().items():
             self._losses.setdefault(name, []).append(loss)
 
@@ -246,7 +241,7 @@ class Run:
         """Return where the run is and what is left of it, to read; after its first minute, log how long it takes."""
         trainer, epochs = self.trainer, self.config.max_epoch
         left = self.pace.left(trainer.max_iteration - trainer.iteration, epochs - self.epoch)
-        if not self._estimated and time.perf_counter() - self.pace.started > FIRST_ESTIMATE:
+        if not self._estimated and time.perf_counter() - self.pace.started > 60:
             self._estimated = True
             until = time.strftime("%a %H:%M", time.localtime(time.time() + left))
             counted = "" if self.pace.validations else ", besides validations"

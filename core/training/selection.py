@@ -25,23 +25,19 @@ def cut_selection(
         judged = training
         if config.train_difficult != "positive":  # validation and selection count difficult objects as the paper does
             judged = VOCClassification(config.data_dir, config.train_split, training.class_names, limit=config.limit)
-        selection = _part(judged, set(cut))
+        chosen = _part(judged, set(cut))
     else:
         with advice("check --select_split and --class_file"):
-            selection = VOCClassification(
-                config.data_dir, config.select_split, training.class_names, limit=config.limit
-            )
-    selection.transform = validation.transform
-    ids = set(selection.ids)
+            chosen = VOCClassification(config.data_dir, config.select_split, training.class_names, limit=config.limit)
+    chosen.transform = validation.transform
+    ids = set(chosen.ids)
     if both := sorted(ids.intersection(validation.ids)):
-        found = (
-            f"{len(both):,} images of --select_split {config.select_split} are in --val_split {config.val_split} too"
-        )
-        raise UserError(f"{found} ({first_few(both)}): the best epoch has to be chosen on others")
+        seen = f"{len(both):,} images of --select_split {config.select_split} are in --val_split {config.val_split} too"
+        raise UserError(f"{seen} ({first_few(both)}): the best epoch has to be chosen on others")
     remaining = _part(training, set(training.ids) - ids)
     if not remaining.ids:
         raise UserError(f"--select_split {config.select_split} leaves no image of --train_split {config.train_split}")
-    return remaining, selection
+    return remaining, chosen
 
 
 def _part(images: VOCClassification, ids: set[str]) -> VOCClassification:

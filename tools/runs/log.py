@@ -40,7 +40,6 @@ class RunLog:
             self._make_writer = SummaryWriter
 
     def open(self) -> None:
-        """Open the TensorBoard file, if asked for."""
         if self._make_writer:
             threading.excepthook = _report_but_tensorboard
             with writing(self._curves_path):
@@ -97,10 +96,9 @@ class RunLog:
         if must_show or time.monotonic() - self._trained_at >= LINE_SECONDS:
             self._trained_at, (images, spent) = time.monotonic(), self._since_line
             self._since_line, speed = np.zeros(2), images / max(spent, 1e-9)
-            self.line(
-                f"[i] iteration={iteration:,}, learning_rate={learning_rate:.5f}, {shown}, time={spent:.0f}sec, "
-                f"alpha_re={alpha_re:.2f}, {speed:.1f} images/s, {progress}, at {time.strftime('%H:%M:%S')}"
-            )
+            values = f"learning_rate={learning_rate:.5f}, {shown}, time={spent:.0f}sec, alpha_re={alpha_re:.2f}"
+            done = f"{speed:.1f} images/s, {progress}, at {time.strftime('%H:%M:%S')}"
+            self.line(f"[i] iteration={iteration:,}, {values}, {done}")
         row = {"learning_rate": learning_rate, **losses, "time": round(seconds, 2)}
         row |= {"epoch": epoch, "alpha_re": alpha_re, "images_per_second": round(count / max(seconds, 1e-9), 2)}
         self._record("train", iteration, row, {f"Train/{name}": value for name, value in row.items()})
@@ -130,11 +128,9 @@ class RunLog:
         so_far = [*values_of(self.history, "validation", chosen_by), values[chosen_by]]
         first_best = 1 + int(np.argmax(np.nan_to_num(so_far, nan=-1)))
         best_epoch = f"best epoch {first_best}{' (new)' if first_best == len(so_far) else ''}"
-        self.line(
-            f"[i] iteration={iteration:,}, map={mean:.2f}%, best map={best:.2f}%, eval_class_loss={loss:.4f}, "
-            f"time={seconds:.0f}sec, epoch={epoch}, map_scale={scale:.3g}{note}, {best_epoch}, "
-            f"at {time.strftime('%H:%M:%S')}"
-        )
+        scores = f"map={mean:.2f}%, best map={best:.2f}%, eval_class_loss={loss:.4f}"
+        done = f"time={seconds:.0f}sec, epoch={epoch}, map_scale={scale:.3g}{note}, {best_epoch}"
+        self.line(f"[i] iteration={iteration:,}, {scores}, {done}, at {time.strftime('%H:%M:%S')}")
         ranked = [f"{name} {value:.1f}" for name, value in sorted(known.items(), key=lambda item: -item[1])]
         best_ones = ranked[:SHOWN_CLASSES]
         worst_ones = ranked[max(len(ranked) - SHOWN_CLASSES, len(best_ones)) :]

@@ -107,12 +107,9 @@ class Arguments:
         """Raise a `UserError` for values that contradict each other."""
 
 
-def with_arguments(config: type[Config], declared: dict[str, tuple[Any, Argument]]) -> type[Config]:
-    """Return `config` with further arguments: by name their default, whose type is theirs, and `Argument`."""
-    fields = [
-        (name, type(default), dataclasses.field(default=default, metadata={"argument": about}, kw_only=True))
-        for name, (default, about) in declared.items()
-    ]
+def with_arguments(config: type[Config], declared: dict[str, dataclasses.Field]) -> type[Config]:
+    """Return `config` with further arguments by name, declared with `argument`; their type is that of the default."""
+    fields = [(name, type(field.default), field) for name, field in declared.items()]
     return dataclasses.make_dataclass(config.__name__, fields, bases=(config,), frozen=True)
 
 
