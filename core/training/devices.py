@@ -14,8 +14,6 @@ from tools.system.processes import Processes
 
 @dataclass(frozen=True)
 class Devices:
-    """What this process computes on."""
-
     first: torch.device  # which holds the networks
     gpus: list[int]  # indices of the GPUs that share each batch by `nn.DataParallel`; empty where `first` works alone
     processes: Processes  # those that share each batch by torch.distributed

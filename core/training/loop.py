@@ -35,8 +35,6 @@ from tools.system.errors import UserError, advice, explain_shortages, run_main
 from tools.system.interruption import Interruption
 from tools.system.processes import Processes
 
-FEW_ITERATIONS = 10  # of an epoch: with fewer, the running statistics and the schedule are coarse
-
 
 class Data(NamedTuple):
     """The images of a run: "training", "validation" and, with `--select_split`, "selection"."""
@@ -220,7 +218,7 @@ def _summary(config: Config, devices: Devices, data: Data) -> list[str]:
     lines = [f"[i] {counts}, {iterations:,} iterations per epoch, on {devices.describe()}{several}"]
     if dropped := images - iterations * config.batch_size:
         lines.append(f"[i] an epoch leaves out {dropped:,} images, others each time: they fill no batch")
-    if iterations < FEW_ITERATIONS:
+    if iterations < 10:  # the running statistics and the schedule are then coarse
         lines.append(f"[!] only {iterations} iterations per epoch: try a smaller --batch_size, or more images")
     if config.min_image_size > config.image_size:
         side = config.image_size

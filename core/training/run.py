@@ -114,8 +114,6 @@ class Run:
         if self.config.resume is not None:
             self.log.line(f"[i] no saved state at {self.folder.state(self.config.tag)}: starting from scratch")
 
-    # The state -------------------------------------------------------------------------------------------------------
-
     def _state(self) -> dict[str, Any]:
         trainer = self.trainer
         random = {"cpu": torch.get_rng_state(), "cuda": [torch.cuda.get_rng_state(gpu) for gpu in trainer.gpus]}
@@ -199,8 +197,6 @@ class Run:
             raise UserError(f"--resume: {problem}: {'; '.join(blocking)}; restore them, or {fix}")
         return [*differing.values(), *others.values()]
 
-    # On the way ------------------------------------------------------------------------------------------------------
-
     def stop_or_save(self, may_save: bool = True) -> None:
         """Stop if a signal arrived, save if due; a collective decision of all processes."""
         due = may_save and self._writes and time.monotonic() - self._saved_at > 60 * self.config.save_minutes
@@ -249,8 +245,6 @@ class Run:
         share = trainer.iteration / trainer.max_iteration
         of = f"{share:.0%} of {trainer.max_iteration:,} iterations"
         return f"epoch {self.epoch + 1}/{epochs}, {of}, {duration(left)} left"
-
-    # Ends ------------------------------------------------------------------------------------------------------------
 
     def finish_epoch(self, values: dict[str, float]) -> None:
         """Save models after a validation with these values, and a state that starts with the next epoch."""

@@ -20,8 +20,6 @@ from tools.data.transforms import IMAGENET, Normalization
 from tools.system.errors import UserError
 from tools.system.processes import Processes
 
-CROP_MULTIPLE = 8  # on a GPU, see `Classifier.crop_multiple`; benchmarks/iterations.py compares
-
 
 class Trainer:
     """Student, teacher and optimizer, and how one iteration moves them.
@@ -58,7 +56,7 @@ class Trainer:
             images = config.batch_size // (config.accumulate * self.processes.size * max(len(self.gpus), 1))
             given = self.arguments["teacher_crops"]
             self.teacher.crops_at_once = images if given < 0 else given
-            self.teacher.crop_multiple = CROP_MULTIPLE if self.gpus else 1
+            self.teacher.crop_multiple = 8 if self.gpus else 1  # benchmarks/iterations.py compares
         self.epoch_iterations = epoch_iterations
         self.max_iteration = config.max_epoch * epoch_iterations
         self.iteration, self._checked = 0, False

@@ -26,13 +26,11 @@ from tools.system.shortages import shortage
 
 StateDict = dict[str, torch.Tensor]
 WEIGHTS_CHECKSUM = "weights_sha256"  # the key under which a description says of which weights it is
-OFFICIAL_IMAGE_SIZE = 512  # of a checkpoint without a description
 # Under which of its names a file may hold the state dict; the first that is there counts.
 STATE_DICTS = (
     *("state_dict", "model_state_dict", "model_state", "model", "network", "net", "student", "module", "weights"),
     *("state_dict_ema", "model_ema", "ema_state_dict", "ema", "teacher", "params", "backbone", "encoder"),
 )
-MAX_WRAPPERS = 5  # dictionaries around the state dict
 # A command that keeps of a checkpoint what PyTorch reads safely: tensors, and dictionaries of tensors.
 CONVERT = (
     'python3 -c "import sys, torch; T = torch.Tensor; c = torch.load(sys.argv[1], weights_only=False); '
@@ -50,7 +48,7 @@ class Description:
 
     architecture: str | None = None
     class_names: list[str] | None = None  # V names, in the order of the logits
-    image_size: int = OFFICIAL_IMAGE_SIZE  # S, pixels
+    image_size: int = 512  # S, pixels; by default the official code's
     head: str = "instances"  # see `core.networks.Classifier`
     strategy: str | None = None
     keypoints: str | None = None  # the name under which the strategy's keypoints are known; None: it has none
@@ -198,7 +196,7 @@ def read_state_dict(path: Path) -> StateDict:
     content = read_tensors(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} does not hold a state dict (names with tensors) but a {type(content).__name__}")
-    for _ in range(MAX_WRAPPERS):
+    for _ in range(5):  # at most: dictionaries around the state dict
         content = next((content[name] for name in STATE_DICTS if isinstance(content.get(name), dict)), content)
     tensors = {name: value for name, value in content.items() if isinstance(name, str) and torch.is_tensor(value)}
     if not tensors:

@@ -23,11 +23,11 @@ SEED = re.compile(r"[._-]?seed[._-]?\d+", re.IGNORECASE)  # in names that otherw
 EARLIER_NAMES = {"lr": "learning_rate", "mAP": "map"}  # of values in histories of earlier versions
 
 
-def _under(pattern: str) -> Callable[["Folder", str], Path]:
-    """Return a method of `Folder`: the path of a tag, or of another name."""
+def _under(pattern: str) -> Callable[..., Path]:
+    """Return a method of `Folder`: a path with a tag or another name in it."""
 
-    def path(self: "Folder", name: str) -> Path:
-        return self.root / pattern.format(name)
+    def path(self: "Folder", *names: str | Path) -> Path:
+        return self.root / pattern.format(*names)
 
     return path
 
@@ -49,6 +49,9 @@ class Folder:
     snapshots = _under("snapshots/{}")
     epochs = _under("epochs/{}")
     usage = _under("usage/{}.json")
+    predictions = _under("predictions/{.stem}.csv")  # of a checkpoint
+    export = _under("exports/{.stem}{}")  # of a checkpoint, with this suffix
+    results_again = _under("evaluation/{.stem}_again")  # a second measurement of a scores file, which keeps the first
     benchmark = _under("benchmarks/{}")
     picture = _under("pictures/{}.png")
     pictures = _under("pictures/{}")  # the folder of those that belong to a table of predictions
@@ -67,16 +70,6 @@ class Folder:
         """Return where the evaluation of a checkpoint on a split goes, without suffix."""
         name = f"{checkpoint.stem}_{split.replace('/', '_')}"
         return self.root / "evaluation" / (f"{name}_split" if name.endswith(BESIDE) else name)
-
-    def results_again(self, scores: Path) -> Path:
-        """Return where a second measurement of a scores file goes, without suffix; it does not replace the first."""
-        return self.root / "evaluation" / f"{scores.stem}_again"
-
-    def predictions(self, checkpoint: Path) -> Path:
-        return self.root / "predictions" / f"{checkpoint.stem}.csv"
-
-    def export(self, checkpoint: Path, suffix: str) -> Path:
-        return self.root / "exports" / f"{checkpoint.stem}{suffix}"
 
     def lasting(self, tag: str = "") -> list[Path]:
         """Return what outlives runs, as far as its name holds `tag`: earlier runs, results, pictures, exports."""

@@ -69,7 +69,6 @@ class States:
             sync_folder(path.parent)
 
     def include(self, path: Path) -> bool:
-        """Return whether a file is one of the two."""
         return path.resolve() in (self.newest.resolve(), self.before.resolve())
 
 
