@@ -6,12 +6,8 @@ import torch
 def make_cam(features: torch.Tensor, epsilon: float = 1e-5) -> torch.Tensor:
     """Return class activation maps, scaled to 0…1 per image and class (official code: `make_cam`).
 
-    Args:
-        features: `[..., h, w]`, output of the CAM branch.
-        epsilon: subtracted from the map and added to its maximum, so that an all-zero map stays zero.
-
-    Returns:
-        maps of the same shape: relu(relu(features) − ε) / (max over the map of relu(features) + ε).
+    They have the shape of `features` `[..., h, w]`, the output of the CAM branch, and are
+    relu(relu(features) − ε) / (max over the map of relu(features) + ε). So an all-zero map stays zero.
     """
     positive = torch.relu(features)
     strongest = positive.amax(dim=(-2, -1), keepdim=True)

@@ -73,12 +73,9 @@ def reconstruction_loss(features: Tensor, merged: Tensor, targets: Tensor, kind:
 
 
 def alpha_re_at(iteration: int, max_iteration: int, alpha_re: float, alpha_schedule_re: float) -> float:
-    """Return the weight of the reconstruction loss: it rises linearly to `alpha_re`, then stays.
+    """Return the weight of the reconstruction loss at an iteration: it rises linearly to `alpha_re`, then stays.
 
-    Args:
-        iteration, max_iteration: t and T.
-        alpha_re: the final weight.
-        alpha_schedule_re: the share of training after which it is reached; 0: at once.
+    `alpha_schedule_re` is the share of training after which it is reached; 0: at once.
     """
     rise = max_iteration * alpha_schedule_re
     return min(alpha_re * iteration / rise, alpha_re) if rise > 0 else alpha_re

@@ -13,12 +13,8 @@ POWER = 0.9
 def parameter_groups(network: nn.Module, lr: float, wd: float) -> list[dict]:
     """Return backbone weights, backbone biases, head weights and head biases, with their rates and weight decays.
 
-    Weights and biases include those of batch normalization; the head is everything except the backbone.
-
-    Args:
-        network: a `core.networks.Classifier`.
-        lr: the backbone weights' learning rate; biases have twice, the head ten times as much.
-        wd: weight decay of weights; biases have none.
+    The backbone's weights have the learning rate `lr`, biases twice, the head ten times as much; weights have the
+    weight decay `wd`, biases none. Both include those of batch normalization; the head is all except the backbone.
     """
     rates = {"backbone weight": lr, "backbone bias": 2 * lr, "head weight": 10 * lr, "head bias": 20 * lr}
     groups: dict[str, dict] = {name: {"params": [], "name": name, "full_lr": rate} for name, rate in rates.items()}

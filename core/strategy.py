@@ -152,14 +152,9 @@ class Keypoints(NamedTuple):
     per_image: bool = False  # one per image, on the maximum over its classes' maps; otherwise one per class, on its map
 
     def of_image(self, cams: Tensor, present: Tensor, image_size: int, options: Options) -> Tensor:
-        """Return a keypoint for each present class of one image, the same for all of them if `per_image`.
+        """Return a keypoint for each present class of one image `[C, 2]`, the same for all of them if `per_image`.
 
-        Args:
-            cams: class activation maps of the image `[V, n, n]`; present: indices of the classes `[C]`.
-            image_size: S, pixels.
-
-        Returns:
-            `[C, 2]` int64, (row, column) in pixels.
+        cams: the image's class activation maps `[V, n, n]`; present: indices of the classes `[C]`; image_size: pixels.
         """
         maps = cams[present].amax(0, keepdim=True) if self.per_image else cams[present]
         return self.find(maps, image_size, options).expand(len(present), -1)

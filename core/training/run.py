@@ -67,10 +67,8 @@ class Run:
         """Start from scratch, or continue from what `--resume` names; log `summary`, and `notes` if from scratch.
 
         The order matters: every check, also whether the disk has room, comes before an earlier run is archived, and
-        the first state is written at once, so that an unwritable folder fails before training starts.
-
-        Returns:
-            False if there is nothing to do: the run to resume is finished and has no states.
+        the first state is written at once, so that an unwritable folder fails before training starts. Return False if
+        there is nothing to do: the run to resume is finished and has no states.
         """
         resume, tag, found, finished = self.config.resume, self.config.tag, None, False
         if resume is not None and self._writes:
@@ -262,19 +260,19 @@ class Run:
 
     def finish(self) -> None:
         """Save the last model, unless a finished run was only resumed, say where the best one is, and tidy up."""
+        folder, config, tag = self.folder, self.config, self.config.tag
+        last, best = folder.model(tag, "last_"), folder.model(tag, "best_")
         if not self._has_last_model():
             means = values_of(self.log.history, "validation", "map") or [float("nan")]
-            self._save_model(self.folder.model(self.config.tag, "last_"), means[-1])
-        best = self.folder.model(self.config.tag, "best_")
+            self._save_model(last, means[-1])
         where = f"in {best}" if best.exists() else "saved under the tag this run was resumed from"
-        of = "" if self.config.select_split is None else f" of --select_split {self.config.select_split}"
-        limited = f" (--limit {self.config.limit})" if self.config.limit else ""
+        of = "" if config.select_split is None else f" of --select_split {config.select_split}"
+        limited = f" (--limit {config.limit})" if config.limit else ""
         self.log.line(f"[i] best mAP{of}={self._best:.2f}{limited}, {where}")
-        tag, keep, took = self.config.tag, self.config.keep, duration(time.perf_counter() - self.pace.started)
-        files = self.folder.log(tag), self.folder.history(tag), self.folder.model(tag, "last_")
-        written = ", ".join(map(str, files))
-        self.log.line(f"[i] finished after {took}; written: {written}; kept (--keep {keep}): {KEEP[keep]}")
-        images = ["--tag", tag, "--data_dir", self.config.data_dir, "--split", self.config.val_split]
+        took, files = duration(time.perf_counter() - self.pace.started), (folder.log(tag), folder.history(tag), last)
+        written, kept = ", ".join(map(str, files)), f"kept (--keep {config.keep}): {KEEP[config.keep]}"
+        self.log.line(f"[i] finished after {took}; written: {written}; {kept}")
+        images = ["--tag", tag, "--data_dir", config.data_dir, "--split", config.val_split]
         shown = self.trainer.strategy.shown_keypoints()
         script = ["--strategy", sys.argv[0]] if shown and shown.name not in KEYPOINTS else []
         for command in (
@@ -285,7 +283,7 @@ class Run:
             self.log.line(f"    {shlex.join(['python3', *command])}")
         self.log.close()
         # Models, history and log are on the disk by now: nothing needs a state anymore.
-        if self._writes and keep == "best":
+        if self._writes and config.keep == "best":
             self._states.remove()
 
     def _has_last_model(self) -> bool:
@@ -299,18 +297,10 @@ class Run:
     def _save_model(self, path: Path, mean: float) -> None:
         if not self._writes:
             return
-        strategy = self.trainer.strategy
+        config, student, strategy = self.config, self.trainer.student, self.trainer.strategy
         keypoints = strategy.shown_keypoints()
-        description = Description(
-            architecture=self.config.architecture,
-            class_names=self.class_names,
-            image_size=self.config.image_size,
-            head=self.trainer.student.head,
-            strategy=strategy.name,
-            keypoints=keypoints and keypoints.name,
-            iteration=self.trainer.iteration,
-            mAP=mean,
-            **(self.trainer.student.normalization or IMAGENET)._asdict(),
-            arguments=asdict(self.config),
-        )
-        save_checkpoint(path, self.trainer.evaluated.state_dict(), description)
+        about = {"architecture": config.architecture, "class_names": self.class_names, "image_size": config.image_size}
+        about |= {"head": student.head, "strategy": strategy.name, "keypoints": keypoints and keypoints.name}
+        about |= {"iteration": self.trainer.iteration, "mAP": mean, "arguments": asdict(config)}
+        about |= (student.normalization or IMAGENET)._asdict()
+        save_checkpoint(path, self.trainer.evaluated.state_dict(), Description(**about))
