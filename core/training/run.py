@@ -260,19 +260,19 @@ class Run:
 
     def finish(self) -> None:
         """Save the last model, unless a finished run was only resumed, say where the best one is, and tidy up."""
-        folder, config, tag = self.folder, self.config, self.config.tag
-        last, best = folder.model(tag, "last_"), folder.model(tag, "best_")
         if not self._has_last_model():
             means = values_of(self.log.history, "validation", "map") or [float("nan")]
-            self._save_model(last, means[-1])
+            self._save_model(self.folder.model(self.config.tag, "last_"), means[-1])
+        best = self.folder.model(self.config.tag, "best_")
         where = f"in {best}" if best.exists() else "saved under the tag this run was resumed from"
-        of = "" if config.select_split is None else f" of --select_split {config.select_split}"
-        limited = f" (--limit {config.limit})" if config.limit else ""
+        of = "" if self.config.select_split is None else f" of --select_split {self.config.select_split}"
+        limited = f" (--limit {self.config.limit})" if self.config.limit else ""
         self.log.line(f"[i] best mAP{of}={self._best:.2f}{limited}, {where}")
-        took, files = duration(time.perf_counter() - self.pace.started), (folder.log(tag), folder.history(tag), last)
-        written, kept = ", ".join(map(str, files)), f"kept (--keep {config.keep}): {KEEP[config.keep]}"
-        self.log.line(f"[i] finished after {took}; written: {written}; {kept}")
-        images = ["--tag", tag, "--data_dir", config.data_dir, "--split", config.val_split]
+        tag, keep, took = self.config.tag, self.config.keep, duration(time.perf_counter() - self.pace.started)
+        files = self.folder.log(tag), self.folder.history(tag), self.folder.model(tag, "last_")
+        written = ", ".join(map(str, files))
+        self.log.line(f"[i] finished after {took}; written: {written}; kept (--keep {keep}): {KEEP[keep]}")
+        images = ["--tag", tag, "--data_dir", self.config.data_dir, "--split", self.config.val_split]
         shown = self.trainer.strategy.shown_keypoints()
         script = ["--strategy", sys.argv[0]] if shown and shown.name not in KEYPOINTS else []
         for command in (
@@ -283,7 +283,7 @@ class Run:
             self.log.line(f"    {shlex.join(['python3', *command])}")
         self.log.close()
         # Models, history and log are on the disk by now: nothing needs a state anymore.
-        if self._writes and config.keep == "best":
+        if self._writes and keep == "best":
             self._states.remove()
 
     def _has_last_model(self) -> bool:
