@@ -168,8 +168,7 @@ def average_statistics(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     size = torch.distributed.get_world_size()
     mean_of_all = torch.distributed.nn.functional.all_reduce(mean) / size
     # The variance about the common mean: no difference of large squares.
-    var_of_all = torch.distributed.nn.functional.all_reduce(var + (mean - mean_of_all).square()) / size
-    return mean_of_all, var_of_all
+    return mean_of_all, torch.distributed.nn.functional.all_reduce(var + (mean - mean_of_all).square()) / size
 
 
 def update_running_stats(running: Tensor, values: Tensor, momentum: float) -> None:

@@ -10,5 +10,4 @@ def make_cam(features: torch.Tensor, epsilon: float = 1e-5) -> torch.Tensor:
     relu(relu(features) − ε) / (max over the map of relu(features) + ε). So an all-zero map stays zero.
     """
     positive = torch.relu(features)
-    strongest = positive.amax(dim=(-2, -1), keepdim=True)
-    return torch.relu(positive - epsilon) / (strongest + epsilon)
+    return torch.relu(positive - epsilon) / (positive.amax(dim=(-2, -1), keepdim=True) + epsilon)

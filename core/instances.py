@@ -51,8 +51,7 @@ class ClassSpecificInstances(nn.Module):
             mean, var = self._statistics(image_means, pixels, maps, groups)
             scale = self.weight * self.bn_weight * torch.rsqrt(var + self.eps)  # [groups, V, D]
             centered = image_means.unflatten(0, (len(mean), -1)) - mean[:, None]
-            logits = (centered * scale[:, None]).sum(-1).flatten(0, 1)
-            return logits + (self.weight * self.bn_bias).sum(-1)
+            return (centered * scale[:, None]).sum(-1).flatten(0, 1) + (self.weight * self.bn_bias).sum(-1)
 
     def _statistics(self, image_means: Tensor, pixels: Tensor, maps: Tensor, groups: Groups) -> tuple[Tensor, Tensor]:
         """Return mean and biased variance of `x · cam_v` over each group's images and pixels, both `[groups, V, D]`."""

@@ -144,5 +144,4 @@ def _window_maximum(maps: Tensor, distance: int) -> Tensor:
 
 def _or_centre(keypoints: Tensor, image_size: int) -> Tensor:
     """Replace keypoints with a row or column of 0 by the center."""
-    degenerate = (keypoints == 0).any(1, keepdim=True)
-    return keypoints.masked_fill(degenerate, image_size // 2)
+    return keypoints.masked_fill((keypoints == 0).any(1, keepdim=True), image_size // 2)

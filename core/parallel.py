@@ -111,8 +111,7 @@ class CropDataParallel(nn.DataParallel):
 
     def parallel_apply(self, replicas: Sequence[Classifier], inputs: Sequence, kwargs: Sequence) -> list:
         """Run the replicas in parallel; the first shares its running statistics with the network itself."""
-        tiles = inputs[0][0].dim() == 5
-        if not (tiles and self.module.training):
+        if not self.module.training or inputs[0][0].dim() == 4:  # images
             return super().parallel_apply(replicas, inputs, kwargs)
         before = read_statistics(self.module)
         outputs = super().parallel_apply(replicas, inputs, kwargs)

@@ -41,8 +41,7 @@ def merge_tiles(tile_features: Tensor, keypoints: Tensor, image_size: int) -> Te
     column_tile, column = _merge_lookup(cuts[:, 1], cells, half)
     tile = 2 * row_tile[:, :, None] + column_tile[:, None, :]
     crop = torch.arange(len(keypoints), device=keypoints.device)[:, None, None]
-    merged = tile_features[crop, tile, :, row[:, :, None], column[:, None, :]]  # [crops, n, n, V]
-    return merged.permute(0, 3, 1, 2)
+    return tile_features[crop, tile, :, row[:, :, None], column[:, None, :]].permute(0, 3, 1, 2)
 
 
 def _piece_lookup(cut: Tensor, size: int, target: int) -> Tensor:
@@ -66,5 +65,4 @@ def _merge_lookup(cut: Tensor, cells: int, half: int) -> tuple[Tensor, Tensor]:
 def _nearest(index: Tensor, source: Tensor | int, target: Tensor | int) -> Tensor:
     """Return the source index of a target index as `F.interpolate(mode="nearest")` computes it, in float32."""
     scale = torch.as_tensor(source, device=index.device, dtype=torch.float32) / target
-    nearest = torch.floor(index.float() * scale).long()
-    return torch.minimum(nearest, torch.as_tensor(source, device=index.device) - 1)
+    return torch.minimum(torch.floor(index.float() * scale).long(), torch.as_tensor(source, device=index.device) - 1)

@@ -240,9 +240,8 @@ class Run:
             until = time.strftime("%a %H:%M", time.localtime(time.time() + left))
             counted = "" if self.pace.validations else ", besides validations"
             self.log.line(f"[i] about {duration(left)} are left of this run{counted}, until {until}")
-        share = trainer.iteration / trainer.max_iteration
-        of = f"{share:.0%} of {trainer.max_iteration:,} iterations"
-        return f"epoch {self.epoch + 1}/{epochs}, {of}, {duration(left)} left"
+        share = f"{trainer.iteration / trainer.max_iteration:.0%} of {trainer.max_iteration:,} iterations"
+        return f"epoch {self.epoch + 1}/{epochs}, {share}, {duration(left)} left"
 
     def finish_epoch(self, values: dict[str, float]) -> None:
         """Save models after a validation with these values, and a state that starts with the next epoch."""

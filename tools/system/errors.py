@@ -18,8 +18,7 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         # A loader process passes its error on inside the text of a traceback; the last line is the error itself.
-        text = super().__str__().rsplit("UserError: ", 1)[-1]
-        return printable(" ".join(text.split()))
+        return printable(" ".join(super().__str__().rsplit("UserError: ", 1)[-1].split()))
 
 
 class Shortage(UserError):

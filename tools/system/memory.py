@@ -18,8 +18,7 @@ def keep_freed_memory() -> bool:
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     own = any(name.startswith("MALLOC_") for name in os.environ)
-    tuned = own or "malloc.mmap" in tunables or "malloc.trim" in tunables
-    if tuned or platform.libc_ver()[0] != "glibc":
+    if own or "malloc.mmap" in tunables or "malloc.trim" in tunables or platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1))
