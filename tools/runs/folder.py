@@ -51,7 +51,7 @@ class Folder:
     usage = _under("usage/{}.json")
     predictions = _under("predictions/{.stem}.csv")  # of a checkpoint
     export = _under("exports/{.stem}{}")  # of a checkpoint, with this suffix
-    results_again = _under("evaluation/{.stem}_again")  # a second measurement of a scores file, which keeps the first
+    results_again = _under("evaluation/{.stem}_again")  # a second measurement of a scores file, beside the first
     benchmark = _under("benchmarks/{}")
     picture = _under("pictures/{}.png")
     pictures = _under("pictures/{}")  # the folder of those that belong to a table of predictions

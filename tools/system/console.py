@@ -27,11 +27,10 @@ def duration(seconds: float) -> str:
     >>> duration(4.4), duration(100), duration(3540), duration(3600 * 25.5)
     ('4 s', '1 min 40 s', '59 min', '25 h 30 min')
     """
-    minutes, rest = divmod(round(seconds), 60)
     if seconds >= 600:
-        minutes, rest = round(seconds / 60), 0
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60} min"
+        hours, minutes = divmod(round(seconds / 60), 60)
+        return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+    minutes, rest = divmod(round(seconds), 60)
     return " ".join(filter(None, (f"{minutes} min" if minutes else "", f"{rest} s" if rest or not minutes else "")))
 
 
