@@ -100,8 +100,7 @@ class VOCClassification(VOCImages):
         listed = "\n".join(self.ids).encode("utf-8", "surrogateescape") + self.labels.numpy().tobytes()
         with ThreadPoolExecutor() as pool:
             sums = list(pool.map(checksum, self.paths, sizes))
-        parts = {"list or labels": listed, "image files": np.array(sizes).tobytes()}
-        parts["image contents"] = np.array(sums).tobytes()
+        parts = {"list or labels": listed, "image files": np.array(sizes), "image contents": np.array(sums)}
         return {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
 
 

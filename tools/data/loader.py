@@ -80,10 +80,8 @@ def training_loader(
     if batch_size % processes:
         raise UserError(f"a batch of {batch_size} images cannot be divided equally among {processes} processes")
     sampler = EpochSampler(len(dataset), batch_size, seed, rank, processes)
-    seeded = SeededDataset(dataset, seed)
-    return DataLoader(
-        seeded, batch_size // processes, sampler=sampler, **worker_options(num_workers, stack, default_collate)
-    )
+    options = worker_options(num_workers, stack, default_collate)
+    return DataLoader(SeededDataset(dataset, seed), batch_size // processes, sampler=sampler, **options)
 
 
 def evaluation_loader(

@@ -45,9 +45,10 @@ def stratified_split(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
     in_val = _iterative_stratification(shuffled, share, count)
     total = shuffled.sum(0)
     for index in np.argsort(total, kind="stable"):
-        found = in_val[shuffled[:, index] > 0].sum()
+        shown = shuffled[:, index] > 0
+        found = in_val[shown].sum()
         if total[index] >= 2 and found in (0, total[index]):
-            _move(shuffled, in_val, share, into_val=found == 0, candidates=shuffled[:, index] > 0)
+            _move(shuffled, in_val, share, into_val=found == 0, rows=shown)
     while surplus := int(in_val.sum()) - count:
         _move(shuffled, in_val, share, into_val=surplus < 0)
     for _ in range(ROUNDS):
@@ -87,13 +88,9 @@ def _error(labels: np.ndarray, in_val: np.ndarray, share: float) -> float:
     return float(((found - share * total) ** 2).sum() + LAST * alone.sum())
 
 
-def _move(
-    labels: np.ndarray, in_val: np.ndarray, share: float, into_val: bool, candidates: np.ndarray | None = None
-) -> None:
-    """Move the image into or out of val whose move brings the classes closest to their shares (squared errors)."""
+def _move(labels: np.ndarray, in_val: np.ndarray, share: float, into_val: bool, rows: np.ndarray | bool = True) -> None:
+    """Move that one of `rows` into or out of val which brings the classes closest to their shares (squared errors)."""
     total, found = labels.sum(0), labels[in_val].sum(0)
     sign, source = (1, total - found) if into_val else (-1, found)
     costs = labels @ (1 + 2 * sign * (found - share * total) + LAST * ((source == 1) & (total >= 2)))
-    allowed = (in_val != into_val) & (True if candidates is None else candidates)
-    best = np.where(allowed, costs, np.inf).argmin()
-    in_val[best] = into_val
+    in_val[np.where((in_val != into_val) & rows, costs, np.inf).argmin()] = into_val

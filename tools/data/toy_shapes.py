@@ -11,7 +11,6 @@ All lengths are hundredths of the shape's side, x before y, from the upper left 
 """
 
 import colorsys
-from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -25,7 +24,7 @@ _SHAPES = tuple(_DRAWINGS["shapes"].values())
 _HUES = _DRAWINGS["hues"]  # from red to pink, in steps that look equal
 _FILL = 0.94  # share of the side that is drawn on; the margin holds round line ends and the rim
 _SHIFT = 4  # OpenCV takes sub-pixel coordinates as integers with this many fractional bits
-_WAVES: tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], ...] = (
+_WAVES = (
     lambda x, y: _sine(5 * y),
     lambda x, y: _sine(5 * x),
     lambda x, y: _sine(4 * (x + y)),

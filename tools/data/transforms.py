@@ -136,15 +136,12 @@ def crop(pixels: torch.Tensor, size: int, at_random: bool) -> torch.Tensor:
     At random, each axis has a uniform offset of the square in the image or, if the image is smaller, of the image in
     the square. Otherwise both start at the top left.
     """
-    canvas = torch.zeros(size, size, len(pixels), dtype=pixels.dtype)
-    copied, covered = [], []  # along each axis, the part of the image, and where it is on the canvas
+    margins: list[int] = []  # left, right, top, bottom; negative ones cut off
     for side in pixels.shape[-2:]:
         offset = int(torch.randint(abs(side - size) + 1, ())) if at_random else 0
-        inner, whole = slice(offset, offset + min(side, size)), slice(None)
-        copied.append(inner if side > size else whole)
-        covered.append(whole if side > size else inner)
-    canvas[tuple(covered)] = pixels[(slice(None), *copied)].movedim(0, -1)
-    return canvas
+        before = offset if side < size else -offset
+        margins = [before, size - side - before, *margins]
+    return torch.nn.functional.pad(pixels.movedim(0, -1), [0, 0, *margins])
 
 
 def normalize(pixels: torch.Tensor, normalization: Normalization | None = None) -> torch.Tensor:
