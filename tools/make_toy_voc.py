@@ -97,8 +97,7 @@ def read_classes(path: Path) -> tuple[list[str], list[list[int]]]:
 def prepare_folder(record: dict[str, Any], out: Path, overwrite: bool) -> bool:
     """Remove an incomplete or replaced set from `out`; return False if `out` already holds this very set.
 
-    Raises:
-        UserError: `out` holds something else, or another toy set and `overwrite` is False.
+    A `UserError`: `out` holds something else, or another toy set and `overwrite` is False.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return True

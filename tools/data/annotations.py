@@ -253,7 +253,6 @@ def write_annotation(
     """Write the devkit's XML for one image into `folder`, a devkit folder.
 
     Args:
-        size: the image's width and height in pixels.
         database, name: where the image comes from, and the name of its devkit folder.
         segmented: 1 if the folder has a mask of the image.
     """

@@ -111,8 +111,7 @@ def interleave(parts: Sequence[np.ndarray]) -> np.ndarray:
 def worker_options(num_workers: int, collate: Callable[[list], Any], share: Callable | None = None) -> dict[str, Any]:
     """Return a loader's options that concern its processes.
 
-    Args:
-        collate: makes a batch of a list of samples; share: the same, straight into shared memory, if there is a way.
+    `collate` makes a batch of a list of samples; `share` does the same straight into shared memory, if there is a way.
     """
     num_workers = min(num_workers, cores())
     if num_workers:

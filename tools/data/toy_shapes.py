@@ -36,11 +36,7 @@ _WAVES = (
 
 
 def draw_object(index: int, side: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw an upright object of class `index` with a slight random change of tone.
-
-    Returns:
-        `[side, side, 4]` uint8, RGB and opacity.
-    """
+    """Draw an upright object of class `index` in a slightly random tone: `[side, side, 4]` uint8, RGB and opacity."""
     shape = (side, side, 4)
     sheets = {name: np.full(shape, (*rgb.round(), 255), np.uint8) for name, rgb in class_colors(index).items()}
     ticks = np.arange(side, dtype=np.float32) / side

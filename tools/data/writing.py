@@ -17,7 +17,7 @@ from tools.data.images import Size, save_smaller
 from tools.data.splits import Lists
 from tools.system.command_line import to_argv
 from tools.system.errors import UserError
-from tools.system.files import temporary_beside, write_json, writing
+from tools.system.files import temporary_file, write_json
 
 CLASS_FILE = "classes.json"
 JPEG_QUALITY = 92
@@ -44,14 +44,10 @@ def new_folder(out: Path) -> Iterator[Path]:
     """Yield a temporary devkit folder to fill; it becomes `out` (new or empty) on success and is removed on failure."""
     if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} already exists: choose another folder, or remove it")
-    temporary = temporary_beside(out)
-    try:
-        with writing(out):
-            make_folders(temporary)
-            yield temporary
-            os.replace(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with temporary_file(out) as temporary:
+        make_folders(temporary)
+        yield temporary
+        os.replace(temporary, out)
 
 
 def make_folders(folder: Path) -> None:
