@@ -189,8 +189,7 @@ def unpack(path: Path, folder: Path) -> list[str]:
 def member_problem(member: tarfile.TarInfo, written: set[PurePosixPath]) -> str | None:
     """Return why a member is not unpacked, or None. VOC's archives hold plain files and folders alone.
 
-    Links are refused, because a later member could be written through them (tarfile's own filters can be evaded:
-    CVE-2025-4517).
+    Links are refused: a later member could be written through them, and tarfile's filters are evaded (CVE-2025-4517).
     """
     path = PurePosixPath(member.name)
     if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE) or member.issparse():

@@ -78,8 +78,7 @@ def scaled_box(box: Box, factor: float, before: Size | None, after: Size | None)
     """Return the box in a scaled copy of the image; it counts there exactly if it does in the original.
 
     Whole numbers (int) stay so, and at least 1; others are rounded to 0.01 pixels. A box that would become too thin to
-    count gets two pixels; one that does not count stays empty. `before` and `after` are the sizes of the image and the
-    copy, see `is_empty`.
+    count gets two pixels; one that does not count stays empty. `before` and `after`: sizes of image and copy, as there.
     """
     is_whole = all(isinstance(side, int) for side in box)
     scaled = tuple(max(1, round(side * factor)) if is_whole else round(side * factor, 2) for side in box)
@@ -252,9 +251,7 @@ def write_annotation(
 ) -> None:
     """Write the devkit's XML for one image into `folder`, a devkit folder.
 
-    Args:
-        database, name: where the image comes from, and the name of its devkit folder.
-        segmented: 1 if the folder has a mask of the image.
+    `database` says where the image comes from, `name` names its devkit folder; `segmented` is 1 if that has its mask.
     """
     root = ElementTree.Element("annotation")
     _add(root, folder=printable(name), filename=f"{image_id}.jpg")

@@ -12,8 +12,7 @@ LAST = 1e6  # cost of taking the last image of a class from a part, above every 
 def split_lists(ids: list[str], labels: np.ndarray, val_share: float, seed: int) -> Lists:
     """Return the lists train, val and trainval; a val share of 0 makes no list val.
 
-    They depend on the ids, the labels (`[N, V]`, true where an image shows a class) and the seed, but not on the order
-    of the images.
+    They depend on ids, labels (`[N, V]`, true where an image shows a class) and seed, but not on the images' order.
     """
     order = sorted(range(len(ids)), key=ids.__getitem__)
     ids = [ids[index] for index in order]
@@ -29,14 +28,12 @@ def split_lists(ids: list[str], labels: np.ndarray, val_share: float, seed: int)
 def stratified_split(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
     """Return which of at least two images form part val: bool `[N]`.
 
+    `labels`, `[N, V]`, are true where an image shows a class; `share`, in (0, 1), is that of val.
+
     Iterative stratification (Sechidis et al., "On the stratification of multi-label data", ECML PKDD 2011): the images
     of the rarest class are distributed first, each to the part that lacks most images of this class. Two rules are
     added: val has exactly `share` of all images (rounded, at least one in each part), and as far as this allows, every
     class with at least two images appears in both parts.
-
-    Args:
-        labels: `[N, V]`, true where an image shows a class.
-        share: of val, in (0, 1).
     """
     images = len(labels)
     count = min(max(round(share * images), 1), images - 1)
@@ -58,9 +55,7 @@ def stratified_split(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
         if _error(shuffled, other, share) >= _error(shuffled, in_val, share):
             break
         in_val = other
-    result = np.zeros(images, bool)
-    result[order] = in_val
-    return result
+    return in_val[np.argsort(order)]
 
 
 def _iterative_stratification(labels: np.ndarray, share: float, count: int) -> np.ndarray:

@@ -16,19 +16,17 @@ from torchvision.transforms.v2 import functional as F
 from tools.data.randaugment import cutout, randaugment
 from tools.system.errors import UserError, quoted
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 Transform = Callable[[Image.Image], torch.Tensor]  # of an RGB image to uint8 `[S, S, 4]`, see `normalize`
 
 
 class Normalization(NamedTuple):
     """Mean and standard deviation of red, green and blue, where white is 1, with which a network was trained."""
 
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # ImageNet's
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
 
-IMAGENET = Normalization()
+IMAGENET_MEAN, IMAGENET_STD = IMAGENET = Normalization()
 # In the order in which they are applied.
 AUGMENTATIONS = {"colorjitter": v2.ColorJitter(0.3, 0.3, 0.3, 0.1), "randaugment": randaugment}
 flip = v2.RandomHorizontalFlip()

@@ -60,9 +60,8 @@ def write_data_set(
 ) -> Counter:
     """Make the devkit folder `out`; return how many images got into it as links, copies or smaller copies.
 
-    Args:
-        origin: where the images are from, for the annotations.
-        shrink: longest side in pixels; larger images become smaller copies, all others links. 0 links all.
+    The annotations name the `origin` of the images. Those with over `shrink` pixels on a side become smaller copies,
+    all others links; 0 links all.
     """
     methods: Counter = Counter()
     with new_folder(out) as folder:
