@@ -120,8 +120,8 @@ def print_results(class_names: list[str], results: dict[str, ValidationResult]) 
         print(f"note: {len(named):,} of {len(results):,} images: {note} ({first_few(named)})")
 
 
-def check_data(config: Config) -> int:
-    """Check a split and report; return the exit status, 0 for a clean split and 1 for one with problems."""
+def main() -> None:
+    config = parse(Config, __doc__)
     class_names = devkit.read_class_names(config.class_file)
     with advice("give the devkit folder (VOC2012) as --data_dir"):
         devkit.check_folder(config.data_dir)
@@ -157,11 +157,7 @@ def check_data(config: Config) -> int:
         print(f"written: {config.fix_list} ({len(intact):,} ids)")
     elif count:
         print("restore damaged files from the devkit, or write a list without them with --fix_list")
-    return 1 if count else 0
-
-
-def main() -> None:
-    sys.exit(check_data(parse(Config, __doc__)))
+    sys.exit(1 if count else 0)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def scaled_box(box: Box, factor: float, before: Size | None, after: Size | None)
     """Return the box in a scaled copy of the image; it counts there exactly if it does in the original.
 
     Whole numbers (int) stay so, and at least 1; others are rounded to 0.01 pixels. A box that would become too thin to
-    count gets two pixels; one that does not count stays empty. `before` and `after`: sizes of image and copy, as there.
+    count gets two pixels; one that does not count stays empty. Sizes `before` and `after`: see `is_empty`.
     """
     is_whole = all(isinstance(side, int) for side in box)
     scaled = tuple(max(1, round(side * factor)) if is_whole else round(side * factor, 2) for side in box)
