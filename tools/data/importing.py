@@ -6,13 +6,12 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from tools.data.annotations import EMPTY, Annotated
 from tools.data.devkit import UNPRINTABLE, class_name_problem, class_names_problem, composed, raise_problems
@@ -64,9 +63,8 @@ def read_all(source: Path, entries: Iterable[tuple[str, Any]], read: Callable[[s
         except (ValueError, UserError) as error:
             return f"{entry[0]}: {error}"
 
-    entries = list(entries)
-    with ThreadPoolExecutor() as pool:  # a file system may take its time to answer
-        found = list(tqdm(pool.map(attempt, entries), "reading", len(entries), unit="image", disable=None))
+    # In threads, because a file system may take its time to answer.
+    found = thread_map(attempt, list(entries), desc="reading", unit="image", disable=None)
     raise_problems(source, [each for each in found if isinstance(each, str)])
     return found
 

@@ -37,8 +37,8 @@ _WAVES = (
 
 def draw_object(index: int, side: int, rng: np.random.Generator) -> np.ndarray:
     """Draw an upright object of class `index` in a slightly random tone: `[side, side, 4]` uint8, RGB and opacity."""
-    shape = (side, side, 4)
-    sheets = {name: np.full(shape, (*rgb.round(), 255), np.uint8) for name, rgb in class_colors(index).items()}
+    colors = class_colors(index)
+    sheets = {name: np.full((side, side, 4), (*rgb.round(), 255), np.uint8) for name, rgb in colors.items()}
     ticks = np.arange(side, dtype=np.float32) / side
     wave = _WAVES[index % len(_WAVES)](ticks[None, :], ticks[:, None])
     texture = np.clip(0.5 + 3 * wave + np.zeros((side, side), np.float32), 0, 1)  # 1 has the color of the pattern
@@ -61,13 +61,9 @@ def class_colors(index: int) -> dict[str, np.ndarray]:
     # Ten hues, each with a dark and with a light pattern, distinguish twenty classes.
     step = index + 3 * (index // len(_SHAPES))  # each time the shapes repeat, the hues shift by three
     hue, accent = _HUES[step % 10], _HUES[(step + 3 + index // 10 % 5) % 10]
-    has_dark_pattern = index // 10 % 2 == 0
-    return {
-        "body": _rgb(hue, 0.9, 0.92),
-        "pattern": _rgb(hue, 0.9, 0.3) if has_dark_pattern else _rgb(hue, 0.12, 1.0),
-        "accent": _rgb(accent, 0.8, 0.95),
-        **{name: np.array(color, np.float32) for name, color in _DRAWINGS["colors"].items()},
-    }
+    pattern = _rgb(hue, 0.12, 1.0) if index // 10 % 2 else _rgb(hue, 0.9, 0.3)
+    shared = {name: np.array(color, np.float32) for name, color in _DRAWINGS["colors"].items()}
+    return {"body": _rgb(hue, 0.9, 0.92), "pattern": pattern, "accent": _rgb(accent, 0.8, 0.95), **shared}
 
 
 def _cover(part: dict[str, Any], side: int) -> np.ndarray:
