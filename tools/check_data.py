@@ -27,7 +27,6 @@ from tools.system.files import write_text
 SUFFIXES_OF = {"JPEG": (".jpg", ".jpeg"), "MPO": (".jpg", ".jpeg")}  # of other formats, the suffix is the name
 LIST, IMAGE, ANNOTATION, BOX = "lines of the list", "images", "annotations", "boxes"
 FIX_LIST = "write the list without the ids that have problems; in ImageSets/Main/ or data/ it can be used as a split"
-Files = tuple[devkit.Files, devkit.Files]  # images and annotations
 
 
 @dataclass(frozen=True)
@@ -50,14 +49,13 @@ class ValidationResult:
     objects: list[VOCObject] = field(default_factory=list)  # the valid ones, without empty boxes
 
 
-def validate(files: Files, class_names: list[str], image_id: str) -> ValidationResult:
+def validate(images: devkit.Files, annotations: devkit.Files, classes: list[str], image_id: str) -> ValidationResult:
     """Check one image and its annotation."""
-    images, annotations = files
     result = ValidationResult()
     with devkit.noted(result.problems[IMAGE]):
         validate_image(images.path(image_id), result)
     with devkit.noted(result.problems[ANNOTATION]):
-        validate_objects(annotations.path(image_id), class_names, result)
+        validate_objects(annotations.path(image_id), classes, result)
     return result
 
 
@@ -67,13 +65,12 @@ def validate_image(path: Path, result: ValidationResult) -> None:
     with opened_image(path) as image:
         result.size = upright_rgb(image).size
         turned, has_16_bits = orientation(image), image.mode.startswith("I")
+        suffixes = SUFFIXES_OF.get(image.format, (f".{image.format.lower()}",))
         notes = {
             f"{image.mode} pixels, of whose 16 bits the upper 8 count": has_16_bits,
             f"{image.mode} pixels, converted to RGB": image.mode != "RGB" and not has_16_bits,
             "transparency, which is dropped": image.mode.endswith("A") or "transparency" in image.info,
-            f"{image.format} format despite the {suffix} extension": (
-                suffix not in SUFFIXES_OF.get(image.format, (f".{image.format.lower()}",))
-            ),
+            f"{image.format} format despite the {suffix} extension": suffix not in suffixes,
             "damaged EXIF data, which are ignored": turned is None,
             "an EXIF orientation, which is applied": turned not in (None, 1),
         }
@@ -109,10 +106,8 @@ def is_far_outside(box: Box, size: Size) -> bool:
     return any(first > side or last < 0 or first < -side or last > 2 * side for first, last, side in sides)
 
 
-def print_results(
-    files: Files, class_names: list[str], results: dict[str, ValidationResult], problems: dict[str, list[str]]
-) -> None:
-    """Print the counts of every class, one line per kind of note, and all problems by their kinds."""
+def print_results(class_names: list[str], results: dict[str, ValidationResult]) -> None:
+    """Print the counts of every class, and one line per kind of note."""
     objects = [item for result in results.values() for item in result.objects]
     images = Counter(name for result in results.values() for name in {item.name for item in result.objects})
     difficult = Counter(item.name for item in objects if item.difficult)
@@ -123,15 +118,10 @@ def print_results(
             groups[note].append(image_id)
     for note, named in sorted(groups.items()):
         print(f"note: {len(named):,} of {len(results):,} images: {note} ({first_few(named)})")
-    for folder in files:
-        folder.print_skipped()
-    for kind, texts in problems.items():
-        if texts:
-            print(f"problems with {kind}: {len(texts):,}", *texts, sep="\n  ")
 
 
-def check_data(config: Config) -> int:
-    """Check a split and report; return the exit status, 0 for a clean split and 1 for one with problems."""
+def main() -> None:
+    config = parse(Config, __doc__)
     class_names = devkit.read_class_names(config.class_file)
     with advice("give the devkit folder (VOC2012) as --data_dir"):
         devkit.check_folder(config.data_dir)
@@ -139,12 +129,12 @@ def check_data(config: Config) -> int:
     # Tested before the long part; a link to the list counts as the list.
     if config.fix_list and os.path.exists(config.fix_list) and os.path.samefile(config.fix_list, path):
         raise UserError(f"--fix_list {config.fix_list} is the list of --split {config.split} itself: choose another")
-    files = devkit.image_files(config.data_dir), devkit.annotation_files(config.data_dir)
-    ids, list_problems = devkit.validate_split(path, files[0])
+    images, annotations = devkit.image_files(config.data_dir), devkit.annotation_files(config.data_dir)
+    ids, list_problems = devkit.validate_split(path, images)
     if not ids and not list_problems:
         raise UserError(f"{path} contains no image id: choose another --split")
     with ThreadPoolExecutor(max(config.num_workers, 1)) as pool:  # Pillow decodes without the interpreter's lock
-        found = pool.map(functools.partial(validate, files, class_names), ids)
+        found = pool.map(functools.partial(validate, images, annotations, class_names), ids)
         results = dict(zip(ids, tqdm(found, "checking", len(ids), unit="image", disable=None), strict=True))
 
     problems = {LIST: [f"{path}, {problem}" for problem in list_problems]}
@@ -154,7 +144,12 @@ def check_data(config: Config) -> int:
     intact = [image_id for image_id, result in results.items() if not any(result.problems.values())]
     if config.fix_list and intact:
         write_text(config.fix_list, "".join(f"{image_id}\n" for image_id in intact))
-    print_results(files, class_names, results, problems)
+    print_results(class_names, results)
+    images.print_skipped()
+    annotations.print_skipped()
+    for kind, texts in problems.items():
+        if texts:
+            print(f"problems with {kind}: {len(texts):,}", *texts, sep="\n  ")
     print(f"{len(ids):,} images, {len(intact):,} of them intact; {count:,} problems in all")
     if config.fix_list and not intact:
         raise UserError(f"every image of the split has a problem: --fix_list {config.fix_list} is not written")
@@ -162,11 +157,7 @@ def check_data(config: Config) -> int:
         print(f"written: {config.fix_list} ({len(intact):,} ids)")
     elif count:
         print("restore damaged files from the devkit, or write a list without them with --fix_list")
-    return 1 if count else 0
-
-
-def main() -> None:
-    sys.exit(check_data(parse(Config, __doc__)))
+    sys.exit(1 if count else 0)
 
 
 if __name__ == "__main__":

@@ -189,8 +189,7 @@ def unpack(path: Path, folder: Path) -> list[str]:
 def member_problem(member: tarfile.TarInfo, written: set[PurePosixPath]) -> str | None:
     """Return why a member is not unpacked, or None. VOC's archives hold plain files and folders alone.
 
-    Links are refused, because a later member could be written through them (tarfile's own filters can be evaded:
-    CVE-2025-4517).
+    Links are refused: a later member could be written through them, and tarfile's filters are evaded (CVE-2025-4517).
     """
     path = PurePosixPath(member.name)
     if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE) or member.issparse():
@@ -206,8 +205,8 @@ def member_problem(member: tarfile.TarInfo, written: set[PurePosixPath]) -> str 
     return None
 
 
-def download(args: Config) -> int:
-    """Download and unpack what the arguments ask for; return the exit status. An error keeps completed work."""
+def main() -> None:
+    args = parse(Config, __doc__)
     archives = archives_of(args.year, args.mirror, args.md5)
     data_dir = args.out / datasets().voc.DATASET_YEAR_DICT[args.year]["base_dir"]
     record = data_dir / RECORD
@@ -227,18 +226,14 @@ def download(args: Config) -> int:
             if not all((data_dir / name).is_dir() for name in ("JPEGImages", "Annotations")):
                 raise UserError(f"{path} holds no images and annotations of VOC {args.year}: choose another archive")
             done = [*done, md5]
-            write_json(record, done)
+            write_json(record, done)  # an error of a later archive keeps this one
     if refused:
         print(f"refused {len(refused):,} members of the archive:", *refused[:10], sep="\n  ")
     print(f"{data_dir}: {len(list((data_dir / 'JPEGImages').glob('*.jpg'))):,} images")
     if paths and not args.tar:
         print(f"no longer needed: {', '.join(map(str, paths.values()))}")
     print_next_commands(data_dir, None, *SPLITS[args.year])
-    return 1 if refused else 0
-
-
-def main() -> None:
-    sys.exit(download(parse(Config, __doc__)))
+    sys.exit(1 if refused else 0)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tools.data.annotations import Annotated
+from tools.data.annotations import Annotated, devkit_box
 from tools.data.devkit import noted, raise_problems
-from tools.data.importing import Found, ImportArguments, devkit_box, import_samples, read_all, sample_of
+from tools.data.importing import Found, ImportArguments, import_samples, read_all, sample_of
 from tools.data.writing import Sample
 from tools.system.command_line import argument, parse
 from tools.system.errors import UserError, quoted, run_main, shorten
@@ -107,9 +107,7 @@ def read_categories(entries: list[Entry], problems: list[str]) -> dict[str, str]
     return {category: names[category] for category in [*numbers, *sorted(names.keys() - numbers)]}
 
 
-def read_objects(
-    content: dict[str, list[Entry]], names: dict[str, str], problems: list[str]
-) -> dict[str, list[Annotated]]:
+def read_objects(content: dict[str, Any], names: dict[str, str], problems: list[str]) -> dict[str, list[Annotated]]:
     """Return each image's objects by the image's id."""
     objects: dict[str, list[Annotated]] = {}
     for entry in content["images"]:

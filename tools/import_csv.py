@@ -56,8 +56,7 @@ class Layout:
 
 def read_table(path: Path, images: Path) -> Found:
     """Return one sample per row, and what was understood. The `UserError` for unusable rows names them."""
-    encoding, text = _decode(path)
-    separator, rows = _parse(path, text)
+    encoding, separator, rows = _parse(path)
     layout = Layout()
     if rows and _is_header(rows[0][1]):
         layout, rows = find_layout(path, *rows[0], rows[1:]), rows[1:]
@@ -97,23 +96,18 @@ def _with_one_spelling(found: Found) -> Found:
     return replace(found, samples=samples, class_names=list(dict.fromkeys(spelling.values())), notes=notes)
 
 
-def _decode(path: Path) -> tuple[str, str]:
-    """Return the name of the table's encoding, and its text."""
+def _parse(path: Path) -> tuple[str, str, Rows]:
+    """Return the name of the table's encoding, the separator of its columns, and the rows that are not empty.
+
+    A line `sep=;` before the table decides (Excel's). Otherwise the separator counts that finds a header, or several
+    columns: tabs first, then commas, then semicolons, which also separate labels.
+    """
     content = read_bytes(path, MAX_BYTES, "a table")
     encoding = "UTF-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "UTF-8"
     with reported(f"{path} is not in UTF-8, save it as 'CSV UTF-8'", UnicodeDecodeError):
         text = content.decode("utf-16" if encoding == "UTF-16" else "utf-8-sig")
     if "\0" in text:
         raise UserError(f"{path} contains zero bytes: save it as 'CSV UTF-8'")
-    return encoding, text
-
-
-def _parse(path: Path, text: str) -> tuple[str, Rows]:
-    """Return the separator of the columns, and the rows that are not empty.
-
-    A line `sep=;` before the table decides (Excel's). Otherwise the separator counts that finds a header, or several
-    columns: tabs first, then commas, then semicolons, which also separate labels.
-    """
     first = re.match(r'"?sep=([^\r\n])"?(\r\n?|\n)', text, re.IGNORECASE)
 
     def rows(separator: str, strict: bool) -> Rows:
@@ -128,7 +122,7 @@ def _parse(path: Path, text: str) -> tuple[str, Rows]:
 
     with reported(f"cannot read {path} as CSV", csv.Error, TypeError, ValueError):
         separator = max([first[1]] if first else SEPARATORS, key=fit)
-        return separator, rows(separator, strict=True)
+        return encoding, separator, rows(separator, strict=True)
 
 
 def _plain(header: str) -> str:

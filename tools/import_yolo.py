@@ -15,20 +15,10 @@ from pathlib import Path, PurePath
 
 import yaml
 
-from tools.data.annotations import Annotated
+from tools.data.annotations import Annotated, devkit_box
 from tools.data.devkit import class_names_problem, read_bytes
 from tools.data.images import Size
-from tools.data.importing import (
-    PARTS,
-    Found,
-    ImportArguments,
-    devkit_box,
-    import_samples,
-    read_all,
-    sample_of,
-    skipped,
-    walk,
-)
+from tools.data.importing import PARTS, Found, ImportArguments, import_samples, read_all, sample_of, skipped, walk
 from tools.data.writing import Sample
 from tools.system.command_line import argument, parse
 from tools.system.errors import UserError, first_few, quoted, reported, run_main

@@ -27,7 +27,6 @@ from tools.system.errors import UserError, quoted, run_main
 from tools.system.files import read_json, write_json, writing
 
 DATABASE = "toy data, drawn by tools/make_toy_voc.py"  # as the annotations name their source
-VOID_COLOR = (224, 224, 192)
 FOLDERS = ("JPEGImages", "Annotations", "ImageSets", "SegmentationClass")
 CLASS_FILE = DATA / "VOC_2012.json"
 RECORD = "toy_voc.json"  # in the folder: everything that determines the bytes of the set, and whether it is complete
@@ -58,7 +57,7 @@ def write_toy_set(config: Config, names: list[str], colors: list[list[int]]) -> 
     (out / "SegmentationClass").mkdir(exist_ok=True)
     palette = np.zeros((256, 3), np.uint8)
     palette[1 : 1 + len(colors)] = colors
-    palette[VOID] = VOID_COLOR
+    palette[VOID] = (224, 224, 192)
     count, labels = 0, {}
     for index, image_id in enumerate(tqdm(config.lists()["trainval"], "drawing", unit="image", disable=None)):
         image, objects = draw_scene(index, config.seed, config.image_size, len(names))
@@ -72,10 +71,10 @@ def write_toy_set(config: Config, names: list[str], colors: list[list[int]]) -> 
         labels[image_id] = labels_of_objects([objects], len(names))[0]
         count += len(objects)
     for split, ids in config.lists().items():
-        write_lists(out, {split: ids})
-        for class_index, name in enumerate(names):
-            lines = [f"{image_id} {labels[image_id][class_index]:2d}" for image_id in ids]
-            write_lists(out, {f"{name}_{split}": lines})
+        lists = {split: ids}
+        for index, name in enumerate(names):
+            lists[f"{name}_{split}"] = [f"{image_id} {labels[image_id][index]:2d}" for image_id in ids]
+        write_lists(out, lists)
     return count
 
 
@@ -97,8 +96,7 @@ def read_classes(path: Path) -> tuple[list[str], list[list[int]]]:
 def prepare_folder(record: dict[str, Any], out: Path, overwrite: bool) -> bool:
     """Remove an incomplete or replaced set from `out`; return False if `out` already holds this very set.
 
-    Raises:
-        UserError: `out` holds something else, or another toy set and `overwrite` is False.
+    A `UserError`: `out` holds something else, or another toy set and `overwrite` is False.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return True

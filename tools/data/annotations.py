@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from tools.system.errors import UserError, first_few, printable, quoted, reporte
 MAX_ANNOTATION_BYTES = 1 << 20  # the devkit's largest has 20 thousand
 MAX_DEPTH = 20  # elements inside each other; the devkit has 4
 FAR = 1e9  # pixels; a coordinate beyond it counts as this
+EMPTY = (0, 0, 0, 0)  # a box without width or height
 PRESENT, DIFFICULT_ONLY, ABSENT = 1, 0, -1  # the devkit's labels
 # What people write in <difficult>, besides numbers.
 DIFFICULT = dict.fromkeys(("true", "yes", "y", "t"), 1)
@@ -53,12 +55,30 @@ def _clamped(coordinate: float, side: float) -> int:
     return int(max(min(coordinate, side - 1), 0))
 
 
+def devkit_box(bbox: Any) -> Box:
+    """Convert COCO's 0-based (left, top, width, height) to the devkit's 1-based first and last pixel.
+
+    `EMPTY`: the box has no width or height. `ValueError`: not four numbers of at most `FAR`.
+
+    >>> devkit_box([0, 10.5, 20, 4])
+    (1, 11, 20, 15)
+    """
+    numbers = isinstance(bbox, list) and len(bbox) == 4 and all(type(side) in (int, float) for side in bbox)
+    if not numbers or not all(abs(side) <= FAR for side in bbox):
+        raise ValueError("bbox is not [left, top, width, height]")
+    left, top, width, height = bbox
+    if width <= 0 or height <= 0:
+        return EMPTY
+    xmin, ymin = math.floor(left) + 1, math.floor(top) + 1
+    # A box one pixel wide has equal corners in the devkit, where it would count as empty: it becomes two pixels wide.
+    return xmin, ymin, max(math.ceil(left + width), xmin + 1), max(math.ceil(top + height), ymin + 1)
+
+
 def scaled_box(box: Box, factor: float, before: Size | None, after: Size | None) -> Box:
     """Return the box in a scaled copy of the image; it counts there exactly if it does in the original.
 
     Whole numbers (int) stay so, and at least 1; others are rounded to 0.01 pixels. A box that would become too thin to
-    count gets two pixels; one that does not count stays empty. `before` and `after` are the sizes of the image and the
-    copy, see `is_empty`.
+    count gets two pixels; one that does not count stays empty. Sizes `before` and `after`: see `is_empty`.
     """
     is_whole = all(isinstance(side, int) for side in box)
     scaled = tuple(max(1, round(side * factor)) if is_whole else round(side * factor, 2) for side in box)
@@ -231,10 +251,7 @@ def write_annotation(
 ) -> None:
     """Write the devkit's XML for one image into `folder`, a devkit folder.
 
-    Args:
-        size: the image's width and height in pixels.
-        database, name: where the image comes from, and the name of its devkit folder.
-        segmented: 1 if the folder has a mask of the image.
+    `database` says where the image comes from, `name` names its devkit folder; `segmented` is 1 if that has its mask.
     """
     root = ElementTree.Element("annotation")
     _add(root, folder=printable(name), filename=f"{image_id}.jpg")

@@ -51,8 +51,7 @@ class VOCImages(Dataset):
     def __getitem__(self, index: int) -> tuple[Any, torch.Tensor, int]:
         """Return the transformed image, its labels `[V]`, and the index, which refers to `ids` and `labels`.
 
-        Batches of labels stay on the CPU, because a strategy chooses its crops from them with `nonzero`, which would
-        synchronize with a GPU.
+        Labels stay on the CPU: a strategy chooses its crops from them with `nonzero`, which would synchronize a GPU.
         """
         image = self.image(index)
         return (self.transform(image) if self.transform else image), self.labels[index], index
@@ -63,9 +62,7 @@ class VOCClassification(VOCImages):
 
     The constructor checks that every image and annotation exists, and reads every annotation and the header of every
     image, so that a damaged file does not stop a run hours later. `tools.check_data` decodes the images too.
-
-    Args:
-        difficult: whether a class whose objects are all difficult is "positive" (official code) or "negative".
+    `difficult` says whether a class whose objects are all difficult is "positive" (official code) or "negative".
     """
 
     folders = ("JPEGImages", "Annotations")
@@ -100,8 +97,7 @@ class VOCClassification(VOCImages):
         listed = "\n".join(self.ids).encode("utf-8", "surrogateescape") + self.labels.numpy().tobytes()
         with ThreadPoolExecutor() as pool:
             sums = list(pool.map(checksum, self.paths, sizes))
-        parts = {"list or labels": listed, "image files": np.array(sizes).tobytes()}
-        parts["image contents"] = np.array(sums).tobytes()
+        parts = {"list or labels": listed, "image files": np.array(sizes), "image contents": np.array(sums)}
         return {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
 
 
@@ -160,9 +156,8 @@ def preprocess(image: ImageSource, image_size: int, normalization: Normalization
     """Return an image as a network sees it: upright RGB, letterboxed and normalized.
 
     It is resized (bicubic) so that the longer side is `image_size` pixels, and centered on a square canvas. Training
-    resizes by the longer side too, and leaves 0 where an image does not cover the canvas.
-
-    For `image` and errors see `tools.data.images.as_rgb`; `normalization` None is ImageNet's.
+    resizes by the longer side too, and leaves 0 where an image does not cover the canvas. For `image` and errors see
+    `tools.data.images.as_rgb`; `normalization` None is ImageNet's.
     """
     upright = as_rgb(image)
     size = upright.height, upright.width

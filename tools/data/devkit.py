@@ -43,8 +43,7 @@ def class_names_problem(names: Any, where: str = "under 'class_names'") -> str |
 def class_columns(wanted: Sequence[str], present: Sequence[str]) -> list[int]:
     """Return the index, among the classes that are present, of each wanted class; both are the same in any order.
 
-    Raises:
-        UserError: they are not the same; names the difference.
+    The `UserError` for other classes names the difference.
     """
     index = {name: column for column, name in enumerate(present)}
     differing = {"lacks": [name for name in wanted if name not in index], "has also": sorted({*present} - {*wanted})}
@@ -207,7 +206,6 @@ class Files(dict[str, list[str]]):
         return [self.path(image_id) for image_id in ids]
 
     def missing(self, ids: Sequence[str]) -> list[str]:
-        """Return the ids without a file."""
         return [image_id for image_id in ids if image_id not in self]
 
     def print_skipped(self) -> None:
@@ -228,10 +226,8 @@ def _named(names: Sequence[str]) -> str:
 
 
 def image_files(data_dir: Path) -> Files:
-    """Return the images of a devkit folder."""
     return Files(data_dir / "JPEGImages", SUFFIXES)
 
 
 def annotation_files(data_dir: Path) -> Files:
-    """Return the annotations of a devkit folder."""
     return Files(data_dir / "Annotations", (".xml",))

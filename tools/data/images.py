@@ -1,6 +1,5 @@
 """Image files: found, checked, and read in the same way by every program."""
 
-import functools
 import glob
 import io
 import math
@@ -30,6 +29,8 @@ _TURN = Image.Transpose
 # By EXIF orientation: what makes the image upright.
 TURNS = {2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM, 5: _TURN.TRANSPOSE}
 TURNS |= {6: _TURN.ROTATE_270, 7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_90}
+# Pillow's remarks on side data and on large images, which `opened_image` refuses, are not for the user.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @contextmanager
@@ -41,7 +42,10 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
     if not require_regular_file(path).st_size:
         raise UserError(f"{path} is not a readable image (it is empty)")
     with _damage_reported(f"{path} is not a readable image"):
-        image = _opened(path)
+        try:
+            image = Image.open(path, formats=FORMATS)
+        except Exception as error:  # Pillow refuses a PNG whose comments are damaged
+            image = _bare_png(path, error)
     with image, _damage_reported(f"cannot decode {path}"):
         most = Image.MAX_IMAGE_PIXELS or math.inf
         if math.prod(image.size) > most:
@@ -50,21 +54,11 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
         yield image
 
 
-def _opened(path: Path) -> Image.Image:
-    try:
-        return Image.open(path, formats=_formats())
-    except Exception:  # Pillow refuses a PNG whose comments are damaged
-        bare = _bare_png(path)
-        if not bare:
-            raise
-        return Image.open(bare, formats=("PNG",))
-
-
-def _bare_png(path: Path) -> io.BytesIO | None:
-    """Return a PNG with its pixels and EXIF data alone; None if it is not a PNG."""
+def _bare_png(path: Path, error: Exception) -> Image.Image:
+    """Open a PNG with its pixels and EXIF data alone; raise `error`, that of the whole file, if it is not a PNG."""
     content = path.read_bytes() if path.stat().st_size <= MAX_BARE_BYTES else b""
     if not content.startswith(PNG_SIGNATURE):
-        return None
+        raise error
     position, kept = len(PNG_SIGNATURE), [PNG_SIGNATURE]
     while position < len(content):  # a chunk: length, kind, data, checksum
         end = position + 12 + int.from_bytes(content[position : position + 4], "big")
@@ -73,7 +67,7 @@ def _bare_png(path: Path) -> io.BytesIO | None:
         if kind in PNG_PIXELS or (kind == b"eXIf" and is_whole):  # with the orientation
             kept.append(content[position:end])
         position = end
-    return io.BytesIO(b"".join(kept))
+    return Image.open(io.BytesIO(b"".join(kept)), formats=("PNG",))
 
 
 @contextmanager
@@ -86,7 +80,7 @@ def _damage_reported(problem: str) -> Iterator[None]:
         if shortage(error) and not isinstance(error, MemoryError):  # too many open files, for example
             raise
         unidentified = isinstance(error, UnidentifiedImageError)
-        cause = f"not one of {', '.join(_formats())}" if unidentified else reason(error)
+        cause = f"not one of {', '.join(FORMATS)}" if unidentified else reason(error)
         raise UserError(f"{problem} ({cause})") from error
 
 
@@ -122,11 +116,10 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     """
     try:
         image.load()
-    except Exception:  # perhaps because of a comment behind the pixels of a PNG
-        bare = image.filename and _bare_png(Path(image.filename))
-        if not bare:
+    except Exception as error:  # perhaps because of a comment behind the pixels of a PNG
+        if not image.filename:
             raise
-        return upright_rgb(Image.open(bare, formats=("PNG",)))
+        return upright_rgb(_bare_png(Path(image.filename), error))
     if image.mode.startswith("I"):  # `convert` would make every value above 255 white
         rgb = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     else:
@@ -163,15 +156,6 @@ def save_smaller(source: Path, target: Path, longest: int, quality: int, **resiz
     smaller = image.resize((width, height), Image.Resampling.BICUBIC, **resize)
     smaller.save(target, "JPEG", quality=quality, icc_profile=image.info.get("icc_profile"))
     return smaller.size, factor
-
-
-@functools.cache
-def _formats() -> tuple[str, ...]:
-    """Return those of `FORMATS` that this Pillow was built with."""
-    # Pillow's remarks on side data and on large images, which `opened_image` refuses, are not for the user.
-    warnings.filterwarnings("ignore", module=r"PIL\.")
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def find_images(names: list[str]) -> tuple[list[Path], list[Path]]:

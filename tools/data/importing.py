@@ -1,21 +1,19 @@
 """What the importers share: arguments, image files and their ids, and the summary of what was understood."""
 
 import hashlib
-import math
 import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
-from tools.data.annotations import Annotated, Box
+from tools.data.annotations import EMPTY, Annotated
 from tools.data.devkit import UNPRINTABLE, class_name_problem, class_names_problem, composed, raise_problems
 from tools.data.images import SUFFIXES, images_below, upright_size
 from tools.data.splits import Lists, split_lists
@@ -25,8 +23,6 @@ from tools.system.errors import UserError, first_few, quoted
 from tools.system.text_table import fixed_width_table
 
 MAX_ID_BYTES = 200  # a file's name has at most 255, and results add to it
-MAX_COORDINATE = 1e9  # pixels
-EMPTY = (0, 0, 0, 0)  # a box without width or height
 # Names of folders that hold one list each.
 PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 Result = TypeVar("Result")
@@ -67,9 +63,8 @@ def read_all(source: Path, entries: Iterable[tuple[str, Any]], read: Callable[[s
         except (ValueError, UserError) as error:
             return f"{entry[0]}: {error}"
 
-    entries = list(entries)
-    with ThreadPoolExecutor() as pool:  # a file system may take its time to answer
-        found = list(tqdm(pool.map(attempt, entries), "reading", len(entries), unit="image", disable=None))
+    # In threads, because a file system may take its time to answer.
+    found = thread_map(attempt, list(entries), desc="reading", unit="image", disable=None)
     raise_problems(source, [each for each in found if isinstance(each, str)])
     return found
 
@@ -134,31 +129,12 @@ def find_image(images: Path, name: str) -> Path:
     return found[0]
 
 
-def devkit_box(bbox: Any) -> Box:
-    """Convert COCO's 0-based (left, top, width, height) to the devkit's 1-based first and last pixel.
-
-    `EMPTY`: the box has no width or height. `ValueError`: not four numbers of at most `MAX_COORDINATE`.
-
-    >>> devkit_box([0, 10.5, 20, 4])
-    (1, 11, 20, 15)
-    """
-    numbers = isinstance(bbox, list) and len(bbox) == 4 and all(type(side) in (int, float) for side in bbox)
-    if not numbers or not all(abs(side) <= MAX_COORDINATE for side in bbox):
-        raise ValueError("bbox is not [left, top, width, height]")
-    left, top, width, height = bbox
-    if width <= 0 or height <= 0:
-        return EMPTY
-    xmin, ymin = math.floor(left) + 1, math.floor(top) + 1
-    # A box one pixel wide has equal corners in the devkit, where it would count as empty: it becomes two pixels wide.
-    return xmin, ymin, max(math.ceil(left + width), xmin + 1), max(math.ceil(top + height), ymin + 1)
-
-
 def walk(folder: Path) -> tuple[list[str], list[str]]:
     """Return the paths in a folder, relative to it, of the images below it and of the rest; see `images_below`."""
     if not folder.is_dir():
         raise UserError(f"no folder {folder}: give the folder of the data set as --folder")
-    images, others = images_below(folder)
-    return [str(path.relative_to(folder)) for path in images], [str(path.relative_to(folder)) for path in others]
+    images, others = ([str(path.relative_to(folder)) for path in paths] for paths in images_below(folder))
+    return images, others
 
 
 def skipped(files: Iterable[str], what: str = "that are not images, or were read before") -> list[str]:

@@ -80,10 +80,8 @@ def training_loader(
     if batch_size % processes:
         raise UserError(f"a batch of {batch_size} images cannot be divided equally among {processes} processes")
     sampler = EpochSampler(len(dataset), batch_size, seed, rank, processes)
-    seeded = SeededDataset(dataset, seed)
-    return DataLoader(
-        seeded, batch_size // processes, sampler=sampler, **worker_options(num_workers, stack, default_collate)
-    )
+    options = worker_options(num_workers, stack, default_collate)
+    return DataLoader(SeededDataset(dataset, seed), batch_size // processes, sampler=sampler, **options)
 
 
 def evaluation_loader(
@@ -113,8 +111,7 @@ def interleave(parts: Sequence[np.ndarray]) -> np.ndarray:
 def worker_options(num_workers: int, collate: Callable[[list], Any], share: Callable | None = None) -> dict[str, Any]:
     """Return a loader's options that concern its processes.
 
-    Args:
-        collate: makes a batch of a list of samples; share: the same, straight into shared memory, if there is a way.
+    `collate` makes a batch of a list of samples; `share` does the same straight into shared memory, if there is a way.
     """
     num_workers = min(num_workers, cores())
     if num_workers:

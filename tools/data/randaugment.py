@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-Value = float | int
 STRENGTHS = 10  # a strength is 1 to 9 of 10
 SQUARE = 16  # side of the black square, pixels
 
@@ -18,19 +17,18 @@ SQUARE = 16  # side of the black square, pixels
 class Operation(NamedTuple):
     """A change of an image by a value, which is `largest` · strength / 10 + `smallest`."""
 
-    apply: Callable[[Image.Image, Value], Image.Image]
-    largest: Value = 0  # an integer makes the value one too
-    smallest: Value = 0
+    apply: Callable[[Image.Image, float], Image.Image]
+    largest: float = 0  # an integer makes the value one too
+    smallest: float = 0
     signed: bool = False  # the value is negative with probability 1/2
 
-    def value(self, strength: int) -> Value:
+    def value(self, strength: int) -> float:
         """Return the value, without its sign, of a strength from 1 to 9."""
-        if isinstance(self.largest, int):
-            return int(strength * self.largest / STRENGTHS) + self.smallest
-        return float(strength) * self.largest / STRENGTHS + self.smallest
+        value = strength * self.largest / STRENGTHS
+        return (int(value) if isinstance(self.largest, int) else value) + self.smallest
 
 
-def _affine(matrix: Callable[[Image.Image, Value], tuple[float, ...]]) -> Callable[[Image.Image, Value], Image.Image]:
+def _affine(matrix: Callable[[Image.Image, float], tuple[float, ...]]) -> Callable[[Image.Image, float], Image.Image]:
     """Return a transform by `matrix(image, value)`; the nearest pixel counts, and black lies outside."""
     return lambda image, value: image.transform(image.size, Image.Transform.AFFINE, matrix(image, value))
 
@@ -106,6 +104,5 @@ def black_square(image: Image.Image, x: float, y: float) -> Image.Image:
     """
     left, top = (int(max(0, middle - SQUARE / 2)) for middle in (x, y))
     image = image.copy()
-    corners = (left, top, min(image.width, left + SQUARE), min(image.height, top + SQUARE))
-    ImageDraw.Draw(image).rectangle(corners, (0, 0, 0))
+    ImageDraw.Draw(image).rectangle((left, top, left + SQUARE, top + SQUARE), (0, 0, 0))
     return image

@@ -12,8 +12,7 @@ LAST = 1e6  # cost of taking the last image of a class from a part, above every 
 def split_lists(ids: list[str], labels: np.ndarray, val_share: float, seed: int) -> Lists:
     """Return the lists train, val and trainval; a val share of 0 makes no list val.
 
-    They depend on the ids, the labels (`[N, V]`, true where an image shows a class) and the seed, but not on the order
-    of the images.
+    They depend on ids, labels (`[N, V]`, true where an image shows a class) and seed, but not on the images' order.
     """
     order = sorted(range(len(ids)), key=ids.__getitem__)
     ids = [ids[index] for index in order]
@@ -29,14 +28,12 @@ def split_lists(ids: list[str], labels: np.ndarray, val_share: float, seed: int)
 def stratified_split(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
     """Return which of at least two images form part val: bool `[N]`.
 
+    `labels`, `[N, V]`, are true where an image shows a class; `share`, in (0, 1), is that of val.
+
     Iterative stratification (Sechidis et al., "On the stratification of multi-label data", ECML PKDD 2011): the images
     of the rarest class are distributed first, each to the part that lacks most images of this class. Two rules are
     added: val has exactly `share` of all images (rounded, at least one in each part), and as far as this allows, every
     class with at least two images appears in both parts.
-
-    Args:
-        labels: `[N, V]`, true where an image shows a class.
-        share: of val, in (0, 1).
     """
     images = len(labels)
     count = min(max(round(share * images), 1), images - 1)
@@ -45,9 +42,10 @@ def stratified_split(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
     in_val = _iterative_stratification(shuffled, share, count)
     total = shuffled.sum(0)
     for index in np.argsort(total, kind="stable"):
-        found = in_val[shuffled[:, index] > 0].sum()
+        shown = shuffled[:, index] > 0
+        found = in_val[shown].sum()
         if total[index] >= 2 and found in (0, total[index]):
-            _move(shuffled, in_val, share, into_val=found == 0, candidates=shuffled[:, index] > 0)
+            _move(shuffled, in_val, share, into_val=found == 0, rows=shown)
     while surplus := int(in_val.sum()) - count:
         _move(shuffled, in_val, share, into_val=surplus < 0)
     for _ in range(ROUNDS):
@@ -57,9 +55,7 @@ def stratified_split(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
         if _error(shuffled, other, share) >= _error(shuffled, in_val, share):
             break
         in_val = other
-    result = np.zeros(images, bool)
-    result[order] = in_val
-    return result
+    return in_val[np.argsort(order)]
 
 
 def _iterative_stratification(labels: np.ndarray, share: float, count: int) -> np.ndarray:
@@ -87,13 +83,9 @@ def _error(labels: np.ndarray, in_val: np.ndarray, share: float) -> float:
     return float(((found - share * total) ** 2).sum() + LAST * alone.sum())
 
 
-def _move(
-    labels: np.ndarray, in_val: np.ndarray, share: float, into_val: bool, candidates: np.ndarray | None = None
-) -> None:
-    """Move the image into or out of val whose move brings the classes closest to their shares (squared errors)."""
+def _move(labels: np.ndarray, in_val: np.ndarray, share: float, into_val: bool, rows: np.ndarray | bool = True) -> None:
+    """Move that one of `rows` into or out of val which brings the classes closest to their shares (squared errors)."""
     total, found = labels.sum(0), labels[in_val].sum(0)
     sign, source = (1, total - found) if into_val else (-1, found)
     costs = labels @ (1 + 2 * sign * (found - share * total) + LAST * ((source == 1) & (total >= 2)))
-    allowed = (in_val != into_val) & (True if candidates is None else candidates)
-    best = np.where(allowed, costs, np.inf).argmin()
-    in_val[best] = into_val
+    in_val[np.where((in_val != into_val) & rows, costs, np.inf).argmin()] = into_val

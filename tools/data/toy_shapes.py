@@ -11,7 +11,6 @@ All lengths are hundredths of the shape's side, x before y, from the upper left 
 """
 
 import colorsys
-from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -25,7 +24,7 @@ _SHAPES = tuple(_DRAWINGS["shapes"].values())
 _HUES = _DRAWINGS["hues"]  # from red to pink, in steps that look equal
 _FILL = 0.94  # share of the side that is drawn on; the margin holds round line ends and the rim
 _SHIFT = 4  # OpenCV takes sub-pixel coordinates as integers with this many fractional bits
-_WAVES: tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], ...] = (
+_WAVES = (
     lambda x, y: _sine(5 * y),
     lambda x, y: _sine(5 * x),
     lambda x, y: _sine(4 * (x + y)),
@@ -37,13 +36,9 @@ _WAVES: tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], ...] = (
 
 
 def draw_object(index: int, side: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw an upright object of class `index` with a slight random change of tone.
-
-    Returns:
-        `[side, side, 4]` uint8, RGB and opacity.
-    """
-    shape = (side, side, 4)
-    sheets = {name: np.full(shape, (*rgb.round(), 255), np.uint8) for name, rgb in class_colors(index).items()}
+    """Draw an upright object of class `index` in a slightly random tone: `[side, side, 4]` uint8, RGB and opacity."""
+    colors = class_colors(index)
+    sheets = {name: np.full((side, side, 4), (*rgb.round(), 255), np.uint8) for name, rgb in colors.items()}
     ticks = np.arange(side, dtype=np.float32) / side
     wave = _WAVES[index % len(_WAVES)](ticks[None, :], ticks[:, None])
     texture = np.clip(0.5 + 3 * wave + np.zeros((side, side), np.float32), 0, 1)  # 1 has the color of the pattern
@@ -66,13 +61,9 @@ def class_colors(index: int) -> dict[str, np.ndarray]:
     # Ten hues, each with a dark and with a light pattern, distinguish twenty classes.
     step = index + 3 * (index // len(_SHAPES))  # each time the shapes repeat, the hues shift by three
     hue, accent = _HUES[step % 10], _HUES[(step + 3 + index // 10 % 5) % 10]
-    has_dark_pattern = index // 10 % 2 == 0
-    return {
-        "body": _rgb(hue, 0.9, 0.92),
-        "pattern": _rgb(hue, 0.9, 0.3) if has_dark_pattern else _rgb(hue, 0.12, 1.0),
-        "accent": _rgb(accent, 0.8, 0.95),
-        **{name: np.array(color, np.float32) for name, color in _DRAWINGS["colors"].items()},
-    }
+    pattern = _rgb(hue, 0.12, 1.0) if index // 10 % 2 else _rgb(hue, 0.9, 0.3)
+    shared = {name: np.array(color, np.float32) for name, color in _DRAWINGS["colors"].items()}
+    return {"body": _rgb(hue, 0.9, 0.92), "pattern": pattern, "accent": _rgb(accent, 0.8, 0.95), **shared}
 
 
 def _cover(part: dict[str, Any], side: int) -> np.ndarray:

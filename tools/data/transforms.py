@@ -16,19 +16,17 @@ from torchvision.transforms.v2 import functional as F
 from tools.data.randaugment import cutout, randaugment
 from tools.system.errors import UserError, quoted
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 Transform = Callable[[Image.Image], torch.Tensor]  # of an RGB image to uint8 `[S, S, 4]`, see `normalize`
 
 
 class Normalization(NamedTuple):
     """Mean and standard deviation of red, green and blue, where white is 1, with which a network was trained."""
 
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # ImageNet's
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
 
-IMAGENET = Normalization()
+IMAGENET_MEAN, IMAGENET_STD = IMAGENET = Normalization()
 # In the order in which they are applied.
 AUGMENTATIONS = {"colorjitter": v2.ColorJitter(0.3, 0.3, 0.3, 0.1), "randaugment": randaugment}
 flip = v2.RandomHorizontalFlip()
@@ -136,15 +134,12 @@ def crop(pixels: torch.Tensor, size: int, at_random: bool) -> torch.Tensor:
     At random, each axis has a uniform offset of the square in the image or, if the image is smaller, of the image in
     the square. Otherwise both start at the top left.
     """
-    canvas = torch.zeros(size, size, len(pixels), dtype=pixels.dtype)
-    copied, covered = [], []  # along each axis, the part of the image, and where it is on the canvas
+    margins: list[int] = []  # left, right, top, bottom; negative ones cut off
     for side in pixels.shape[-2:]:
         offset = int(torch.randint(abs(side - size) + 1, ())) if at_random else 0
-        inner, whole = slice(offset, offset + min(side, size)), slice(None)
-        copied.append(inner if side > size else whole)
-        covered.append(whole if side > size else inner)
-    canvas[tuple(covered)] = pixels[(slice(None), *copied)].movedim(0, -1)
-    return canvas
+        before = offset if side < size else -offset
+        margins = [before, size - side - before, *margins]
+    return torch.nn.functional.pad(pixels.movedim(0, -1), [0, 0, *margins])
 
 
 def normalize(pixels: torch.Tensor, normalization: Normalization | None = None) -> torch.Tensor:

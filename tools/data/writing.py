@@ -15,8 +15,9 @@ from tqdm import tqdm
 from tools.data.annotations import Annotated, Box, scaled_box, write_annotation
 from tools.data.images import Size, save_smaller
 from tools.data.splits import Lists
+from tools.system.command_line import to_argv
 from tools.system.errors import UserError
-from tools.system.files import temporary_beside, write_json, writing
+from tools.system.files import temporary_file, write_json
 
 CLASS_FILE = "classes.json"
 JPEG_QUALITY = 92
@@ -43,14 +44,10 @@ def new_folder(out: Path) -> Iterator[Path]:
     """Yield a temporary devkit folder to fill; it becomes `out` (new or empty) on success and is removed on failure."""
     if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} already exists: choose another folder, or remove it")
-    temporary = temporary_beside(out)
-    try:
-        with writing(out):
-            make_folders(temporary)
-            yield temporary
-            os.replace(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with temporary_file(out) as temporary:
+        make_folders(temporary)
+        yield temporary
+        os.replace(temporary, out)
 
 
 def make_folders(folder: Path) -> None:
@@ -63,33 +60,26 @@ def write_data_set(
 ) -> Counter:
     """Make the devkit folder `out`; return how many images got into it as links, copies or smaller copies.
 
-    Args:
-        origin: where the images are from, for the annotations.
-        shrink: longest side in pixels; larger images become smaller copies, all others links. 0 links all.
+    The annotations name the `origin` of the images. Those with over `shrink` pixels on a side become smaller copies,
+    all others links; 0 links all.
     """
     methods: Counter = Counter()
     with new_folder(out) as folder:
         for sample in tqdm(samples, "writing", unit="image", disable=None):
-            method, written = _write_image(sample, folder / "JPEGImages" / f"{sample.image_id}.jpg", shrink)
-            methods[method] += 1
-            write_annotation(folder, written.image_id, written.size, written.objects, origin, out.name)
+            target, size = folder / "JPEGImages" / f"{sample.image_id}.jpg", sample.size
+            boxes = [item.box and _visible(item.box, size) for item in sample.objects]
+            if shrink and max(size) > shrink:
+                size, factor = save_smaller(sample.source, target, shrink, JPEG_QUALITY, reducing_gap=3)
+                boxes = [box and scaled_box(box, factor, sample.size, size) for box in boxes]
+                methods["smaller copies"] += 1
+            else:
+                methods[link_or_copy(sample.source, target)] += 1
+            objects = [replace(item, box=box) for item, box in zip(sample.objects, boxes, strict=True)]
+            write_annotation(folder, sample.image_id, size, objects, origin, out.name)
         write_lists(folder, lists)
         images = Counter(name for sample in samples for name in {item.name for item in sample.objects})
         write_class_file(folder / CLASS_FILE, class_names, images)
     return methods
-
-
-def _write_image(sample: Sample, target: Path, shrink: int) -> tuple[str, Sample]:
-    """Write the image to `target`; return the method used, and the sample as it is there."""
-    boxes = [item.box and _visible(item.box, sample.size) for item in sample.objects]
-    method, size = "smaller copies", sample.size
-    if shrink and max(size) > shrink:
-        size, factor = save_smaller(sample.source, target, shrink, JPEG_QUALITY, reducing_gap=3)
-        boxes = [box and scaled_box(box, factor, sample.size, size) for box in boxes]
-    else:
-        method = link_or_copy(sample.source, target)
-    objects = tuple(replace(item, box=box) for item, box in zip(sample.objects, boxes, strict=True))
-    return method, replace(sample, size=size, objects=objects)
 
 
 def _visible(box: Box, size: Size) -> Box:
@@ -141,14 +131,12 @@ def print_next_commands(
 
     `check` is the split to check (default: that of training); few training `images` get settings of their own.
     """
-    data = ["--data_dir", str(data_dir)]
-    classes = ["--class_file", str(class_file)] if class_file else []
-    # A valid tag: short, and unlike the names of a run's files.
-    tag = re.sub(r"[^\w-]+|^(best_|last_|-)+", "_", data_dir.resolve().name)[:30] or "own"
-    splits = ["--train_split", train_split, "--val_split", val_split]
-    check = ["-m", "tools.check_data", *data, "--split", check or train_split, *classes]
-    train = ["train_classification_with_puzzle_cTopk_w_ema.py", *data, *splits, *classes, *PAPER.split()]
+    checked = to_argv({"data_dir": data_dir, "split": check or train_split, "class_file": class_file})
+    splits = {"train_split": train_split, "val_split": val_split}
+    train = [*to_argv({"data_dir": data_dir, **splits, "class_file": class_file}), *PAPER.split()]
     train += ["--eval_resize"] if class_file else []  # images of any size are validated whole
     train += FOR_FEW.split() if images < FEW_IMAGES else []
-    train += ["--tag", tag]
-    print("next:", *(f"  python3 {shlex.join(words)}" for words in (check, train)), sep="\n")
+    # A valid tag: short, and unlike the names of a run's files.
+    tag = re.sub(r"[^\w-]+|^(best_|last_|-)+", "_", data_dir.resolve().name)[:30] or "own"
+    print("next:", f"  python3 -m tools.check_data {shlex.join(checked)}", sep="\n")
+    print(f"  python3 train_classification_with_puzzle_cTopk_w_ema.py {shlex.join([*train, '--tag', tag])}")
