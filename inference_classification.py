@@ -84,13 +84,11 @@ class Config(Arguments):
     amp: str = _computing("off", "precision; off: float32", choices=PRECISIONS)
 
     def check(self) -> None:
-        if self.image_size is not None:
-            check_image_size(self.image_size)
+        check_image_size(self.image_size)
+        instead = "--compare and --tiles draw a picture of their own (--out)"
         for name in ("pictures", "scores_out"):
             if self.draws_examples and getattr(self, name) is not None:
-                raise UserError(
-                    f"--{name} belongs to the table; --compare and --tiles draw a picture of their own (--out)"
-                )
+                raise UserError(f"--{name} belongs to the table; {instead}")
         if self.scores_out and self.scores_out.suffix not in SCORE_SUFFIXES:
             raise UserError(f"--scores_out {self.scores_out}: must end in {' or '.join(SCORE_SUFFIXES)}")
         if self.draws_examples and self.out:
@@ -182,10 +180,9 @@ def draw_result(result: Result, labels: list[str], path: Path, panel_size: int) 
 
 def unused_name(path: str, used: set[str]) -> str:
     """Return the name of the picture of the image `path`: its own, shortened, numbered if another image has it too."""
-    name = stem = os.fsdecode(os.fsencode(Path(path).stem)[:MAX_NAME])
-    number = itertools.count(2)
-    while name.lower() in used:
-        name = f"{stem}_{next(number)}"
+    stem = os.fsdecode(os.fsencode(Path(path).stem)[:MAX_NAME])
+    names = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
+    name = next(name for name in names if name.lower() not in used)
     used.add(name.lower())
     return f"{name}.png"
 

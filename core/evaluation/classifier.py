@@ -222,8 +222,7 @@ def load_classifier(
     checkpoint = weights_file(Path(path))
     if isinstance(class_names, str | Path):
         class_names = read_class_names(class_names)
-    if image_size is not None:
-        check_image_size(image_size)
+    check_image_size(image_size)
     network, description = trained_network(checkpoint, architecture, class_names and list(class_names))
     description = replace(description, image_size=image_size or description.image_size)
     try:

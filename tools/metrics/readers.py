@@ -85,10 +85,8 @@ def read_results(path: Path, class_names: list[str] | None = None) -> Scores:
 
 
 def _read_table(path: Path, class_names: list[str] | None) -> Scores:
-    with (
-        reported(f"cannot read {path} as CSV", OSError, UnicodeDecodeError, csv.Error),
-        path.open(newline="", encoding="utf-8-sig") as file,
-    ):
+    errors = (OSError, UnicodeDecodeError, csv.Error)
+    with reported(f"cannot read {path} as CSV", *errors), path.open(newline="", encoding="utf-8-sig") as file:
         rows = [row for row in csv.reader(file) if row]
     if not rows or len(rows[0]) < 2:
         raise UserError(f"{path} is not a table of an image's name and a score per class")
@@ -118,9 +116,8 @@ def _read_list(path: Path, class_names: list[str] | None) -> Scores:
             raise TypeError
         ids = [str(entry["file_name"]) for entry in entries]
         scores = _numbers(path, (entry["scores"] for entry in entries))
-        labels = None
-        if any("target" in entry for entry in entries):
-            labels = _numbers(path, (entry["target"] for entry in entries))
+        are_labeled = any("target" in entry for entry in entries)
+        labels = _numbers(path, (entry["target"] for entry in entries)) if are_labeled else None
     except (TypeError, KeyError) as error:
         raise UserError(f"{path} is not a list of objects with file_name, scores and perhaps target") from error
     return _scores(path, ids, _names(path, class_names, scores.shape[1]), scores, labels)
