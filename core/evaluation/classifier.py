@@ -135,7 +135,11 @@ class Result:
 
     def cams(self, names: Sequence[str]) -> torch.Tensor:
         """Return the class activation maps of C classes on the network's canvas: `[C, n, n]`, 0 outside the image."""
-        maps = self.features[[self._index(name) for name in names]]
+        if self.problem:
+            raise UserError(self.problem)
+        if unknown := [str(name) for name in names if name not in self.scores]:
+            raise UserError(f"unknown class {quoted(unknown[0])}: choose one of {first_few(list(self.scores), 100)}")
+        maps = self.features[[self.model.class_names.index(name) for name in names]]
         inside = covered_cells(torch.tensor(self.item.box), self.model.image_size, maps.shape[-1])
         return make_cam(maps.float() * inside)
 
@@ -174,13 +178,6 @@ class Result:
     def _repr_png_(self) -> bytes | None:
         """The picture that a notebook shows."""
         return None if self.problem else Image.fromarray(rgb_array(self.plot()))._repr_png_()
-
-    def _index(self, name: str) -> int:
-        if self.problem:
-            raise UserError(self.problem)
-        if name not in self.scores:
-            raise UserError(f"unknown class {quoted(str(name))}: choose one of {first_few(list(self.scores), 100)}")
-        return self.model.class_names.index(name)
 
 
 def predicted_classes(

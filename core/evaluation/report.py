@@ -72,7 +72,7 @@ def _summary(found: Evaluation) -> Section:
     means, interval = found.metrics.means, found.interval
     facts = {"mAP": f"{means['mAP']:.2f}"}
     if interval:
-        facts["95 % interval of the mAP"] = f"{100 * interval.low:.2f} … {100 * interval.high:.2f} (over images)"
+        facts["95 % interval of the mAP"] = f"{interval} (over images)"
     facts["mAP by chance"] = f"{means['chance']:.2f}: what scores that ignore the image reach"
     facts |= {name: f"{means[name]:.2f}" for name in MEANS} | {"images": f"{len(found.scored.ids):,}"}
     facts["classes"] = f"{len(found.scored.class_names):,}, present {found.labels[found.counted].sum():,} times"

@@ -37,10 +37,13 @@ class Jackknife(NamedTuple):
 
 @dataclass(frozen=True)
 class Interval:
-    """The ends of a 95 % interval."""
+    """The ends of a 95 % interval; as text in %."""
 
     low: float
     high: float
+
+    def __str__(self) -> str:
+        return f"{100 * self.low:.2f} … {100 * self.high:.2f}"
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,11 @@ def _read_server_files(path: Path) -> Scores:
         contents = read_submission(path, others=True)
     else:
         files = sorted((path.parent if is_text else path).glob("comp*_cls_*.txt"))
-        contents = {file.name: _text_column(file) for file in files}
+        contents = {}
+        for file in files:
+            require_regular_file(file)
+            with reported(f"{file}: expected an image id and a score per line", OSError, ValueError):
+                contents[file.name] = result_lines(file.read_bytes())
     found = {name: match for name in contents if (match := RESULT_FILE.fullmatch(name))}
     if is_text:  # of several sets in a folder, that of the file that was named
         named = RESULT_FILE.fullmatch(path.name)
@@ -143,12 +147,6 @@ def _read_server_files(path: Path) -> Scores:
     if differing := [name for name in names if columns[name].keys() != set(ids)]:
         raise UserError(f"{path}: the files of {first_few(differing)} list other images than that of {names[0]}")
     return _scores(path, ids, names, np.array([[columns[name][image] for name in names] for image in ids], float))
-
-
-def _text_column(path: Path) -> tuple[list[str], list[float]]:
-    require_regular_file(path)
-    with reported(f"{path}: expected an image id and a score per line", OSError, ValueError):
-        return result_lines(path.read_bytes())
 
 
 def _is_number(text: str) -> bool:

@@ -49,7 +49,7 @@ def text_report(class_names: list[str], metrics: Metrics, interval: Interval | N
     rows.append(("mean (mAP)", *(shown(averages[column]) for column in names)))
     lines = [fixed_width_table(rows, widths=(15, 9, 9, 9, 9, 9, 10, 8))]
     if interval:
-        lines.append(f"95 % interval over images: mAP {100 * interval.low:.2f} … {100 * interval.high:.2f}")
+        lines.append(f"95 % interval over images: mAP {interval}")
     for suffix, what in (("", decision), (f"_top{TOP}", f"top {TOP}")):
         lines.append(f"{what:18s}" + "  ".join(f"{name} {shown(means[name + suffix])}" for name in MEANS))
     return "\n".join(lines)

@@ -91,12 +91,9 @@ class Scores:
 
 def write_scores(path: Path, scored: Scores) -> None:
     """Write scores as `.npz`, see `read_scores`; labels are written as `presence`."""
-    arrays = {
-        "ids": np.array(scored.ids),
-        "class_names": np.array(scored.class_names),
-        "logits" if scored.are_logits else "scores": scored.scores,
-        "settings": np.array(json.dumps(scored.settings)),
-    }
+    arrays = {"ids": np.array(scored.ids), "class_names": np.array(scored.class_names)}
+    arrays["logits" if scored.are_logits else "scores"] = scored.scores
+    arrays["settings"] = np.array(json.dumps(scored.settings))
     if scored.labels is not None:
         arrays["presence"] = scored.labels.astype(np.int8)
     buffer = io.BytesIO()

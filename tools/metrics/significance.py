@@ -29,13 +29,13 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     return corrected
 
 
-def smallest_difference(moved: np.ndarray, standard_error: float, level: float = 0.05, power: float = POWER) -> float:
-    """Return the true difference that a two-sided test at `level` detects with probability `power`.
+def smallest_difference(moved: np.ndarray, standard_error: float) -> float:
+    """Return the true difference that a two-sided test at a level of 0.05 detects with probability `POWER`.
 
     The test's bound is that of `moved`, by how much samples move the difference. Their own standard deviation would be
     without bound for two or three runs, whose samples are from Student's t.
     """
-    return float(np.quantile(np.abs(moved), 1 - level) + standard_error * ndtri(power))
+    return float(np.quantile(np.abs(moved), 0.95) + standard_error * ndtri(POWER))
 
 
 @dataclass(frozen=True)
