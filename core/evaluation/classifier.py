@@ -46,21 +46,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainedClassifier:
-    """A trained network in evaluation mode, and how its images are prepared and its keypoints found.
-
-    Attributes:
-        description: of the checkpoint, with what the caller replaced; keypoints: None: its strategy has none.
-        threshold: a class with at least this score is predicted; `[V]`: one with a score above its own.
-    """
+    """A trained network in evaluation mode, and how its images are prepared and its keypoints found."""
 
     checkpoint: Path
     network: Classifier
-    description: Description
-    keypoints: Keypoints | None
+    description: Description  # of the checkpoint, with what the caller replaced
+    keypoints: Keypoints | None  # None: its strategy has none
     options: Options
     device: torch.device
     amp: str = "off"
-    threshold: float | torch.Tensor = 0.5
+    threshold: float | torch.Tensor = 0.5  # a class with at least this score is predicted; `[V]`: above its own
 
     class_names = property(attrgetter("description.class_names"), doc="The V classes, in the order of the logits.")
     image_size = property(attrgetter("description.image_size"), doc="S, pixels.")
@@ -101,19 +96,13 @@ class TrainedClassifier:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Result:
-    """What a network finds in an image. Maps and keypoints refer to the upright image, in its own pixels.
-
-    Attributes:
-        source: the image as it was given; it is read again for `plot`.
-        item: where it is on the network's canvas.
-        logits, features: `[V]` float32, and of the CAM branch `[V, n, n]`, on the CPU; empty if it has a `problem`.
-    """
+    """What a network finds in an image. Maps and keypoints refer to the upright image, in its own pixels."""
 
     model: TrainedClassifier
-    source: ImageSource
-    item: Letterboxed
-    logits: torch.Tensor
-    features: torch.Tensor
+    source: ImageSource  # as it was given; it is read again for `plot`
+    item: Letterboxed  # where it is on the network's canvas
+    logits: torch.Tensor  # `[V]` float32, on the CPU; empty if it has a `problem`
+    features: torch.Tensor  # of the CAM branch, `[V, n, n]`, also
 
     def __repr__(self) -> str:
         found = self.problem or ", ".join(f"{name} {self.scores[name]:.2f}" for name in self.labels()) or "no class"

@@ -83,9 +83,8 @@ class Config(Arguments):
         if self.scores and localizes:
             instead = "give --tag or --weights instead of --scores"
             raise UserError(f"--localization needs the network, as --masks does: {instead}")
-        for name in self.protocol or ():
-            if name not in PROTOCOLS:
-                raise UserError(f"--protocol {quoted(name)}: choose from {', '.join(PROTOCOLS)}, or all")
+        if unknown := [name for name in self.protocol or () if name not in PROTOCOLS]:
+            raise UserError(f"--protocol {quoted(unknown[0])}: choose from {', '.join(PROTOCOLS)}, or all")
         own = [name for name in OWN_METRICS if getattr(self, name) not in (None, False)]
         if own and self.protocol:
             raise UserError(f"--{own[0]} shows the project's own metrics: leave --protocol out")

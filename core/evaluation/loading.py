@@ -35,16 +35,13 @@ def load_first_weights(
 ) -> str:
     """Load a classifier's first weights: "imagenet", "none" or a file (see `core.weights.load_weights`).
 
+    Return a sentence: what was loaded, and how images are normalized for it. Raise a UserError for weights that are not
+    available or do not fit.
+
     Args:
         class_names: of the V classes. From the checkpoint of a training on other classes, the classes with the same
             name are taken; None: its classes are these.
         say: called with a sentence that says so.
-
-    Returns:
-        what was loaded, and how images are normalized for it, as a sentence.
-
-    Raises:
-        UserError: the weights are not available or do not fit.
     """
     source, rows, loaded = f"--weights {weights} for {architecture}", None, "random"
     if weights == "imagenet":

@@ -58,12 +58,7 @@ def worst_errors(ranked: np.ndarray, labels: np.ndarray, counted: np.ndarray) ->
 def evaluation_page(
     path: Path, title: str, found: Evaluation, pictures: dict[Pair, str], about: dict[str, Any], more: list[Section]
 ) -> None:
-    """Write the page of an evaluation.
-
-    Args:
-        pictures: sources of pictures of `worst_errors`, as far as there are any.
-        about: how the results were made; more: further sections, before the last.
-    """
+    """Write the page: with the pictures of `worst_errors` that there are, and `more` sections before `about`."""
     sections = [_summary(found), _classes(found), _curves(found), _calibration(found), *_errors(found, pictures)]
     write_page(path, title, [*sections, *_labels(found), *more, Section("Provenance", facts=about)])
 

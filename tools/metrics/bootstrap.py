@@ -59,9 +59,7 @@ def jackknife(scores: np.ndarray, labels: np.ndarray, counted: np.ndarray | None
     """Leave out every image in turn, in closed form: each class is sorted once.
 
     A class without its only positive leaves the mean, as it does when `mean_average_precision` is computed again.
-
-    Args:
-        scores, labels, counted: `[N, V]`, the last two boolean, see `tools.metrics.average_precision`.
+    Arrays are `[N, V]`, the last two boolean, see `tools.metrics.average_precision`.
     """
     labels = labels.astype(bool)
     counted = np.ones(labels.shape, bool) if counted is None else counted

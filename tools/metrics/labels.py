@@ -57,12 +57,10 @@ def suspicious_labels(
     The rule of confident learning for each class: its two thresholds are the mean score of the images labeled present
     and of those labeled absent. An absent label is suspicious if the score reaches the first, and a present one if it
     is at most the second; the margin to this threshold ranks them. A class whose first threshold is not above the
-    second, or that lacks one of them, has no suspicious label: its scores say nothing.
+    second, or that lacks one of them, has no suspicious label: its scores say nothing. Arrays are `[N, V]`: scores in
+    0…1, labels and counted boolean.
 
     Reference: Northcutt, Jiang and Chuang, Confident Learning: Estimating Uncertainty in Dataset Labels, JAIR 2021.
-
-    Args:
-        scores: in 0…1; labels, counted: boolean; all `[N, V]`.
     """
     sides = (labels & counted, ~labels & counted)
     high, low = (np.where(side.any(0), (scores * side).sum(0) / np.maximum(side.sum(0), 1), np.nan) for side in sides)

@@ -31,8 +31,7 @@ class ScoreArguments(Arguments):
     def read(self, path: Path, first: Scores | None = None) -> Scores:
         """Read scores that have labels, with the classes of those that were read first.
 
-        Raises:
-            UserError: as `read_results`, and if the file holds no labels, no positive or other classes.
+        A UserError: as `read_results`, and if the file holds no labels, no positive or other classes.
         """
         scored = read_labeled(path, read_class_names(self.class_file) if self.class_file else None)
         if not binary_labels(scored.labels, self.difficult)[0].any():

@@ -84,8 +84,7 @@ def by_class(class_names: list[str], columns: dict[str, np.ndarray]) -> dict[str
 def free_base(base: Path, made_with: dict[str, Any], out: Path | None = None) -> Path:
     """Return where result files go, without suffix: to `out`, or not over those whose JSON file says other settings.
 
-    Raises:
-        UserError: nothing can be written there; called before results are computed, it costs none.
+    A UserError: nothing can be written there; called before results are computed, it costs none.
     """
     if out is None:
         record = result_path(base.with_name(f"{base.name}.json"), made_with, partial(recorded_in_json, key="made_with"))
@@ -162,9 +161,8 @@ class PredictionTable:
     """A CSV file with a row for every predicted class, and a JSON file with an entry for every image.
 
     A context manager: both files are written when it ends without an error, so that readers never see a partial table.
-    An image without a predicted class has one row with only its name.
-
-    `path` is the name of either, or that without suffix; the JSON file says `about` before the images.
+    An image without a predicted class has one row with only its name. `path` is the name of either file, or that
+    without suffix; the JSON file says `about` before the images.
     """
 
     def __init__(self, path: Path, about: dict[str, Any]):
