@@ -34,7 +34,7 @@ from core.strategy import STRATEGIES
 from tools.data.datasets import VOCClassification, preprocess
 from tools.data.images import find_images, upright_size
 from tools.data.transforms import evaluation_transform, normalize
-from tools.metrics.reports import PredictionTable, prediction_paths, recorded_predictions
+from tools.metrics.reports import PredictionTable, prediction_paths
 from tools.metrics.scores import SCORE_SUFFIXES, write_score_file
 from tools.metrics.thresholds import recorded_thresholds
 from tools.pictures.figure import check_picture_path, recorded_in_picture, write_picture
@@ -42,7 +42,7 @@ from tools.pictures.panels import PANEL
 from tools.runs.folder import Folder, checkpoint_path
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, advice, first_few, printable, quoted, reason, run_main
-from tools.system.files import check_writable, result_path
+from tools.system.files import check_writable, read_object, result_path
 
 MOST_EXAMPLES = 190  # as a picture has room for
 MAX_NAME = 200  # bytes: a file system takes 255, and the temporary file beside a picture has a longer name
@@ -160,6 +160,14 @@ def predict_images(model: TrainedClassifier, config: Config) -> int:
     if skipped:
         print(f"{skipped} images could not be read and were skipped", file=sys.stderr)
     return int(skipped + undrawn > 0)
+
+
+def recorded_predictions(path: Path) -> dict[str, Any] | None:
+    """Return what the table of predictions at `path` says it was made with, or None if there is none."""
+    described = prediction_paths(path)[1]
+    if not path.exists() and not described.exists():
+        return None
+    return {name: value for name, value in read_object(described).items() if name != "images"}
 
 
 def line_of(result: Result, labels: list[str]) -> str:

@@ -13,15 +13,7 @@ from tools.metrics.bootstrap import Interval
 from tools.metrics.multilabel import MEANS, TOP, Metrics
 from tools.pictures.charts import MOST_CURVES, Line, line_charts
 from tools.pictures.figure import write_picture
-from tools.system.files import (
-    check_writable,
-    provenance,
-    read_object,
-    recorded_in_json,
-    result_path,
-    write_json,
-    write_text,
-)
+from tools.system.files import check_writable, provenance, recorded_in_json, result_path, write_json, write_text
 from tools.system.text_table import csv_text, fixed_width_table
 
 if TYPE_CHECKING:
@@ -147,14 +139,6 @@ def prediction_paths(path: Path) -> tuple[Path, Path]:
     """Return a table's CSV and JSON file; of its name only .csv or .json is a suffix, not the 1 of `run.1`."""
     name = path.stem if path.suffix in (".csv", ".json") else path.name
     return path.with_name(f"{name}.csv"), path.with_name(f"{name}.json")
-
-
-def recorded_predictions(path: Path) -> dict[str, Any] | None:
-    """Return what the table of predictions at `path` says it was made with, or None if there is none."""
-    described = prediction_paths(path)[1]
-    if not path.exists() and not described.exists():
-        return None
-    return {name: value for name, value in read_object(described).items() if name != "images"}
 
 
 class PredictionTable:
