@@ -93,7 +93,10 @@ def trained_network(
     with advice(f"--class_file must name the classes of {path}, in any order"):
         class_columns(description.class_names, trained_on)
     rows = _rows_by_name(str(path), count, trained_on, description.class_names, say)
-    network = untrained_network(description.architecture, len(rows), head=_head_of(description))
+    # A head that is not of `HEADS` is what the baseline of its strategy declares.
+    strategy = None if description.head in HEADS else _baseline(description)
+    head = strategy.head_for(_options_of(description, strategy)) if strategy else description.head
+    network = untrained_network(description.architecture, len(rows), head=head)
     network.normalization = description.normalization
     _fill(network, state_dict, rows, f"{path} for {description.architecture}")
     return network.eval(), description
@@ -158,12 +161,6 @@ def _rows_by_name(
     if how:
         say(f"note: {printable(path)}: {how}")
     return [index.get(name) for name in class_names]
-
-
-def _head_of(description: Description) -> str | Head:
-    """Return the head of a checkpoint; one that is not of `HEADS` is what the baseline of its strategy declares."""
-    strategy = None if description.head in HEADS else _baseline(description)
-    return strategy.head_for(_options_of(description, strategy)) if strategy else description.head
 
 
 def _options_of(description: Description, strategy: Strategy) -> Options:

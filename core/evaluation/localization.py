@@ -78,11 +78,8 @@ class Localization:
 
     Args:
         present: the classes and boxes of the images.
-        keypoints, options: what is measured, a column for each.
+        keypoints, options: what is measured, a column for each. A ValueError: two have the same name.
         network: whose features are observed; None: without the maps that need its gradient.
-
-    Raises:
-        ValueError: two columns have the same name.
     """
 
     def __init__(

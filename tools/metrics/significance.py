@@ -72,9 +72,8 @@ def compare(
 ) -> tuple[list[Method], list[Pair]]:
     """Compare methods on samples of the images, and of the runs if there are several.
 
-    Args:
-        methods: of each `[runs, N, V]`, what ranks the images.
-        labels, counted: `[N, V]`, boolean, see `tools.metrics.average_precision`.
+    `methods` are the scores of each `[runs, N, V]`; for boolean labels and counted see
+    `tools.metrics.average_precision`.
     """
     runs = [[bootstrap.jackknife(scores, labels, counted) for scores in method] for method in methods]
     means = [mean_of_runs(method) for method in runs]
