@@ -102,7 +102,7 @@ class Result:
     source: ImageSource  # as it was given; it is read again for `plot`
     item: Letterboxed  # where it is on the network's canvas
     logits: torch.Tensor  # `[V]` float32, on the CPU; empty if it has a `problem`
-    features: torch.Tensor  # of the CAM branch, `[V, n, n]`, also
+    features: torch.Tensor  # of the CAM branch `[V, n, n]`, on the CPU; empty if it has a `problem`
 
     def __repr__(self) -> str:
         found = self.problem or ", ".join(f"{name} {self.scores[name]:.2f}" for name in self.labels()) or "no class"

@@ -151,9 +151,9 @@ def _read_server_files(path: Path) -> Scores:
 def _is_number(text: str) -> bool:
     try:
         float(text)
+        return True
     except ValueError:
         return False
-    return True
 
 
 def _numbers(path: Path, rows: Iterable[list]) -> np.ndarray:
