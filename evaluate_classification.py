@@ -102,11 +102,8 @@ def made_with(config: Config, scored: Scores) -> dict[str, Any]:
     """Return the settings that tell these results from others."""
     measured = measured_with(config) | {name: getattr(config, name) for name in LOCALIZED_WITH}
     again = {"scores": str(config.scores.resolve()), "data_dir": str(config.data_dir)} if config.scores else {}
-    return {**scored_with(scored), **measured, **again}
-
-
-def scored_with(scored: Scores) -> dict[str, Any]:
-    return {name: scored.settings.get(name) for name in SCORED_WITH} | {"class_names": scored.class_names}
+    made = {name: scored.settings.get(name) for name in SCORED_WITH} | {"class_names": scored.class_names}
+    return {**made, **measured, **again}
 
 
 def result_base(config: Config, scored: Scores) -> Path:

@@ -34,7 +34,7 @@ from core.strategy import STRATEGIES
 from tools.data.datasets import VOCClassification, preprocess
 from tools.data.images import find_images, upright_size
 from tools.data.transforms import evaluation_transform, normalize
-from tools.metrics.reports import PredictionTable, prediction_paths, recorded_predictions
+from tools.metrics.reports import PredictionTable, prediction_paths
 from tools.metrics.scores import SCORE_SUFFIXES, write_score_file
 from tools.metrics.thresholds import recorded_thresholds
 from tools.pictures.figure import check_picture_path, recorded_in_picture, write_picture
@@ -42,7 +42,7 @@ from tools.pictures.panels import PANEL
 from tools.runs.folder import Folder, checkpoint_path
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import UserError, advice, first_few, printable, quoted, reason, run_main
-from tools.system.files import check_writable, result_path
+from tools.system.files import check_writable, read_object, result_path
 
 MOST_EXAMPLES = 190  # as a picture has room for
 MAX_NAME = 200  # bytes: a file system takes 255, and the temporary file beside a picture has a longer name
@@ -84,13 +84,11 @@ class Config(Arguments):
     amp: str = _computing("off", "precision; off: float32", choices=PRECISIONS)
 
     def check(self) -> None:
-        if self.image_size is not None:
-            check_image_size(self.image_size)
+        check_image_size(self.image_size)
+        instead = "--compare and --tiles draw a picture of their own (--out)"
         for name in ("pictures", "scores_out"):
             if self.draws_examples and getattr(self, name) is not None:
-                raise UserError(
-                    f"--{name} belongs to the table; --compare and --tiles draw a picture of their own (--out)"
-                )
+                raise UserError(f"--{name} belongs to the table; {instead}")
         if self.scores_out and self.scores_out.suffix not in SCORE_SUFFIXES:
             raise UserError(f"--scores_out {self.scores_out}: must end in {' or '.join(SCORE_SUFFIXES)}")
         if self.draws_examples and self.out:
@@ -164,6 +162,14 @@ def predict_images(model: TrainedClassifier, config: Config) -> int:
     return int(skipped + undrawn > 0)
 
 
+def recorded_predictions(path: Path) -> dict[str, Any] | None:
+    """Return what the table of predictions at `path` says it was made with, or None if there is none."""
+    described = prediction_paths(path)[1]
+    if not path.exists() and not described.exists():
+        return None
+    return {name: value for name, value in read_object(described).items() if name != "images"}
+
+
 def line_of(result: Result, labels: list[str]) -> str:
     """Return an image's predicted classes with their scores, or its strongest one in parentheses."""
     found = ", ".join(f"{name} {result.scores[name]:.2f}" for name in labels or result.labels(topk=1))
@@ -182,10 +188,9 @@ def draw_result(result: Result, labels: list[str], path: Path, panel_size: int) 
 
 def unused_name(path: str, used: set[str]) -> str:
     """Return the name of the picture of the image `path`: its own, shortened, numbered if another image has it too."""
-    name = stem = os.fsdecode(os.fsencode(Path(path).stem)[:MAX_NAME])
-    number = itertools.count(2)
-    while name.lower() in used:
-        name = f"{stem}_{next(number)}"
+    stem = os.fsdecode(os.fsencode(Path(path).stem)[:MAX_NAME])
+    names = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
+    name = next(name for name in names if name.lower() not in used)
     used.add(name.lower())
     return f"{name}.png"
 

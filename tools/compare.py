@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from tools.metrics.bootstrap import Interval
 from tools.metrics.multilabel import binary_labels
 from tools.metrics.readers import OUT_HELP, ScoreArguments
 from tools.metrics.reports import free_base, write_results
@@ -81,14 +80,14 @@ def text_of(names: list[str], runs: list[int], class_names: list[str], methods: 
     table = [("method", "runs", "mAP", "95 %", "rank", "95 %", "best in")]
     for name, count, one in sorted(zip(names, runs, methods, strict=True), key=lambda row: row[2].rank):
         ranks = f"{one.ranks[0]} … {one.ranks[1]}"
-        figures = (f"{100 * one.mean:.2f}", _interval(one.interval), str(one.rank), ranks, f"{100 * one.best:.1f}")
+        figures = (f"{100 * one.mean:.2f}", str(one.interval), str(one.rank), ranks, f"{100 * one.best:.1f}")
         table.append((name, str(count), *figures))
     lines = [fixed_width_table(table, (15, 5, 7, 15, 5, 7, 8)), ""]
     table = [("difference", "mAP", "95 %", "p", "p (Holm)", f"needed for {POWER:.0%}")]
     largest = []
     for pair in pairs:
         title, found = _title(names, pair), pair.difference
-        figures = (f"{100 * found.difference:+.2f}", _interval(found.interval), f"{found.p_value:.4f}")
+        figures = (f"{100 * found.difference:+.2f}", str(found.interval), f"{found.p_value:.4f}")
         table.append((title, *figures, f"{pair.corrected:.4f}", f"{100 * pair.smallest:.2f}"))
         order = [v for v in np.argsort(-np.abs(pair.classes)) if not np.isnan(pair.class_p_values[v])]
         parts = [f"{class_names[v]} {100 * pair.classes[v]:+.1f} ({pair.class_p_values[v]:.3f})" for v in order]
@@ -102,10 +101,6 @@ def text_of(names: list[str], runs: list[int], class_names: list[str], methods: 
 
 def _title(names: list[str], pair: Pair) -> str:
     return f"{names[pair.second]} − {names[pair.first]}"
-
-
-def _interval(interval: Interval) -> str:
-    return f"{100 * interval.low:.2f} … {100 * interval.high:.2f}"
 
 
 def write_comparison(config: Config, grouped: dict[str, list[Path]]) -> list[str]:

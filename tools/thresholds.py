@@ -123,14 +123,6 @@ def _cells(measured: np.ndarray) -> tuple[str, str]:
     return shown(value), "–" if np.isnan(value) else f"{low:.1f} … {high:.1f}"
 
 
-def table_of(names: list[str], columns: dict[str, np.ndarray]) -> str:
-    """Return the CSV table: shares and the ends of their intervals in %."""
-    cells = {key: columns[key] for key in ("threshold", "temperature")}
-    for key in ("precision", "recall", "f1"):
-        cells |= dict(zip((key, f"{key}_low", f"{key}_high"), 100 * columns[key].T, strict=True))
-    return class_csv(names, cells, {})
-
-
 def main() -> None:
     config = parse(Config, __doc__)
     chosen, test = read_sets(config)
@@ -140,11 +132,14 @@ def main() -> None:
     made_with |= {name: getattr(config, name) for name in MADE_WITH}
     base = free_base(Folder().root / "evaluation" / f"{config.scores.stem}_thresholds", made_with, config.out)
     columns, means, calibrated = choose(config, chosen, test)
-    text, tables = text_of(config, names, columns, means, calibrated), {"": table_of(names, columns)}
+    text = text_of(config, names, columns, means, calibrated)
+    cells = {key: columns[key] for key in ("threshold", "temperature")}
+    for key in ("precision", "recall", "f1"):  # with the ends of their intervals
+        cells |= dict(zip((key, f"{key}_low", f"{key}_high"), 100 * columns[key].T, strict=True))
     result = {"made_with": made_with, "classes": by_class(names, columns), "means": means, "calibration": calibrated}
     with style(config.column):
         figure = picture(calibrated)
-    print("\n".join(write_results(base, text, tables, result, {"": figure})))
+    print("\n".join(write_results(base, text, {"": class_csv(names, cells, {})}, result, {"": figure})))
 
 
 if __name__ == "__main__":

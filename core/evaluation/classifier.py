@@ -46,21 +46,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainedClassifier:
-    """A trained network in evaluation mode, and how its images are prepared and its keypoints found.
-
-    Attributes:
-        description: of the checkpoint, with what the caller replaced; keypoints: None: its strategy has none.
-        threshold: a class with at least this score is predicted; `[V]`: one with a score above its own.
-    """
+    """A trained network in evaluation mode, and how its images are prepared and its keypoints found."""
 
     checkpoint: Path
     network: Classifier
-    description: Description
-    keypoints: Keypoints | None
+    description: Description  # of the checkpoint, with what the caller replaced
+    keypoints: Keypoints | None  # None: its strategy has none
     options: Options
     device: torch.device
     amp: str = "off"
-    threshold: float | torch.Tensor = 0.5
+    threshold: float | torch.Tensor = 0.5  # a class with at least this score is predicted; `[V]`: above its own
 
     class_names = property(attrgetter("description.class_names"), doc="The V classes, in the order of the logits.")
     image_size = property(attrgetter("description.image_size"), doc="S, pixels.")
@@ -101,19 +96,13 @@ class TrainedClassifier:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Result:
-    """What a network finds in an image. Maps and keypoints refer to the upright image, in its own pixels.
-
-    Attributes:
-        source: the image as it was given; it is read again for `plot`.
-        item: where it is on the network's canvas.
-        logits, features: `[V]` float32, and of the CAM branch `[V, n, n]`, on the CPU; empty if it has a `problem`.
-    """
+    """What a network finds in an image. Maps and keypoints refer to the upright image, in its own pixels."""
 
     model: TrainedClassifier
-    source: ImageSource
-    item: Letterboxed
-    logits: torch.Tensor
-    features: torch.Tensor
+    source: ImageSource  # as it was given; it is read again for `plot`
+    item: Letterboxed  # where it is on the network's canvas
+    logits: torch.Tensor  # `[V]` float32, on the CPU; empty if it has a `problem`
+    features: torch.Tensor  # of the CAM branch `[V, n, n]`, on the CPU; empty if it has a `problem`
 
     def __repr__(self) -> str:
         found = self.problem or ", ".join(f"{name} {self.scores[name]:.2f}" for name in self.labels()) or "no class"
@@ -135,7 +124,11 @@ class Result:
 
     def cams(self, names: Sequence[str]) -> torch.Tensor:
         """Return the class activation maps of C classes on the network's canvas: `[C, n, n]`, 0 outside the image."""
-        maps = self.features[[self._index(name) for name in names]]
+        if self.problem:
+            raise UserError(self.problem)
+        if unknown := [str(name) for name in names if name not in self.scores]:
+            raise UserError(f"unknown class {quoted(unknown[0])}: choose one of {first_few(list(self.scores), 100)}")
+        maps = self.features[[self.model.class_names.index(name) for name in names]]
         inside = covered_cells(torch.tensor(self.item.box), self.model.image_size, maps.shape[-1])
         return make_cam(maps.float() * inside)
 
@@ -174,13 +167,6 @@ class Result:
     def _repr_png_(self) -> bytes | None:
         """The picture that a notebook shows."""
         return None if self.problem else Image.fromarray(rgb_array(self.plot()))._repr_png_()
-
-    def _index(self, name: str) -> int:
-        if self.problem:
-            raise UserError(self.problem)
-        if name not in self.scores:
-            raise UserError(f"unknown class {quoted(str(name))}: choose one of {first_few(list(self.scores), 100)}")
-        return self.model.class_names.index(name)
 
 
 def predicted_classes(
@@ -222,8 +208,7 @@ def load_classifier(
     checkpoint = weights_file(Path(path))
     if isinstance(class_names, str | Path):
         class_names = read_class_names(class_names)
-    if image_size is not None:
-        check_image_size(image_size)
+    check_image_size(image_size)
     network, description = trained_network(checkpoint, architecture, class_names and list(class_names))
     description = replace(description, image_size=image_size or description.image_size)
     try:

@@ -81,12 +81,10 @@ class Config(Arguments):
             raise UserError("--data_dir is missing: give the devkit folder (VOC2012)")
         localizes = self.localization or self.masks is not None
         if self.scores and localizes:
-            raise UserError(
-                "--localization needs the network, as --masks does: give --tag or --weights instead of --scores"
-            )
-        for name in self.protocol or ():
-            if name not in PROTOCOLS:
-                raise UserError(f"--protocol {quoted(name)}: choose from {', '.join(PROTOCOLS)}, or all")
+            instead = "give --tag or --weights instead of --scores"
+            raise UserError(f"--localization needs the network, as --masks does: {instead}")
+        if unknown := [name for name in self.protocol or () if name not in PROTOCOLS]:
+            raise UserError(f"--protocol {quoted(unknown[0])}: choose from {', '.join(PROTOCOLS)}, or all")
         own = [name for name in OWN_METRICS if getattr(self, name) not in (None, False)]
         if own and self.protocol:
             raise UserError(f"--{own[0]} shows the project's own metrics: leave --protocol out")
@@ -97,5 +95,4 @@ class Config(Arguments):
                 require_regular_file(Path(self.thresholds))
         if self.out and self.out.name.endswith(BESIDE):
             raise UserError(f"--out {self.out}: tables beside a result end in {', '.join(BESIDE)}: rename it")
-        if self.image_size is not None:
-            check_image_size(self.image_size)
+        check_image_size(self.image_size)

@@ -39,10 +39,8 @@ class ExportedNetwork(nn.Module):
 def export(model: TrainedClassifier, kind: str, images: Sequence[ImageSource]) -> tuple[bytes, dict[str, float]]:
     """Return the content of an exported file, and by output its largest difference from PyTorch on the images.
 
-    The model is on the CPU; there is at least one image.
-
-    Raises:
-        UserError: a package is missing, the format cannot express the network, or the differences are too large.
+    The model is on the CPU; there is at least one image. A UserError: a package is missing, the format cannot express
+    the network, or the differences are too large.
     """
     if missing := [name for name in NEEDED if kind == "onnx" and importlib.util.find_spec(name) is None]:
         raise UserError(f"--format onnx needs {', '.join(missing)}: pip install {' '.join(missing)}")

@@ -15,7 +15,7 @@ from core.weights import StateDict, head_classes, load_weights
 from tools.data.devkit import class_columns
 from tools.data.transforms import IMAGENET
 from tools.runs.checkpoints import Description, imagenet_state_dict, normalization_of, read_description, read_state_dict
-from tools.system.errors import UserError, advice, first_few, printable, quoted, shorten
+from tools.system.errors import UserError, advice, first_few, printable, quoted, reason, shorten
 from tools.system.files import ROOT
 from tools.system.memory import keep_freed_memory
 
@@ -35,16 +35,13 @@ def load_first_weights(
 ) -> str:
     """Load a classifier's first weights: "imagenet", "none" or a file (see `core.weights.load_weights`).
 
+    Return a sentence: what was loaded, and how images are normalized for it. Raise a UserError for weights that are not
+    available or do not fit.
+
     Args:
         class_names: of the V classes. From the checkpoint of a training on other classes, the classes with the same
             name are taken; None: its classes are these.
         say: called with a sentence that says so.
-
-    Returns:
-        what was loaded, and how images are normalized for it, as a sentence.
-
-    Raises:
-        UserError: the weights are not available or do not fit.
     """
     source, rows, loaded = f"--weights {weights} for {architecture}", None, "random"
     if weights == "imagenet":
@@ -87,20 +84,19 @@ def trained_network(
     state_dict, described = read_state_dict(path), read_description(path)
     given = {"architecture": architecture, "class_names": class_names, "head": head}
     description = replace(described, **{name: value for name, value in given.items() if value is not None})
-    missing = [name for name in ("architecture", "class_names") if getattr(description, name) is None]
-    if missing:
-        raise UserError(
-            f"{path.with_suffix('.json')} beside the checkpoint is missing or lacks {', '.join(missing)}: put it "
-            "there, or give --architecture and --class_file"
-        )
-    count = head_classes(state_dict)
-    if count is None:
+    if missing := [name for name in ("architecture", "class_names") if getattr(description, name) is None]:
+        problem = f"{path.with_suffix('.json')} beside the checkpoint is missing or lacks {', '.join(missing)}"
+        raise UserError(f"{problem}: put it there, or give --architecture and --class_file")
+    if (count := head_classes(state_dict)) is None:
         raise UserError(f"{path} does not hold a trained head: give a checkpoint of a training run")
     trained_on = described.class_names or description.class_names
     with advice(f"--class_file must name the classes of {path}, in any order"):
         class_columns(description.class_names, trained_on)
     rows = _rows_by_name(str(path), count, trained_on, description.class_names, say)
-    network = untrained_network(description.architecture, len(rows), head=_head_of(description))
+    # A head that is not of `HEADS` is what the baseline of its strategy declares.
+    strategy = None if description.head in HEADS else _baseline(description)
+    head = strategy.head_for(_options_of(description, strategy)) if strategy else description.head
+    network = untrained_network(description.architecture, len(rows), head=head)
     network.normalization = description.normalization
     _fill(network, state_dict, rows, f"{path} for {description.architecture}")
     return network.eval(), description
@@ -167,12 +163,6 @@ def _rows_by_name(
     return [index.get(name) for name in class_names]
 
 
-def _head_of(description: Description) -> str | Head:
-    """Return the head of a checkpoint; one that is not of `HEADS` is what the baseline of its strategy declares."""
-    strategy = None if description.head in HEADS else _baseline(description)
-    return strategy.head_for(_options_of(description, strategy)) if strategy else description.head
-
-
 def _options_of(description: Description, strategy: Strategy) -> Options:
     try:
         return strategy.options(description.arguments)
@@ -216,10 +206,8 @@ def keypoints_of(description: Description, given: str | None = None) -> tuple[Ke
     elif not given and description.keypoints not in (None, *KEYPOINTS):
         strategy = _baseline(description)
     if strategy is None:
-        raise UnknownStrategy(
-            f"the checkpoint's strategy '{description.strategy}' is unknown here: give --strategy FILE.py, the script "
-            f"that declares it, or one of {names}"
-        )
+        problem = f"the checkpoint's strategy '{description.strategy}' is unknown here"
+        raise UnknownStrategy(f"{problem}: give --strategy FILE.py, the script that declares it, or one of {names}")
     return strategy.shown_keypoints(), _options_of(description, strategy)
 
 
@@ -235,15 +223,14 @@ def choose_device(name: str, keep_memory: bool = True) -> torch.device:
         if name != "auto":
             torch.empty(0, device=device)
     except (RuntimeError, AssertionError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--device {name} is not available here ({reason}): use --device cpu") from error
+        raise UserError(f"--device {name} is not available here ({reason(error)}): use --device cpu") from error
     if keep_memory and device.type == "cpu":
         keep_freed_memory()
     return device
 
 
-def check_image_size(image_size: int) -> None:
+def check_image_size(image_size: int | None) -> None:
     """Refuse an image size whose tiles do not fit the feature cells; the `UserError` names the nearest that do."""
-    if image_size % 32 or image_size < 32:
+    if image_size is not None and (image_size % 32 or image_size < 32):
         near = max(32, round(image_size / 32) * 32)
         raise UserError(f"--image_size {image_size} is not divisible by 32 (half-size tiles at stride 16): try {near}")

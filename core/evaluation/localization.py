@@ -78,11 +78,8 @@ class Localization:
 
     Args:
         present: the classes and boxes of the images.
-        keypoints, options: what is measured, a column for each.
+        keypoints, options: what is measured, a column for each. A ValueError: two have the same name.
         network: whose features are observed; None: without the maps that need its gradient.
-
-    Raises:
-        ValueError: two columns have the same name.
     """
 
     def __init__(
@@ -173,26 +170,18 @@ class Localization:
 
     def of_maps(self) -> dict[str, dict[str, Any]]:
         """Return by kind of map its MaxBoxAccV2 over pairs, and its mIoU as seeds, in %."""
-        return {
-            kind: box_accuracy([of_pair[at] for of_pair in self._overlaps])
-            | (self.seeds.result(at) if self.seeds else {})
-            for at, kind in enumerate(self.maps.kinds)
-        }
+        found = {}
+        for at, kind in enumerate(self.maps.kinds):
+            as_seeds = self.seeds.result(at) if self.seeds else {}
+            found[kind] = box_accuracy([of_pair[at] for of_pair in self._overlaps]) | as_seeds
+        return found
 
     def summary(self, class_names: list[str]) -> dict[str, Any]:
         """Return everything as plain values by name, in %."""
-        return {
-            "tolerance": TOLERANCE,
-            "topk": self.options.topk,
-            "topk_radius": self.options.topk_radius,
-            "pairs": len(self._table()),
-            "left_out": self.skipped,
-            "strength": self.strength(),
-            "over_pairs": self.over_pairs(),
-            "mean_over_classes": self.over_classes(),
-            "maps": self.of_maps(),
-            "per_class": by_class(class_names, self.per_class()),
-        }
+        settings = {"tolerance": TOLERANCE, "topk": self.options.topk, "topk_radius": self.options.topk_radius}
+        counts = {"pairs": len(self._table()), "left_out": self.skipped, "strength": self.strength()}
+        means = {"over_pairs": self.over_pairs(), "mean_over_classes": self.over_classes(), "maps": self.of_maps()}
+        return {**settings, **counts, **means, "per_class": by_class(class_names, self.per_class())}
 
     def csv(self, class_names: list[str]) -> str:
         """Return the means by class as CSV, and their means over the classes."""
@@ -221,18 +210,16 @@ class Localization:
 
     def _notes(self) -> list[str]:
         pairs, classes = self.over_pairs(), self.over_classes()
-        return [
-            f"energy of the CAM in the boxes: {pairs[ENERGY]:.2f} over pairs, {classes[ENERGY]:.2f} mean over "
-            f"classes (chance: uniform, {pairs[UNIFORM]:.2f} and {classes[UNIFORM]:.2f})",
-            f"empty maps: {pairs[EMPTY]:.2f} over pairs, {classes[EMPTY]:.2f} mean over classes; strongest feature "
-            f"of a map: {self.strength():.3g} on average",
-            f"{len(self._table()):,} pairs; {self.skipped:,} skipped: no visible box",
-        ]
+        energy, empty = (f"{pairs[n]:.2f} over pairs, {classes[n]:.2f} mean over classes" for n in (ENERGY, EMPTY))
+        chance = f"(chance: uniform, {pairs[UNIFORM]:.2f} and {classes[UNIFORM]:.2f})"
+        strongest = f"strongest feature of a map: {self.strength():.3g} on average"
+        counts = f"{len(self._table()):,} pairs; {self.skipped:,} skipped: no visible box"
+        return [f"energy of the CAM in the boxes: {energy} {chance}", f"empty maps: {empty}; {strongest}", counts]
 
     def text(self) -> str:
         """Return the means to read; without boxes only what the masks measure."""
         if self.without_boxes():
-            return "\n\n".join([NO_BOXES, *([self._text_of_maps()] if self.seeds else [])])
+            return f"{NO_BOXES}\n\n{self._text_of_maps()}" if self.seeds else NO_BOXES
         rows = [("", *(2 * ("inside", f"{NEAR} px")))]
         rows += [(title, *(f"{value:.2f}" for value in values)) for title, *values in self._rows()]
         table = fixed_width_table(rows, widths=(15, 19, 14, 15, 14))

@@ -1,6 +1,6 @@
 """The report of an evaluation: what its page shows, and pictures of the worst errors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from tools.data.images import upright_size
 from tools.data.transforms import covered_cells
 from tools.metrics.bootstrap import Interval
 from tools.metrics.calibration import reliability
-from tools.metrics.labels import label_report, suspicious_labels
+from tools.metrics.labels import label_report, suspicious_table
 from tools.metrics.multilabel import MEANS, Metrics
 from tools.metrics.reports import precision_recall_figure
 from tools.metrics.scores import Scores
@@ -25,6 +25,8 @@ from tools.pictures.report import Picture, Section, embedded, write_page
 
 ERRORS = 12  # misses, and as many false alarms
 SUSPICIOUS = 50  # labels in the table
+EXPLAINED = {"misses": "Present classes with the lowest scores."}
+EXPLAINED |= {"false alarms": "Absent classes with the highest scores; the label may be wrong, too."}
 Pair = tuple[int, int]  # (row, column) of the arrays: an image and a class
 
 
@@ -56,40 +58,27 @@ def worst_errors(ranked: np.ndarray, labels: np.ndarray, counted: np.ndarray) ->
 def evaluation_page(
     path: Path, title: str, found: Evaluation, pictures: dict[Pair, str], about: dict[str, Any], more: list[Section]
 ) -> None:
-    """Write the page of an evaluation.
-
-    Args:
-        pictures: sources of pictures of `worst_errors`, as far as there are any.
-        about: how the results were made; more: further sections, before the last.
-    """
-    write_page(path, title, [
-        _summary(found), _classes(found), _curves(found), _calibration(found),
-        *(_errors(found, kind, pairs, pictures) for kind, pairs in
-          worst_errors(found.scored.scores, found.labels, found.counted).items()),
-        *_labels(found), *more, Section("Provenance", facts=about),
-    ])  # fmt: skip
+    """Write the page: with the pictures of `worst_errors` that there are, and `more` sections before `about`."""
+    sections = [_summary(found), _classes(found), _curves(found), _calibration(found), *_errors(found, pictures)]
+    write_page(path, title, [*sections, *_labels(found), *more, Section("Provenance", facts=about)])
 
 
 def _summary(found: Evaluation) -> Section:
     means, interval = found.metrics.means, found.interval
     facts = {"mAP": f"{means['mAP']:.2f}"}
     if interval:
-        facts["95 % interval of the mAP"] = f"{100 * interval.low:.2f} … {100 * interval.high:.2f} (over images)"
+        facts["95 % interval of the mAP"] = f"{interval} (over images)"
     facts["mAP by chance"] = f"{means['chance']:.2f}: what scores that ignore the image reach"
     facts |= {name: f"{means[name]:.2f}" for name in MEANS} | {"images": f"{len(found.scored.ids):,}"}
     facts["classes"] = f"{len(found.scored.class_names):,}, present {found.labels[found.counted].sum():,} times"
-    return Section(
-        "Summary", "All values are in %. CP … OF1 are of the classes that score above their threshold.", facts
-    )
+    text = "All values are in %. CP … OF1 are of the classes that score above their threshold."
+    return Section("Summary", text, facts)
 
 
 def _classes(found: Evaluation) -> Section:
-    columns, thresholds = found.metrics.per_class, np.broadcast_to(found.threshold, len(found.scored.class_names))
-    shown = ("AP", "chance", "positives", "precision", "recall")
-    rows = [
-        [name, *(columns[column][v].item() for column in shown), float(thresholds[v])]
-        for v, name in enumerate(found.scored.class_names)
-    ]
+    names, shown = found.scored.class_names, ("AP", "chance", "positives", "precision", "recall")
+    columns = [*(found.metrics.per_class[column] for column in shown), np.broadcast_to(found.threshold, len(names))]
+    rows = [list(row) for row in zip(names, *(column.tolist() for column in columns), strict=True)]
     return Section("Classes", "Select a column's name to sort by it.", {}, ["class", *shown, "threshold"], rows)
 
 
@@ -109,40 +98,31 @@ def _calibration(found: Evaluation) -> Section:
     return Section("Calibration", text, pictures=[Picture(embedded(figure), f"Reliability diagram. {text}")])
 
 
-def _errors(found: Evaluation, kind: str, pairs: list[Pair], pictures: dict[Pair, str]) -> Section:
-    explained = {
-        "misses": "Present classes with the lowest scores.",
-        "false alarms": "Absent classes with the highest scores; the label may be wrong, too.",
-    }
-    scored = found.scored
-    rows = [[scored.ids[row], scored.class_names[v], float(scored.probabilities[row, v])] for row, v in pairs]
-    if not pictures.keys() & set(pairs):
-        return Section(f"Worst {kind}", explained[kind], {}, ["image", "class", "score"], rows)
-    shown = [
-        Picture(pictures[pair], f"Image {image} under the map of {name}", f"{name} {score:.3f} in {image}")
-        for pair, (image, name, score) in zip(pairs, rows, strict=True)
-        if pair in pictures
-    ]
-    return Section(f"Worst {kind}", explained[kind], pictures=shown)
+def _errors(found: Evaluation, pictures: dict[Pair, str]) -> Iterator[Section]:
+    scored, scores = found.scored, found.scored.probabilities
+    for kind, pairs in worst_errors(scored.scores, found.labels, found.counted).items():
+        rows, shown = [], []
+        for row, v in pairs:
+            image, name, score = scored.ids[row], scored.class_names[v], float(scores[row, v])
+            rows.append([image, name, score])
+            if source := pictures.get((row, v)):
+                caption = f"{name} {score:.3f} in {image}"
+                shown.append(Picture(source, f"Image {image} under the map of {name}", caption))
+        columns, rows = ([], []) if shown else (["image", "class", "score"], rows)
+        yield Section(f"Worst {kind}", EXPLAINED[kind], {}, columns, rows, shown)
 
 
 def _labels(found: Evaluation) -> list[Section]:
-    scored, names = found.scored, found.scored.class_names
-    predicted = scored.probabilities > found.threshold
-    figure = label_report(scored, found.labels, found.counted, predicted)[3]
+    arrays = (found.labels, found.counted)
+    figure = label_report(found.scored, *arrays, found.scored.probabilities > found.threshold)[3]
     described = "Matrices of the classes that occur together, and of those that are taken for each other"
     text = "The diagonal, each class with itself, is left white."
-    sections = [Section("Classes together", text, pictures=[Picture(embedded(figure), described)])]
-    pairs = [*zip(*suspicious_labels(scored.probabilities, found.labels, found.counted), strict=True)]
-    rows = [
-        [scored.ids[row], names[v], "present" if found.labels[row, v] else "absent",
-         float(scored.probabilities[row, v]), float(threshold)]
-        for row, v, threshold in pairs[:SUSPICIOUS]
-    ]  # fmt: skip
-    some = f"; the clearest {SUSPICIOUS} are shown" if len(pairs) > SUSPICIOUS else ""
-    text = f"{len(pairs):,} labels that the scores contradict, by the rule of confident learning{some}. "
+    together = Section("Classes together", text, pictures=[Picture(embedded(figure), described)])
+    columns, *rows = suspicious_table(found.scored, *arrays)
+    some = f"; the clearest {SUSPICIOUS} are shown" if len(rows) > SUSPICIOUS else ""
+    text = f"{len(rows):,} labels that the scores contradict, by the rule of confident learning{some}. "
     text += "Scores of images that were trained on do not tell."
-    return [*sections, Section("Suspicious labels", text, {}, ["image", "class", "label", "score", "threshold"], rows)]
+    return [together, Section("Suspicious labels", text, {}, columns, rows[:SUSPICIOUS])]
 
 
 def draw_errors(

@@ -121,13 +121,11 @@ def read_labels(
     return labels, objects
 
 
-def localization_of(
-    config: Config, description: Description, present: PresentClasses, network: Classifier
-) -> Localization:
+def localization_of(config: Config, about: Description, present: PresentClasses, network: Classifier) -> Localization:
     """Prepare to measure the four strategies' keypoints, and those of the checkpoint's own strategy."""
     # A checkpoint of the official code does not say its strategy, but it is one of the four, which are measured anyway.
-    is_one_of_the_four = config.strategy is None and description.strategy is None
-    own, options = keypoints_of(description, "cTopk-w" if is_one_of_the_four else config.strategy)
+    is_one_of_the_four = config.strategy is None and about.strategy is None
+    own, options = keypoints_of(about, "cTopk-w" if is_one_of_the_four else config.strategy)
     if own is None and config.strategy:
         print(f"note: {config.strategy} declares no keypoints, as Strategy(…, keypoints=FUNCTION): none are measured")
     # Of the project's keypoints, "centre" is measured as a level of chance.

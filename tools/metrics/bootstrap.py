@@ -37,10 +37,13 @@ class Jackknife(NamedTuple):
 
 @dataclass(frozen=True)
 class Interval:
-    """The ends of a 95 % interval."""
+    """The ends of a 95 % interval; as text in %."""
 
     low: float
     high: float
+
+    def __str__(self) -> str:
+        return f"{100 * self.low:.2f} … {100 * self.high:.2f}"
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,7 @@ def jackknife(scores: np.ndarray, labels: np.ndarray, counted: np.ndarray | None
     """Leave out every image in turn, in closed form: each class is sorted once.
 
     A class without its only positive leaves the mean, as it does when `mean_average_precision` is computed again.
-
-    Args:
-        scores, labels, counted: `[N, V]`, the last two boolean, see `tools.metrics.average_precision`.
+    Arrays are `[N, V]`, the last two boolean, see `tools.metrics.average_precision`.
     """
     labels = labels.astype(bool)
     counted = np.ones(labels.shape, bool) if counted is None else counted

@@ -57,12 +57,10 @@ def suspicious_labels(
     The rule of confident learning for each class: its two thresholds are the mean score of the images labeled present
     and of those labeled absent. An absent label is suspicious if the score reaches the first, and a present one if it
     is at most the second; the margin to this threshold ranks them. A class whose first threshold is not above the
-    second, or that lacks one of them, has no suspicious label: its scores say nothing.
+    second, or that lacks one of them, has no suspicious label: its scores say nothing. Arrays are `[N, V]`: scores in
+    0…1, labels and counted boolean.
 
     Reference: Northcutt, Jiang and Chuang, Confident Learning: Estimating Uncertainty in Dataset Labels, JAIR 2021.
-
-    Args:
-        scores: in 0…1; labels, counted: boolean; all `[N, V]`.
     """
     sides = (labels & counted, ~labels & counted)
     high, low = (np.where(side.any(0), (scores * side).sum(0) / np.maximum(side.sum(0), 1), np.nan) for side in sides)
@@ -73,17 +71,24 @@ def suspicious_labels(
     return rows, columns, np.where(labels[rows, columns], low[columns], high[columns])
 
 
+def suspicious_table(scored: Scores, labels: np.ndarray, counted: np.ndarray) -> list[list]:
+    """Return the names of columns, and a row for each of `suspicious_labels`."""
+    scores, rows = scored.probabilities, [["image", "class", "label", "score", "threshold"]]
+    for row, v, threshold in zip(*suspicious_labels(scores, labels, counted), strict=True):
+        label = "present" if labels[row, v] else "absent"
+        rows.append([scored.ids[row], scored.class_names[v], label, float(scores[row, v]), float(threshold)])
+    return rows
+
+
 def label_report(
     scored: Scores, labels: np.ndarray, counted: np.ndarray, predicted: np.ndarray
 ) -> tuple[str, str, str, "Figure"]:
     """Return what to read, CSV of the suspicious labels and of all pairs of classes, and a figure of the latter."""
-    names, scores = scored.class_names, scored.probabilities
+    names = scored.class_names
     both, shares = co_occurrence(labels, counted)
     confused = confusion(predicted, labels, counted)
-    suspicious = [("image", "class", "label", "score", "threshold")]
-    for row, v, threshold in zip(*suspicious_labels(scores, labels, counted), strict=True):
-        label = "present" if labels[row, v] else "absent"
-        suspicious.append((scored.ids[row], names[v], label, f"{scores[row, v]:.4f}", f"{threshold:.4f}"))
+    columns, *found = suspicious_table(scored, labels, counted)
+    suspicious = [(*texts, f"{score:.4f}", f"{threshold:.4f}") for *texts, score, threshold in found]
     pairs = [("class", "other", "images_of_both", "percent_of_class", "missed_while_other_predicted")]
     others = ~np.eye(len(names), dtype=bool)
     for v, w in np.argwhere(others):
@@ -94,11 +99,11 @@ def label_report(
         listed = [form.format(names[v], names[w], values[v, w]) for v, w in order[:LISTED]]
         return ", ".join(listed) or "none"
 
-    listed = [f"{image} {name} {label} ({score})" for image, name, label, score, _ in suspicious[1:]]
+    listed = [f"{image} {name} {label} ({score})" for image, name, label, score, _ in suspicious]
     lines = [f"suspicious labels: {len(listed):,} of {counted.sum():,} labels"]
     lines[0] += f": {first_few(listed, LISTED)}" if listed else ""
     lines.append(f"classes that occur together: {most(100 * shares, '{1} in {2:.0f} % of {0}')}")
     lines.append(f"missed while another is predicted: {most(confused, '{0} for {1} ({2})')}")
     charts = {TOGETHER: 100 * shares, "images: row's class missed, column's predicted": confused.astype(float)}
     figure = matrix_charts("Classes that occur together or are confused", names, charts)
-    return "\n".join(lines), csv_text(suspicious), csv_text(pairs), figure
+    return "\n".join(lines), csv_text([columns, *suspicious]), csv_text(pairs), figure

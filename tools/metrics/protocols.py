@@ -168,8 +168,7 @@ def _of_class(
     ranks = (places + 1, last - (up_to - before) + within + 1, first + within + 1)
     if protocol.ties == "one step":
         ranks = (last,) * 3
-    own, low, high = (float(precisions_at(rank, protocol.envelope).mean()) for rank in ranks)
-    return own, low, high
+    return tuple(float(precisions_at(rank, protocol.envelope).mean()) for rank in ranks)
 
 
 def _counts(rule: Counting, ranked: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -31,8 +31,7 @@ class ScoreArguments(Arguments):
     def read(self, path: Path, first: Scores | None = None) -> Scores:
         """Read scores that have labels, with the classes of those that were read first.
 
-        Raises:
-            UserError: as `read_results`, and if the file holds no labels, no positive or other classes.
+        A UserError: as `read_results`, and if the file holds no labels, no positive or other classes.
         """
         scored = read_labeled(path, read_class_names(self.class_file) if self.class_file else None)
         if not binary_labels(scored.labels, self.difficult)[0].any():
@@ -85,10 +84,8 @@ def read_results(path: Path, class_names: list[str] | None = None) -> Scores:
 
 
 def _read_table(path: Path, class_names: list[str] | None) -> Scores:
-    with (
-        reported(f"cannot read {path} as CSV", OSError, UnicodeDecodeError, csv.Error),
-        path.open(newline="", encoding="utf-8-sig") as file,
-    ):
+    errors = (OSError, UnicodeDecodeError, csv.Error)
+    with reported(f"cannot read {path} as CSV", *errors), path.open(newline="", encoding="utf-8-sig") as file:
         rows = [row for row in csv.reader(file) if row]
     if not rows or len(rows[0]) < 2:
         raise UserError(f"{path} is not a table of an image's name and a score per class")
@@ -118,9 +115,8 @@ def _read_list(path: Path, class_names: list[str] | None) -> Scores:
             raise TypeError
         ids = [str(entry["file_name"]) for entry in entries]
         scores = _numbers(path, (entry["scores"] for entry in entries))
-        labels = None
-        if any("target" in entry for entry in entries):
-            labels = _numbers(path, (entry["target"] for entry in entries))
+        are_labeled = any("target" in entry for entry in entries)
+        labels = _numbers(path, (entry["target"] for entry in entries)) if are_labeled else None
     except (TypeError, KeyError) as error:
         raise UserError(f"{path} is not a list of objects with file_name, scores and perhaps target") from error
     return _scores(path, ids, _names(path, class_names, scores.shape[1]), scores, labels)
@@ -132,7 +128,11 @@ def _read_server_files(path: Path) -> Scores:
         contents = read_submission(path, others=True)
     else:
         files = sorted((path.parent if is_text else path).glob("comp*_cls_*.txt"))
-        contents = {file.name: _text_column(file) for file in files}
+        contents = {}
+        for file in files:
+            require_regular_file(file)
+            with reported(f"{file}: expected an image id and a score per line", OSError, ValueError):
+                contents[file.name] = result_lines(file.read_bytes())
     found = {name: match for name in contents if (match := RESULT_FILE.fullmatch(name))}
     if is_text:  # of several sets in a folder, that of the file that was named
         named = RESULT_FILE.fullmatch(path.name)
@@ -148,18 +148,12 @@ def _read_server_files(path: Path) -> Scores:
     return _scores(path, ids, names, np.array([[columns[name][image] for name in names] for image in ids], float))
 
 
-def _text_column(path: Path) -> tuple[list[str], list[float]]:
-    require_regular_file(path)
-    with reported(f"{path}: expected an image id and a score per line", OSError, ValueError):
-        return result_lines(path.read_bytes())
-
-
 def _is_number(text: str) -> bool:
     try:
         float(text)
+        return True
     except ValueError:
         return False
-    return True
 
 
 def _numbers(path: Path, rows: Iterable[list]) -> np.ndarray:

@@ -13,15 +13,7 @@ from tools.metrics.bootstrap import Interval
 from tools.metrics.multilabel import MEANS, TOP, Metrics
 from tools.pictures.charts import MOST_CURVES, Line, line_charts
 from tools.pictures.figure import write_picture
-from tools.system.files import (
-    check_writable,
-    provenance,
-    read_object,
-    recorded_in_json,
-    result_path,
-    write_json,
-    write_text,
-)
+from tools.system.files import check_writable, provenance, recorded_in_json, result_path, write_json, write_text
 from tools.system.text_table import csv_text, fixed_width_table
 
 if TYPE_CHECKING:
@@ -49,7 +41,7 @@ def text_report(class_names: list[str], metrics: Metrics, interval: Interval | N
     rows.append(("mean (mAP)", *(shown(averages[column]) for column in names)))
     lines = [fixed_width_table(rows, widths=(15, 9, 9, 9, 9, 9, 10, 8))]
     if interval:
-        lines.append(f"95 % interval over images: mAP {100 * interval.low:.2f} … {100 * interval.high:.2f}")
+        lines.append(f"95 % interval over images: mAP {interval}")
     for suffix, what in (("", decision), (f"_top{TOP}", f"top {TOP}")):
         lines.append(f"{what:18s}" + "  ".join(f"{name} {shown(means[name + suffix])}" for name in MEANS))
     return "\n".join(lines)
@@ -84,8 +76,7 @@ def by_class(class_names: list[str], columns: dict[str, np.ndarray]) -> dict[str
 def free_base(base: Path, made_with: dict[str, Any], out: Path | None = None) -> Path:
     """Return where result files go, without suffix: to `out`, or not over those whose JSON file says other settings.
 
-    Raises:
-        UserError: nothing can be written there; called before results are computed, it costs none.
+    A UserError: nothing can be written there; called before results are computed, it costs none.
     """
     if out is None:
         record = result_path(base.with_name(f"{base.name}.json"), made_with, partial(recorded_in_json, key="made_with"))
@@ -150,21 +141,12 @@ def prediction_paths(path: Path) -> tuple[Path, Path]:
     return path.with_name(f"{name}.csv"), path.with_name(f"{name}.json")
 
 
-def recorded_predictions(path: Path) -> dict[str, Any] | None:
-    """Return what the table of predictions at `path` says it was made with, or None if there is none."""
-    described = prediction_paths(path)[1]
-    if not path.exists() and not described.exists():
-        return None
-    return {name: value for name, value in read_object(described).items() if name != "images"}
-
-
 class PredictionTable:
     """A CSV file with a row for every predicted class, and a JSON file with an entry for every image.
 
     A context manager: both files are written when it ends without an error, so that readers never see a partial table.
-    An image without a predicted class has one row with only its name.
-
-    `path` is the name of either, or that without suffix; the JSON file says `about` before the images.
+    An image without a predicted class has one row with only its name. `path` is the name of either file, or that
+    without suffix; the JSON file says `about` before the images.
     """
 
     def __init__(self, path: Path, about: dict[str, Any]):

@@ -14,8 +14,8 @@ import numpy as np
 from scipy.special import expit, logit
 
 from tools.data.devkit import class_columns, class_name_problem
-from tools.system.errors import UserError, first_few, quoted
-from tools.system.files import reason, replace_file, require_regular_file, write_text
+from tools.system.errors import UserError, first_few, quoted, reported
+from tools.system.files import replace_file, require_regular_file, write_text
 from tools.system.text_table import csv_text
 
 SCORE_SUFFIXES = (".csv", ".npz")
@@ -91,12 +91,9 @@ class Scores:
 
 def write_scores(path: Path, scored: Scores) -> None:
     """Write scores as `.npz`, see `read_scores`; labels are written as `presence`."""
-    arrays = {
-        "ids": np.array(scored.ids),
-        "class_names": np.array(scored.class_names),
-        "logits" if scored.are_logits else "scores": scored.scores,
-        "settings": np.array(json.dumps(scored.settings)),
-    }
+    arrays = {"ids": np.array(scored.ids), "class_names": np.array(scored.class_names)}
+    arrays["logits" if scored.are_logits else "scores"] = scored.scores
+    arrays["settings"] = np.array(json.dumps(scored.settings))
     if scored.labels is not None:
         arrays["presence"] = scored.labels.astype(np.int8)
     buffer = io.BytesIO()
@@ -148,7 +145,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays of an `.npz` file, without running code in it or making memory that it does not fill."""
     require_regular_file(path)
     try:
-        with path.open("rb") as raw, zipfile.ZipFile(raw) as file:
+        with reported(f"{path} cannot be read", OSError), path.open("rb") as raw, zipfile.ZipFile(raw) as file:
             members = file.infolist()
             if sum(member.file_size for member in members) > MAX_BYTES:
                 raise UserError(f"{path} is too large for scores: its arrays need over {MAX_BYTES >> 30} GiB")
@@ -157,8 +154,6 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
                 raise zipfile.BadZipFile  # ZipFile overlooks a damaged list, and an array would be missing
             # `ZipFile.read` compares the CRC of the whole member, NumPy's reader only that of what the shape asks for.
             return {member.filename.removesuffix(".npy"): _array(file.read(member)) for member in members}
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({reason(error)})") from error
     except UserError:
         raise
     except Exception as error:  # a damaged file can break the reader anywhere, and NumPy's message advises unsafe ways

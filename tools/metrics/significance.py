@@ -29,13 +29,13 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     return corrected
 
 
-def smallest_difference(moved: np.ndarray, standard_error: float, level: float = 0.05, power: float = POWER) -> float:
-    """Return the true difference that a two-sided test at `level` detects with probability `power`.
+def smallest_difference(moved: np.ndarray, standard_error: float) -> float:
+    """Return the true difference that a two-sided test at a level of 0.05 detects with probability `POWER`.
 
     The test's bound is that of `moved`, by how much samples move the difference. Their own standard deviation would be
     without bound for two or three runs, whose samples are from Student's t.
     """
-    return float(np.quantile(np.abs(moved), 1 - level) + standard_error * ndtri(power))
+    return float(np.quantile(np.abs(moved), 0.95) + standard_error * ndtri(POWER))
 
 
 @dataclass(frozen=True)
@@ -62,51 +62,49 @@ class Pair:
     class_p_values: np.ndarray  # `[V]`, by Holm over classes; NaN for a class with fewer than two positives
 
 
+def mean_of_runs(runs: list[Jackknife]) -> Jackknife:
+    """Return the mean of each part."""
+    return Jackknife(*(np.mean(parts, axis=0) for parts in zip(*runs, strict=True)))
+
+
 def compare(
     methods: list[np.ndarray], labels: np.ndarray, counted: np.ndarray, samples: int = 1000, seed: int = 0
 ) -> tuple[list[Method], list[Pair]]:
     """Compare methods on samples of the images, and of the runs if there are several.
 
-    Args:
-        methods: of each `[runs, N, V]`, what ranks the images.
-        labels, counted: `[N, V]`, boolean, see `tools.metrics.average_precision`.
+    `methods` are the scores of each `[runs, N, V]`; for boolean labels and counted see
+    `tools.metrics.average_precision`.
     """
     runs = [[bootstrap.jackknife(scores, labels, counted) for scores in method] for method in methods]
+    means = [mean_of_runs(method) for method in runs]
     drawn = bootstrap.resampled_runs(runs, samples, seed)
     ranks = 1 + (drawn[None] > drawn[:, None]).sum(1)  # equal ones share a rank
     summaries = []
-    for values, rank, method in zip(drawn, ranks, runs, strict=True):
-        mean, bias = float(values[0]), float(np.mean([run.bias for run in method]))
-        contributions = np.mean([run.contributions for run in method], axis=0)
-        interval = bootstrap.interval_around(mean, bias, contributions, values[1:] - mean)
+    for values, rank, method in zip(drawn, ranks, means, strict=True):
+        mean = float(values[0])
+        interval = bootstrap.interval_around(mean, float(method.bias), method.contributions, values[1:] - mean)
         low, high = np.percentile(rank[1:], bootstrap.PERCENTILES, method="nearest")
         best = float((rank[1:] == 1).mean())
         summaries.append(Method(mean, interval, int(rank[0]), (int(low), int(high)), best))
     pairs = list(combinations(range(len(methods)), 2))
     found = [bootstrap.difference(drawn[first], drawn[second]) for first, second in pairs]
     corrected = holm(np.array([one.p_value for one in found]))
+    # The variance of a mean over runs; one run says nothing of it.
+    of_runs = [np.var([run.mean for run in one], ddof=1) / len(one) if len(one) > 1 else 0.0 for one in runs]
     comparisons = []
     for (first, second), one, p_value in zip(pairs, found, corrected, strict=True):
         moved = (drawn[second] - drawn[first])[1:] - one.difference
-        smallest = smallest_difference(moved, _standard_error(runs[first], runs[second]))
-        of_classes = _classes(runs[first], runs[second])
+        parts = means[second].contributions - means[first].contributions
+        variance = (parts**2).sum() / len(parts) ** 2 + (of_runs[first] + of_runs[second])
+        smallest = smallest_difference(moved, float(np.sqrt(variance)))
+        of_classes = _classes(means[first], means[second])
         comparisons.append(Pair(first, second, one, float(p_value), smallest, *of_classes))
     return summaries, comparisons
 
 
-def _standard_error(first: list[Jackknife], second: list[Jackknife]) -> float:
-    """Return that of the difference of the methods' figures, over images and over runs."""
-    of_images = [np.mean([run.contributions for run in runs], 0) for runs in (first, second)]
-    variance = ((of_images[1] - of_images[0]) ** 2).sum() / len(of_images[0]) ** 2
-    several = [[run.mean for run in runs] for runs in (first, second) if len(runs) > 1]
-    return float(np.sqrt(variance + sum(np.var(means, ddof=1) / len(means) for means in several)))
-
-
-def _classes(first: list[Jackknife], second: list[Jackknife]) -> tuple[np.ndarray, np.ndarray]:
+def _classes(first: Jackknife, second: Jackknife) -> tuple[np.ndarray, np.ndarray]:
     """Return the difference of each class `[V]` and its p-value by Holm, over images for these runs."""
-    precision = [np.mean([run.precisions for run in runs], 0) for runs in (first, second)]
-    contribution = [np.mean([run.class_contributions for run in runs], 0) for runs in (first, second)]
-    whole, parts = precision[1] - precision[0], contribution[1] - contribution[0]
+    whole, parts = second.precisions - first.precisions, second.class_contributions - first.class_contributions
     error = np.sqrt((parts.astype(np.float64) ** 2).sum(0)) / len(parts)
     with np.errstate(divide="ignore", invalid="ignore"):
         p_values = np.where(error > 0, 2 * ndtr(-np.abs(whole) / error), np.where(whole == 0, 1.0, 0.0))

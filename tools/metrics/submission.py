@@ -40,10 +40,8 @@ def write_submission(
     """Write the archive and check it by reading it back; the same scores make the same bytes.
 
     It holds `results/VOC2012/Main/<competition>_cls_<image set>_<class>.txt` for each class, with a line
-    `image_id score` for each image, in order. A score has as many decimals as restore the same float32.
-
-    Raises:
-        UserError: scores are not finite, the archive cannot be written, or it does not hold what was written.
+    `image_id score` for each image, in order. A score has as many decimals as restore the same float32. A UserError:
+    scores are not finite, the archive cannot be written, or it does not hold what was written.
     """
     check_submission(path, class_names)
     if not np.isfinite(scores).all():

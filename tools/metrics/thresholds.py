@@ -18,15 +18,10 @@ DEFAULT = 0.5  # for a class without a positive, about which the images say noth
 
 @dataclass(frozen=True)
 class Goal:
-    """What thresholds are chosen for.
+    """What thresholds are chosen for."""
 
-    Attributes:
-        name, value: "f1"; "precision" or "recall" and the least one wanted; "cost" and the price of a missed positive,
-            where that of a wrong prediction is 1.
-    """
-
-    name: str
-    value: float = 0.0
+    name: str  # "f1", "precision", "recall" or "cost"
+    value: float = 0.0  # least precision or recall wanted, or price of a missed positive if a wrong prediction costs 1
 
     @classmethod
     def parse(cls, text: str) -> "Goal":
@@ -50,9 +45,8 @@ class Goal:
             return 2 * true / (found + positives)
         if self.name == "cost":
             return -(found - true + self.value * (positives - true))
-        shares = {"precision": true / np.maximum(found, 1), "recall": true / positives}
-        wanted = shares.pop(self.name)
-        (other,) = shares.values()
+        precision, recall = true / np.maximum(found, 1), true / positives
+        wanted, other = (precision, recall) if self.name == "precision" else (recall, precision)
         # Below the wanted share, the closest to it; from there on the best of the other one.
         return np.where(wanted >= self.value, 1 + other, wanted)
 
@@ -61,10 +55,7 @@ def choose_thresholds(scores: np.ndarray, labels: np.ndarray, counted: np.ndarra
     """Return the threshold `[V]` of each class that is best for the goal; a score above it predicts the class.
 
     It is halfway between two neighboring scores; of equally good ones the highest. A class without a positive has
-    `DEFAULT`.
-
-    Args:
-        scores, labels, counted: `[N, V]`, see `tools.metrics.average_precision`; scores in 0…1.
+    `DEFAULT`. Arrays are `[N, V]`, see `tools.metrics.average_precision`; scores in 0…1.
     """
     columns = zip(scores.T.astype(np.float64), labels.T, counted.T, strict=True)
     return np.array([_threshold(score[use], label[use], goal) for score, label, use in columns])
@@ -86,10 +77,8 @@ def _threshold(scores: np.ndarray, labels: np.ndarray, goal: Goal) -> float:
 def measure_classes(predicted: np.ndarray, labels: np.ndarray, counted: np.ndarray) -> dict[str, np.ndarray]:
     """Return "precision", "recall" and "f1" of each class with the ends of Wilson's 95 % intervals, `[V, 3]` in 0…1.
 
-    F1 = 2 J / (1 + J) rises with J = TP / (TP + FP + FN), a share of images, so J's interval is also that of F1.
-
-    Args:
-        predicted, labels, counted: boolean `[N, V]`.
+    F1 = 2 J / (1 + J) rises with J = TP / (TP + FP + FN), a share of images, so J's interval is also that of F1. Arrays
+    are boolean `[N, V]`.
     """
     predicted, labels = predicted & counted, labels & counted
     true, found, positives = (array.sum(0) for array in (predicted & labels, predicted, labels))
@@ -145,8 +134,7 @@ class ClassThresholds(NamedTuple):
 def read_thresholds(path: Path, class_names: list[str]) -> ClassThresholds:
     """Read the thresholds and temperatures of classes, matched by name.
 
-    Raises:
-        UserError: the file cannot be read, is not of this kind, or lacks a class.
+    A UserError: the file cannot be read, is not of this kind, or lacks a class.
     """
     classes = read_object(path).get("classes")
     if not isinstance(classes, dict):
