@@ -212,10 +212,8 @@ class Study:
         self.seeds = list(dict.fromkeys(self.config.seeds or self.preset.seeds))
         self.own_rows = own_rows(self.config.rows or ())
         tables = self.config.tables or self.preset.tables or TABLES
-        self.comparisons = [one for one in COMPARISONS if one.name in tables]
-        if self.own_rows:
-            strategies, *others = self.comparisons
-            self.comparisons = [strategies._replace(rows=[*strategies.rows, *self.own_rows]), *others]
+        chosen, further = [one for one in COMPARISONS if one.name in tables], {"strategies": self.own_rows}
+        self.comparisons = [one._replace(rows=one.rows + further.get(one.name, [])) for one in chosen]
         rows = {row.tag: row for comparison in self.comparisons for row in comparison.rows}  # each once
         only = self.config.only or tuple(rows)
         if unknown := [tag for tag in only if tag not in rows]:

@@ -186,9 +186,8 @@ class TableSection:
         for start in range(0, len(self.rows), MOST_LINES):  # more curves in one chart could not be told apart
             number = f"_{start // MOST_LINES + 1}" if start else ""
             shown = [(row.name, one) for row in self.rows[start : start + MOST_LINES] for one in row.histories]
-            own = sorted(further_losses(history for _, history in shown))
-            lines = learning_curves(shown, [*CURVES, *own])
-            pictures[f"curves{number}"] = line_charts(self.caption, "epoch", lines)
+            values = [*CURVES, *sorted(further_losses(history for _, history in shown))]
+            pictures[f"curves{number}"] = line_charts(self.caption, "epoch", learning_curves(shown, values))
         return pictures
 
 
