@@ -50,40 +50,31 @@ CPU_PIXELS = 2**20  # of the batch that measures the speed of a CPU: four images
 
 
 class Row:
-    """A row of a table: the script that trains it, and the arguments of the script that differ from the preset's."""
+    """A row of a table: the script that trains it, and the arguments of the script that differ from the preset's.
+
+    Attributes:
+        tag: the row in file names. It depends on script and arguments alone, so that tables share runs.
+        program: what follows `python3`: a module for a baseline, else the script.
+        keypoints: the column of the localization that has the row's own; the maps' arg-max if it cuts nothing.
+        passes: cost of an iteration, in forward and backward passes of the images; a forward pass is a third of one.
+    """
 
     def __init__(self, file: Path, name: str = "", **arguments: Any):
         self.file, self.strategy, self.arguments = file, read_strategy(file), arguments
         self.name = name or self.strategy.name
+        changes = "".join(f"_{name}{value}" for name, value in sorted(arguments.items()))
+        self.tag = file.stem.removeprefix("train_classification_with_puzzle_") + changes
+        self.program = ["-m", f"baselines.{file.stem}"] if file.parent == ROOT / "baselines" else [str(file)]
+        own = self.strategy.shown_keypoints()
+        self.keypoints = own.name if own else "cMax"
+        crops = 1 if self.strategy.crops == Crops.one_per_image else CROPS_PER_IMAGE
+        tiles = crops / 3 if self.strategy.teacher else crops
+        self.passes = 1 + tiles if own else 1
 
     def changed(self, how: str = "", **arguments: Any) -> "Row":
         """Return this row with further arguments; `how` names the change, else they do."""
         how = how or ", ".join(f"{name} {value}" for name, value in arguments.items())
         return Row(self.file, f"{self.name}, {how}", **self.arguments, **arguments)
-
-    @property
-    def tag(self) -> str:
-        """The row in file names. It depends on script and arguments alone, so that tables share runs."""
-        changed = "".join(f"_{name}{value}" for name, value in sorted(self.arguments.items()))
-        return self.file.stem.removeprefix("train_classification_with_puzzle_") + changed
-
-    @property
-    def program(self) -> list[str]:
-        """What follows `python3`: a module for a baseline, else the script."""
-        return ["-m", f"baselines.{self.file.stem}"] if self.file.parent == ROOT / "baselines" else [str(self.file)]
-
-    @property
-    def keypoints(self) -> str:
-        """The column of the localization that has the row's own keypoints; the maps' arg-max if it cuts nothing."""
-        own = self.strategy.shown_keypoints()
-        return own.name if own else "cMax"
-
-    @property
-    def passes(self) -> float:
-        """Cost of an iteration, in forward and backward passes of the images; a forward pass is a third of one."""
-        crops = 1 if self.strategy.crops == Crops.one_per_image else CROPS_PER_IMAGE
-        tiles = crops / 3 if self.strategy.teacher else crops
-        return 1 + tiles if self.strategy.shown_keypoints() else 1
 
 
 class Comparison(NamedTuple):

@@ -39,7 +39,7 @@ TITLES = {  # of learning curves
     "map_scale": "strongest feature of a present class (map_scale)",
     "learning_rate": "learning rate",
     "loss": "weighted sum of the losses (loss)",
-    "p_class_loss": "classification loss of the tiles (p_class_loss)",
+    "p_class_loss": "puzzle classification loss (p_class_loss)",
 }
 VALIDATION = ("eval_class_loss", "map", "map_scale")  # the others are of training
 
