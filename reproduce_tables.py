@@ -233,17 +233,17 @@ class Study:
         return settings
 
     def _run(self, row: Row, seed: int) -> Experiment:
-        tag = f"{row.tag}_seed{seed}"
+        tag, own_file = f"{row.tag}_seed{seed}", row.file if row in self.own_rows else None
         shared = {"data_dir": str(self.data_dir.resolve()), "tag": tag}
         recipe = self.preset.recipes.get(row.tag, {}).items()
         own = {name: value for name, value in recipe if name not in self.passed} | row.arguments
         # The defaults of one's own script are given too: once they change, its runs are those of other settings.
-        defaults = {name: one.default for name, one in row.strategy.arguments.items() if row in self.own_rows}
+        defaults = {name: one.default for name, one in row.strategy.arguments.items() if own_file}
         arguments = {**shared, "seed": seed, **defaults, **accepted(row.strategy, self.settings), **own}
         evaluation = {**shared, "split": self.settings["val_split"], "localization": True}
         evaluation |= {name: self.settings.get(name) for name in ("num_workers", "batch_size", "device")}
-        evaluation["strategy"] = str(row.file) if row in self.own_rows else None
-        return Experiment(tag, row.program, arguments, evaluation, self.out, row.file if row in self.own_rows else None)
+        evaluation["strategy"] = own_file
+        return Experiment(tag, row.program, arguments, evaluation, self.out, own_file)
 
     def check_settings(self) -> TrainingConfig:
         """Return the shared arguments as the training scripts read them; refuse what a script would refuse later."""
