@@ -160,7 +160,6 @@ def ratios(results: dict[str, dict], quantity: str, *labels: str) -> dict[str, f
 
 
 def print_ratios(values: dict[str, float]) -> dict[str, float]:
-    """Print ratios and return them."""
     for label, value in values.items():
         print(f"{label:42s} {value:12.3f}", flush=True)
     return values
