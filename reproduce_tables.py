@@ -50,35 +50,31 @@ CPU_PIXELS = 2**20  # of the batch that measures the speed of a CPU: four images
 
 
 class Row:
-    """A row of a table: the script that trains it, and the arguments of the script that differ from the preset's."""
+    """A row of a table: the script that trains it, and the arguments of the script that differ from the preset's.
+
+    Attributes:
+        tag: the row in file names. It depends on script and arguments alone, so that tables share runs.
+        program: what follows `python3`: a module for a baseline, else the script.
+        keypoints: the column of the localization that has the row's own; the maps' arg-max if it cuts nothing.
+        passes: cost of an iteration, in forward and backward passes of the images; a forward pass is a third of one.
+    """
 
     def __init__(self, file: Path, name: str = "", **arguments: Any):
         self.file, self.strategy, self.arguments = file, read_strategy(file), arguments
         self.name = name or self.strategy.name
-
-    @property
-    def tag(self) -> str:
-        """The row in file names. It depends on script and arguments alone, so that tables share runs."""
-        changed = "".join(f"_{name}{value}" for name, value in sorted(self.arguments.items()))
-        return self.file.stem.removeprefix("train_classification_with_puzzle_") + changed
-
-    @property
-    def program(self) -> list[str]:
-        """What follows `python3`: a module for a baseline, else the script."""
-        return ["-m", f"baselines.{self.file.stem}"] if self.file.parent == ROOT / "baselines" else [str(self.file)]
-
-    @property
-    def keypoints(self) -> str:
-        """The column of the localization that has the row's own keypoints; the maps' arg-max if it cuts nothing."""
+        changes = "".join(f"_{name}{value}" for name, value in sorted(arguments.items()))
+        self.tag = file.stem.removeprefix("train_classification_with_puzzle_") + changes
+        self.program = ["-m", f"baselines.{file.stem}"] if file.parent == ROOT / "baselines" else [str(file)]
         own = self.strategy.shown_keypoints()
-        return own.name if own else "cMax"
-
-    @property
-    def passes(self) -> float:
-        """Cost of an iteration, in forward and backward passes of the images; a forward pass is a third of one."""
+        self.keypoints = own.name if own else "cMax"
         crops = 1 if self.strategy.crops == Crops.one_per_image else CROPS_PER_IMAGE
         tiles = crops / 3 if self.strategy.teacher else crops
-        return 1 + tiles if self.strategy.shown_keypoints() else 1
+        self.passes = 1 + tiles if own else 1
+
+    def changed(self, how: str = "", **arguments: Any) -> "Row":
+        """Return this row with further arguments; `how` names the change, else they do."""
+        how = how or ", ".join(f"{name} {value}" for name, value in arguments.items())
+        return Row(self.file, f"{self.name}, {how}", **self.arguments, **arguments)
 
 
 class Comparison(NamedTuple):
@@ -89,29 +85,24 @@ class Comparison(NamedTuple):
     rows: list[Row]
 
 
-BASELINES = ("plain", "instances", "centre", "centre_ema")
-COUNTERPARTS = ("max_pool", "asl", "csra", "ml_decoder", "scale_free")
 PAPER = ("max", "cMax_ema", "cTopk_ema", "cTopk_w_ema")
-PLAIN, INSTANCES, CENTRE, CENTRE_EMA = (Row(ROOT / "baselines" / f"{name}.py") for name in BASELINES)
+BASELINES = ("plain", "instances", "centre", "centre_ema", "max_pool", "asl", "csra", "ml_decoder")
 MAX, CMAX, CTOPK, CTOPK_W = (Row(ROOT / f"train_classification_with_puzzle_{name}.py") for name in PAPER)
-*_COUNTERPARTS, _SCALE_FREE = (Row(ROOT / "baselines" / f"{name}.py") for name in COUNTERPARTS)
+PLAIN, INSTANCES, CENTRE, CENTRE_EMA, *_COUNTERPARTS = (Row(ROOT / f"baselines/{name}.py") for name in BASELINES)
 _MAX_POOL, _ASL, _CSRA, _ML_DECODER = _COUNTERPARTS
-_BEYOND = [Row(_SCALE_FREE.file, f"{name}, scale-free", strategy=name) for name in STRATEGIES[1:]]
+_BEYOND = [Row(ROOT / "baselines/scale_free.py", f"{name}, scale-free", strategy=name) for name in STRATEGIES[1:]]
 # A series may end early: the rows that are wanted most run first, then all others in the order of the tables.
 WANTED = [PLAIN, INSTANCES, CMAX, _BEYOND[0], _CSRA, CTOPK_W, CTOPK, _ASL, _MAX_POOL, _ML_DECODER, CENTRE_EMA, MAX]
 _STRATEGIES = [PLAIN, INSTANCES, CENTRE_EMA, MAX, CMAX, CTOPK, CTOPK_W]
 _EMA, _TOPK = [CENTRE, CENTRE_EMA], []
 for _row in (CMAX, CTOPK, CTOPK_W):  # without averaging the teacher equals the student, still without gradient
-    _EMA += [Row(_row.file, f"{_row.name}, no EMA", alpha_ema=0), _row]
+    _EMA += [_row.changed("no EMA", alpha_ema=0), _row]
 for _row in (CTOPK, CTOPK_W):
-    for _k in ({"topk": 1}, {"topk": 3}, {}, {"topk": 10}):
-        _TOPK.append(Row(_row.file, f"{_row.name}, k = {_k.get('topk', TOPK)}", **_k))
-_RADIUS = [Row(CTOPK.file, "cTopk, radius 128"), Row(CTOPK.file, "cTopk, no radius", topk_radius=0)]
+    _TOPK += [_row.changed(f"k = {k}", **({} if k == TOPK else {"topk": k})) for k in (1, 3, TOPK, 10)]
+_RADIUS = [CTOPK.changed("radius 128"), CTOPK.changed("no radius", topk_radius=0)]
 _WEIGHT = [INSTANCES]  # which is cMax without re_loss
 for _row in (CMAX, _BEYOND[0]):
-    for _given in ({"alpha_re": 0.03}, {"alpha_re": 0.3}, {}, {"alpha_schedule_re": 1}):
-        _name = ", ".join([_row.name, *(f"{name} {value}" for name, value in _given.items())])
-        _WEIGHT.append(Row(_row.file, _name, **_row.arguments, **_given))
+    _WEIGHT += [_row.changed(alpha_re=0.03), _row.changed(alpha_re=0.3), _row, _row.changed(alpha_schedule_re=1)]
 COMPARISONS = (
     Comparison("strategies", "Strategies and baselines", _STRATEGIES),
     Comparison("counterparts", "Counterparts, and beyond the paper", [PLAIN, *_COUNTERPARTS, *_BEYOND]),
@@ -182,9 +173,8 @@ def own_rows(files: tuple[str, ...]) -> list[Row]:
     for file in files:
         try:
             script, *words = shlex.split(file) or [""]
-            row = Row(Path(script).resolve(), **passed_through(words, "after the script"))
-            if row.arguments:
-                row.name = ", ".join([row.name, *(f"{name} {value}" for name, value in row.arguments.items())])
+            row, arguments = Row(Path(script).resolve()), passed_through(words, "after the script")
+            row = row.changed(**arguments) if arguments else row
         except (UserError, ValueError) as error:
             raise UserError(f"--rows {file}: {error}") from error
         for other in (*known, *rows):
@@ -213,10 +203,8 @@ class Study:
         self.seeds = list(dict.fromkeys(self.config.seeds or self.preset.seeds))
         self.own_rows = own_rows(self.config.rows or ())
         tables = self.config.tables or self.preset.tables or TABLES
-        self.comparisons = [one for one in COMPARISONS if one.name in tables]
-        if self.own_rows:
-            strategies, *others = self.comparisons
-            self.comparisons = [strategies._replace(rows=[*strategies.rows, *self.own_rows]), *others]
+        chosen, further = [one for one in COMPARISONS if one.name in tables], {"strategies": self.own_rows}
+        self.comparisons = [one._replace(rows=one.rows + further.get(one.name, [])) for one in chosen]
         rows = {row.tag: row for comparison in self.comparisons for row in comparison.rows}  # each once
         only = self.config.only or tuple(rows)
         if unknown := [tag for tag in only if tag not in rows]:
@@ -245,17 +233,17 @@ class Study:
         return settings
 
     def _run(self, row: Row, seed: int) -> Experiment:
-        tag = f"{row.tag}_seed{seed}"
+        tag, own_file = f"{row.tag}_seed{seed}", row.file if row in self.own_rows else None
         shared = {"data_dir": str(self.data_dir.resolve()), "tag": tag}
         recipe = self.preset.recipes.get(row.tag, {}).items()
         own = {name: value for name, value in recipe if name not in self.passed} | row.arguments
         # The defaults of one's own script are given too: once they change, its runs are those of other settings.
-        defaults = {name: one.default for name, one in row.strategy.arguments.items() if row in self.own_rows}
+        defaults = {name: one.default for name, one in row.strategy.arguments.items() if own_file}
         arguments = {**shared, "seed": seed, **defaults, **accepted(row.strategy, self.settings), **own}
         evaluation = {**shared, "split": self.settings["val_split"], "localization": True}
         evaluation |= {name: self.settings.get(name) for name in ("num_workers", "batch_size", "device")}
-        evaluation["strategy"] = str(row.file) if row in self.own_rows else None
-        return Experiment(tag, row.program, arguments, evaluation, self.out, row.file if row in self.own_rows else None)
+        evaluation["strategy"] = own_file
+        return Experiment(tag, row.program, arguments, evaluation, self.out, own_file)
 
     def check_settings(self) -> TrainingConfig:
         """Return the shared arguments as the training scripts read them; refuse what a script would refuse later."""
@@ -300,9 +288,9 @@ class Study:
         epochs = {tag: int(run.arguments.get("max_epoch", shared.max_epoch)) for (tag, _), run in self.runs.items()}
         passes = {tag: epochs[tag] * row.passes * training for tag, row in self.rows.items()}
         passes = {tag: count + (epochs[tag] + 1) * validation / 3 for tag, count in passes.items()}
-        finished = {tag: run for (tag, _), run in self.runs.items() if run.state() == "finished" and run.seconds()}
-        seconds = {tag: run.seconds() for tag, run in finished.items()}
-        rates = [seconds[tag] / passes[tag] for tag in seconds]
+        finished = [(tag, run.seconds()) for (tag, _), run in self.runs.items() if run.state() == "finished"]
+        seconds = {tag: spent for tag, spent in finished if spent}
+        rates = [spent / passes[tag] for tag, spent in seconds.items()]
         start, rate = (0, median(rates)) if rates else (STARTUP_SECONDS, seconds_per_image(shared))
         return {tag: start + rate * count for tag, count in passes.items()} | seconds
 
@@ -330,31 +318,24 @@ class Study:
         rows = [(row.name, self.preset.published.get(tag, []), scores.get(tag, [])) for tag, row in self.rows.items()]
         return published_table(rows) if self.preset.published else ""
 
-    def write_comparison(self, comparison: Comparison, seeds: list[int]) -> None:
-        """Compare all pairs of a table's rows, as `tools.compare` does."""
-        scores = {row.name: [self.runs[row.tag, seed].evaluated(".npz") for seed in seeds] for row in comparison.rows}
-        base = self.out / "tables" / f"{comparison.name}_comparison"
-        write_comparison(ComparisonConfig(files=[], out=base, column=self.config.column), scores)
-
     def write_tables(self) -> None:
         """Write the tables and charts of the finished runs, and the public figures beside ours; print the mAPs."""
-        tags, seeds = self.comparable()
-
-        def read(row: Row) -> CompletedRuns:
-            return CompletedRuns.read(row.name, row.keypoints, [self.runs[row.tag, seed] for seed in seeds])
-
-        comparisons = [one._replace(rows=[row for row in one.rows if row.tag in tags]) for one in self.comparisons]
-        comparisons = [one for one in comparisons if len(one.rows) > 1]
-        sections = [TableSection(one.name, one.caption, [*map(read, one.rows)]) for one in comparisons]
+        (tags, seeds), folder, sections = self.comparable(), self.out / "tables", []
+        for one in self.comparisons:
+            rows = {row: [self.runs[row.tag, seed] for seed in seeds] for row in one.rows if row.tag in tags}
+            if len(rows) > 1:
+                completed = [CompletedRuns.read(row.name, row.keypoints, runs) for row, runs in rows.items()]
+                sections.append(TableSection(one.name, one.caption, completed))
+                scores = {row.name: [run.evaluated(".npz") for run in runs] for row, runs in rows.items()}
+                base = folder / f"{one.name}_comparison"  # of all pairs of rows, as `tools.compare` writes it
+                write_comparison(ComparisonConfig(files=[], out=base, column=self.config.column), scores)
         title = f"Preset {self.config.preset}: {self.preset.about}"
-        for one in comparisons:
-            self.write_comparison(one, seeds)
         with style(self.config.column):
-            shown = write_study(self.out / "tables", title, sections) if sections else [NO_TABLE]
+            shown = write_study(folder, title, sections) if sections else [NO_TABLE]
         if table := self.published():
-            write_text(self.out / "tables/published.md", table)
+            write_text(folder / "published.md", table)
         counts = f"{len(tags)} of {len(self.rows)} rows, {len(seeds)} of {len(self.seeds)} seeds"
-        print("\n".join([f"tables of {counts}: {self.out / 'tables'}", *shown]))
+        print("\n".join([f"tables of {counts}: {folder}", *shown]))
 
 
 def seconds_per_image(config: TrainingConfig) -> float:

@@ -38,14 +38,11 @@ class CSRA(nn.Module):
         """Return logits `[B, V]` and features `[B, V, h, w]` of x `[B, D, h, w]`; scores are `[B, V, heads, h, w]`."""
         directions = F.normalize(self.weight, dim=2).flatten(0, 1)
         scores = F.conv2d(x, directions[:, :, None, None]).float().unflatten(1, self.weight.shape[:2])
-        logits = sum(map(self._logit, scores.flatten(3).unbind(2), self.temperatures))
+        logits = 0
+        for score, temperature in zip(scores.flatten(3).unbind(2), self.temperatures, strict=True):  # [B, V, hw]
+            attended = score.amax(2) if temperature == inf else (score * (temperature * score).softmax(2)).sum(2)
+            logits = logits + (score.mean(2) + self.lam * attended)  # [B, V]
         return logits, scores.sum(2)
-
-    def _logit(self, score: Tensor, temperature: float) -> Tensor:
-        """Return the logit of a head `[B, V]` from its score `[B, V, hw]`."""
-        if temperature == inf:
-            return score.mean(2) + self.lam * score.amax(2)
-        return score.mean(2) + self.lam * (score * (temperature * score).softmax(2)).sum(2)
 
 
 STRATEGY = replace(

@@ -38,7 +38,6 @@ from tools.system.errors import run_main
 
 INDUCTOR = logging.getLogger("torch._inductor.compile_fx.__inductor_metrics")
 TYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # by --precision
-LEAST = {False: 3, True: 8}  # bytes moved, without and with gradient
 
 
 def view(layer: GroupedBatchNorm2d, x: Tensor) -> Tensor:
@@ -82,14 +81,14 @@ def main() -> None:
     config = parse(Config, __doc__)
     device, results = measure.prepare_device(config), {}
     print(f"{config.batch_size} crops, {config.precision}: seconds over all layers, ratio to plain, bytes moved")
-    for name, gradient in (("forward, no gradient", False), ("forward and backward", True)):
+    for name, gradient, least in (("forward, no gradient", False, 3), ("forward and backward", True, 8)):
         moved = {way: bytes_moved(way, config.precision, gradient, device) for way in config.ways}
         sums = Counter()
         for shape, count in shapes(config).items():
             for way in config.ways:
                 action = action_of(way, config.batch_size, shape, config.precision, gradient, device)
                 sums[way] += count * measure.measurement(config, device, action)["seconds"]
-        results[name] = {"seconds": sums, "bytes_moved": moved | {"least": LEAST[gradient]}}
+        results[name] = {"seconds": sums, "bytes_moved": moved | {"least": least}}
         for way, value in sums.items():
             ratio = value / sums.get("plain", math.nan)
             print(f"{name:22s} {way:9s} {value:8.4f} {ratio:6.2f} {moved[way]:6.1f}", flush=True)

@@ -44,9 +44,7 @@ def main() -> None:
         for workers in config.workers:
             calls = {name: (run_loader, config, name, workers) for name in ("published", "ours")}
             pair = measure.measured(calls, f"{workers} workers,")
-            ratios = measure.ratios(pair, "per_core", "ours/published")
-            measure.print_ratios(ratios)
-            results[str(workers)] = pair | ratios
+            results[str(workers)] = pair | measure.print_ratios(measure.ratios(pair, "per_core", "ours/published"))
     measure.save(config, "data", results)
 
 

@@ -37,8 +37,7 @@ def main() -> None:
         names = ("bare", "evaluation", "published")[: 3 if config.architecture in ARCHITECTURES else 2]
         results = measure.measured({name: (run, config, name) for name in names})
     ratios = measure.ratios(results, "images_per_second", "evaluation/bare", "evaluation/published")
-    measure.print_ratios(ratios)
-    measure.save(config, "evaluate", results | ratios)
+    measure.save(config, "evaluate", results | measure.print_ratios(ratios))
 
 
 def run(config: Config, name: str) -> dict:

@@ -159,9 +159,10 @@ def ratios(results: dict[str, dict], quantity: str, *labels: str) -> dict[str, f
     return found
 
 
-def print_ratios(values: dict[str, float]) -> None:
+def print_ratios(values: dict[str, float]) -> dict[str, float]:
     for label, value in values.items():
         print(f"{label:42s} {value:12.3f}", flush=True)
+    return values
 
 
 def measurement(config: TimingArguments, device: torch.device, action: Callable, **further: Any) -> dict[str, Any]:
@@ -214,15 +215,11 @@ def save(config: TimingArguments, name: str, results: Any) -> Path:
 
 def machine(device: torch.device) -> dict[str, Any]:
     """Return what measurements depend on: processor, memory, GPU and versions. No host name."""
-    description = {
-        "cpu": _read_proc("cpuinfo", "model name") or platform.machine(),
-        "cores": cores(),
-        "threads": torch.get_num_threads(),
-    }
+    cpu = _read_proc("cpuinfo", "model name") or platform.machine()
+    description = {"cpu": cpu, "cores": cores(), "threads": torch.get_num_threads()}
     if device.type == "cuda":
-        gpu = torch.cuda.get_device_properties(device)
-        description |= {"gpu": gpu.name, "gpu_memory": gpu.total_memory}
-        description |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+        gpu, cudnn = torch.cuda.get_device_properties(device), torch.backends.cudnn.version()
+        description |= {"gpu": gpu.name, "gpu_memory": gpu.total_memory, "cuda": torch.version.cuda, "cudnn": cudnn}
     return description | provenance()["versions"]
 
 

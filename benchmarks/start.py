@@ -46,9 +46,8 @@ def median(config: Config, name: str, words: list[str], folder: Path = ROOT, unt
 
     def run() -> None:
         command = [sys.executable, "-u", *words]
-        with subprocess.Popen(
-            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        ) as process:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        with subprocess.Popen(command, cwd=folder, text=True, **pipes) as process:
             for line in process.stdout:
                 if until and until in line:
                     process.kill()

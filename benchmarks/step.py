@@ -38,6 +38,7 @@ from train_classification_with_puzzle_max import STRATEGY as MAX
 
 STRATEGIES = {"max": MAX, "cMax": CMAX, "cTopk": CTOPK, "cTopk_w": CTOPK_W}  # by the oracle's names
 FIGURES = ("original", "original_kept", "ours", "ours_released", "limit", "keypoints")  # methods of `Steps`, up to "_"
+TIMES = ("original/ours", "original_kept/ours", "ours/limit", "keypoints/ours")  # ratios of seconds
 RELEASED = ("original", "ours_released")  # do not keep freed memory
 ITERATIONS = 1000  # of the schedule; measured at its middle, where every loss has its full weight
 LEARNING_RATE = 1e-4  # small, so that training on noise does not diverge
@@ -81,16 +82,14 @@ def main() -> None:
     for name in config.strategies:
         calls = {figure: (run_figure, config, figure, name) for figure in config.figures}
         figures = measure.measured(calls, f"{name},")
-        results[name] = figures | {"ratios": ratios_of(figures)}
-        measure.print_ratios(results[name]["ratios"])
+        results[name] = figures | {"ratios": measure.print_ratios(ratios_of(figures))}
         measure.save(config, "step", results)  # after each strategy: a time limit may end the rest
 
 
 def ratios_of(figures: dict[str, dict]) -> dict[str, float]:
     """Return the ratios of a strategy's figures, by label."""
-    times = ("original/ours", "original_kept/ours", "ours/limit", "keypoints/ours")
     memory = measure.ratios(figures, "peak_memory", "ours/original")
-    return measure.ratios(figures, "seconds", *times) | {f"memory {label}": ratio for label, ratio in memory.items()}
+    return measure.ratios(figures, "seconds", *TIMES) | {f"memory {label}": ratio for label, ratio in memory.items()}
 
 
 def run_figure(config: Config, figure: str, name: str) -> dict:

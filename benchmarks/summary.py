@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.measure import shown
-from benchmarks.step import FIGURES, ratios_of
+from benchmarks.step import FIGURES, TIMES, ratios_of
 from tools.system.command_line import Arguments, argument, parse
 from tools.system.errors import run_main
 from tools.system.files import read_json
@@ -12,10 +12,7 @@ from tools.system.text_table import fixed_width_table
 
 PRECISIONS = {"float32": "float32", "float32_compact": "float32, compact heap", "bf16": "bf16"}
 PRECISIONS |= {"bf16_max_accumulate2": "bf16, 2 parts"}
-RATIOS = {  # by what a table shows
-    "seconds": ("original/ours", "original_kept/ours", "ours/limit", "keypoints/ours"),
-    "peak_memory": ("memory ours/original",),
-}
+RATIOS = {"seconds": TIMES, "peak_memory": ("memory ours/original",)}  # by what a table shows
 
 
 @dataclass(frozen=True)

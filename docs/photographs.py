@@ -17,9 +17,8 @@ SIDE = 448  # height in pixels
 
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    photographs = {"cat": data.chelsea(), "astronaut": data.astronaut(), "rocket": data.rocket()}
-    images = {name: Image.fromarray(pixels) for name, pixels in photographs.items()}
-    images |= {"coffee": Image.fromarray(data.coffee())}
+    pixels = {"cat": data.chelsea(), "astronaut": data.astronaut(), "rocket": data.rocket(), "coffee": data.coffee()}
+    images = {name: Image.fromarray(photograph) for name, photograph in pixels.items()}
     images = {name: image.resize((round(image.width * SIDE / image.height), SIDE)) for name, image in images.items()}
     halves = images["astronaut"].crop((100, 0, 324, SIDE)), images["cat"].crop((270, 0, 494, SIDE))
     images["pair"] = Image.fromarray(np.concatenate(halves, axis=1))

@@ -4,8 +4,6 @@ python3 -m tools.plot_classes TAG [TAG …]
 python3 -m tools.plot_classes cMax_seed0 cMax_seed1 --seeds --column single --out classes.pdf
 """
 
-import itertools
-
 import numpy as np
 
 from tools.pictures.charts import bar_chart
@@ -21,7 +19,7 @@ def main() -> None:
     best = [best_validation(history, tag) for tag, history in zip(config.tags, histories, strict=True)]
     precisions = [row.get("average_precision", {}) for row in best]
     classes = [[*found, *row.get("without_positive", [])] for found, row in zip(precisions, best, strict=True)]
-    names = list(dict.fromkeys(itertools.chain(*classes)))
+    names = list(dict.fromkeys(name for of_run in classes for name in of_run))
     values = [numbers(found.get(name) for found in precisions) for name in names]
     epochs = [f"{tag}, epoch {row['epoch']}" for tag, row in zip(config.tags, best, strict=True)]
     means = numbers(row.get("map") for row in best)

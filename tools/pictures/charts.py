@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from tools.pictures.figure import fit_text, in_print, letter, new_figure, page_width, printable, style
+from tools.runs.folder import History, epochs_of, values_of
 from tools.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,6 +31,17 @@ CHART, BAR, NAMES = 16, 1.15, 11  # height of a chart and of a bar, width of the
 MOST_CURVES, SMALL = 60, 10  # small charts of a figure, and the least width of one
 MOST_WRITTEN = 12  # rows of a matrix whose numbers are written
 CHARACTER = 0.6  # mean width
+TITLES = {  # of learning curves
+    "class_loss": "classification loss (class_loss)",
+    "map": "validation mAP, %",
+    "eval_class_loss": "validation: classification loss (eval_class_loss)",
+    "re_loss": "reconstruction loss (re_loss)",
+    "map_scale": "strongest feature of a present class (map_scale)",
+    "learning_rate": "learning rate",
+    "loss": "weighted sum of the losses (loss)",
+    "p_class_loss": "puzzle classification loss (p_class_loss)",
+}
+VALIDATION = ("eval_class_loss", "map", "map_scale")  # the others are of training
 
 
 class Line(NamedTuple):
@@ -82,6 +94,22 @@ def line_charts(title: str, x_label: str, charts: dict[str, list[Line]], percent
     figure.supxlabel(x_label)
     figure.supylabel(percent)
     return figure
+
+
+def further_losses(histories: Iterable[History]) -> list[str]:
+    """Return the names of losses that strategies of one's own add."""
+    names = dict.fromkeys(name for history in histories for row in history["train"] for name in row)
+    return [name for name in names if name.endswith("_loss") and name not in TITLES]
+
+
+def learning_curves(runs: list[tuple[str, History]], names: Iterable[str]) -> dict[str, list[Line]]:
+    """Return the charts of values by title, with a curve of each (label, history); a run without a value has a gap."""
+    charts = {}
+    for name in names:
+        kind = "validation" if name in VALIDATION else "train"
+        lines = [Line(label, epochs_of(history, kind), values_of(history, kind, name)) for label, history in runs]
+        charts[TITLES.get(name, name)] = lines
+    return charts
 
 
 def _joined(lines: list[Line]) -> list[Line]:

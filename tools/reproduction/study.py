@@ -1,7 +1,7 @@
 """Tables and charts of completed runs: means over seeds, differences with their intervals, learning curves."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,11 @@ from tools.metrics.bootstrap import paired_bootstrap
 from tools.metrics.multilabel import binary_labels
 from tools.metrics.scores import read_scores
 from tools.metrics.significance import holm
-from tools.pictures.charts import MOST_LINES, Line, bar_chart, line_charts
+from tools.pictures.charts import MOST_LINES, bar_chart, further_losses, learning_curves, line_charts
 from tools.pictures.figure import write_picture
 from tools.reproduction.series import Experiment
 from tools.reproduction.tables import Column, Number, Table
-from tools.runs.folder import History, best_validation, epochs_of, numbers, read_histories, values_of
+from tools.runs.folder import History, best_validation, numbers, read_histories, values_of
 from tools.system.errors import UserError
 from tools.system.files import provenance, read_object, write_text
 from tools.system.text_table import markdown_cell
@@ -26,13 +26,7 @@ if TYPE_CHECKING:
 
 SIGNIFICANT = 0.05
 ARG_MAX = "cMax"  # the keypoints of the localization that are the arg-max of a class's map
-CURVES = (
-    ("validation", "map", "validation mAP, %"),
-    ("train", "class_loss", "classification loss (class_loss)"),
-    ("train", "p_class_loss", "puzzle classification loss (p_class_loss)"),
-    ("train", "re_loss", "reconstruction loss (re_loss)"),
-    ("validation", "map_scale", "strongest feature of a present class (map_scale)"),
-)
+CURVES = ("map", "class_loss", "p_class_loss", "re_loss", "map_scale")
 
 
 @dataclass(frozen=True)
@@ -85,10 +79,6 @@ class CompletedRuns:
         apart = numbers(row.get("map") if "select_map" in row else None for row in best)
         last, chosen = [of_run[-1] for of_run in maps], [row["epoch"] for row in best]
         return [Number.of(values) for values in (last, chosen, highest - apart)]
-
-    def curves(self, kind: str, name: str) -> list[Line]:
-        """Return a learning curve of each run."""
-        return [Line(self.name, epochs_of(one, kind), values_of(one, kind, name)) for one in self.histories]
 
 
 def _read_result(path: Path) -> dict[str, Any]:
@@ -162,20 +152,21 @@ class TableSection:
     def _localization(self) -> Table:
         first = self.rows[0]
         near = f"within {first.results[0]['localization'].get('tolerance')}"
-        own = [(row, row.keypoints, f"{row.keypoints} {near}", ARG_MAX, "energy", "empty") for row in self.rows]
-        centre = (first, "centre", f"centre {near}", "", "", "")  # "": has none
-        uniform = (first, "uniform", f"uniform {near}", "uniform", "uniform", "")
-        cells = (*own, centre, uniform)
-        rows = [[row.mean("localization", "over_pairs", name) for name in names] for row, *names in cells]
-        best = {"own keypoint in a box": max, f"{near} px": max, "map's arg-max in a box": max}
-        best |= {"map's energy in boxes": max, "empty maps": min}
-        pairs = zip(best.items(), zip(*rows, strict=True), strict=True)
-        columns = [Column(title, values, better) for (title, better), values in pairs]
-        strength = [*(row.mean("localization", "strength") for row in self.rows), Number(), Number()]
-        maps = [*((row, "CAM") for row in self.rows), (first, "centre")]
-        boxes = [*(row.mean("localization", "maps", kind, "MaxBoxAccV2") for row, kind in maps), Number()]
-        columns.append(Column("MaxBoxAccV2", boxes, max))
-        columns.append(Column("strongest feature", strength))
+        points = [*self.rows, *(replace(first, keypoints=name) for name in ("centre", "uniform"))]
+        pairs, maps = ("localization", "over_pairs"), ("localization", "maps")
+        columns = [
+            Column("own keypoint in a box", [row.mean(*pairs, row.keypoints) for row in points], max),
+            Column(f"{near} px", [row.mean(*pairs, f"{row.keypoints} {near}") for row in points], max),
+        ]
+        for title, better, own, *chance in (  # where our rows, the centre and uniform chance have it; (): nowhere
+            ("map's arg-max in a box", max, (*pairs, ARG_MAX), (), (*pairs, "uniform")),
+            ("map's energy in boxes", max, (*pairs, "energy"), (), (*pairs, "uniform")),
+            ("empty maps", min, (*pairs, "empty"), (), ()),
+            ("MaxBoxAccV2", max, (*maps, "CAM", "MaxBoxAccV2"), (*maps, "centre", "MaxBoxAccV2"), ()),
+            ("strongest feature", None, ("localization", "strength"), (), ()),
+        ):
+            numbers = [row.mean(*own) for row in self.rows] + [first.mean(*path) for path in chance]
+            columns.append(Column(title, numbers, better))
         chance = ("chance: centre", "chance: uniform")
         return self._table("object-awareness, % of (image, class) pairs", columns, references=chance)
 
@@ -194,12 +185,9 @@ class TableSection:
         pictures = {"bars": bar_chart(f"{self.caption}: mAP, %", *shown, chance)}
         for start in range(0, len(self.rows), MOST_LINES):  # more curves in one chart could not be told apart
             number = f"_{start // MOST_LINES + 1}" if start else ""
-            rows = self.rows[start : start + MOST_LINES]
-            own = {name for row in rows for run in row.histories for one in run["train"] for name in one}
-            own = sorted(name for name in own - {name for _, name, _ in CURVES} if name.endswith("_loss"))
-            charts = [*CURVES, *(("train", name, name) for name in own)]
-            lines = {title: [line for row in rows for line in row.curves(kind, name)] for kind, name, title in charts}
-            pictures[f"curves{number}"] = line_charts(self.caption, "epoch", lines)
+            shown = [(row.name, one) for row in self.rows[start : start + MOST_LINES] for one in row.histories]
+            values = [*CURVES, *sorted(further_losses(history for _, history in shown))]
+            pictures[f"curves{number}"] = line_charts(self.caption, "epoch", learning_curves(shown, values))
         return pictures
 
 

@@ -94,7 +94,6 @@ class Table:
         return [list(row) for row in zip(*columns, strict=True)]
 
     def text(self) -> str:
-        """Return the table for a screen."""
         cells = self.cells()
         return fixed_width_table(cells, [9] * len(cells[0]))
 
