@@ -3,7 +3,6 @@
 It differs from Max in the keypoint alone. Paper of the cut: Puzzle-CAM (ICIP 2021).
 """
 
-import torch
 from torch import Tensor
 
 from baselines.recipe import TRAINING
@@ -16,21 +15,17 @@ from core.training import train
 
 
 def training_step(
-    student: Classifier, teacher: Classifier | None, images: Tensor, labels: Tensor, crops: Crops, options: Options
+    student: Classifier, teacher: None, images: Tensor, labels: Tensor, crops: Crops, options: Options
 ) -> Step:
     """Return the losses of the centre cut on one batch; `core.strategy.Strategy` describes the arguments."""
     logits, features = student(images)  # [B, V], [B, V, n, n]
 
-    keypoints = centre_keypoints(len(crops.image), images.shape[-1], images.device)  # [crops, 2]
-    tiles = cut_tiles(images, crops.image, keypoints)  # [crops, 4, 3, S/2, S/2]
+    keypoints = centre_keypoints(len(images), images.shape[-1], images.device)  # [B, 2]
+    tiles = cut_tiles(images, crops.image, keypoints)  # [B, 4, 3, S/2, S/2]
 
-    if teacher is None:
-        # The logits of the tiles are not used, but computing them moves the running statistics that evaluation uses.
-        _, tile_features = student(tiles)  # [crops, 4, V, n/2, n/2]
-    else:  # of centre_ema
-        with torch.no_grad():  # the teacher's maps are targets: no gradient flows through it
-            _, tile_features = teacher(tiles, features_only=True)
-    merged = merge_tiles(tile_features, keypoints, images.shape[-1])  # [crops, V, n, n]
+    # The logits of the tiles are not used, but computing them moves the running statistics that evaluation uses.
+    _, tile_features = student(tiles)  # [B, 4, V, n/2, n/2]
+    merged = merge_tiles(tile_features, keypoints, images.shape[-1])  # [B, V, n, n]
 
     class_loss, p_class_loss, re_loss = puzzle_losses(logits, features, merged, labels, crops, options.re_loss)
     loss = class_loss + options.alpha_p * p_class_loss + options.alpha_re * re_loss
