@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from tools.metrics.protocols import PROTOCOLS, protocol_tables
 from tools.metrics.scores import read_scores
 
 PAGE = ROOT / "docs/study.md"
+TAGS = {"centre": "centre_ema", "cMax": "cMax_ema", "cTopk": "cTopk_ema", "cTopk-w": "cTopk_w_ema", "Max": "max"}
+TAGS["cMax, scale-free"] = "scale_free_strategycMax"  # of rows whose names differ from them
 ROOMS = ("baselines", "core", "data", "docs", "tools", "evaluate_classification.py", "reproduce_tables.py")
 
 
@@ -45,8 +48,14 @@ def cells(page: Path, section: str) -> list[list[str]]:
     return [rows[0], *rows[2:]]
 
 
+def validations(row: str) -> list[dict]:
+    path = ROOT / f"docs/study/experiments/data/{TAGS.get(row, row)}_seed0.json"
+    return json.loads(path.read_text(encoding="utf-8"))["validation"]
+
+
 def test_every_table_and_output_of_the_page_is_made_by_its_commands(made):
     text = PAGE.read_text(encoding="utf-8").split("## An interrupted series")[0]
+    text = re.sub("## Why the maps shrink.*?\n## ", "", text, flags=re.S)  # its table has a test of its own
     tables = [line for line in text.splitlines() if line.startswith("|")]
     printed = [line for block in blocks_of(PAGE) if block.marker == "output" for line in block.text.splitlines()]
     assert len(tables) > 10 and len(printed) > 10
@@ -56,25 +65,31 @@ def test_every_table_and_output_of_the_page_is_made_by_its_commands(made):
 def test_the_interrupted_series_is_that_of_its_file():
     with (ROOT / "docs/study/interrupted.csv").open() as file:
         found = {(row["row"], row["epoch"], row["seed"]): row["map"] for row in csv.DictReader(file)}
-    tags = {"centre": "centre_ema", "cMax": "cMax_ema", "cTopk": "cTopk_ema", "cTopk-w": "cTopk_w_ema", "Max": "max"}
-    tags["cMax, scale-free"] = "scale_free_strategycMax"
     _, *rows = cells(PAGE, "An interrupted series on a GPU")
     assert len(rows) == 12
     for name, *values in rows:
-        keys = [(tags.get(name, name), epoch, seed) for epoch in ("3", "4", "13") for seed in ("0", "1")]
+        keys = [(TAGS.get(name, name), epoch, seed) for epoch in ("3", "4", "13") for seed in ("0", "1")]
         assert values == [found.get(key, "–") for key in keys], name
 
 
+def test_the_strongest_features_are_those_of_the_histories():
+    heads, *rows = cells(PAGE, "Why the maps shrink")
+    epochs = [int(head.removeprefix("epoch ")) for head in heads[1:]]
+    assert len(rows) >= 7 and epochs == [1, 5, 10, 15]
+    for name, *values in rows:
+        history = validations(name)
+        assert values == [f"{history[epoch - 1]['map_scale']:.1f}" for epoch in epochs], name
+
+
 def test_the_spread_over_protocols_is_that_of_the_scores():
-    tags = {"cMax": "cMax_ema", "cMax, scale-free": "scale_free_strategycMax"}
     heads, *rows = cells(ROOT / "docs/protocols.md", "The spread on real scores")
     names = [head.strip("`") for head in heads[1:-2]]
     assert len(rows) >= 4 and len(names) == 6
     for name, *values in rows:
-        tag = f"{tags.get(name, name)}_seed0"
+        tag = f"{TAGS.get(name, name)}_seed0"
         scored = read_scores(ROOT / f"docs/study/experiments/evaluation/best_{tag}_Main_val.npz")
         result = protocol_tables([*PROTOCOLS], scored)[2]["protocols"]
-        history = json.loads((ROOT / f"docs/study/experiments/data/{tag}.json").read_text())["validation"]
+        history = validations(name)
         cf1 = [one["counts"]["CF1"] for one in result.values() if "CF1" in one["counts"]]
         expected = [f"{result[protocol]['mAP']:.2f}" for protocol in names]
         expected += [f"{min(cf1):.1f} … {max(cf1):.1f}", f"{max(row['map'] for row in history):.2f}"]

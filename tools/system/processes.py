@@ -50,10 +50,11 @@ class Processes:
 
     def any(self, *flags: bool) -> list[bool]:
         """Return for each flag whether it is set in any process. On the CPU, so no GPU synchronizes for it."""
+        if self.size == 1:
+            return list(flags)
         raised = torch.tensor(flags, dtype=torch.int32)
-        if self.size > 1:
-            dist.all_reduce(raised, op=dist.ReduceOp.MAX)
-        return list(map(bool, raised.tolist()))
+        dist.all_reduce(raised, op=dist.ReduceOp.MAX)
+        return [bool(flag) for flag in raised.tolist()]
 
     def gather(self, value: Any) -> list[Any]:
         """Return the value of every process, in the order of ranks."""
