@@ -168,7 +168,8 @@ def average_statistics(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     size = torch.distributed.get_world_size()
     mean_of_all = torch.distributed.nn.functional.all_reduce(mean) / size
     # The variance about the common mean: no difference of large squares.
-    return mean_of_all, torch.distributed.nn.functional.all_reduce(var + (mean - mean_of_all).square()) / size
+    var_of_all = torch.distributed.nn.functional.all_reduce(var + (mean - mean_of_all).square()) / size
+    return mean_of_all, var_of_all
 
 
 def update_running_stats(running: Tensor, values: Tensor, momentum: float) -> None:

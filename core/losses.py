@@ -15,8 +15,7 @@ RECONSTRUCTION_LOSSES = ("L1_Loss", "L2_Loss")
 def class_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the multi-label soft margin loss, mean over classes and images: a scalar, 0 for N = 0.
 
-    Args:
-        logits: `[N, V]`; targets: multi-hot `[N, V]`.
+    `logits` are `[N, V]`, `targets` multi-hot `[N, V]`.
     """
     # The sigmoid form of the multi-label soft margin, element by element.
     elements = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
