@@ -20,8 +20,8 @@ TOPK_RADIUS = 128.0
 def max_keypoints(cams: Tensor, labels: Tensor, image_size: int) -> Tensor:
     """Return the keypoints of Max, one per image `[B, 2]`: the arg-max of the strongest present class.
 
-    It is the center for an image without labels. `cams` are the maps of all classes `[B, V, n, n]`, `labels` are multi-hot
-    `[B, V]`.
+    It is the center for an image without labels. `cams` are the maps of all classes `[B, V, n, n]`, and `labels` are
+    multi-hot `[B, V]`.
     """
     # The maximum comes before the resizing, as in the official code: the other order finds other keypoints.
     return cmax_keypoints((cams * labels[:, :, None, None]).amax(1), image_size)
