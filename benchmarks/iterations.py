@@ -2,13 +2,12 @@
 
 Trains on noise, as benchmarks.step does; in each batch other images show the least to the most of --labels.
 
-padded      the crops of the teacher's pass are made up to a multiple of 8 with copies; cuDNN tunes every size it meets
-unpadded    not; cuDNN tunes for every number of crops
-heuristics  not; cuDNN chooses by rules, without tuning
+rules  cuDNN chooses its kernels by rules (ours)
+tuned  cuDNN times its kernels for every number of crops that it has not seen
 
-Seconds are those of all iterations: tuning happens in the first ones. On a GPU it then runs ten iterations of every
-strategy with CUDA's warning for every operation that waits for the device, and names the lines of the project that
-wait, except the one that asks whether loss and gradients are finite.
+Seconds are those of all iterations: most timing happens in the first ones. On a GPU it then runs ten iterations of
+every strategy with CUDA's warning for every operation that waits for the device, and names the lines of the project
+that wait, except the one that asks whether loss and gradients are finite.
 """
 
 import traceback
@@ -24,7 +23,7 @@ from tools.system.command_line import argument, parse
 from tools.system.errors import run_main
 from tools.system.files import ROOT
 
-WAYS = ("padded", "unpadded", "heuristics")
+WAYS = ("rules", "tuned")
 WATCHED = 10  # iterations
 EXPECTED = "_all_finite"  # the function of the trainer that waits once per iteration
 
@@ -57,9 +56,7 @@ def varying(config: Config, name: str, way: str) -> dict:
     """Measure all iterations of one of `WAYS`, from the first."""
     steps = step.Steps(config, name)
     trainer = steps.trainer()
-    torch.backends.cudnn.benchmark = way != "heuristics"
-    if trainer.teacher is not None and way != "padded":
-        trainer.teacher.crop_multiple = 1
+    torch.backends.cudnn.benchmark = way == "tuned"
     labels = batches(config)
     seconds = measure.seconds(lambda: [trainer.iterate(steps.images, batch) for batch in labels], steps.device)
     crops = sorted({len(steps.strategy.crops(batch).image) for batch in labels})
@@ -67,7 +64,7 @@ def varying(config: Config, name: str, way: str) -> dict:
 
 
 def waits(config: Config, name: str) -> dict[str, int]:
-    """Return, and print, how often each line waits for the device in the iterations after the first, which tunes."""
+    """Return, and print, how often each line waits for the device in the iterations after the first."""
     steps = step.Steps(config, name)
     trainer = steps.trainer()
     trainer.iterate(steps.images, steps.labels)

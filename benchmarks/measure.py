@@ -33,6 +33,7 @@ AMP = {"float32": "off", "bf16": "bf16", "fp16": "fp16"}  # a precision as `--am
 CPU = torch.device("cpu")
 QUANTITIES = {  # of a result, in the order of its line: divisor, format and unit
     "seconds": (1, ".4f", "s"),
+    "first_seconds": (1, ".2f", "s first"),
     "peak_memory": (1 << 20, ".0f", "MiB"),
     "images_per_second": (1, ".1f", "images/s"),
     "per_core": (1, ".1f", "images/s per core"),
@@ -54,6 +55,8 @@ class NetworkArguments(TimingArguments):
     image_size: int = argument(512, "side in pixels, divisible by 32", above=0)
     device: str = argument("auto", "auto, cpu, cuda or cuda:N; one device")
     tf32: bool = argument(False, "allow TF32 on GPUs: faster, less precise")
+    cudnn_benchmark: bool = argument(False, "let cuDNN time its kernels for every new shape, on GPUs")
+    channels_last: bool = argument(True, "memory layout of our code; see the training scripts")
 
     def check(self) -> None:
         check_image_size(self.image_size)
@@ -113,7 +116,7 @@ def prepare_device(config: NetworkArguments, keep_memory: bool = True) -> torch.
     """Return a benchmark's only device (of several GPUs the first), set to the same rounding in every process."""
     device = choose_device(config.device, keep_memory)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = config.cudnn_benchmark
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
@@ -166,12 +169,14 @@ def print_ratios(values: dict[str, float]) -> dict[str, float]:
 
 
 def measurement(config: TimingArguments, device: torch.device, action: Callable, **further: Any) -> dict[str, Any]:
-    """Return median and all seconds of `action` in this process, peak memory in bytes, and `further`.
+    """Return median, all and the first seconds of `action` in this process, peak memory in bytes, and `further`.
 
     If `further` says how many `images` the action takes, return images per second too.
     """
-    times = [seconds(action, device) for _ in range(config.warm_up + config.repeats)][config.warm_up :]
+    everything = [seconds(action, device) for _ in range(config.warm_up + config.repeats)]
+    times = everything[config.warm_up :]
     result = {"seconds": statistics.median(times), "all_seconds": [round(value, 5) for value in times]}
+    result["first_seconds"] = round(everything[0], 5)  # with the choice of kernels
     if "images" in further:
         result["images_per_second"] = further["images"] / result["seconds"]
     return result | {"peak_memory": peak_memory(device)} | further

@@ -154,8 +154,8 @@ class Steps:
         """Pass the tiles as images: all are one group, which the library's kernel normalizes in one call."""
         side = self.config.image_size // 2
         tiles = torch.randn(TILES * len(self.crops.image), 3, side, side)
-        images, tiles = (x.to(self.device, memory_format=torch.channels_last) for x in (self.images, tiles))
         student = self._network()
+        images, tiles = (x.to(self.device, memory_format=student.memory_format) for x in (self.images, tiles))
         tile_network = self._network().requires_grad_(False) if self.strategy.teacher else student
 
         def step() -> None:
@@ -168,7 +168,8 @@ class Steps:
         return step
 
     def _network(self) -> Classifier:
-        return untrained_network(self.config.architecture, self.config.classes).to(self.device)
+        config = self.config
+        return untrained_network(config.architecture, config.classes, config.channels_last).to(self.device)
 
     def keypoints(self) -> Callable[[], None]:
         """Search on maps like those of a trained network: a few blobs on an empty background."""

@@ -26,7 +26,6 @@ class Groups(NamedTuple):
     replicas: int = 1  # number of equal parts each crop (or the batch of images) is split into for its batch statistics
     update_running: bool = True  # whether the running statistics move
     synchronize: bool = False  # average the batch statistics over the processes of `torch.distributed`
-    padding: int = 0  # how many of the crops, the last ones, are copies that the running statistics do not see
 
     @property
     def total(self) -> int:
@@ -35,8 +34,8 @@ class Groups(NamedTuple):
 
     @property
     def updates(self) -> slice:
-        """Which of the groups move the running statistics: the first replica of every crop that is not a copy."""
-        return slice(0, (self.crops - self.padding) * self.replicas if self.update_running else 0, self.replicas)
+        """Which of the groups move the running statistics: the first replica of every crop."""
+        return slice(0, self.total if self.update_running else 0, self.replicas)
 
 
 ONE_GROUP = Groups()
@@ -83,7 +82,7 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         if x.numel() == x.shape[1] * self.groups.total and not self.groups.synchronize:
             raise OneValuePerChannel("a layer of batch normalization gets one value per channel")
         if self.groups.update_running:
-            self.num_batches_tracked += self.groups.crops - self.groups.padding
+            self.num_batches_tracked += self.groups.crops
         at_once = (x.is_cuda and self.groups.total > 1) or self.groups.synchronize
         return normalize_groups_at_once(self, x) if at_once else normalize_group_by_group(self, x)
 

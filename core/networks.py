@@ -70,9 +70,6 @@ class Classifier(nn.Module):
         self.head = head if isinstance(head, str) else type(self.own_head).__name__
         self.image_groups = self.tile_groups = ONE_GROUP
         self.crops_at_once = 0  # crops of tiles per pass at most; 0: all. It saves memory only without gradient
-        # Copies, which change nothing, make up the crops of a pass to a multiple of this: on a GPU, cuDNN tunes its
-        # convolutions for every number of crops that it has not seen.
-        self.crop_multiple = 1
         self.normalization = None  # for the caller: mean and standard deviation of its images' RGB; None: ImageNet's
         nn.init.kaiming_normal_(self.classifier.weight)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -122,14 +119,10 @@ class Classifier(nn.Module):
         return None if features_only else torch.cat(logits), torch.cat(features)
 
     def _forward_crops(self, tiles: Tensor, features_only: bool):
-        """Pass one part of the crops, made up with copies of its last crop to a multiple of `crop_multiple`."""
-        (crops, count), padding = tiles.shape[:2], -len(tiles) % self.crop_multiple
-        if padding:
-            tiles = torch.cat((tiles, tiles[-1:].expand(padding, -1, -1, -1, -1)))
-        groups = self.tile_groups._replace(crops=crops + padding, padding=padding)
+        """Pass one part of the crops."""
+        groups = self.tile_groups._replace(crops=len(tiles))
         logits, features = self._forward(tiles.flatten(0, 1), groups, features_only)
-        logits = None if features_only else logits.unflatten(0, (-1, count))[:crops]
-        return logits, features.unflatten(0, (-1, count))[:crops]
+        return None if features_only else logits.unflatten(0, tiles.shape[:2]), features.unflatten(0, tiles.shape[:2])
 
     def _forward(self, images: Tensor, groups: Groups, features_only: bool):
         set_groups(self.backbone, groups)

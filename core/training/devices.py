@@ -33,7 +33,6 @@ class Devices:
 def choose_devices(config: Config, processes: Processes) -> Devices:
     """Return the devices that the arguments ask for, if they are here and can share a batch so, `replicas` resolved."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
-    torch.backends.cudnn.benchmark = not config.deterministic
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)

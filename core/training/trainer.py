@@ -56,7 +56,6 @@ class Trainer:
             images = config.batch_size // (config.accumulate * self.processes.size * max(len(self.gpus), 1))
             given = self.arguments["teacher_crops"]
             self.teacher.crops_at_once = images if given < 0 else given
-            self.teacher.crop_multiple = 8 if self.gpus else 1  # benchmarks/iterations.py compares
         self.epoch_iterations = epoch_iterations
         self.max_iteration = config.max_epoch * epoch_iterations
         self.iteration, self._checked = 0, False
