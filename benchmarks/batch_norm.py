@@ -3,8 +3,7 @@
 plain     the library's kernel on the whole batch: different numbers, and a lower bound of the time
 ours      `core.batch_norm.GroupedBatchNorm2d`, which chooses one of the next two by the device
 crops     the library's kernel crop by crop, written straight into the crop's part of the output (ours on a CPU)
-var_mean  mean and variance of a view `[crops, 4, C, h, w]`, then one multiplication and addition (ours on a GPU)
-compiled  var_mean under torch.compile, with dynamic shapes: Inductor joins its operations to few kernels
+at_once   a few tensor operations on a view `[crops, 4, C, h, w]`, with a backward pass of its own (ours on a GPU)
 view      the library's kernel once, on contiguous `[4, crops · C, h, w]`: a crop's channel is a channel of its own; its
           batch has to be ordered tile by tile, and its layout is not ours
 
@@ -13,18 +12,15 @@ Counts the bytes that the tensor operations of a way read and write, in those of
 gradient (read for the statistics, read again and write) and 8 with (for the gradient read twice both, and write).
 """
 
-import logging
 import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._inductor import metrics
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -36,7 +32,6 @@ from core.networks import TILES
 from tools.system.command_line import parse
 from tools.system.errors import run_main
 
-INDUCTOR = logging.getLogger("torch._inductor.compile_fx.__inductor_metrics")
 TYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # by --precision
 
 
@@ -54,20 +49,11 @@ def view(layer: GroupedBatchNorm2d, x: Tensor) -> Tensor:
     return result.view_as(x)
 
 
-@cache
-def compiled_normalization(backend: str = "inductor") -> Callable:
-    """Return the computation of `normalize_groups_at_once`, compiled at its first call with dynamic shapes."""
-    function = torch.compile(batch_norm.normalize_split, dynamic=True, backend=backend)
-    # Views: of a parameter itself, torch.compile takes the length as fixed, and compiles for every other again.
-    return lambda split, weight, bias, *further: function(split, weight.view(-1), bias.view(-1), *further)
-
-
 WAYS: dict[str, Callable[[GroupedBatchNorm2d, Tensor], Tensor]] = {
     "plain": nn.BatchNorm2d.forward,
     "ours": GroupedBatchNorm2d.forward,
     "crops": batch_norm.normalize_group_by_group,
-    "var_mean": batch_norm.normalize_groups_at_once,
-    "compiled": lambda layer, x: batch_norm.normalize_groups_at_once(layer, x, compiled_normalization()),
+    "at_once": batch_norm.normalize_groups_at_once,
     "view": view,
 }
 
@@ -132,16 +118,9 @@ def action_of(
 def bytes_moved(way: str, precision: str, gradient: bool, device: torch.device) -> float:
     """Return the bytes that the operations of a way read and write on a small input, in those of the input."""
     action = action_of(way, 3, (16, 32, 32), precision, gradient, device)
-    if way != "compiled":
-        with BytesMoved() as moved:
-            size = action().nbytes
-        return moved.total / size
-    compiled_normalization.cache_clear()
-    before, level = metrics.num_bytes_accessed, INDUCTOR.level
-    INDUCTOR.setLevel(logging.INFO)  # at this level Inductor counts what its kernels move
-    size = action().nbytes
-    INDUCTOR.setLevel(level)
-    return (metrics.num_bytes_accessed - before) / size
+    with BytesMoved() as moved:
+        size = action().nbytes
+    return moved.total / size
 
 
 class BytesMoved(TorchDispatchMode):

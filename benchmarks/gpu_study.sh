@@ -3,7 +3,9 @@
 # DATA is a devkit folder, or an archive that tools.scale_devkit made of one; WEIGHTS is a file, imagenet or none. Runs and
 # tables are written to reproduction/gpu_study (RESULTS), with two archives: results.tar.gz redoes the tables, states.tar
 # holds what unfinished runs need. The same command continues, also where RESULTS holds nothing but these two.
-# RUNS=3 runs share the GPU. ARGUMENTS go to every training script, as ARGUMENTS="--image_size 448 --max_image_size 560".
+# RUNS runs share the GPU: half as many as there are cores, at most 8. NVIDIA's multi-process service (MPS), where it is
+# installed, lets them compute at the same time; else they take turns, which is several times slower.
+# ARGUMENTS go to every training script, as ARGUMENTS="--image_size 448 --max_image_size 560".
 # A trial without a GPU: DEVICE=cpu RUNS=1 ARGUMENTS="--architecture resnet18 --image_size 32 --min_image_size 32
 # --max_image_size 48 --max_epoch 1 --amp off" bash benchmarks/gpu_study.sh toy_voc none 5
 set -euo pipefail
@@ -14,7 +16,8 @@ refuse() {
 [[ $# -eq 3 && $3 =~ ^[1-9][0-9]*$ ]] || refuse "usage: bash benchmarks/gpu_study.sh DATA WEIGHTS MINUTES"
 [ -e "$1" ] || refuse "$1: no such file or folder"
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-device=${DEVICE:-cuda:0} runs=${RUNS:-3} results=$(realpath -m "${RESULTS:-$repository/reproduction/gpu_study}")
+cores=$(nproc) most=$((cores < 16 ? (cores + 1) / 2 : 8))
+device=${DEVICE:-cuda:0} runs=${RUNS:-$most} results=$(realpath -m "${RESULTS:-$repository/reproduction/gpu_study}")
 [[ $runs =~ ^[1-9][0-9]*$ ]] || refuse "RUNS=$runs: must be a whole number above 0"
 data=$(realpath "$1") weights=$2 limit=$((60 * $3))
 [ ! -f "$weights" ] || weights=$(realpath "$weights")
@@ -47,13 +50,24 @@ if [ -f "$data" ]; then
     data=$unpacked
 fi
 
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > runs ? cores / runs : 1))}
+if [ "$device" != cpu ] && command -v nvidia-cuda-mps-control >/dev/null; then
+    service=$(mktemp -d) # in /tmp: the paths of its sockets have to be short
+    export CUDA_MPS_PIPE_DIRECTORY=$service CUDA_MPS_LOG_DIRECTORY=$service
+    trap 'echo quit | CUDA_MPS_PIPE_DIRECTORY=$service nvidia-cuda-mps-control || :; rm -rf "$service"' EXIT
+    if ! nvidia-cuda-mps-control -d || ! timeout 60 python -c "import torch; torch.zeros(1, device='$device')"; then
+        echo "[!] the multi-process service does not work here: the runs take turns" >&2
+        unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
+    fi
+fi
+
 # The last minute is for the states, the tables and the archives.
 left=$((limit - SECONDS - ${RESERVE:-60}))
 left=$((left > 0 ? left : 0))
 # shellcheck disable=SC2086 # ARGUMENTS are several words
 timeout -k 30 "$((left + 50))" python reproduce_tables.py --preset gpu-study --data_dir "$data" --weights "$weights" \
     --out "$results" --parallel "$runs" --time_limit "$(awk "BEGIN { print $left / 60 }")" \
-    -- --device "$device" --num_workers "$(($(nproc) / runs))" ${ARGUMENTS:-} &
+    -- --device "$device" --num_workers "$((cores / runs))" ${ARGUMENTS:-} &
 series=$!
 trap 'kill "$series" 2>/dev/null' INT TERM HUP # it saves the states; the archives are still written
 status=0

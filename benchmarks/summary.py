@@ -30,7 +30,7 @@ def main() -> None:
         rows.append(["---"] * len(rows[0]))
         for name, precision in PRECISIONS.items():
             for strategy, measured in results.get(name, {}).items():
-                figures = results["original"][strategy] | measured
+                figures = results.get("original", {}).get(strategy, {}) | measured
                 ratios = ratios_of(figures)
                 cells = [shown(figures.get(figure, {}), quantity) for figure in FIGURES[:-1]]
                 cells += [f"{ratios[label]:.3f}" if label in ratios else "–" for label in labels]

@@ -9,7 +9,6 @@ crop. One update with the batch statistic s_i is  r ← (1 − m) · r + m · s_
 where s_i is the mean, or the unbiased variance (n / (n − 1) times the batch variance), of the i-th crop.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -39,6 +38,7 @@ class Groups(NamedTuple):
 
 
 ONE_GROUP = Groups()
+OF_GROUP = (1, 3, 4)  # the axes of `[groups, images, C, h, w]` that share statistics
 
 
 class OneValuePerChannel(ValueError):
@@ -96,31 +96,61 @@ def normalize_group_by_group(layer: GroupedBatchNorm2d, x: Tensor) -> Tensor:
     return F.batch_norm(x, *running, layer.weight, layer.bias, True, layer.momentum, layer.eps)
 
 
-def normalize_groups_at_once(layer: GroupedBatchNorm2d, x: Tensor, compute: Callable | None = None):
-    """Normalize with two passes over all groups; moves the running statistics of `layer`.
-
-    `compute` replaces `normalize_split`: the same function, compiled, in benchmarks/batch_norm.py.
-    """
+def normalize_groups_at_once(layer: GroupedBatchNorm2d, x: Tensor) -> Tensor:
+    """Normalize with a few tensor operations over all groups; moves the running statistics of `layer`."""
     groups = layer.groups
     split = x.unflatten(0, (groups.total, -1))  # [groups, images, C, h, w]
     count = split[0, :, 0].numel() * (torch.distributed.get_world_size() if groups.synchronize else 1)
-    result, mean, var = (compute or normalize_split)(split, layer.weight, layer.bias, layer.eps, groups.synchronize)
+    result, mean, var = _AtOnce.apply(split, layer.weight, layer.bias, layer.eps, groups.synchronize)
     if groups.update_running:
-        with torch.no_grad():
-            unbiased = var * (count / max(count - 1, 1))
-            update_running_stats(layer.running_mean, mean[groups.updates], layer.momentum)
-            update_running_stats(layer.running_var, unbiased[groups.updates], layer.momentum)
+        unbiased = var * (count / max(count - 1, 1))
+        update_running_stats(layer.running_mean, mean[groups.updates], layer.momentum)
+        update_running_stats(layer.running_var, unbiased[groups.updates], layer.momentum)
     return result.flatten(0, 1)
 
 
-def normalize_split(split: Tensor, weight: Tensor, bias: Tensor, eps: float, synchronize: bool) -> tuple[Tensor, ...]:
-    """Normalize `[groups, images, C, h, w]` group by group; return also mean and biased variance `[groups, C]`."""
-    var, mean = torch.var_mean(split.float(), dim=(1, 3, 4), correction=0)
-    if synchronize:
-        mean, var = average_statistics(mean, var)
-    scale = (torch.rsqrt(var + eps) * weight)[:, None, :, None, None]  # [groups, 1, C, 1, 1]
-    shift = bias[:, None, None] - mean[:, None, :, None, None] * scale
-    return torch.addcmul(shift.to(split.dtype), split, scale.to(split.dtype)), mean, var
+class _AtOnce(torch.autograd.Function):
+    """Normalize `[groups, images, C, h, w]` group by group; return also mean and biased variance `[groups, C]`.
+
+    The backward pass is written out, since autograd's would read and write about twice as many bytes and keep the
+    activations once more. Source of its formulas: Ioffe and Szegedy, Batch normalization, ICML 2015, section 3.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, eps, synchronize):
+        var, mean = torch.var_mean(x.float(), OF_GROUP, correction=0)
+        if synchronize:
+            mean, var = average_statistics(mean, var)
+        inverse_std = torch.rsqrt(var + eps)
+        scale = inverse_std * weight
+        ctx.save_for_backward(x, weight, mean, inverse_std)
+        ctx.mark_non_differentiable(mean, var)
+        ctx.synchronize = synchronize
+        return torch.addcmul(_spread(bias - mean * scale, x), x, _spread(scale, x)), mean, var
+
+    @staticmethod
+    def backward(ctx, grad_output, *_):
+        x, weight, mean, inverse_std = ctx.saved_tensors
+        rounded = mean.to(x.dtype)  # a half-precision x − mean would need a copy of x; what this leaves is made up for
+        rest = mean - rounded
+        centered = x - _spread(rounded, x)
+        sums = grad_output.sum(OF_GROUP, dtype=torch.float32)
+        products = (grad_output * centered).sum(OF_GROUP, dtype=torch.float32) - rest * sums  # with x − mean
+        grad_weight, grad_bias, count = (products * inverse_std).sum(0), sums.sum(0), x[0, :, 0].numel()
+        if ctx.synchronize:
+            count *= torch.distributed.get_world_size()
+            torch.distributed.all_reduce(sums)
+            torch.distributed.all_reduce(products)
+        scale = inverse_std * weight
+        slope = -scale * inverse_std.square() * products / count
+        shift = -scale * sums / count - slope * rest
+        grad_x = torch.addcmul(_spread(shift, x), grad_output, _spread(scale, x)).addcmul_(centered, _spread(slope, x))
+        return grad_x, grad_weight, grad_bias, None, None
+
+
+def _spread(values: Tensor, x: Tensor) -> Tensor:
+    """Return values `[groups, C]` so that they meet x `[groups, images, C, h, w]`, in its type."""
+    return values[:, None, :, None, None].to(x.dtype)
 
 
 class _GroupByGroup(torch.autograd.Function):

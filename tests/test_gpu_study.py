@@ -55,6 +55,25 @@ def test_it_refuses_in_one_line(archive, tmp_path, given, variables, said):
 
 
 @pytest.mark.slow
+def test_runs_share_a_gpu_by_a_service_that_is_ended(archive, tmp_path):
+    """The driver's programs are played here, so that no run finds a GPU; the service is asked to quit all the same."""
+    if shutil.which("nvidia-smi"):
+        pytest.skip("there may be a GPU")
+    programs = {
+        "nvidia-smi": "echo GPU 0",
+        "nvidia-cuda-mps-control": 'echo "${1:-$(cat)}" "$CUDA_MPS_PIPE_DIRECTORY" >>"$HOME/calls"',
+    }
+    for name, line in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    result = study(tmp_path, archive, "none", 1, RESULTS=str(tmp_path / "results"), DEVICE="cuda:0", PATH=path)
+    assert "[!] the multi-process service does not work here" in result.stderr
+    (start, first), (end, second) = (line.split() for line in (tmp_path / "calls").read_text().splitlines())
+    assert (start, end) == ("-d", "quit") and first == second and not Path(first).exists()
+
+
+@pytest.mark.slow
 def test_a_study_continues_where_its_time_was_over(archive, tmp_path):
     """The first call is over in the middle of a run; the second has nothing but the archives of the first."""
     first, second = tmp_path / "first", tmp_path / "second"
