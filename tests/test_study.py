@@ -1,6 +1,5 @@
 """docs/study.md: what it shows is what its commands make of the files in docs/study, without any training."""
 
-import csv
 import json
 import os
 import re
@@ -16,8 +15,9 @@ from tools.metrics.protocols import PROTOCOLS, protocol_tables
 from tools.metrics.scores import read_scores
 
 PAGE = ROOT / "docs/study.md"
+# The tags of rows whose names differ from them.
 TAGS = {"centre": "centre_ema", "cMax": "cMax_ema", "cTopk": "cTopk_ema", "cTopk-w": "cTopk_w_ema", "Max": "max"}
-TAGS["cMax, scale-free"] = "scale_free_strategycMax"  # of rows whose names differ from them
+TAGS |= {f"{name}, scale-free": f"scale_free_strategy{name}" for name in ("cMax", "cTopk", "cTopk-w")}
 ROOMS = ("baselines", "core", "data", "docs", "tools", "evaluate_classification.py", "reproduce_tables.py")
 
 
@@ -36,7 +36,7 @@ def made(tmp_path_factory) -> set[str]:
             result = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
             assert result.returncode == 0, f"{block}: {result.stderr}"
             lines.update(result.stdout.splitlines())
-    for file in (folder / "study").rglob("*.md"):
+    for file in [*folder.glob("study/tables/*.md"), *folder.glob("seeds/tables/*.md")]:
         lines.update(file.read_text(encoding="utf-8").splitlines())
     return lines
 
@@ -54,22 +54,12 @@ def validations(row: str) -> list[dict]:
 
 
 def test_every_table_and_output_of_the_page_is_made_by_its_commands(made):
-    text = PAGE.read_text(encoding="utf-8").split("## An interrupted series")[0]
+    text = PAGE.read_text(encoding="utf-8")
     text = re.sub("## Why the maps shrink.*?\n## ", "", text, flags=re.S)  # its table has a test of its own
     tables = [line for line in text.splitlines() if line.startswith("|")]
     printed = [line for block in blocks_of(PAGE) if block.marker == "output" for line in block.text.splitlines()]
     assert len(tables) > 10 and len(printed) > 10
     assert [line for line in [*tables, *printed] if line not in made] == []
-
-
-def test_the_interrupted_series_is_that_of_its_file():
-    with (ROOT / "docs/study/interrupted.csv").open() as file:
-        found = {(row["row"], row["epoch"], row["seed"]): row["map"] for row in csv.DictReader(file)}
-    _, *rows = cells(PAGE, "An interrupted series on a GPU")
-    assert len(rows) == 12
-    for name, *values in rows:
-        keys = [(TAGS.get(name, name), epoch, seed) for epoch in ("3", "4", "13") for seed in ("0", "1")]
-        assert values == [found.get(key, "–") for key in keys], name
 
 
 def test_the_strongest_features_are_those_of_the_histories():
