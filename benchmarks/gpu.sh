@@ -7,19 +7,9 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 device=${DEVICE:-cuda} limit=${LIMIT:-530} repeats=${REPEATS:-10}
 results=${RESULTS:-experiments/benchmarks}
-no_gpu="error: no GPU found (nvidia-smi -L names none): run this on a machine with one, or give DEVICE=cpu for a trial"
-if [ "$device" != cpu ] && ! nvidia-smi -L 2>/dev/null | grep -q GPU; then
-    echo "$no_gpu" >&2
-    exit 2
-fi
-# Where PyTorch and the other packages are installed already, nothing is.
-if ! python -c 'import cv2, hypothesis, jinja2, pytest, skimage, sklearn, timm, torchvision, tqdm, yaml' 2>/dev/null; then
-    . tools/install.sh tests/requirements.txt
-fi
-if [ "$device" != cpu ] && ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-    echo "error: PyTorch finds no GPU though nvidia-smi does: its CUDA build may be too new for the driver" >&2
-    exit 2
-fi
+. benchmarks/common.sh
+need_gpu "$device"
+install tests/requirements.txt cv2,hypothesis,jinja2,pytest,skimage,sklearn,timm,torchvision,tqdm,yaml
 
 failed=()
 stage() { # run a command within the remaining time, and a quarter of all, so that a slow one leaves time for the others

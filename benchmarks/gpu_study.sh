@@ -9,26 +9,18 @@
 # A trial without a GPU: DEVICE=cpu RUNS=1 ARGUMENTS="--architecture resnet18 --image_size 32 --min_image_size 32
 # --max_image_size 48 --max_epoch 1 --amp off" bash benchmarks/gpu_study.sh toy_voc none 5
 set -euo pipefail
-refuse() {
-    echo "error: $*" >&2
-    exit 2
-}
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+. "$repository/benchmarks/common.sh"
 [[ $# -eq 3 && $3 =~ ^[1-9][0-9]*$ ]] || refuse "usage: bash benchmarks/gpu_study.sh DATA WEIGHTS MINUTES"
 [ -e "$1" ] || refuse "$1: no such file or folder"
-repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cores=$(nproc) most=$((cores < 16 ? (cores + 1) / 2 : 8))
 device=${DEVICE:-cuda:0} runs=${RUNS:-$most} results=$(realpath -m "${RESULTS:-$repository/reproduction/gpu_study}")
 [[ $runs =~ ^[1-9][0-9]*$ ]] || refuse "RUNS=$runs: must be a whole number above 0"
 data=$(realpath "$1") weights=$2 limit=$((60 * $3))
 [ ! -f "$weights" ] || weights=$(realpath "$weights")
 cd "$repository"
-if [ "$device" != cpu ] && ! nvidia-smi -L 2>/dev/null | grep -q GPU; then
-    refuse "no GPU found (nvidia-smi -L names none): run this on a machine with one, or give DEVICE=cpu for a trial"
-fi
-# Where PyTorch and the other packages are installed already, nothing is.
-if ! python -c 'import cv2, jinja2, matplotlib, sklearn, timm, torchvision, tqdm, yaml' 2>/dev/null; then
-    . tools/install.sh benchmarks/requirements.txt
-fi
+need_gpu "$device"
+install benchmarks/requirements.txt cv2,jinja2,matplotlib,sklearn,timm,torchvision,tqdm,yaml
 
 mkdir -p "$results"
 if [ ! -d "$results/experiments" ]; then
@@ -51,15 +43,7 @@ if [ -f "$data" ]; then
 fi
 
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > runs ? cores / runs : 1))}
-if [ "$device" != cpu ] && command -v nvidia-cuda-mps-control >/dev/null; then
-    service=$(mktemp -d) # in /tmp: the paths of its sockets have to be short
-    export CUDA_MPS_PIPE_DIRECTORY=$service CUDA_MPS_LOG_DIRECTORY=$service
-    trap 'echo quit | CUDA_MPS_PIPE_DIRECTORY=$service nvidia-cuda-mps-control || :; rm -rf "$service"' EXIT
-    if ! nvidia-cuda-mps-control -d || ! timeout 60 python -c "import torch; torch.zeros(1, device='$device')"; then
-        echo "[!] the multi-process service does not work here: the runs take turns" >&2
-        unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
-    fi
-fi
+start_mps "$device" || :
 
 # The last minute is for the states, the tables and the archives.
 left=$((limit - SECONDS - ${RESERVE:-60}))

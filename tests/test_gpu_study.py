@@ -54,23 +54,21 @@ def test_it_refuses_in_one_line(archive, tmp_path, given, variables, said):
     assert said in result.stderr
 
 
-@pytest.mark.slow
-def test_runs_share_a_gpu_by_a_service_that_is_ended(archive, tmp_path):
-    """The driver's programs are played here, so that no run finds a GPU; the service is asked to quit all the same."""
-    if shutil.which("nvidia-smi"):
-        pytest.skip("there may be a GPU")
-    programs = {
-        "nvidia-smi": "echo GPU 0",
-        "nvidia-cuda-mps-control": 'echo "${1:-$(cat)}" "$CUDA_MPS_PIPE_DIRECTORY" >>"$HOME/calls"',
-    }
-    for name, line in programs.items():
+@pytest.mark.parametrize("works", [True, False])
+def test_the_service_by_which_runs_share_a_gpu_is_ended_with_the_script(tmp_path, works):
+    """The driver's control program and the process that tries the service are played here."""
+    calls = 'echo "${1:-$(cat)}" "$CUDA_MPS_PIPE_DIRECTORY" >>"$HOME/calls"'
+    for name, line in {"nvidia-cuda-mps-control": calls, "python": "true" if works else "false"}.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{line}\n")
         (tmp_path / name).chmod(0o755)
-    path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    result = study(tmp_path, archive, "none", 1, RESULTS=str(tmp_path / "results"), DEVICE="cuda:0", PATH=path)
-    assert "[!] the multi-process service does not work here" in result.stderr
-    (start, first), (end, second) = (line.split() for line in (tmp_path / "calls").read_text().splitlines())
-    assert (start, end) == ("-d", "quit") and first == second and not Path(first).exists()
+    script = f'. {ROOT}/benchmarks/common.sh; start_mps cuda:0 || echo no; echo "${{CUDA_MPS_PIPE_DIRECTORY:-none}}"'
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    words = ["bash", "-euo", "pipefail", "-c", script]
+    result = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    (start, folder), (end, same) = (line.split() for line in (tmp_path / "calls").read_text().splitlines())
+    assert (start, end) == ("-d", "quit") and folder == same and not Path(folder).exists()
+    assert result.stdout.split() == ([folder] if works else ["no", "none"])
+    assert ("does not work here" in result.stderr) == (not works)
 
 
 @pytest.mark.slow
