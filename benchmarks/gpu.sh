@@ -38,9 +38,10 @@ step "step_${device}_bf16_keypoints" --figures keypoints --repeats "$repeats" --
 for precision in bf16 float32; do
     stage python -m benchmarks.evaluate "${sizes[@]}" --precision "$precision" --num_workers "$workers" --repeats 3 \
         --warm_up 1 --images "$((20 * ${BATCH:-32}))" --output "$results/evaluate_${device}_$precision.json"
-    stage python -m benchmarks.iterations "${sizes[@]}" --precision "$precision" --iterations "${ITERATIONS:-30}" \
-        --strategies max,cMax --labels 1,2,3 --output "$results/iterations_${device}_$precision.json"
 done
+if [ "$device" != cpu ]; then
+    stage python -m benchmarks.waits "${sizes[@]}" --precision bf16 --output "$results/waits_$device.json"
+fi
 stage python -m benchmarks.data --workers "0,$workers" --batch_size "${BATCH:-32}" --image_size "${SIZE:-512}" --repeats 3 \
     --images "$((64 * ${BATCH:-32}))" --output "$results/data_${device}.json"
 echo "== summary"

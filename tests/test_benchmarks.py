@@ -10,10 +10,9 @@ from types import ModuleType
 
 import pytest
 import torch
-import torch._dynamo.testing
 from PIL import Image
 
-from benchmarks import batch_norm, iterations, measure, scaling, start, step
+from benchmarks import batch_norm, measure, scaling, start, step, waits
 from core.batch_norm import GroupedBatchNorm2d, Groups
 from core.training.trainer import Trainer
 from tests.helpers import published
@@ -176,7 +175,6 @@ def in_this_process(tmp_path, monkeypatch):
 
     monkeypatch.setattr(measure, "measured", measured)
     monkeypatch.setattr(measure, "choose_device", lambda name, keep_memory: torch.device(name))
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
 
     def results(benchmark: ModuleType, *words: object) -> dict:
         monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, words), "--output", str(tmp_path / "result.json")])
@@ -186,14 +184,9 @@ def in_this_process(tmp_path, monkeypatch):
     return results
 
 
-def test_iterations_measure_batches_of_different_crops(in_this_process):
-    words = ("--strategies", "cMax", "--iterations", 2, "--labels", "1,3")
-    results = in_this_process(iterations, *TINY, *words)
-    assert set(results) == {"cMax"}  # there is no GPU to wait for
-    assert set(results["cMax"]) == {"rules", "tuned"}
-    for way in iterations.WAYS:
-        measured = results["cMax"][way]
-        assert measured["seconds"] > 0 and min(measured["crops"]) >= 2 and max(measured["crops"]) <= 6
+def test_waits_need_a_gpu():
+    result = run("waits", *TINY)
+    assert result.returncode == 2 and "give --device cuda" in result.stderr and result.stderr.count("\n") == 1
 
 
 def test_every_wait_is_shown_with_the_project_s_line(monkeypatch):
@@ -205,9 +198,9 @@ def test_every_wait_is_shown_with_the_project_s_line(monkeypatch):
     def waits_once_per_iteration() -> None:
         warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
 
-    assert hasattr(Trainer, iterations.EXPECTED)
-    monkeypatch.setattr(iterations, "EXPECTED", "waits_once_per_iteration")
-    places = iterations.lines_that_warn(lambda: [wait(), waits_once_per_iteration(), wait()])
+    assert hasattr(Trainer, waits.EXPECTED)
+    monkeypatch.setattr(waits, "EXPECTED", "waits_once_per_iteration")
+    places = waits.lines_that_warn(lambda: [wait(), waits_once_per_iteration(), wait()])
     ((place, count),) = places.items()
     assert count == 2 and place.startswith("tests/test_benchmarks.py:") and "synchronizing" in place
 
