@@ -5,15 +5,13 @@ refuse() {
     exit 2
 }
 
-need_gpu() { # device, or cpu
+# Refuse a device that is not here, and install a requirements file, unless its packages (with commas) are there already.
+prepare() { # device, requirements file, packages
     if [ "$1" != cpu ] && ! nvidia-smi -L 2>/dev/null | grep -q GPU; then
         refuse "no GPU found (nvidia-smi -L names none): run this on a machine with one, or give DEVICE=cpu for a trial"
     fi
-}
-
-install() { # requirements file, its packages with commas; where they are installed already, nothing is
-    python -c "import $2" 2>/dev/null || . tools/install.sh "$1"
-    if [ "$device" != cpu ] && ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+    python -c "import $3" 2>/dev/null || . tools/install.sh "$2"
+    if [ "$1" != cpu ] && ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
         refuse "PyTorch finds no GPU though nvidia-smi does: its CUDA build may be too new for the driver"
     fi
 }

@@ -8,8 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 device=${DEVICE:-cuda} limit=${LIMIT:-530} repeats=${REPEATS:-10}
 results=${RESULTS:-experiments/benchmarks}
 . benchmarks/common.sh
-need_gpu "$device"
-install tests/requirements.txt cv2,hypothesis,jinja2,pytest,skimage,sklearn,timm,torchvision,tqdm,yaml
+prepare "$device" tests/requirements.txt cv2,hypothesis,jinja2,pytest,skimage,sklearn,timm,torchvision,tqdm,yaml
 
 failed=()
 stage() { # run a command within the remaining time, and a quarter of all, so that a slow one leaves time for the others

@@ -19,8 +19,7 @@ device=${DEVICE:-cuda:0} runs=${RUNS:-$most} results=$(realpath -m "${RESULTS:-$
 data=$(realpath "$1") weights=$2 limit=$((60 * $3))
 [ ! -f "$weights" ] || weights=$(realpath "$weights")
 cd "$repository"
-need_gpu "$device"
-install benchmarks/requirements.txt cv2,jinja2,matplotlib,sklearn,timm,torchvision,tqdm,yaml
+prepare "$device" benchmarks/requirements.txt cv2,jinja2,matplotlib,sklearn,timm,torchvision,tqdm,yaml
 
 mkdir -p "$results"
 if [ ! -d "$results/experiments" ]; then

@@ -6,8 +6,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . benchmarks/common.sh
 device=${DEVICE:-cuda} runs=${RUNS:-6} limit=${LIMIT:-45} results=${RESULTS:-experiments/benchmarks}
-need_gpu "$device"
-install tests/requirements.txt cv2,skimage,sklearn,timm,torchvision,tqdm
+prepare "$device" tests/requirements.txt cv2,skimage,sklearn,timm,torchvision,tqdm
 words=(--device "$device" --architecture "${ARCHITECTURE:-timm/tf_efficientnet_lite0}" --image_size "${SIZE:-160}")
 words+=(--batch_size "${BATCH:-16}" --strategies cMax --figures ours --channels_last False --repeats "${REPEATS:-100}")
 
