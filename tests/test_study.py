@@ -48,14 +48,14 @@ def cells(page: Path, section: str) -> list[list[str]]:
     return [rows[0], *rows[2:]]
 
 
-def validations(row: str) -> list[dict]:
-    path = ROOT / f"docs/study/experiments/data/{TAGS.get(row, row)}_seed0.json"
+def validations(row: str, folder: str = "docs/study", suffix: str = "_seed0") -> list[dict]:
+    path = ROOT / f"{folder}/experiments/data/{TAGS.get(row, row)}{suffix}.json"
     return json.loads(path.read_text(encoding="utf-8"))["validation"]
 
 
 def test_every_table_and_output_of_the_page_is_made_by_its_commands(made):
     text = PAGE.read_text(encoding="utf-8")
-    text = re.sub("## Why the maps shrink.*?\n## ", "", text, flags=re.S)  # its table has a test of its own
+    text = re.sub("## Why the maps shrink.*?\n## What", "", text, flags=re.S)  # these tables have tests of their own
     tables = [line for line in text.splitlines() if line.startswith("|")]
     printed = [line for block in blocks_of(PAGE) if block.marker == "output" for line in block.text.splitlines()]
     assert len(tables) > 10 and len(printed) > 10
@@ -69,6 +69,16 @@ def test_the_strongest_features_are_those_of_the_histories():
     for name, *values in rows:
         history = validations(name)
         assert values == [f"{history[epoch - 1]['map_scale']:.1f}" for epoch in epochs], name
+
+
+def test_what_max_does_without_its_losses_is_in_the_histories():
+    heads, *rows = cells(PAGE, "Why Max fails here")
+    runs = {"as published": validations("Max"), "*instances*": validations("instances")}
+    for name, tag in (("alpha_p 0", "no_p"), ("alpha_re 0", "no_re"), ("lr 0.02", "lr02")):
+        runs[name] = validations(tag, "docs/study/max", "")
+    assert heads == ["Max, first epoch", "mAP", "strongest feature"] and len(rows) == len(runs)
+    for name, *values in rows:
+        assert values == [f"{runs[name][0][key]:.1f}" for key in ("map", "map_scale")], name
 
 
 def test_the_spread_over_protocols_is_that_of_the_scores():
