@@ -130,9 +130,12 @@ def measured(calls: dict[str, tuple], title: str = "") -> dict[str, dict[str, An
         calls: by name the function, which returns a result, and its arguments; title: begins the lines.
     """
     results = {}
+    # Forked processes have their imports at once. On a CPU a process counts with all its memory: there it is a new one.
+    context = multiprocessing.get_context("forkserver" if torch.cuda.is_available() else "spawn")
+    context.set_forkserver_preload(["core.training.trainer"])
     for name, (function, *arguments) in calls.items():
         # Not `multiprocessing.Pool`: its processes are daemons, which cannot start loader processes.
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+        with ProcessPoolExecutor(1, mp_context=context) as executor:
             try:
                 result = executor.submit(function, *arguments).result()
             except UserError:

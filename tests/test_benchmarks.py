@@ -80,7 +80,9 @@ def test_mistake_found_in_the_measuring_process_is_one_line():
     assert result.stderr.startswith("error: --architecture: ") and result.stderr.count("\n") == 1
 
 
-def test_a_measurement_that_fails_says_why_and_the_next_one_runs(capsys):
+@pytest.mark.parametrize("gpu", [False, True])  # which decides how processes start
+def test_a_measurement_that_fails_says_why_and_the_next_one_runs(gpu, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     results = measure.measured({"root": (math.sqrt, -1), "settings": (dict, [("seconds", 0.5)])}, "of -1,")
     assert results["root"]["failed"].startswith("ValueError") and results["settings"] == {"seconds": 0.5}
     first, second = capsys.readouterr().out.splitlines()
