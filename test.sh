@@ -5,4 +5,5 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 . tools/install.sh tests/requirements.txt
 ruff check .
+export OMP_WAIT_POLICY=passive # threads that wait leave the cores to the other process
 exec python -m pytest -n 2 --dist loadfile "$@"

@@ -165,7 +165,7 @@ def test_a_dry_run_shows_the_public_figures(devkit, tmp_path):
 
 # Trains for some seconds, and saves its state when it is asked to end, as the training scripts do.
 PROGRAM = """
-import argparse, json, pathlib, signal, sys, time
+import argparse, json, os, pathlib, signal, sys, time
 parser = argparse.ArgumentParser()
 for name in ("tag", "seconds", "status"):
     parser.add_argument(f"--{name}")
@@ -175,6 +175,7 @@ folder = pathlib.Path("experiments")
 for name in ("data", "models", "states", "log"):
     (folder / name).mkdir(parents=True, exist_ok=True)
 (folder / f"data/{args.tag}.config.json").write_text(json.dumps(vars(args)))
+(folder / f"log/{args.tag}.policy").write_text(os.environ.get("OMP_WAIT_POLICY", ""))
 state = folder / f"states/{args.tag}.pth"
 done = float(state.read_text()) if state.exists() else 0.0
 with (folder / f"log/{args.tag}").open("a") as log:
@@ -231,6 +232,15 @@ def test_runs_at_a_time_overlap_and_keep_their_order(tmp_path):
     assert complete(runs, parallel=2) == []
     (a_begin, a_end), (b_begin, b_end), (c_begin, _) = ([when for when, _ in times(tmp_path, tag)] for tag in "abc")
     assert max(a_begin, b_begin) < min(a_end, b_end) and c_begin > min(a_end, b_end)
+
+
+@pytest.mark.parametrize("parallel, given, policy", [(1, None, ""), (2, None, "passive"), (2, "active", "active")])
+def test_threads_that_wait_leave_the_cores_to_the_runs_beside_them(tmp_path, monkeypatch, parallel, given, policy):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    assert complete([trained(tmp_path, "a", 0.1)], parallel=parallel) == []
+    assert (tmp_path / "experiments/log/a.policy").read_text() == policy
 
 
 @pytest.mark.parametrize("minutes, states", [(None, ["begun", "new"]), (10, ["begun", "finished"])])

@@ -35,7 +35,7 @@ class Experiment:
     folder: Path  # the working folder of both, which holds `experiments`
     script: Path | None = None  # of a strategy of one's own, which may change
     stop: threading.Event = field(default_factory=threading.Event)  # once it is set, the run saves its state and ends
-    quiet: bool = False  # whether what it prints goes to its log alone
+    quiet: bool = False  # whether it runs beside others: what it prints goes to its log alone
 
     @property
     def files(self) -> Folder:
@@ -109,7 +109,8 @@ class Experiment:
         print(f"$ {self.in_shell(command)}", flush=True)
         usage, started = self.usage(), time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
-        options = {"cwd": self.folder, "env": environment(), "stdout": subprocess.DEVNULL if self.quiet else None}
+        options = {"cwd": self.folder, "env": environment(beside_others=self.quiet)}
+        options["stdout"] = subprocess.DEVNULL if self.quiet else None
         process, asked = subprocess.Popen([sys.executable, *command[1:]], **options), False
         # Not getrusage(RUSAGE_CHILDREN): its ru_maxrss is the maximum over all runs of the series so far.
         while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
@@ -158,9 +159,15 @@ def complete(runs: Sequence[Experiment], parallel: int = 1, minutes: float | Non
     return [error for future in futures if not future.cancelled() and (error := future.exception())]
 
 
-def environment() -> dict[str, str]:
-    """Return the environment of the runs: the repository is importable although they work in another folder."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+def environment(beside_others: bool = False) -> dict[str, str]:
+    """Return the environment of the runs: the repository is importable although they work in another folder.
+
+    Threads of a run beside others sleep while they wait for each other: by default they stay awake for a while, which
+    takes the cores from the other runs (docs/performance.md, "What was tried", has figures).
+    """
+    usual = {"OMP_WAIT_POLICY": "passive"} if beside_others else {}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**usual, **os.environ, "PYTHONPATH": path}
 
 
 def _same(saved: Any, given: Any) -> bool:
