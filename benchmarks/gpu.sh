@@ -12,10 +12,14 @@ prepare "$device" tests/requirements.txt cv2,hypothesis,jinja2,pytest,skimage,sk
 
 failed=()
 stage() { # run a command within the remaining time, and a quarter of all, so that a slow one leaves time for the others
-    echo "== $*"
     local left=$((limit - SECONDS)) most=$((limit / 4))
     left=$((left < most ? left : most))
-    timeout -k 5 "$((left > 1 ? left : 1))" "$@" || failed+=("$*")
+    if ((left < 5)); then
+        failed+=("$* (no time left)")
+    else
+        echo "== $*"
+        timeout -k 5 "$left" "$@" || failed+=("$*")
+    fi
 }
 sizes=(--device "$device" --architecture "${ARCHITECTURE:-resnet50}" --image_size "${SIZE:-512}" --batch_size "${BATCH:-32}")
 step() { # name of the result, further arguments

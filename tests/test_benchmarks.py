@@ -272,3 +272,13 @@ def test_gpu_sh_refuses_in_one_line_without_a_gpu(tmp_path):
     )
     assert result.returncode == 2 and not result.stdout
     assert result.stderr.startswith("error: no GPU") and result.stderr.count("\n") == 1
+
+
+def test_gpu_sh_names_what_it_had_no_time_for(tmp_path):
+    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "DEVICE": "cpu", "LIMIT": "0"}
+    command = ["bash", ROOT / "benchmarks/gpu.sh"]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment | {"RESULTS": str(tmp_path)})
+    assert result.returncode == 1 and result.stdout.startswith("== summary\n")
+    lines = result.stderr.splitlines()
+    assert len(lines) > 10 and all(line.startswith("failed: python -m ") for line in lines)
+    assert all(line.endswith("(no time left)") for line in lines)

@@ -121,9 +121,12 @@ def test_commands_that_need_voc_name_existing_scripts_and_arguments(block):
     for words in commands_of(block.text):
         if words[1] == "-m" and words[2] in ("venv", "pip"):
             continue
-        known = set(re.findall(r"--\w+", help_of(words[1:])))
-        unknown = [word for word in words if word.startswith("--") and word.split("=")[0] not in known]
-        assert not unknown, f"{block}: {words[1]} does not know {', '.join(unknown)}"
+        end = words.index("--") if "--" in words else len(words)
+        passed = [SCRIPTS["cMax"], *words[end + 1 :]]  # on to the training scripts
+        for command in (words[1:end], passed):
+            known = set(re.findall(r"--\w+", help_of(command)))
+            unknown = [word for word in command if word.startswith("--") and word.split("=")[0] not in known]
+            assert not unknown, f"{block}: {command[0]} does not know {', '.join(unknown)}"
 
 
 # At toy size --------------------------------------------------------------------------------------------------------
