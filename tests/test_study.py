@@ -78,11 +78,18 @@ def test_the_strongest_features_are_those_of_the_histories():
 def test_what_max_does_without_its_losses_is_in_the_histories():
     heads, *rows = cells(PAGE, "Why Max fails here")
     runs = {"as published": validations("Max"), "*instances*": validations("instances")}
-    for name, tag in (("alpha_p 0", "no_p"), ("alpha_re 0", "no_re"), ("lr 0.02", "lr02")):
+    for name, tag in (("alpha_p 0", "no_p"), ("alpha_re 0", "no_re"), ("alpha_p 0, alpha_re 0", "no_p_no_re")):
         runs[name] = read_validations(f"max/experiments/data/{tag}.json")
     assert heads == ["Max, first epoch", "mAP", "strongest feature"] and len(rows) == len(runs)
     for name, *values in rows:
         assert values == [f"{runs[name][0][key]:.1f}" for key in ("map", "map_scale")], name
+
+
+def test_max_without_its_losses_takes_the_steps_of_the_instances():
+    files = ("max/experiments/data/no_p_no_re.json", "experiments/data/instances_seed0.json")
+    histories = [json.loads((ROOT / "docs/study" / file).read_text(encoding="utf-8")) for file in files]
+    losses = [[row["class_loss"] for row in history["train"] if row["epoch"] == 1] for history in histories]
+    assert len(losses[0]) > 10 and losses[0] == losses[1]
 
 
 def test_each_other_setting_changes_what_it_says_and_nothing_else():
