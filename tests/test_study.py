@@ -36,7 +36,7 @@ def made(tmp_path_factory) -> set[str]:
             result = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
             assert result.returncode == 0, f"{block}: {result.stderr}"
             lines.update(result.stdout.splitlines())
-    for out in ("study", "study/short", "seeds"):
+    for out in ("study", "study/short", "study/cpu", "seeds"):
         for file in (folder / out / "tables").glob("*.md"):
             lines.update(file.read_text(encoding="utf-8").splitlines())
     return lines
