@@ -34,7 +34,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
 def run(folder: Path, script: str, *words: object, **more: str) -> subprocess.CompletedProcess:
     """Run a script, typed in `folder`; `more` goes into its environment."""
     typed, variables = command(script, *words), environment(folder, **more)
-    return subprocess.run(typed, cwd=folder, capture_output=True, text=True, timeout=560, env=variables)
+    return subprocess.run(typed, cwd=folder, capture_output=True, text=True, timeout=1200, env=variables)
 
 
 def refused(folder: Path, script: str, *words: object, **more: str) -> str:
