@@ -35,7 +35,7 @@ class Experiment:
     folder: Path  # the working folder of both, which holds `experiments`
     script: Path | None = None  # of a strategy of one's own, which may change
     stop: threading.Event = field(default_factory=threading.Event)  # once it is set, the run saves its state and ends
-    quiet: bool = False  # whether it runs beside others: what it prints goes to its log alone
+    beside_others: bool = False  # whether other runs share the cores; what it prints then goes to its log alone
 
     @property
     def files(self) -> Folder:
@@ -109,8 +109,8 @@ class Experiment:
         print(f"$ {self.in_shell(command)}", flush=True)
         usage, started = self.usage(), time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
-        options = {"cwd": self.folder, "env": environment(beside_others=self.quiet)}
-        options["stdout"] = subprocess.DEVNULL if self.quiet else None
+        options = {"cwd": self.folder, "env": environment(self.beside_others)}
+        options["stdout"] = subprocess.DEVNULL if self.beside_others else None
         process, asked = subprocess.Popen([sys.executable, *command[1:]], **options), False
         # Not getrusage(RUSAGE_CHILDREN): its ru_maxrss is the maximum over all runs of the series so far.
         while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
@@ -143,7 +143,7 @@ def complete(runs: Sequence[Experiment], parallel: int = 1, minutes: float | Non
         if not stop.is_set():
             print(f"== {number} of {len(runs)}: {run.tag} is {run.state()}", flush=True)
             try:
-                replace(run, stop=stop, quiet=parallel > 1).run()
+                replace(run, stop=stop, beside_others=parallel > 1).run()
             except Exception:
                 if minutes is None:
                     stop.set()
